@@ -1,0 +1,1 @@
+"""Shortlist's typed Python client."""

@@ -1,0 +1,1 @@
+"""Shortlist's server: retrieve, then rerank, over gRPC."""

@@ -1,0 +1,1 @@
+"""Models, and the schedulers that feed them."""

@@ -1,0 +1,213 @@
+"""What the rest of the server may ask of models.
+
+Engines (``Embedder``, ``Reranker``) are blocking and thread-safe; they are wrapped by services (``scheduler.py``) that
+queue, batch and prioritise work, and those are what the pipeline calls. No torch type crosses this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
+
+NO_MODEL = "none"
+"""The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
+
+LATE_INTERACTION = "late-interaction"
+"""The reranker that scores the embedder's own token vectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderInfo:
+    """What a loaded embedder is.
+
+    Attributes:
+        name: as the server was told to call it.
+        revision: hex digest over weights, tokenizer, prompts, pooling and dtype: equal revision, equal vectors.
+        dimension: size of its full vectors.
+        min_dimension: smallest size its vectors may be cut to (MRL); equal to ``dimension`` where they may not.
+        max_tokens: its window, special tokens included.
+        default_chunking: the passage size that suits it.
+        token_vectors: whether it gives token vectors for late interaction.
+        takes_instruction: whether queries may carry an instruction.
+    """
+
+    name: str
+    revision: str
+    dimension: int
+    min_dimension: int
+    max_tokens: int
+    default_chunking: Chunking
+    token_vectors: bool
+    takes_instruction: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryEmbedding:
+    """An embedded query.
+
+    Attributes:
+        vector: shape (dimension,), norm 1.
+        token_vectors: shape (tokens, width), float32, rows of norm 1; None when the embedder has none.
+        tokens: tokens the model saw, instruction and special tokens included.
+        truncated_tokens: tokens of the query that were cut off.
+    """
+
+    vector: Vector
+    token_vectors: NDArray[np.float32] | None
+    tokens: int
+    truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassageText:
+    """A passage to embed: ``document.text[start:end]`` (code points), with ``content`` the exact text for the model, title
+    in front. ``tokens`` is its length in the model's tokens, special tokens included."""
+
+    start: int
+    end: int
+    content: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutText:
+    """A document cut into passages. ``truncated_tokens``: tokens of the text in no passage (policy TRUNCATE)."""
+
+    passages: Sequence[PassageText]
+    truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassageEmbedding:
+    """An embedded passage: vector of shape (dimension,), norm 1; packed token vectors or None; tokens seen."""
+
+    vector: Vector
+    token_vectors: bytes | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankerInfo:
+    """What a loaded reranker is.
+
+    Attributes:
+        uses_token_vectors: it reads ``RerankCandidate.token_vectors`` and ``RerankQuery.token_vectors``, not texts.
+        default_weight: weight of its score in the final score unless the request says otherwise.
+        default_depth: how many documents it reranks unless the request says otherwise.
+    """
+
+    name: str
+    revision: str
+    uses_token_vectors: bool
+    takes_instruction: bool
+    default_weight: float
+    default_depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankQuery:
+    """The query as a reranker sees it; ``instruction`` "" for the model's default."""
+
+    text: str
+    instruction: str = ""
+    token_vectors: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankCandidate:
+    """A passage to score: its text with the title in front, or its packed token vectors."""
+
+    text: str = ""
+    token_vectors: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankScores:
+    """Scores of the first ``len(scores)`` candidates, in their order; fewer than asked when time ran out.
+
+    Attributes:
+        scores: shape (n,), float32: raw scores, larger is better.
+        probabilities: shape (n,), float32 in 0..1, or None.
+        truncated_tokens: shape (n,), int32: tokens of each candidate the model did not see.
+        tokens: tokens read in all.
+    """
+
+    scores: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
+    truncated_tokens: NDArray[np.int32]
+    tokens: int
+
+
+class EmbedderService(Protocol):
+    """A loaded embedder behind its scheduler. Coroutines run on the server's event loop."""
+
+    @property
+    def info(self) -> EmbedderInfo:
+        """What it is."""
+
+    def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
+        """Cuts a document into passages by the model's own tokenizer. Blocking, CPU-bound, any thread.
+
+        Raises:
+            DocumentTooLarge: it does not fit one passage and the policy is ERROR.
+        """
+
+    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
+        """Embeds a query in the query lane.
+
+        Raises:
+            DeadlineExceeded: it passed while the query waited.
+            Overloaded: the queue is full.
+            InferenceFailed: the model failed on this text.
+        """
+
+    async def embed_passages(
+        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
+    ) -> Sequence[PassageEmbedding | Exception]:
+        """Embeds passages in the ingest lane; an item that fails is an ``InferenceFailed`` in its place."""
+
+
+class RerankerService(Protocol):
+    """A loaded reranker behind its scheduler."""
+
+    @property
+    def info(self) -> RerankerInfo:
+        """What it is."""
+
+    async def rerank(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], deadline: Deadline
+    ) -> RerankScores:
+        """Scores candidates in order until done or the deadline; scores what it can.
+
+        Raises:
+            DeadlineExceeded: it passed before a single candidate was scored.
+            Overloaded: the queue is full.
+            InferenceFailed: the model failed.
+        """
+
+
+class ModelCatalog(Protocol):
+    """The models a server was started with."""
+
+    @property
+    def default_embedder(self) -> str:
+        """Name of the embedder for collections that name none."""
+
+    @property
+    def default_reranker(self) -> str:
+        """Name of the reranker for collections that name none."""
+
+    def embedder(self, name: str) -> EmbedderService:
+        """The embedder of that name. Raises ``ModelNotFound``."""
+
+    def reranker(self, name: str) -> RerankerService:
+        """The reranker of that name. Raises ``ModelNotFound``."""
+
+    def close(self) -> None:
+        """Fails queued work with ``Unavailable`` and frees the models. Idempotent."""

@@ -1,0 +1,1 @@
+"""The stages of a search and of an ingest, in order."""

@@ -1,0 +1,1 @@
+"""The edge: servicers, conversion, validation, error statuses."""

@@ -1,0 +1,1 @@
+"""Collections on disk: SQLite as truth, indexes that can be rebuilt from it."""

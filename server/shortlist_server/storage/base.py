@@ -1,0 +1,155 @@
+"""What the rest of the server may ask of a store.
+
+Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them. All
+methods block and may be called from any thread; reads never wait for writes. Every method may raise ``DataCorrupted``,
+``OutOfSpace`` and, after ``close``, ``Unavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+
+from shortlist_server.domain import (
+    Change,
+    CollectionConfig,
+    CollectionInfo,
+    Commit,
+    DenseCandidates,
+    Filter,
+    LexicalCandidates,
+    Parts,
+    SearchDefaults,
+    StoredDocument,
+    StoredPassage,
+    StreamPosition,
+    Vector,
+)
+
+
+class Selection(Protocol):
+    """The documents that pass a filter, at one sequence. Immutable."""
+
+    @property
+    def matches(self) -> int:
+        """Number of documents that pass."""
+
+
+class CollectionStore(Protocol):
+    """One collection."""
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+
+    @property
+    def config(self) -> CollectionConfig:
+        """What it was made with, with the search defaults as last updated."""
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the last commit; every read that starts later sees it."""
+
+    def info(self) -> CollectionInfo:
+        """Counts and sizes now. Cheap: no table is scanned."""
+
+    def commit(self, changes: Sequence[Change], position: StreamPosition | None = None) -> Future[Commit]:
+        """Applies changes in order, all or none, and the stream position with them.
+
+        The future is done when they are synced to disk and searchable. Commits of several callers are grouped into one
+        transaction; an error fails only its own caller's changes. With no changes it records the position alone.
+
+        Raises (through the future):
+            OutOfSpace: nothing of these changes was written.
+        """
+
+    def delete_matching(self, filter: Filter) -> Future[int]:
+        """Deletes the documents that pass; the future has their number when that is durable."""
+
+    def stream_position(self, stream: str) -> int:
+        """The last position committed for a named stream; 0 for an unknown one."""
+
+    def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
+
+    def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Document key of each id that exists."""
+
+    def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
+        """The documents with these keys that still exist, by key, with the parts asked for."""
+
+    def page(
+        self, filter: Filter | None, after: int, limit: int, parts: Parts
+    ) -> tuple[Sequence[StoredDocument], int | None]:
+        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence; and the ``after`` of the next
+        page, or None on the last."""
+
+    def count(self, filter: Filter | None) -> int:
+        """Number of live documents that pass. Without a filter it is read from a counter."""
+
+    def select(self, filter: Filter) -> Selection:
+        """Resolves a filter at the present sequence; cached by filter and sequence."""
+
+    def dense(
+        self,
+        vector: Vector,
+        documents: int,
+        selection: Selection | None = None,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> DenseCandidates:
+        """The passages nearest to ``vector`` by cosine, enough of them to cover ``documents`` distinct documents.
+
+        Covers fewer only when fewer are live (or selected). With ``exact`` every vector is scored. ``ef`` None: the
+        store chooses.
+
+        Raises:
+            UnsupportedByCollection: ``vector`` is not of the collection's dimension.
+        """
+
+    def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
+        """The documents that share words with ``text``, best by BM25 first, at most ``documents``. Any text is allowed."""
+
+    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
+        """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
+
+    def passages(
+        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+    ) -> Mapping[int, StoredPassage]:
+        """The passages with these labels that still exist, by label."""
+
+    def update_search_defaults(self, defaults: SearchDefaults) -> None:
+        """Replaces the search defaults, durably."""
+
+
+class Store(Protocol):
+    """All collections of a server."""
+
+    def create(self, name: str, config: CollectionConfig) -> CollectionStore:
+        """Makes a collection, durably.
+
+        Raises:
+            CollectionExists: there is one of that name.
+            InvalidArgument: the name is not allowed.
+        """
+
+    def open(self, name: str) -> CollectionStore:
+        """The collection of that name; the same object each time.
+
+        Raises:
+            CollectionNotFound: there is none.
+            DataCorrupted: its database is damaged.
+            NewerDataFormat: a newer release wrote it.
+        """
+
+    def names(self) -> Sequence[str]:
+        """Names of all collections, sorted."""
+
+    def drop(self, name: str) -> None:
+        """Removes a collection and its files, durably. Raises ``CollectionNotFound``."""
+
+    def close(self) -> None:
+        """Finishes commits under way, checkpoints and closes. Idempotent."""
