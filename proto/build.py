@@ -3,6 +3,7 @@
 The proto package equals the Python path, so the generated imports are right as they come.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ class ProtoBuildHook(BuildHookInterface[Any]):
 
 def generate(root: Path) -> None:
     """Writes ``client/shortlist/v1/*`` from ``proto/shortlist/v1/*.proto`` below ``root``."""
-    from grpc_tools import _protoc_compiler, protoc  # the only user; absent outside the build
+    from grpc_tools import protoc
 
-    del _protoc_compiler
     proto, client = root / "proto", root / "client"
     files = sorted(str(path.relative_to(proto)) for path in proto.rglob("*.proto"))
     plugins = Path(sys.executable).parent
@@ -48,8 +48,6 @@ def generate(root: Path) -> None:
 
 
 def _stub_plugin(name: str, plugins: Path, out: Path) -> list[str]:
-    import shutil
-
     program = f"protoc-gen-{name}"
     path = shutil.which(program) or shutil.which(program, path=str(plugins))
     if path is None:

@@ -152,7 +152,7 @@ class NewPassage:
         start, end: the passage in the document's text, in code points, end exclusive.
         vector: shape (dimension,), float32, norm 1.
         tokens: tokens the embedder saw.
-        token_vectors: packed token vectors for late interaction (``inference/late_interaction.py`` knows the format), or None.
+        token_vectors: packed for late interaction (``inference/late_interaction.py`` knows the format), or None.
     """
 
     start: int
@@ -164,7 +164,7 @@ class NewPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upsert:
-    """Insert or replace a document. ``content_hash`` covers all of it and the model revision: equal hash, equal vectors."""
+    """Insert or replace a document. ``content_hash`` covers it and the model revision: equal hash, equal vectors."""
 
     document: Document
     passages: Sequence[NewPassage]
@@ -194,8 +194,8 @@ class Commit:
     """What a commit did.
 
     Attributes:
-        sequences: for each change its sequence. A later change of the same commit to the same id supersedes an earlier one,
-            which then has the sequence of the later.
+        sequences: for each change its sequence. A later change of the same commit to the same id supersedes an
+            earlier one, which then has the sequence of the later.
         superseded: for each change whether a later one of the same commit superseded it.
         existed: for each change whether a document with the id existed before the commit.
         last_sequence: the collection's sequence after the commit.
@@ -317,7 +317,7 @@ class Contains:
 Filter = AllOf | AnyOf | Negation | Equals | OneOf | Range | Exists | Contains
 """A condition on metadata, never unknown: a leaf is false where the field is missing or of another type.
 
-Hashable, so that a resolved filter can be cached. Note that Python holds ``1 == True``: a cache key must tell them apart."""
+Hashable, so that a resolved filter can be cached. Python holds ``1 == True``: a cache key must tell them apart."""
 
 
 # --------------------------------------------------------------------------------------------------------------- search

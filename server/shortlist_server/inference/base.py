@@ -66,8 +66,11 @@ class QueryEmbedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageText:
-    """A passage to embed: ``document.text[start:end]`` (code points), with ``content`` the exact text for the model, title
-    in front. ``tokens`` is its length in the model's tokens, special tokens included."""
+    """A passage to embed: ``document.text[start:end]`` (code points).
+
+    ``content`` is the exact text for the model, title in front; ``tokens`` its length in the model's tokens, special
+    tokens included.
+    """
 
     start: int
     end: int

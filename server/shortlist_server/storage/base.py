@@ -1,7 +1,7 @@
 """What the rest of the server may ask of a store.
 
-Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them. All
-methods block and may be called from any thread; reads never wait for writes. Every method may raise ``DataCorrupted``,
+Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them.
+All methods block and may be called from any thread; reads never wait for writes. Every method may raise ``DataCorrupted``,
 ``OutOfSpace`` and, after ``close``, ``Unavailable``.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
-
 
 from shortlist_server.domain import (
     Change,
@@ -83,8 +82,10 @@ class CollectionStore(Protocol):
     def page(
         self, filter: Filter | None, after: int, limit: int, parts: Parts
     ) -> tuple[Sequence[StoredDocument], int | None]:
-        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence; and the ``after`` of the next
-        page, or None on the last."""
+        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence; and the next page's ``after``.
+
+        That is None on the last page.
+        """
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass. Without a filter it is read from a counter."""
@@ -111,7 +112,7 @@ class CollectionStore(Protocol):
         """
 
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
-        """The documents that share words with ``text``, best by BM25 first, at most ``documents``. Any text is allowed."""
+        """The documents that share words with ``text``, best by BM25 first, at most ``documents``; any text will do."""
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
