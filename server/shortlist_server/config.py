@@ -30,7 +30,7 @@ class Config:
     listen: str = _setting(f"127.0.0.1:{DEFAULT_PORT}", "Address to listen on, HOST:PORT; port 0 takes a free one.")
     embedders: tuple[str, ...] = _setting(
         (DEFAULT_EMBEDDER,),
-        "Embedder to load: all-MiniLM-L6-v2, hashing, or NAME=FOLDER-OR-HUB-NAME; repeatable, the first is the default.",
+        "Embedder to load: all-MiniLM-L6-v2, hashing, or NAME=FOLDER-OR-HUB-NAME; repeatable, the first is default.",
     )
     rerankers: tuple[str, ...] = _setting(
         (), "Reranker to load beside late-interaction: NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the default."

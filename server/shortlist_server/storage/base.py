@@ -1,8 +1,8 @@
 """What the rest of the server may ask of a store.
 
 Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them.
-All methods block and may be called from any thread; reads never wait for writes. Every method may raise ``DataCorrupted``,
-``OutOfSpace`` and, after ``close``, ``Unavailable``.
+All methods block and may be called from any thread; reads never wait for writes. Every method may raise
+``DataCorrupted``, ``OutOfSpace`` and, after ``close``, ``Unavailable``.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class CollectionStore(Protocol):
     def page(
         self, filter: Filter | None, after: int, limit: int, parts: Parts
     ) -> tuple[Sequence[StoredDocument], int | None]:
-        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence; and the next page's ``after``.
+        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence, and the next ``after``.
 
-        That is None on the last page.
+        The latter is None on the last page.
         """
 
     def count(self, filter: Filter | None) -> int:
