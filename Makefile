@@ -1,0 +1,37 @@
+# Every verb is one line of truth. What runs, runs from .venv, which the first verb makes:
+# a machine needs CPython 3.11 or newer with pip, a C++ compiler and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test lint type bench crash image
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/shortlist demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: type
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && cd proto && ../$(BIN)/buf lint
+
+type: $(READY)
+	$(BIN)/mypy -p shortlist -p shortlist_server
+
+bench: $(READY)
+	$(BIN)/shortlist eval $(or $(DATASET),$(error say which BEIR folder: make bench DATASET=FOLDER))
+
+crash: $(READY)
+	$(BIN)/pytest -m crash
+
+image:
+	docker build -t shortlist .
+
+# torch goes first and alone: only so does pip take the pinned version before it looks at what else wants torch.
+$(READY): pyproject.toml constraints.txt $(wildcard proto/*.py proto/shortlist/*/*.proto)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
