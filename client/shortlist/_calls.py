@@ -1,0 +1,260 @@
+"""The unary calls, without a connection: each function makes one request and says how its answer is read.
+
+Both clients send these, so neither knows a proto. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from shortlist import _collection_types as collections
+from shortlist import _convert as convert
+from shortlist import _document_types as documents
+from shortlist import _search_types as searches
+from shortlist._errors import InvalidArgument, ShortlistError
+from shortlist._filters import Filter
+from shortlist._status import from_item_error
+from shortlist.v1 import collection_service_pb2 as collection_service
+from shortlist.v1 import document_service_pb2 as document_service
+from shortlist.v1 import filter_pb2, search_pb2
+from shortlist.v1 import search_service_pb2 as search_service
+
+T = TypeVar("T")
+
+COLLECTIONS = "shortlist.v1.CollectionService"
+DOCUMENTS = "shortlist.v1.DocumentService"
+SEARCH = "shortlist.v1.SearchService"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One unary call: its method as "service/method", its request, and what reads the response."""
+
+    method: str
+    request: Any
+    response_type: Any
+    read: Callable[[Any], T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchQuery:
+    """One search of a ``batch_search``; the fields mean what the parameters of ``search`` mean."""
+
+    collection: str
+    text: str | None = None
+    vector: Sequence[float] | None = None
+    limit: int = 10
+    offset: int = 0
+    filter: Filter | None = None
+    mode: collections.RetrievalMode | None = None
+    instruction: str | None = None
+    rerank: bool | collections.Rerank | None = None
+    candidates: collections.Candidates | None = None
+    fusion: collections.Fusion | None = None
+    include: documents.Include | None = None
+    min_score: float | None = None
+    min_sequence: int | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------- collections
+
+
+def create_collection(name: str, config: collections.CollectionConfig | None) -> Call[collections.Collection]:
+    """Makes a collection."""
+    request = collection_service.CreateCollectionRequest(
+        name=name, config=convert.config_to_proto(config or collections.CollectionConfig())
+    )
+    return Call(
+        f"{COLLECTIONS}/CreateCollection",
+        request,
+        collection_service.CreateCollectionResponse,
+        lambda response: convert.collection(response.collection),
+    )
+
+
+def get_collection(name: str) -> Call[collections.Collection]:
+    """Returns a collection."""
+    return Call(
+        f"{COLLECTIONS}/GetCollection",
+        collection_service.GetCollectionRequest(name=name),
+        collection_service.GetCollectionResponse,
+        lambda response: convert.collection(response.collection),
+    )
+
+
+def list_collections(page_size: int, page_token: str) -> Call[tuple[list[collections.Collection], str]]:
+    """One page of collections, and the next page's token."""
+    return Call(
+        f"{COLLECTIONS}/ListCollections",
+        collection_service.ListCollectionsRequest(page_size=page_size, page_token=page_token),
+        collection_service.ListCollectionsResponse,
+        lambda response: (list(map(convert.collection, response.collections)), response.next_page_token),
+    )
+
+
+def update_collection(name: str, search_defaults: collections.SearchDefaults) -> Call[collections.Collection]:
+    """Replaces a collection's search settings."""
+    request = collection_service.UpdateCollectionRequest(
+        name=name, search_defaults=convert.search_defaults_to_proto(search_defaults)
+    )
+    return Call(
+        f"{COLLECTIONS}/UpdateCollection",
+        request,
+        collection_service.UpdateCollectionResponse,
+        lambda response: convert.collection(response.collection),
+    )
+
+
+def delete_collection(name: str) -> Call[None]:
+    """Removes a collection."""
+    return Call(
+        f"{COLLECTIONS}/DeleteCollection",
+        collection_service.DeleteCollectionRequest(name=name),
+        collection_service.DeleteCollectionResponse,
+        lambda response: None,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- search
+
+
+def search(query: SearchQuery) -> Call[searches.SearchResult]:
+    """Runs one search."""
+    return Call(
+        f"{SEARCH}/Search",
+        _search_request(query),
+        search_service.SearchResponse,
+        lambda response: convert.search_result(response.hits, response.report),
+    )
+
+
+def batch_search(queries: Iterable[SearchQuery]) -> Call[list[searches.SearchResult | ShortlistError]]:
+    """Runs several searches; each succeeds or fails alone."""
+    request = search_service.BatchSearchRequest(requests=map(_search_request, queries))
+    return Call(f"{SEARCH}/BatchSearch", request, search_service.BatchSearchResponse, _batch_results)
+
+
+def _batch_results(
+    response: search_service.BatchSearchResponse,
+) -> list[searches.SearchResult | ShortlistError]:
+    return [
+        from_item_error(result.error)
+        if result.WhichOneof("result") == "error"
+        else convert.search_result(result.response.hits, result.response.report)
+        for result in response.results
+    ]
+
+
+def _search_request(query: SearchQuery) -> search_service.SearchRequest:
+    rerank = collections.Rerank(enabled=query.rerank) if isinstance(query.rerank, bool) else query.rerank
+    proto = search_pb2.Query()
+    if query.text is not None:
+        proto.text = convert.checked_text(query.text, "query.text")
+    if query.vector is not None:
+        proto.vector.extend(convert.checked_vector(query.vector, "query.vector"))
+    return search_service.SearchRequest(
+        collection=query.collection,
+        query=proto,
+        limit=query.limit,
+        offset=query.offset,
+        instruction=query.instruction or "",
+        mode=convert.mode_to_proto(query.mode),
+        candidates=None if query.candidates is None else convert.candidates_to_proto(query.candidates),
+        fusion=None if query.fusion is None else convert.fusion_to_proto(query.fusion),
+        filter=_filter(query.filter),
+        rerank=None if rerank is None else convert.rerank_to_proto(rerank),
+        include=convert.include_to_proto(query.include),
+        min_score=query.min_score,
+        min_sequence=query.min_sequence,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ documents
+
+
+def get(
+    collection: str, ids: Iterable[str], include: documents.Include | None
+) -> Call[list[documents.StoredDocument | None]]:
+    """Documents by id, None where there is none, in the order of the ids."""
+    wanted = _ids(ids)
+    request = document_service.GetRequest(
+        collection=collection, ids=wanted, include=convert.include_to_proto(include)
+    )
+
+    def read(response: document_service.GetResponse) -> list[documents.StoredDocument | None]:
+        found = {proto.document.id: convert.stored_document(proto) for proto in response.documents}
+        return [found.get(id) for id in wanted]
+
+    return Call(f"{DOCUMENTS}/Get", request, document_service.GetResponse, read)
+
+
+def delete(collection: str, ids: Iterable[str] | None, filter: Filter | None) -> Call[documents.DeleteResult]:
+    """Deletes by ids or by filter."""
+    if (ids is None) == (filter is None):
+        raise InvalidArgument("delete takes either ids or a filter", field="ids")
+    request = document_service.DeleteRequest(collection=collection, filter=_filter(filter))
+    if ids is not None:
+        request.ids.ids.extend(_ids(ids))
+        request.ids.SetInParent()
+    return Call(
+        f"{DOCUMENTS}/Delete",
+        request,
+        document_service.DeleteResponse,
+        lambda response: documents.DeleteResult(deleted_count=response.deleted_count, sequence=response.sequence),
+    )
+
+
+def list_documents(
+    collection: str, filter: Filter | None, include: documents.Include | None, page_size: int, page_token: str
+) -> Call[tuple[list[documents.StoredDocument], str]]:
+    """One page of documents, and the next page's token."""
+    request = document_service.ListRequest(
+        collection=collection,
+        filter=_filter(filter),
+        page_size=page_size,
+        page_token=page_token,
+        include=convert.include_to_proto(include),
+    )
+    return Call(
+        f"{DOCUMENTS}/List",
+        request,
+        document_service.ListResponse,
+        lambda response: (list(map(convert.stored_document, response.documents)), response.next_page_token),
+    )
+
+
+def count(collection: str, filter: Filter | None) -> Call[int]:
+    """Counts documents."""
+    request = document_service.CountRequest(collection=collection, filter=_filter(filter))
+    return Call(f"{DOCUMENTS}/Count", request, document_service.CountResponse, lambda response: int(response.count))
+
+
+def _ids(ids: Iterable[str]) -> list[str]:
+    # A string is an iterable of strings too, and deleting its letters is never meant.
+    return [ids] if isinstance(ids, str) else [convert.checked_text(id, "ids") for id in ids]
+
+
+def _filter(filter: Filter | None) -> filter_pb2.Filter | None:
+    if filter is None:
+        return None
+    if not isinstance(filter, Filter):
+        raise InvalidArgument(f'filter must be made with Field("name"), not {type(filter).__name__}', field="filter")
+    return filter.to_proto()
+
+
+# --------------------------------------------------------------------------------------------------------------- health
+
+HEALTH_METHOD = "grpc.health.v1.Health/Check"
+
+_SERVING = b"\x08\x01"
+
+
+def health() -> Call[bool]:
+    """Whether the server answers queries.
+
+    The messages of the health protocol are a string in and an enum out, so they are written here by hand; their package
+    is a dependency of the server only.
+    """
+    return Call(HEALTH_METHOD, b"", None, lambda response: response == _SERVING)

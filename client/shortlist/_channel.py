@@ -1,0 +1,160 @@
+"""How both clients connect: channel options, retries, credentials, deadlines, and what must hold before a call.
+
+Nothing here opens a connection. A ``Connection`` is immutable but for being closed, and may be used from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from shortlist._errors import ClientClosed, InvalidArgument, ServerUnavailable, ShortlistError, UsedAfterFork
+
+DEFAULT_TARGET = "localhost:50051"
+"""Address of a server with default settings on this machine."""
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+"""Deadline of a unary call unless told otherwise."""
+
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+"""Largest message sent or received; the server's default too."""
+
+KEEPALIVE_SECONDS = 30
+"""Time between pings on a connection with a call in progress; the server permits pings this often."""
+
+KEEPALIVE_TIMEOUT_SECONDS = 15
+"""A connection whose ping is not answered for this long is broken."""
+
+_RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+IDEMPOTENT_METHODS = {
+    "shortlist.v1.SearchService": ("Search", "BatchSearch"),
+    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count"),
+    "shortlist.v1.CollectionService": ("GetCollection", "ListCollections", "UpdateCollection"),
+}
+"""Methods that gRPC repeats by itself while the server is unavailable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How to encrypt the connection and know the server.
+
+    Attributes:
+        ca: PEM file of the authorities to trust; the system's when None.
+        certificate, key: PEM files to show to a server that asks for a client certificate; both or neither.
+        server_name: name in the server's certificate, when it is not the host of the target.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+    server_name: str | None = None
+
+
+class Connection:
+    """The settings of a client and the checks before each of its calls."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_seconds: float,
+        api_key: str | None,
+        tls: bool | Tls,
+        credentials: grpc.ChannelCredentials | None,
+        max_message_bytes: int,
+    ) -> None:
+        if not target:
+            raise InvalidArgument('the target is empty; use "HOST:PORT"', field="target")
+        if credentials is not None and tls:
+            raise InvalidArgument("give tls or credentials, not both", field="credentials")
+        self.target = target
+        self.timeout_seconds = checked_timeout(timeout_seconds)
+        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        tls_settings = tls if isinstance(tls, Tls) else Tls()
+        self.credentials = credentials or (_tls_credentials(tls_settings) if tls else None)
+        self.options = _options(max_message_bytes, tls_settings.server_name)
+        self.closed = False
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Raises what forbids a call.
+
+        Raises:
+            ClientClosed: the client was closed.
+            UsedAfterFork: this process is a fork of the one that made the client.
+        """
+        if os.getpid() != self._pid:
+            raise UsedAfterFork(
+                f"this client was made in process {self._pid}, and gRPC connections do not survive a fork: "
+                "make a client in the child process, or start it by spawning"
+            )
+        if self.closed:
+            raise ClientClosed("this client is closed; make a new one")
+
+    def timeout(self, seconds: float | None) -> float:
+        """The deadline of a call in seconds: the given one or the client's."""
+        return self.timeout_seconds if seconds is None else checked_timeout(seconds)
+
+    def unavailable(self, seconds: float, cause: ShortlistError | None) -> ServerUnavailable:
+        """The error of a server that did not become ready."""
+        last = f": {cause.message}" if cause is not None else ""
+        return ServerUnavailable(f"the server at {self.target} was not ready within {seconds:g} s{last}")
+
+
+def checked_timeout(seconds: float) -> float:
+    """The timeout, if it is a positive number."""
+    if not 0 < seconds < float("inf"):
+        raise InvalidArgument("must be a positive number of seconds", field="timeout_seconds")
+    return float(seconds)
+
+
+def _options(max_message_bytes: int, server_name: str | None) -> list[tuple[str, Any]]:
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        # A global subchannel pool would share connections, and their backoff, between unrelated clients.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", service_config()),
+    ]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    return options
+
+
+def service_config() -> str:
+    """The channel's retry rules, as gRPC's JSON."""
+    names = [
+        {"service": service, "method": method} for service, methods in IDEMPOTENT_METHODS.items() for method in methods
+    ]
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]})
+
+
+def _tls_credentials(tls: Tls) -> grpc.ChannelCredentials:
+    if (tls.certificate is None) != (tls.key is None):
+        raise InvalidArgument("a client certificate needs its key, and the other way round", field="tls")
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(tls.ca), private_key=_read(tls.key), certificate_chain=_read(tls.certificate)
+    )
+
+
+def _read(path: Path | str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

@@ -1,0 +1,114 @@
+"""What commands print: tables, JSON and progress.
+
+On a terminal tables are coloured and fitted to its width; in a pipe they are tab-separated lines under a header, so that
+``cut`` and ``awk`` work. Results go to standard output, everything else (progress, notes) to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+from rich.progress import Task as ProgressTask
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def stdout() -> Console:
+    """A console for results."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def stderr() -> Console:
+    """A console for notes and progress."""
+    return Console(stderr=True, highlight=False)
+
+
+def note(message: str) -> None:
+    """Prints a line for the person at the terminal, on standard error."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON value: indented on a terminal, one line in a pipe. Keys keep their order."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Sequence[str] = (),
+    styles: Mapping[str, str] | None = None,
+) -> None:
+    """Prints a table.
+
+    Args:
+        columns: the headings.
+        rows: the cells, each row as long as ``columns``; None is an empty cell, floats get four decimals.
+        title: a line above the table; on a terminal only.
+        right: headings of the columns that are aligned to the right.
+        styles: rich styles by heading, as in {"score": "bold green"}; on a terminal only.
+    """
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            click.echo("\t".join(_cell(value).replace("\t", " ").replace("\n", " ") for value in row))
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in right else "left", style=(styles or {}).get(column), overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    stdout().print(table)
+
+
+def progress_bar() -> Progress:
+    """A progress display on standard error: bar, count, rate, time left; for ``with``.
+
+    Tasks may have the field ``failed``, a count that is shown in red when it is not 0. When standard error is not a
+    terminal nothing is shown.
+    """
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        _FailedColumn(),
+        console=stderr(),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+class _RateColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+
+
+class _FailedColumn(ProgressColumn):
+    """Count of failures, when there are any."""
+
+    def render(self, task: ProgressTask) -> Text:
+        failed = task.fields.get("failed", 0)
+        return Text(f"{failed:,} failed" if failed else "", style="bold red")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

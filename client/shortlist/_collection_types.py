@@ -1,0 +1,152 @@
+"""Collections and the settings of searches, as values.
+
+Frozen and without behaviour; safe to share between threads. ``None`` and "" mean "not set here": the next level decides
+(request, then collection, then server).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+RetrievalMode = Literal["hybrid", "dense", "lexical"]
+"""Which indexes a search asks: both, the vectors, or the words."""
+
+FusionMethod = Literal["convex", "rrf"]
+"""How two rankings become one: weighted normalised scores, or reciprocal ranks."""
+
+FailurePolicy = Literal["degrade", "fail"]
+"""What happens when the rerank stage fails: answer with the first stage's order and say so, or fail the call."""
+
+OverflowPolicy = Literal["chunk", "truncate", "error"]
+"""What happens to text that does not fit one passage: more passages, cut it and say so, or refuse the document."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """How many documents each index gives and how hard the dense index looks.
+
+    Attributes:
+        dense, lexical: documents from each index, 1 to 1,000; the server's default is 100.
+        ef: width of the HNSW search, 1 to 10,000; chosen by the server when not set.
+        exact: score every vector instead of using HNSW.
+    """
+
+    dense: int | None = None
+    lexical: int | None = None
+    ef: int | None = None
+    exact: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """How two rankings become one.
+
+    Attributes:
+        method: "convex" by default.
+        dense_weight: weight of the dense score in "convex", 0 to 1; 0.5 by default.
+        rrf_k: constant of "rrf", 1 to 1,000; 60 by default.
+    """
+
+    method: FusionMethod | None = None
+    dense_weight: float | None = None
+    rrf_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerank:
+    """The second stage.
+
+    Attributes:
+        enabled: by default true where the collection has a reranker.
+        model: name of the reranker; "" for the collection's.
+        depth: documents of the fused ranking that are reranked, 1 to 1,000; 50 by default. Independent of the limit.
+        weight: share of the rerank score in the final score, 0 to 1; the reranker's own by default.
+        instruction: for rerankers that take one; "" for the request's.
+        on_failure: "degrade" by default.
+        deadline_share: share of the time left that the stage may use, above 0 to 1; 0.8 by default.
+    """
+
+    enabled: bool | None = None
+    model: str = ""
+    depth: int | None = None
+    weight: float | None = None
+    instruction: str = ""
+    on_failure: FailurePolicy | None = None
+    deadline_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchDefaults:
+    """What a collection presets for its searches; the fields mean what the parameters of ``search`` mean."""
+
+    mode: RetrievalMode | None = None
+    candidates: Candidates = Candidates()
+    fusion: Fusion = Fusion()
+    rerank: Rerank = Rerank()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunking:
+    """How a document is cut into passages, in tokens of the embedder.
+
+    Attributes:
+        max_tokens: tokens of a passage, title and special tokens included; 0 for the server's default.
+        overlap_tokens: tokens a passage shares with the one before; a quarter of ``max_tokens`` by default.
+    """
+
+    max_tokens: int = 0
+    overlap_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionConfig:
+    """What a collection is made with; in a ``Collection`` every default is filled in.
+
+    Attributes:
+        embedder: one of the embedders the server was started with, "none" for caller-made vectors only, "" for the
+            server's default.
+        dimension: size of the vectors; 0 for the embedder's own, required with embedder "none".
+        reranker: "late-interaction", "none", a model the server was started with, or "" for the server's default.
+        chunking: how documents are cut into passages.
+        overflow: what happens to text that does not fit one passage; "chunk" by default.
+        filterable_fields: metadata paths that are indexed for filters, at most 32; others can be filtered on too, more
+            slowly.
+        search_defaults: presets of the collection's searches.
+        query_instruction: put before queries by embedders that take one; "" for the model's default.
+    """
+
+    embedder: str = ""
+    dimension: int = 0
+    reranker: str = ""
+    chunking: Chunking = Chunking()
+    overflow: OverflowPolicy | None = None
+    filterable_fields: tuple[str, ...] = ()
+    search_defaults: SearchDefaults = SearchDefaults()
+    query_instruction: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A collection and its size at one moment.
+
+    Attributes:
+        create_time: when it was made, in UTC.
+        sequence: number of the last commit; 0 for a new collection.
+        document_count, passage_count: live ones.
+        segment_passage_count: passages in published segments; the rest are searched exactly.
+        disk_bytes: size of its folder.
+        embedder_revision: revision of the model the vectors were made with.
+    """
+
+    name: str
+    config: CollectionConfig
+    create_time: datetime
+    sequence: int
+    document_count: int
+    passage_count: int
+    segment_passage_count: int
+    segment_count: int
+    disk_bytes: int
+    embedder_revision: str

@@ -1,0 +1,421 @@
+"""Values to protos and back.
+
+Pure functions. What cannot be said in the proto (a NaN, a set, half a surrogate pair) raises ``InvalidArgument`` with the
+field; whether a value is acceptable otherwise is the server's to say.
+"""
+
+from __future__ import annotations
+
+import array
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from google.protobuf import struct_pb2
+
+from shortlist import _collection_types as collections
+from shortlist import _document_types as documents
+from shortlist import _search_types as searches
+from shortlist._errors import InvalidArgument, InvalidVector
+from shortlist.v1 import collection_pb2, document_pb2, search_pb2
+
+EXACT_INTEGER = 2**53
+"""Integers beyond this are not exact as the doubles of a ``Struct``."""
+
+MAX_LEVELS = 64
+"""Levels of metadata that are translated; protobuf's own parser stops at 100, and a level takes two of them."""
+
+
+# ------------------------------------------------------------------------------------------------------------ documents
+
+
+def document_to_proto(document: documents.Document | Mapping[str, Any]) -> document_pb2.Document:
+    """A document for the wire; a mapping has the names of ``Document``'s attributes as keys."""
+    if isinstance(document, Mapping):
+        unknown = document.keys() - {"id", "title", "text", "metadata", "vector"}
+        if unknown:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise InvalidArgument(f"unknown keys in a document: {names}; put them under metadata", field="document")
+        if "id" not in document:
+            raise InvalidArgument("a document needs an id", field="document.id")
+        document = documents.Document(**document)
+    proto = document_pb2.Document(
+        id=checked_text(document.id, "document.id"),
+        title=checked_text(document.title, "document.title"),
+        text=checked_text(document.text, "document.text"),
+    )
+    if document.metadata:
+        struct_from_mapping(document.metadata, proto.metadata)
+    if document.vector is not None:
+        proto.vector.extend(checked_vector(document.vector, "document.vector"))
+    return proto
+
+
+def checked_text(value: object, field: str) -> str:
+    """The text, if it is one and can be UTF-8."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"must be a string, not {type(value).__name__}", field=field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"is not valid Unicode at character {error.start}", field=field) from error
+    return value
+
+
+def checked_vector(vector: Sequence[float], field: str) -> Sequence[float]:
+    """The vector, if it is one of finite numbers; anything with ``tolist`` (numpy, torch) will do."""
+    values = vector.tolist() if hasattr(vector, "tolist") else vector
+    try:
+        numbers = array.array("d", values)
+    except (TypeError, ValueError) as error:
+        raise InvalidVector("must be a flat sequence of numbers", field=field) from error
+    if not numbers:
+        raise InvalidVector("is empty", field=field)
+    if not all(map(math.isfinite, numbers)):
+        raise InvalidVector("holds NaN or infinity", field=field)
+    return numbers
+
+
+def stored_document(proto: document_pb2.StoredDocument) -> documents.StoredDocument:
+    """A stored document from the wire."""
+    return documents.StoredDocument(
+        id=proto.document.id,
+        title=proto.document.title,
+        text=proto.document.text,
+        metadata=struct_to_dict(proto.document.metadata),
+        sequence=proto.sequence,
+        passage_count=proto.passage_count,
+        passages=tuple(map(passage, proto.passages)),
+    )
+
+
+def passage(proto: document_pb2.Passage) -> documents.Passage:
+    """A passage from the wire."""
+    return documents.Passage(
+        ordinal=proto.ordinal,
+        start=proto.start,
+        end=proto.end,
+        text=proto.text,
+        tokens=proto.tokens,
+        vector=tuple(proto.vector) or None,
+    )
+
+
+def include_to_proto(include: documents.Include | None) -> document_pb2.Include | None:
+    """What to return of each document; None for the server's defaults."""
+    if include is None:
+        return None
+    return document_pb2.Include(
+        text=include.text, metadata=include.metadata, passages=include.passages, vectors=include.vectors
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- metadata
+
+
+def struct_from_mapping(mapping: Mapping[str, Any], struct: struct_pb2.Struct) -> None:
+    """Fills an empty ``Struct``; several times faster than ``Struct.update``."""
+    if not isinstance(mapping, Mapping):
+        raise InvalidArgument(f"must be a mapping, not {type(mapping).__name__}", field="document.metadata")
+    _fill_struct(mapping, struct, "document.metadata", MAX_LEVELS)
+
+
+def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """A plain dict; whole numbers become ``int``."""
+    return {key: _from_value(value) for key, value in struct.fields.items()}
+
+
+def _fill_struct(mapping: Mapping[str, Any], struct: struct_pb2.Struct, path: str, levels: int) -> None:
+    fields = struct.fields
+    for key, value in mapping.items():
+        if not isinstance(key, str):
+            raise InvalidArgument(f"keys must be strings, not {type(key).__name__}", field=path)
+        checked_text(key, path)
+        _fill_value(value, fields[key], f"{path}.{key}", levels - 1)
+
+
+def _fill_value(value: Any, slot: struct_pb2.Value, path: str, levels: int) -> None:
+    if isinstance(value, str):
+        slot.string_value = checked_text(value, path)
+    elif value is None:
+        slot.null_value = struct_pb2.NULL_VALUE
+    elif isinstance(value, bool):
+        slot.bool_value = value
+    elif isinstance(value, int | float):
+        slot.number_value = _number(value, path)
+    elif levels <= 0:
+        raise InvalidArgument(f"more than {MAX_LEVELS} levels", field="document.metadata")
+    elif isinstance(value, Mapping):
+        slot.struct_value.SetInParent()
+        _fill_struct(value, slot.struct_value, path, levels)
+    elif isinstance(value, list | tuple):
+        slot.list_value.SetInParent()
+        for index, item in enumerate(value):
+            _fill_value(item, slot.list_value.values.add(), f"{path}[{index}]", levels - 1)
+    else:
+        raise InvalidArgument(f"{type(value).__name__} is not a JSON value", field=path)
+
+
+def _number(value: float, path: str) -> float:
+    if isinstance(value, int) and abs(value) > EXACT_INTEGER:
+        raise InvalidArgument(f"{value} is too large to be kept exactly; use a string", field=path)
+    if not math.isfinite(value):
+        raise InvalidArgument("NaN and infinity are not JSON values", field=path)
+    return float(value)
+
+
+def _from_value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        return value.string_value
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) <= EXACT_INTEGER else number
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "struct_value":
+        return struct_to_dict(value.struct_value)
+    if kind == "list_value":
+        return [_from_value(item) for item in value.list_value.values]
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+def choice_to_proto(enum: Any, prefix: str, name: str | None, field: str) -> Any:
+    """The value of a proto enum by its short name in lower case; 0 for None."""
+    if name is None:
+        return 0
+    try:
+        number = enum.Value(f"{prefix}_{str(name).upper()}")
+    except ValueError:
+        number = 0
+    if number == 0:
+        _refuse_choice(enum, prefix, name, field)
+    return number
+
+
+def _refuse_choice(enum: Any, prefix: str, name: str, field: str) -> NoReturn:
+    known = ", ".join(value.removeprefix(f"{prefix}_").lower() for value in enum.keys() if enum.Value(value) != 0)  # noqa: SIM118
+    raise InvalidArgument(f"must be one of {known}, not {name!r}", field=field)
+
+
+def choice_from_proto(enum: Any, prefix: str, number: int) -> str | None:
+    """The short name of an enum value in lower case; None for 0, the number for one this release does not know."""
+    if number == 0:
+        return None
+    try:
+        return str(enum.Name(number)).removeprefix(f"{prefix}_").lower()
+    except ValueError:
+        return str(number)
+
+
+def candidates_to_proto(candidates: collections.Candidates) -> search_pb2.Candidates:
+    """Candidates for the wire."""
+    return search_pb2.Candidates(
+        dense=candidates.dense, lexical=candidates.lexical, ef=candidates.ef, exact=candidates.exact
+    )
+
+
+def fusion_to_proto(fusion: collections.Fusion) -> search_pb2.Fusion:
+    """Fusion for the wire."""
+    return search_pb2.Fusion(
+        method=choice_to_proto(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method, "fusion.method"),
+        dense_weight=fusion.dense_weight,
+        rrf_k=fusion.rrf_k,
+    )
+
+
+def rerank_to_proto(rerank: collections.Rerank) -> search_pb2.Rerank:
+    """Rerank settings for the wire."""
+    return search_pb2.Rerank(
+        enabled=rerank.enabled,
+        model=rerank.model,
+        depth=rerank.depth,
+        weight=rerank.weight,
+        instruction=rerank.instruction,
+        on_failure=choice_to_proto(
+            search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure, "rerank.on_failure"
+        ),
+        deadline_share=rerank.deadline_share,
+    )
+
+
+def mode_to_proto(mode: str | None) -> Any:
+    """The retrieval mode for the wire."""
+    return choice_to_proto(search_pb2.RetrievalMode, "RETRIEVAL_MODE", mode, "mode")
+
+
+def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection_pb2.SearchDefaults:
+    """A collection's search settings for the wire."""
+    return collection_pb2.SearchDefaults(
+        mode=mode_to_proto(defaults.mode),
+        candidates=candidates_to_proto(defaults.candidates),
+        fusion=fusion_to_proto(defaults.fusion),
+        rerank=rerank_to_proto(defaults.rerank),
+    )
+
+
+def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
+    """A collection's settings for the wire."""
+    return collection_pb2.CollectionConfig(
+        embedder=config.embedder,
+        dimension=config.dimension,
+        reranker=config.reranker,
+        chunking=collection_pb2.Chunking(
+            max_tokens=config.chunking.max_tokens, overlap_tokens=config.chunking.overlap_tokens
+        ),
+        overflow=choice_to_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", config.overflow, "config.overflow"),
+        filterable_fields=config.filterable_fields,
+        search_defaults=search_defaults_to_proto(config.search_defaults),
+        query_instruction=config.query_instruction,
+    )
+
+
+def collection(proto: collection_pb2.Collection) -> collections.Collection:
+    """A collection from the wire."""
+    return collections.Collection(
+        name=proto.name,
+        config=_config(proto.config),
+        create_time=proto.create_time.ToDatetime(datetime.UTC),
+        sequence=proto.sequence,
+        document_count=proto.document_count,
+        passage_count=proto.passage_count,
+        segment_passage_count=proto.segment_passage_count,
+        segment_count=proto.segment_count,
+        disk_bytes=proto.disk_bytes,
+        embedder_revision=proto.embedder_revision,
+    )
+
+
+def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionConfig:
+    chunking = proto.chunking
+    return collections.CollectionConfig(
+        embedder=proto.embedder,
+        dimension=proto.dimension,
+        reranker=proto.reranker,
+        chunking=collections.Chunking(
+            max_tokens=chunking.max_tokens, overlap_tokens=_optional(chunking, "overlap_tokens")
+        ),
+        # A newer server's value passes through as it is.
+        overflow=choice_from_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),  # type: ignore[arg-type]
+        filterable_fields=tuple(proto.filterable_fields),
+        search_defaults=_search_defaults(proto.search_defaults),
+        query_instruction=proto.query_instruction,
+    )
+
+
+def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.SearchDefaults:
+    candidates, fusion, rerank = proto.candidates, proto.fusion, proto.rerank
+    return collections.SearchDefaults(
+        mode=choice_from_proto(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode),  # type: ignore[arg-type]
+        candidates=collections.Candidates(
+            **{name: _optional(candidates, name) for name in ("dense", "lexical", "ef", "exact")}
+        ),
+        fusion=collections.Fusion(
+            method=choice_from_proto(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method),  # type: ignore[arg-type]
+            dense_weight=_optional(fusion, "dense_weight"),
+            rrf_k=_optional(fusion, "rrf_k"),
+        ),
+        rerank=collections.Rerank(
+            enabled=_optional(rerank, "enabled"),
+            model=rerank.model,
+            depth=_optional(rerank, "depth"),
+            weight=_optional(rerank, "weight"),
+            instruction=rerank.instruction,
+            on_failure=choice_from_proto(  # type: ignore[arg-type]
+                search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure
+            ),
+            deadline_share=_optional(rerank, "deadline_share"),
+        ),
+    )
+
+
+def _optional(proto: Any, name: str) -> Any:
+    return getattr(proto, name) if proto.HasField(name) else None
+
+
+# --------------------------------------------------------------------------------------------------------------- search
+
+
+def search_result(hits: Sequence[search_pb2.Hit], report: search_pb2.SearchReport) -> searches.SearchResult:
+    """The answer to a search from the wire."""
+    return searches.SearchResult(hits=tuple(map(_hit, hits)), report=_report(report))
+
+
+def _hit(proto: search_pb2.Hit) -> searches.Hit:
+    document = proto.document
+    return searches.Hit(
+        id=proto.id,
+        rank=proto.rank,
+        score=proto.score,
+        dense=_stage(proto.dense) if proto.HasField("dense") else None,
+        lexical=_stage(proto.lexical) if proto.HasField("lexical") else None,
+        fused=_stage(proto.fused),
+        rerank=_rerank(proto.rerank) if proto.HasField("rerank") else None,
+        document=documents.Document(
+            id=proto.id, title=document.title, text=document.text, metadata=struct_to_dict(document.metadata)
+        ),
+        passages=tuple(
+            searches.PassageHit(
+                passage=passage(hit.passage),
+                dense_score=_optional(hit, "dense_score"),
+                rerank_score=_optional(hit, "rerank_score"),
+            )
+            for hit in proto.passages
+        ),
+        sequence=proto.sequence,
+    )
+
+
+def _stage(proto: search_pb2.StageScore) -> searches.StageScore:
+    return searches.StageScore(score=proto.score, rank=proto.rank, normalized=proto.normalized)
+
+
+def _rerank(proto: search_pb2.RerankScore) -> searches.RerankScore:
+    return searches.RerankScore(
+        score=proto.score,
+        rank=proto.rank,
+        normalized=proto.normalized,
+        probability=_optional(proto, "probability"),
+        truncated_tokens=proto.truncated_tokens,
+    )
+
+
+STAGES = ("embed", "filter", "dense", "lexical", "fuse", "fetch", "rerank", "group")
+"""The stages that a report has times of, in their order."""
+
+
+def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
+    timings = proto.timings
+    return searches.SearchReport(
+        total_seconds=timings.total.ToTimedelta().total_seconds(),
+        stage_seconds={
+            name: getattr(timings, name).ToTimedelta().total_seconds()
+            for name in STAGES
+            if timings.HasField(name)  # type: ignore[arg-type]
+        },
+        mode=choice_from_proto(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode) or "",
+        dense_strategy=choice_from_proto(search_pb2.DenseStrategy, "DENSE_STRATEGY", proto.dense_strategy) or "",
+        dense_candidates=proto.dense_candidates,
+        lexical_candidates=proto.lexical_candidates,
+        fused_candidates=proto.fused_candidates,
+        reranked=proto.reranked,
+        filter_matches=_optional(proto, "filter_matches"),
+        query_tokens=proto.query_tokens,
+        query_truncated_tokens=proto.query_truncated_tokens,
+        rerank_tokens=proto.rerank_tokens,
+        sequence=proto.sequence,
+        embedder=proto.embedder,
+        reranker=proto.reranker,
+        degradations=tuple(
+            searches.Degradation(
+                kind=choice_from_proto(search_pb2.DegradationKind, "DEGRADATION_KIND", degradation.kind) or "",
+                message=degradation.message,
+            )
+            for degradation in proto.degradations
+        ),
+    )

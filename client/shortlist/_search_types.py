@@ -1,0 +1,156 @@
+"""What a search answers, as values.
+
+Frozen, safe to share between threads. Ranks count from 1. Scores of different stages are not comparable; ``normalized``
+ones are, within one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from shortlist._document_types import Document, Passage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageScore:
+    """A document in one stage.
+
+    Attributes:
+        score: cosine similarity (dense), BM25 (lexical), or 0 to 1 (fused); larger is better.
+        rank: from 1; 0 when the document was scored but is not in the stage's ranking.
+        normalized: the score min-max normalised over the stage's candidates, 0 to 1.
+    """
+
+    score: float
+    rank: int
+    normalized: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankScore:
+    """A document in the rerank stage.
+
+    Attributes:
+        score: the model's raw score.
+        rank: among the reranked documents, from 1.
+        normalized: the score min-max normalised over the shortlist, 0 to 1.
+        probability: the score as a probability; None for rerankers without one.
+        truncated_tokens: tokens of the document that the model did not see.
+    """
+
+    score: float
+    rank: int
+    normalized: float
+    probability: float | None
+    truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassageHit:
+    """A passage that matched; a score is None where the stage did not score it."""
+
+    passage: Passage
+    dense_score: float | None
+    rerank_score: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A document found, with its account of every stage.
+
+    Attributes:
+        id: the document's id.
+        rank: in the answer, from 1, offset included.
+        score: the final score, 0 to 1: the fused score, or its combination with the rerank score.
+        dense, lexical: None when the stage did not run or has no score for the document.
+        fused: the first stage as a whole.
+        rerank: None when the document was not reranked.
+        document: the parts that were asked for.
+        passages: those that matched, best first, when they were asked for.
+        sequence: number of the commit that made this version of the document.
+    """
+
+    id: str
+    rank: int
+    score: float
+    dense: StageScore | None
+    lexical: StageScore | None
+    fused: StageScore
+    rerank: RerankScore | None
+    document: Document
+    passages: tuple[PassageHit, ...]
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """A way in which an answer is less than what was asked.
+
+    Attributes:
+        kind: "rerank_failed", "rerank_partial", "rerank_skipped" or "lexical_bounded"; newer servers may have more.
+        message: one sentence for a person.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchReport:
+    """An account of one search.
+
+    Attributes:
+        total_seconds: from the request's arrival at the server to the answer's being ready.
+        stage_seconds: times of the stages that ran, of embed, filter, dense, lexical, fuse, fetch, rerank, group.
+            Stages run side by side where they can, so the sum may exceed the total.
+        mode: the retrieval mode that was used.
+        dense_strategy: "hnsw", "hnsw_overfetch", "exact" or "exact_fallback"; "" when the stage did not run.
+        dense_candidates, lexical_candidates, fused_candidates: documents of each stage.
+        reranked: documents that were reranked.
+        filter_matches: documents that pass the filter; None without one.
+        query_tokens, query_truncated_tokens: tokens of the query that the embedder saw, and that were cut off.
+        rerank_tokens: tokens the reranker read.
+        sequence: the answer is at least as new as this commit.
+        embedder, reranker: "name@revision"; "" when none was used.
+        degradations: what was lost; empty for a full answer.
+    """
+
+    total_seconds: float
+    stage_seconds: Mapping[str, float]
+    mode: str
+    dense_strategy: str
+    dense_candidates: int
+    lexical_candidates: int
+    fused_candidates: int
+    reranked: int
+    filter_matches: int | None
+    query_tokens: int
+    query_truncated_tokens: int
+    rerank_tokens: int
+    sequence: int
+    embedder: str
+    reranker: str
+    degradations: tuple[Degradation, ...]
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the answer is less than what was asked; ``degradations`` says how."""
+        return bool(self.degradations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Hits, best first, and how they came about; iterating gives the hits."""
+
+    hits: tuple[Hit, ...]
+    report: SearchReport
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, index: int) -> Hit:
+        return self.hits[index]
