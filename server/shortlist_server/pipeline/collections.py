@@ -1,0 +1,120 @@
+"""Making collections: a request's settings, checked against the models and completed with the server's defaults.
+
+Blocking; any thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shortlist_server.domain import Chunking, CollectionConfig, OverflowPolicy, SearchDefaults
+from shortlist_server.errors import InvalidArgument
+from shortlist_server.inference.base import NO_MODEL, EmbedderInfo, ModelCatalog
+from shortlist_server.storage.base import CollectionStore, Store
+
+MIN_PASSAGE_TOKENS = 16
+MAX_DIMENSION = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCollection:
+    """What a client asks for; "" and 0 and None mean "the default"."""
+
+    name: str
+    embedder: str = ""
+    dimension: int = 0
+    reranker: str = ""
+    max_tokens: int = 0
+    overlap_tokens: int | None = None
+    overflow: OverflowPolicy = OverflowPolicy.CHUNK
+    filterable_fields: tuple[str, ...] = ()
+    query_instruction: str = ""
+    search_defaults: SearchDefaults = SearchDefaults()
+
+
+def create_collection(store: Store, models: ModelCatalog, new: NewCollection) -> CollectionStore:
+    """Makes a collection, durably.
+
+    Raises:
+        InvalidArgument: a setting is out of range or does not fit the models.
+        ModelNotFound: the server has no such embedder or reranker.
+        CollectionExists: there is one of that name.
+    """
+    return store.create(new.name, _completed(models, new))
+
+
+def check_search_defaults(models: ModelCatalog, config: CollectionConfig, defaults: SearchDefaults) -> None:
+    """Raises ``ModelNotFound`` or ``InvalidArgument`` when a collection of this config cannot have these defaults."""
+    if defaults.reranker:
+        info = None if config.embedder == NO_MODEL else models.embedder(config.embedder).info
+        _check_reranker(models, defaults.reranker, info, "search_defaults.rerank.model")
+
+
+def _completed(models: ModelCatalog, new: NewCollection) -> CollectionConfig:
+    name = new.embedder or models.default_embedder
+    info = None if name == NO_MODEL else models.embedder(name).info
+    reranker = new.reranker or models.default_reranker
+    if new.reranker:
+        _check_reranker(models, reranker, info, "config.reranker")
+    elif reranker != NO_MODEL and models.reranker(reranker).info.uses_token_vectors and not _token_vectors(info):
+        reranker = NO_MODEL
+    config = CollectionConfig(
+        embedder=name,
+        embedder_revision="" if info is None else info.revision,
+        dimension=_dimension(new.dimension, info),
+        reranker=reranker,
+        chunking=_chunking(new, info),
+        overflow=new.overflow,
+        filterable_fields=new.filterable_fields,
+        query_instruction=new.query_instruction,
+        search_defaults=new.search_defaults,
+    )
+    if new.query_instruction and info is not None and not info.takes_instruction:
+        raise InvalidArgument(f"embedder '{name}' takes no instruction", field="config.query_instruction")
+    check_search_defaults(models, config, new.search_defaults)
+    return config
+
+
+def _token_vectors(info: EmbedderInfo | None) -> bool:
+    return info is not None and info.token_vectors
+
+
+def _check_reranker(models: ModelCatalog, name: str, embedder: EmbedderInfo | None, field: str) -> None:
+    if name != NO_MODEL and models.reranker(name).info.uses_token_vectors and not _token_vectors(embedder):
+        raise InvalidArgument(f"'{name}' needs an embedder with token vectors", field=field)
+
+
+def _dimension(asked: int, info: EmbedderInfo | None) -> int:
+    if info is None:
+        low, high = 1, MAX_DIMENSION
+        if not asked:
+            raise InvalidArgument("a collection without an embedder needs a dimension", field="config.dimension")
+    else:
+        low, high = info.min_dimension, info.dimension
+        asked = asked or info.dimension
+    if not low <= asked <= high:
+        allowed = str(low) if low == high else f"{low} to {high}"
+        raise InvalidArgument(f"dimension {asked} is not allowed here, only {allowed}", field="config.dimension")
+    return asked
+
+
+def _chunking(new: NewCollection, info: EmbedderInfo | None) -> Chunking:
+    if info is None:
+        if new.max_tokens or new.overlap_tokens:
+            raise InvalidArgument("without an embedder documents are not cut", field="config.chunking")
+        return Chunking(max_tokens=0, overlap_tokens=0)
+    size = new.max_tokens or info.default_chunking.max_tokens
+    if not MIN_PASSAGE_TOKENS <= size <= info.max_tokens:
+        raise InvalidArgument(
+            f"passages of {size} tokens are not allowed, only {MIN_PASSAGE_TOKENS} to {info.max_tokens}",
+            field="config.chunking.max_tokens",
+        )
+    overlap = new.overlap_tokens
+    if overlap is None:
+        overlap = size // 4 if new.max_tokens else info.default_chunking.overlap_tokens
+    if not 0 <= overlap <= size // 2:
+        raise InvalidArgument(
+            f"an overlap of {overlap} tokens is not allowed, only 0 to {size // 2}",
+            field="config.chunking.overlap_tokens",
+        )
+    return Chunking(max_tokens=size, overlap_tokens=overlap)

@@ -1,0 +1,432 @@
+"""An ingest stream: read a window, cut, embed, commit, acknowledge.
+
+``Ingester`` opens sessions; a session turns operations into acknowledgements, in order. While one window is committed,
+the next is embedded and the one after is read; nothing more is read, so memory is bounded whatever the client sends.
+Coroutines run on the server's event loop; what blocks runs in the thread pool that the composition root hands in.
+
+Invariant: an acknowledgement DURABLE leaves only after its commit is synced to disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shortlist_server.domain import (
+    Change,
+    Deletion,
+    Document,
+    NewPassage,
+    StreamPosition,
+    Upsert,
+)
+from shortlist_server.errors import InferenceFailed, InvalidArgument, ShortlistError, StreamConflict
+from shortlist_server.inference.base import NO_MODEL, CutText, EmbedderService, ModelCatalog, PassageEmbedding
+from shortlist_server.pipeline.content import client_vector, content_hash
+from shortlist_server.pipeline.search import check_revision
+from shortlist_server.storage.base import CollectionStore, Store
+
+T = TypeVar("T")
+
+WINDOW_TOKENS = 16_384
+"""Cost of the operations that are embedded and committed together, at most (a single larger one is its own window)."""
+
+WINDOWS_AHEAD = 1
+"""Windows being embedded while another is committed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a stream; ``change`` is the error where the operation was refused on sight.
+
+    Attributes:
+        cost: its cost in credit tokens, as the proto defines it.
+    """
+
+    position: int
+    id: str
+    change: Document | Deletion | ShortlistError
+    cost: int
+
+
+class AckStatus(enum.Enum):
+    """What became of an operation."""
+
+    DURABLE = "durable"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    REPLAYED = "replayed"
+    FAILED = "failed"
+    VALID = "valid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """The acknowledgement of one operation; the fields are those of the proto's IngestAck."""
+
+    position: int
+    id: str
+    status: AckStatus
+    cost: int
+    sequence: int = 0
+    error: ShortlistError | None = None
+    tokens: int = 0
+    truncated_tokens: int = 0
+    passages: int = 0
+    estimated_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """An operation on its way to the commit: exactly one of ``change`` and ``settled`` is set once it is embedded."""
+
+    operation: Operation
+    cut: CutText | None = None
+    hash: bytes = b""
+    change: Change | None = None
+    settled: Ack | None = None
+
+    def settle(self, status: AckStatus, *, sequence: int = 0, error: ShortlistError | None = None) -> None:
+        self.settled = self.ack(status, sequence=sequence, error=error)
+
+    def ack(
+        self,
+        status: AckStatus,
+        *,
+        sequence: int = 0,
+        error: ShortlistError | None = None,
+        estimated_seconds: float | None = None,
+    ) -> Ack:
+        embedded = () if self.cut is None or status is AckStatus.UNCHANGED else self.cut.passages
+        upsert = self.change if isinstance(self.change, Upsert) else None
+        return Ack(
+            position=self.operation.position,
+            id=self.operation.id,
+            cost=self.operation.cost,
+            status=status,
+            sequence=sequence,
+            error=error,
+            tokens=sum(passage.tokens for passage in embedded),
+            truncated_tokens=0 if self.cut is None else self.cut.truncated_tokens,
+            passages=len(upsert.passages) if upsert else len(embedded),
+            estimated_seconds=estimated_seconds,
+        )
+
+
+class Ingester:
+    """Opens ingest sessions; at most one for each named stream, the newest."""
+
+    def __init__(self, store: Store, models: ModelCatalog, threads: Executor) -> None:
+        self._store = store
+        self._models = models
+        self._threads = threads
+        self._sessions: set[IngestSession] = set()
+
+    async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
+        """A session that is ready to run. A session that has the same name is ended first, with ``StreamConflict``.
+
+        Raises:
+            CollectionNotFound, ModelNotFound, ModelMismatch: the collection cannot be written to.
+        """
+        loop = asyncio.get_running_loop()
+        store = await loop.run_in_executor(self._threads, self._store.open, collection)
+        embedder = None
+        if store.config.embedder != NO_MODEL:
+            embedder = self._models.embedder(store.config.embedder)
+            check_revision(store, embedder)
+        for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
+            await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
+        position = await loop.run_in_executor(self._threads, store.stream_position, stream) if stream else 0
+        session = IngestSession(store, embedder, self._threads, stream=stream, position=position, dry_run=dry_run)
+        self._sessions.add(session)
+        return session
+
+    async def close(self, session: IngestSession) -> None:
+        """Forgets a session whose ``run`` has ended or will not be used again."""
+        session.closed.set()
+        self._sessions.discard(session)
+
+    def drain(self) -> None:
+        """Lets every session finish what it has begun, read nothing more and end."""
+        for session in self._sessions:
+            session.drain()
+
+
+class IngestSession:
+    """One stream of operations into one collection.
+
+    Attributes:
+        durable_position: the stream's last durable position; all operations up to it are settled.
+        draining: whether it ended because the server is stopping.
+    """
+
+    def __init__(
+        self,
+        collection: CollectionStore,
+        embedder: EmbedderService | None,
+        threads: Executor,
+        *,
+        stream: str,
+        position: int,
+        dry_run: bool,
+    ) -> None:
+        self.collection = collection
+        self.stream = stream
+        self.durable_position = position
+        self.draining = False
+        self.closed = asyncio.Event()
+        self._embedder = embedder
+        self._threads = threads
+        self._dry_run = dry_run
+        self._seen = position
+        self._in_flight: Counter[str] = Counter()
+        self._stop = asyncio.Event()
+        self._error: ShortlistError | None = None
+        self._seconds_per_token = 0.0
+
+    def drain(self) -> None:
+        """Reads nothing more; ``run`` ends after the operations that are under way."""
+        self.draining = True
+        self._stop.set()
+
+    async def end(self, error: ShortlistError) -> None:
+        """Ends ``run`` with this error after the operations that are under way, and waits for that."""
+        self._error = error
+        self._stop.set()
+        await self.closed.wait()
+
+    async def run(self, messages: AsyncIterator[Sequence[Operation]]) -> AsyncIterator[Sequence[Ack]]:
+        """Applies operations, yielding acknowledgements in the order of positions, a window at a time.
+
+        Raises:
+            InvalidArgument: positions do not increase; earlier operations were applied and acknowledged.
+            StreamConflict: another client took the stream over.
+        """
+        windows: asyncio.Queue[asyncio.Task[list[_Prepared]] | None] = asyncio.Queue(maxsize=WINDOWS_AHEAD)
+        feeding = asyncio.create_task(self._feed(messages, windows))
+        begun: asyncio.Task[list[_Prepared]] | None = None
+        try:
+            while (begun := await windows.get()) is not None:
+                prepared = await begun
+                yield await self._commit(prepared)
+                self._in_flight.subtract(item.operation.id for item in prepared)
+                self._in_flight = +self._in_flight
+            await feeding
+            if self._error is not None:
+                raise self._error
+        finally:
+            feeding.cancel()
+            while not windows.empty():
+                if (waiting := windows.get_nowait()) is not None:
+                    waiting.cancel()
+            if begun is not None:
+                begun.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ShortlistError):
+                await feeding
+
+    async def _feed(
+        self,
+        messages: AsyncIterator[Sequence[Operation]],
+        windows: asyncio.Queue[asyncio.Task[list[_Prepared]] | None],
+    ) -> None:
+        """Cuts what arrives into windows and begins to embed each as soon as there is room."""
+        reader = _Reader(messages, self._stop)
+        try:
+            while window := await reader.window():
+                self._check_order(window)
+                self._in_flight.update(operation.id for operation in window)
+                await windows.put(asyncio.create_task(self._embed(window)))
+        finally:
+            await reader.close()
+            await windows.put(None)
+
+    def _check_order(self, window: Sequence[Operation]) -> None:
+        for operation in window:
+            if operation.position <= max(self._seen, 0) and operation.position > self.durable_position:
+                raise InvalidArgument(
+                    f"position {operation.position} follows {self._seen}; positions must increase", field="position"
+                )
+            if operation.position < 1:
+                raise InvalidArgument("positions begin at 1", field="position")
+            self._seen = max(self._seen, operation.position)
+
+    async def _embed(self, window: Sequence[Operation]) -> list[_Prepared]:
+        """Everything that comes before the commit; each operation fails alone."""
+        prepared = [_Prepared(operation=operation) for operation in window]
+        await self._in_thread(self._prepare, prepared)
+        todo = [item for item in prepared if item.settled is None and item.cut is not None and item.change is None]
+        if not todo or self._embedder is None:
+            return prepared
+        passages = [passage for item in todo if item.cut for passage in item.cut.passages]
+        if self._dry_run:
+            passages = passages[: 0 if self._seconds_per_token else 8]
+        begin = time.perf_counter()
+        embedded = iter(
+            await self._embedder.embed_passages(
+                passages,
+                dimension=self.collection.config.dimension,
+                token_vectors=self._embedder.info.token_vectors,
+            )
+        )
+        if passages:
+            self._seconds_per_token = (time.perf_counter() - begin) / sum(passage.tokens for passage in passages)
+        if not self._dry_run:
+            for item in todo:
+                _join(item, [next(embedded) for _ in item.cut.passages] if item.cut else [])
+        return prepared
+
+    def _prepare(self, prepared: Sequence[_Prepared]) -> None:
+        """Settles replays, refusals and unchanged documents; cuts the rest. Blocking."""
+        counts = Counter(item.operation.id for item in prepared)
+        for item in prepared:
+            change = item.operation.change
+            if self.stream and item.operation.position <= self.durable_position:
+                item.settle(AckStatus.REPLAYED)
+            elif isinstance(change, ShortlistError):
+                item.settle(AckStatus.FAILED, error=change)
+            elif isinstance(change, Deletion):
+                item.change = change
+            else:
+                item.hash = content_hash(change, self.collection.config)
+        alone = {
+            item.operation.id: item.hash
+            for item in prepared
+            if item.hash and counts[item.operation.id] == 1 and self._in_flight[item.operation.id] == 1
+        }
+        unchanged = self.collection.unchanged(alone) if alone else {}
+        for item in prepared:
+            if item.hash and item.operation.id in unchanged:
+                item.settle(AckStatus.UNCHANGED, sequence=unchanged[item.operation.id])
+            elif item.hash:
+                try:
+                    self._cut(item)
+                except ShortlistError as error:
+                    item.settle(AckStatus.FAILED, error=error)
+
+    def _cut(self, item: _Prepared) -> None:
+        document = item.operation.change
+        assert isinstance(document, Document)
+        config = self.collection.config
+        if document.vector is not None:
+            vector = client_vector(document.vector, config.dimension)
+            passage = NewPassage(start=0, end=len(document.text), vector=vector, tokens=0)
+            item.change = Upsert(document=document, passages=[passage], content_hash=item.hash)
+        elif self._embedder is None:
+            raise InvalidArgument("the collection has no embedder: give the document a vector", field="document.vector")
+        else:
+            item.cut = self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
+
+    async def _commit(self, prepared: Sequence[_Prepared]) -> list[Ack]:
+        if self._dry_run:
+            return [item.settled or self._dry(item) for item in prepared]
+        pending = [item for item in prepared if item.settled is None]
+        changes = [item.change for item in pending if item.change is not None]
+        position = max(item.operation.position for item in prepared)
+        if changes or (self.stream and position > self.durable_position):
+            mark = StreamPosition(stream=self.stream, position=position) if self.stream else None
+            try:
+                commit = await asyncio.wrap_future(self.collection.commit(changes, mark))
+            except ShortlistError as error:
+                for item in pending:
+                    item.settle(AckStatus.FAILED, error=error)
+            else:
+                self.durable_position = max(position, self.durable_position) if self.stream else 0
+                for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):
+                    item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
+        return [item.settled for item in prepared if item.settled is not None]
+
+    def _dry(self, item: _Prepared) -> Ack:
+        tokens = sum(passage.tokens for passage in item.cut.passages) if item.cut else 0
+        return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._seconds_per_token)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def _join(item: _Prepared, embeddings: Sequence[PassageEmbedding | Exception]) -> None:
+    """Makes the upsert of a document out of its passages' embeddings, or settles it as failed."""
+    assert item.cut is not None
+    assert isinstance(item.operation.change, Document)
+    passages = []
+    for text, embedding in zip(item.cut.passages, embeddings, strict=True):
+        if isinstance(embedding, Exception):
+            error = embedding if isinstance(embedding, ShortlistError) else InferenceFailed(str(embedding))
+            item.settle(AckStatus.FAILED, error=error)
+            return
+        passages.append(
+            NewPassage(
+                start=text.start,
+                end=text.end,
+                vector=embedding.vector,
+                tokens=embedding.tokens,
+                token_vectors=embedding.token_vectors,
+            )
+        )
+    item.change = Upsert(document=item.operation.change, passages=passages, content_hash=item.hash)
+
+
+class _Reader:
+    """Reads messages no further than one window ahead, and hands them out in windows."""
+
+    def __init__(self, messages: AsyncIterator[Sequence[Operation]], stop: asyncio.Event) -> None:
+        self._messages = messages
+        self._waiting: deque[Operation] = deque()
+        self._cost = 0
+        self._changed = asyncio.Condition()
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._stop = stop
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+
+    async def window(self) -> list[Operation]:
+        """What has arrived, up to a window; waits for something; empty at the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting or self._ended)
+            if self._stop.is_set():
+                return []
+            if not self._waiting and self._failure is not None:
+                raise self._failure
+            window: list[Operation] = []
+            cost = 0
+            while self._waiting and (not window or cost + self._waiting[0].cost <= WINDOW_TOKENS):
+                window.append(self._waiting.popleft())
+                cost += window[-1].cost
+            self._cost -= cost
+            self._changed.notify_all()
+            return window
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        failure: BaseException | None = None
+        try:
+            async for operations in self._messages:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._cost < WINDOW_TOKENS)
+                    self._waiting.extend(operations)
+                    self._cost += sum(operation.cost for operation in operations)
+                    self._changed.notify_all()
+        except ShortlistError as error:
+            failure = error
+        finally:
+            await self._end(failure)
+
+    async def _watch(self) -> None:
+        await self._stop.wait()
+        await self._end(None)
+
+    async def _end(self, failure: BaseException | None) -> None:
+        async with self._changed:
+            self._ended = True
+            self._failure = failure
+            self._changed.notify_all()

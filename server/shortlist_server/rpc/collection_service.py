@@ -1,0 +1,94 @@
+"""CollectionService: making, showing, listing, changing and removing collections."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from shortlist.v1 import collection_service_pb2 as pb
+from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
+from shortlist_server.inference.base import ModelCatalog
+from shortlist_server.pipeline.collections import check_search_defaults, create_collection
+from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert.collections import collection_out, new_collection_in
+from shortlist_server.rpc.convert.search import settings_in
+from shortlist_server.storage.base import Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+
+class CollectionServicer(pb_grpc.CollectionServiceServicer):
+    """Manages the collections of a store."""
+
+    def __init__(self, store: Store, models: ModelCatalog, threads: Executor) -> None:
+        self._store = store
+        self._models = models
+        self._threads = threads
+
+    async def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: Context
+    ) -> pb.CreateCollectionResponse:
+        """See the proto."""
+        new = new_collection_in(request.name, request.config)
+
+        def create() -> pb.CreateCollectionResponse:
+            collection = create_collection(self._store, self._models, new)
+            return pb.CreateCollectionResponse(collection=collection_out(collection.info()))
+
+        return await self._in_thread(create)
+
+    async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
+        """See the proto."""
+        name = fields.collection_name(request.name, "name")
+        return await self._in_thread(
+            lambda: pb.GetCollectionResponse(collection=collection_out(self._store.open(name).info()))
+        )
+
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
+        """See the proto. The token of a page is the last name on it."""
+        size = fields.page_size(request.page_size)
+        if request.page_token:
+            fields.collection_name(request.page_token, "page_token")
+
+        def read() -> pb.ListCollectionsResponse:
+            names = list(self._store.names())
+            start = bisect_right(names, request.page_token)
+            page = names[start : start + size]
+            return pb.ListCollectionsResponse(
+                collections=[collection_out(self._store.open(name).info()) for name in page],
+                next_page_token=page[-1] if start + size < len(names) else "",
+            )
+
+        return await self._in_thread(read)
+
+    async def UpdateCollection(
+        self, request: pb.UpdateCollectionRequest, context: Context
+    ) -> pb.UpdateCollectionResponse:
+        """See the proto."""
+        name = fields.collection_name(request.name, "name")
+        defaults = settings_in(request.search_defaults, "search_defaults.")
+
+        def update() -> pb.UpdateCollectionResponse:
+            collection = self._store.open(name)
+            check_search_defaults(self._models, collection.config, defaults)
+            collection.update_search_defaults(defaults)
+            return pb.UpdateCollectionResponse(collection=collection_out(collection.info()))
+
+        return await self._in_thread(update)
+
+    async def DeleteCollection(
+        self, request: pb.DeleteCollectionRequest, context: Context
+    ) -> pb.DeleteCollectionResponse:
+        """See the proto."""
+        name = fields.collection_name(request.name, "name")
+        await self._in_thread(lambda: self._store.drop(name))
+        return pb.DeleteCollectionResponse()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

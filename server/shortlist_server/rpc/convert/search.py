@@ -1,0 +1,217 @@
+"""Search requests, settings and answers."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from shortlist.v1 import collection_pb2 as collection_pb
+from shortlist.v1 import search_pb2 as pb
+from shortlist.v1 import search_service_pb2 as service_pb
+from shortlist_server import domain
+from shortlist_server.config import Config
+from shortlist_server.errors import InvalidArgument
+from shortlist_server.pipeline.content import client_vector
+from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert.documents import document_out, duration_out, parts_in, passage_out
+from shortlist_server.rpc.convert.filters import filter_in
+
+E = TypeVar("E", bound=Enum)
+
+MAX_HITS = 1000
+MAX_CANDIDATES = 1000
+MAX_EF = 10_000
+
+
+def request_in(message: service_pb.SearchRequest, config: Config) -> domain.SearchRequest:
+    """A checked search. The vector's size is checked against the collection later, by the pipeline."""
+    text = fields.text(message.query.text, config.max_query_bytes, "query.text").strip()
+    values = message.query.vector
+    if not text and not values:
+        raise InvalidArgument("a query needs a text or a vector", field="query")
+    limit = fields.within(message.limit if message.HasField("limit") else 10, 1, MAX_HITS, "limit")
+    fields.within(message.offset, 0, MAX_HITS, "offset")
+    fields.within(limit + message.offset, 1, MAX_HITS, "limit + offset")
+    vector = None
+    if values:
+        array = np.array(values, dtype=np.float32)
+        vector = client_vector(array, array.size, field="query.vector")
+    if message.HasField("min_score"):
+        fields.within(message.min_score, 0.0, 1.0, "min_score")
+    if message.HasField("min_sequence"):
+        fields.within(message.min_sequence, 0, 2**63 - 1, "min_sequence")
+    return domain.SearchRequest(
+        collection=fields.collection_name(message.collection),
+        text=text,
+        vector=vector,
+        limit=limit,
+        offset=message.offset,
+        instruction=fields.text(message.instruction, fields.MAX_INSTRUCTION_BYTES, "instruction"),
+        settings=settings_in(message, ""),
+        filter=filter_in(message.filter) if message.HasField("filter") else None,
+        parts=parts_in(message.include),
+        min_score=message.min_score if message.HasField("min_score") else None,
+        min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
+    )
+
+
+def settings_in(
+    message: service_pb.SearchRequest | collection_pb.SearchDefaults,
+    prefix: str,
+) -> domain.SearchDefaults:
+    """The settings that a request or a collection's defaults set."""
+    candidates, fusion, rerank = message.candidates, message.fusion, message.rerank
+
+    def bounded(part: Message, path: str, name: str, low: float, high: float) -> float | None:
+        if not part.HasField(name):
+            return None
+        value: float = getattr(part, name)
+        return fields.within(value, low, high, f"{prefix}{path}.{name}")
+
+    def count(part: Message, path: str, name: str, high: int) -> int | None:
+        value = bounded(part, path, name, 1, high)
+        return None if value is None else int(value)
+
+    share = bounded(rerank, "rerank", "deadline_share", 0, 1)
+    if share == 0:
+        raise InvalidArgument("a share above 0 is needed", field=f"{prefix}rerank.deadline_share")
+    return domain.SearchDefaults(
+        mode=enum_in(domain.RetrievalMode, pb.RetrievalMode, message.mode, f"{prefix}mode"),
+        dense_candidates=count(candidates, "candidates", "dense", MAX_CANDIDATES),
+        lexical_candidates=count(candidates, "candidates", "lexical", MAX_CANDIDATES),
+        ef=count(candidates, "candidates", "ef", MAX_EF),
+        exact=candidates.exact if candidates.HasField("exact") else None,
+        fusion=enum_in(domain.FusionMethod, pb.FusionMethod, fusion.method, f"{prefix}fusion.method"),
+        dense_weight=bounded(fusion, "fusion", "dense_weight", 0, 1),
+        rrf_k=count(fusion, "fusion", "rrf_k", 1000),
+        rerank=rerank.enabled if rerank.HasField("enabled") else None,
+        reranker=rerank.model or None,
+        rerank_depth=count(rerank, "rerank", "depth", MAX_CANDIDATES),
+        rerank_weight=bounded(rerank, "rerank", "weight", 0, 1),
+        rerank_instruction=fields.text(rerank.instruction, fields.MAX_INSTRUCTION_BYTES, f"{prefix}rerank.instruction")
+        or None,
+        rerank_on_failure=enum_in(
+            domain.RerankFailurePolicy, pb.RerankFailurePolicy, rerank.on_failure, f"{prefix}rerank.on_failure"
+        ),
+        rerank_deadline_share=share,
+    )
+
+
+def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefaults:
+    """A collection's search defaults; what is not set stays unset."""
+    message = collection_pb.SearchDefaults(
+        candidates=pb.Candidates(
+            dense=settings.dense_candidates,
+            lexical=settings.lexical_candidates,
+            ef=settings.ef,
+            exact=settings.exact,
+        ),
+        fusion=pb.Fusion(dense_weight=settings.dense_weight, rrf_k=settings.rrf_k),
+        rerank=pb.Rerank(
+            enabled=settings.rerank,
+            model=settings.reranker or "",
+            depth=settings.rerank_depth,
+            weight=settings.rerank_weight,
+            instruction=settings.rerank_instruction or "",
+            deadline_share=settings.rerank_deadline_share,
+        ),
+    )
+    if settings.mode is not None:
+        message.mode = pb.RetrievalMode.Value(f"RETRIEVAL_MODE_{settings.mode.name}")
+    if settings.fusion is not None:
+        message.fusion.method = pb.FusionMethod.Value(f"FUSION_METHOD_{settings.fusion.name}")
+    if settings.rerank_on_failure is not None:
+        message.rerank.on_failure = pb.RerankFailurePolicy.Value(
+            f"RERANK_FAILURE_POLICY_{settings.rerank_on_failure.name}"
+        )
+    return message
+
+
+def response_out(result: domain.SearchResult, parts: domain.Parts) -> service_pb.SearchResponse:
+    """The answer to a search."""
+    return service_pb.SearchResponse(
+        hits=[_hit_out(hit, parts) for hit in result.hits], report=_report_out(result.report)
+    )
+
+
+def _hit_out(hit: domain.Hit, parts: domain.Parts) -> pb.Hit:
+    message = pb.Hit(
+        id=hit.document.id,
+        rank=hit.rank,
+        score=hit.score,
+        fused=_score_out(hit.fused),
+        document=document_out(hit.document, parts),
+        passages=[
+            pb.PassageHit(
+                passage=passage_out(passage.passage, hit.document.text),
+                dense_score=passage.dense_score,
+                rerank_score=passage.rerank_score,
+            )
+            for passage in hit.passages
+        ],
+        sequence=hit.document.sequence,
+    )
+    if hit.dense is not None:
+        message.dense.CopyFrom(_score_out(hit.dense))
+    if hit.lexical is not None:
+        message.lexical.CopyFrom(_score_out(hit.lexical))
+    if hit.rerank is not None:
+        message.rerank.CopyFrom(
+            pb.RerankScore(
+                score=hit.rerank.score,
+                rank=hit.rerank.rank,
+                normalized=hit.rerank.normalized,
+                probability=hit.rerank.probability,
+                truncated_tokens=hit.rerank.truncated_tokens,
+            )
+        )
+    return message
+
+
+def _score_out(score: domain.StageScore) -> pb.StageScore:
+    return pb.StageScore(score=score.score, rank=score.rank, normalized=score.normalized)
+
+
+def _report_out(report: domain.SearchReport) -> pb.SearchReport:
+    timings = pb.SearchTimings(total=duration_out(report.total_seconds))
+    for stage, seconds in report.stage_seconds.items():
+        getattr(timings, stage).CopyFrom(duration_out(seconds))
+    message = pb.SearchReport(
+        timings=timings,
+        mode=pb.RetrievalMode.Value(f"RETRIEVAL_MODE_{report.mode.name}"),
+        dense_candidates=report.dense_candidates,
+        lexical_candidates=report.lexical_candidates,
+        fused_candidates=report.fused_candidates,
+        reranked=report.reranked,
+        filter_matches=report.filter_matches,
+        query_tokens=report.query_tokens,
+        query_truncated_tokens=report.query_truncated_tokens,
+        rerank_tokens=report.rerank_tokens,
+        sequence=report.sequence,
+        embedder=report.embedder,
+        reranker=report.reranker,
+        degraded=bool(report.degradations),
+        degradations=[
+            pb.Degradation(
+                kind=pb.DegradationKind.Value(f"DEGRADATION_KIND_{degradation.kind.name}"),
+                message=degradation.message,
+            )
+            for degradation in report.degradations
+        ],
+    )
+    if report.dense_strategy is not None:
+        message.dense_strategy = pb.DenseStrategy.Value(f"DENSE_STRATEGY_{report.dense_strategy.name}")
+    return message
+
+
+def enum_in(kind: type[E], names: Any, number: int, field: str) -> E | None:
+    """The domain's value of a proto enum whose names end in the domain's names; None when it is not set."""
+    if number == 0:
+        return None
+    if number not in names.values():
+        raise InvalidArgument(f"{number} is not a known value", field=field)
+    name: str = names.Name(number)
+    return next(value for value in kind if name.endswith(f"_{value.name}"))

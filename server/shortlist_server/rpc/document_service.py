@@ -1,0 +1,176 @@
+"""DocumentService: the ingest stream, and reading, deleting and counting documents."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from shortlist.v1 import document_service_pb2 as pb
+from shortlist.v1 import document_service_pb2_grpc as pb_grpc
+from shortlist.v1 import filter_pb2
+from shortlist_server.config import Config
+from shortlist_server.domain import Deletion, Filter, Parts
+from shortlist_server.errors import InvalidArgument
+from shortlist_server.pipeline.ingest import Ingester, IngestSession, Operation
+from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert.documents import acks_out, operation_in, parts_in, stored_out
+from shortlist_server.rpc.convert.filters import filter_in
+from shortlist_server.storage.base import CollectionStore, Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+MAX_GET = 1000
+MAX_DELETE = 10_000
+MAX_OPERATIONS = 1000
+
+
+class DocumentServicer(pb_grpc.DocumentServiceServicer):
+    """Feeds documents to the pipeline and reads them from the store."""
+
+    def __init__(self, store: Store, ingester: Ingester, threads: Executor, config: Config) -> None:
+        self._store = store
+        self._ingester = ingester
+        self._threads = threads
+        self._config = config
+
+    async def Ingest(
+        self, requests: AsyncIterator[pb.IngestRequest], context: Context
+    ) -> AsyncIterator[pb.IngestResponse]:
+        """See the proto."""
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise InvalidArgument("the first message of an ingest stream is its start", field="start")
+        start = first.start
+        session = await self._ingester.open(
+            fields.collection_name(start.collection, "start.collection"),
+            stream=fields.stream_name(start.stream),
+            dry_run=start.dry_run,
+        )
+        try:
+            async for response in self._acknowledge(session, requests):
+                yield response
+        finally:
+            await self._ingester.close(session)
+
+    async def _acknowledge(
+        self, session: IngestSession, requests: AsyncIterator[pb.IngestRequest]
+    ) -> AsyncIterator[pb.IngestResponse]:
+        yield pb.IngestResponse(
+            started=pb.IngestStarted(
+                last_durable_position=session.durable_position,
+                credit_tokens=self._config.ingest_window_tokens,
+                max_document_bytes=self._config.max_document_bytes,
+                max_message_bytes=self._config.max_message_bytes,
+            )
+        )
+        async for acks in session.run(self._operations(requests)):
+            yield acks_out(acks, session.collection.sequence)
+            yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
+        if session.draining:
+            yield pb.IngestResponse(draining=pb.IngestDraining(last_durable_position=session.durable_position))
+
+    async def _operations(self, requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[Sequence[Operation]]:
+        async for request in requests:
+            if request.WhichOneof("message") != "batch":
+                raise InvalidArgument("after the start an ingest stream has batches only", field="batch")
+            fields.within(len(request.batch.operations), 1, MAX_OPERATIONS, "batch.operations")
+            yield [operation_in(operation, self._config) for operation in request.batch.operations]
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        """See the proto."""
+        fields.within(len(request.ids), 1, MAX_GET, "ids")
+        ids = [fields.document_id(value, f"ids[{i}]") for i, value in enumerate(request.ids)]
+        parts = parts_in(request.include)
+
+        def read(collection: CollectionStore) -> pb.GetResponse:
+            keys = collection.keys(ids)
+            documents = collection.documents(list(keys.values()), _with_text(parts))
+            return pb.GetResponse(
+                documents=[
+                    stored_out(documents[keys[i]], parts)
+                    for i in dict.fromkeys(ids)
+                    if i in keys and keys[i] in documents
+                ],
+                missing_ids=[i for i in dict.fromkeys(ids) if i not in keys or keys[i] not in documents],
+            )
+
+        return await self._with_collection(request.collection, read)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        """See the proto."""
+        kind = request.WhichOneof("selection")
+        if kind is None:
+            raise InvalidArgument("say what to delete: ids or a filter", field="selection")
+        collection = await self._with_collection(request.collection, lambda opened: opened)
+        if kind == "filter":
+            filter = filter_in(request.filter)
+            deleted = await asyncio.wrap_future(collection.delete_matching(filter))
+        else:
+            fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
+            ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
+            commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
+            deleted = sum(commit.existed)
+        return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        """See the proto."""
+        size = fields.page_size(request.page_size)
+        filter = filter_in(request.filter) if request.HasField("filter") else None
+        after = _after(request)
+        parts = parts_in(request.include)
+
+        def read(collection: CollectionStore) -> pb.ListResponse:
+            documents, following = collection.page(filter, after, size, _with_text(parts))
+            return pb.ListResponse(
+                documents=[stored_out(document, parts) for document in documents],
+                next_page_token="" if following is None else _token(request, following),
+            )
+
+        return await self._with_collection(request.collection, read)
+
+    async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
+        """See the proto."""
+        filter: Filter | None = filter_in(request.filter) if request.HasField("filter") else None
+        return await self._with_collection(
+            request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
+        )
+
+    async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
+        fields.collection_name(name)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self._store.open(name)))
+
+
+def _with_text(parts: Parts) -> Parts:
+    """What to read so that passages can be given with their text."""
+    if not parts.passages:
+        return parts
+    return Parts(text=True, metadata=parts.metadata, passages=True, vectors=parts.vectors)
+
+
+def _token(request: pb.ListRequest, after: int) -> str:
+    raw = json.dumps([request.collection, _digest(request.filter), after])
+    return base64.urlsafe_b64encode(raw.encode()).decode()
+
+
+def _after(request: pb.ListRequest) -> int:
+    if not request.page_token:
+        return 0
+    try:
+        collection, digest, after = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidArgument("not a token of this server", field="page_token") from None
+    if [collection, digest] != [request.collection, _digest(request.filter)] or not isinstance(after, int):
+        raise InvalidArgument("the token belongs to another collection or filter", field="page_token")
+    return after
+
+
+def _digest(filter: filter_pb2.Filter) -> int:
+    return binascii.crc32(filter.SerializeToString(deterministic=True))
