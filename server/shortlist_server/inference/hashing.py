@@ -1,0 +1,108 @@
+"""An embedder without weights: texts that share words, or parts of words, are near.
+
+Features are hashed into a fixed number of dimensions (the "hashing trick", Weinberger et al. 2009). Deterministic on
+every machine. It serves where no model may be installed and makes tests fast; it knows nothing of meaning. Any thread.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_server.inference import passages
+from shortlist_server.inference.base import CutText, Embedded, EmbedderInfo, QueryText
+from shortlist_server.inference.tokenization import TokenSpans
+
+HASHING = "hashing"
+"""Its name among the embedders."""
+
+DEFAULT_DIMENSION = 256
+_WINDOW_TOKENS = 4096
+_GRAM = 3
+_GRAM_WEIGHT = 0.4
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"\w+")
+_MAX_WORD = 64
+
+
+class HashingEmbedder:
+    """Embeds texts as sums of hashed words and character trigrams; a token is a word or a punctuation mark."""
+
+    def __init__(self, name: str, dimension: int) -> None:
+        self.info = EmbedderInfo(
+            name=name,
+            revision=f"hashing-1-{dimension}",
+            dimension=dimension,
+            min_dimension=dimension,
+            max_tokens=_WINDOW_TOKENS,
+            default_chunking=Chunking(max_tokens=128, overlap_tokens=32),
+            token_vectors=True,
+            takes_instruction=False,
+        )
+        self.max_tokens = _WINDOW_TOKENS
+        self._dimension = dimension
+        self._word_vector = lru_cache(maxsize=8192)(self._make_word_vector)
+
+    def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
+        """See ``EmbedderService.cut``."""
+        return passages.cut(title, text, chunking, overflow, self)
+
+    def spans(self, text: str) -> TokenSpans:
+        """Where the words and marks of the text lie."""
+        found = np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2)
+        return TokenSpans(starts=found[:, 0], ends=found[:, 1], word_starts=np.ones(len(found), dtype=np.bool_))
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Words and marks of each text."""
+        return [sum(1 for _ in _TOKEN.finditer(text)) for text in texts]
+
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
+        """See ``Embedder.embed_queries``."""
+        return [self._embed(query.text, token_vectors=True) for query in queries]
+
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
+        """See ``Embedder.embed_passages``."""
+        return [self._embed(content, token_vectors=token_vectors) for content in contents]
+
+    def _embed(self, text: str, *, token_vectors: bool) -> Embedded:
+        tokens = _TOKEN.findall(text)
+        seen = tokens[:_WINDOW_TOKENS]
+        words = [word[:_MAX_WORD].casefold() for word in seen if _WORD.match(word)]
+        # A text without words still needs a direction of norm 1: that of the empty word.
+        counts = Counter(words) or Counter([""])
+        vectors = np.stack([self._word_vector(word) for word in counts])
+        # Short words are mostly grammar; without document frequencies, length is the weight at hand.
+        weights = np.array([np.sqrt(n) * min(len(word), 6) or 1.0 for word, n in counts.items()], dtype=np.float32)
+        total = weights @ vectors
+        norm = float(np.linalg.norm(total))
+        rows = np.stack([self._word_vector(word) for word in words or [""]]) if token_vectors else None
+        return Embedded(
+            vector=np.asarray(total / norm, dtype=np.float32) if norm > 1e-6 else self._word_vector(""),
+            token_vectors=rows,
+            tokens=len(seen),
+            truncated_tokens=len(tokens) - len(seen),
+        )
+
+    def _make_word_vector(self, word: str) -> NDArray[np.float32]:
+        vector = np.zeros(self._dimension, dtype=np.float32)
+        padded = f"<{word}>"
+        grams = [padded[i : i + _GRAM] for i in range(len(padded) - _GRAM + 1)] if len(word) > _GRAM else []
+        gram_weight = _GRAM_WEIGHT / np.sqrt(max(len(grams), 1))
+        # The word itself sets several places, so that two words rarely meet in all of them.
+        features = [(f"{word}\0{i}", 0.5) for i in range(4)] + [(f"#{gram}", gram_weight) for gram in grams]
+        for feature, weight in features:
+            digest = zlib.crc32(feature.encode())
+            vector[(digest >> 1) % self._dimension] += weight if digest & 1 else -weight
+        norm = float(np.linalg.norm(vector))
+        if norm < 1e-6:
+            vector[zlib.crc32(word.encode()) % self._dimension] = norm = 1.0
+        vector /= norm
+        vector.setflags(write=False)
+        return vector

@@ -1,0 +1,236 @@
+"""A lane: a bounded queue and the threads that work it off in batches.
+
+Each model has a lane for queries and one for ingest, on threads of their own, so that a query waits at most for other
+queries. Invariants: every future a lane has handed out is completed, whatever the work raises; cancelled and overdue
+items are dropped before they are run; a failing batch is halved until the item at fault stands alone, which also
+shrinks a batch that ran out of memory. ``submit`` and ``close`` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shortlist_server.domain import Deadline
+from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShortlistError, Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LOG = logging.getLogger(__name__)
+_RATE_WEIGHT = 0.2
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
+_JOIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLimits:
+    """Sizes of a lane, in units of cost: tokens, or requests.
+
+    Attributes:
+        batch_cost: largest batch, as items x the cost of the largest, which is what a padded batch takes.
+        batch_items: most items of a batch.
+        window_batches: how many batches' worth is taken from the queue at a time and sorted by cost before it is cut.
+        queue_cost: what may wait. A single submission larger than that is still taken by an empty queue.
+        threads: batches run side by side.
+        niceness: added to the threads' OS priority value; above 0 yields to others.
+    """
+
+    batch_cost: int
+    batch_items: int
+    window_batches: int
+    queue_cost: int
+    threads: int = 1
+    niceness: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work(Generic[Item, Result]):
+    item: Item
+    cost: int
+    deadline: Deadline
+    future: Future[Result]
+
+
+class Lane(Generic[Item, Result]):
+    """Runs submitted items in batches on threads of its own.
+
+    Args:
+        name: of the threads.
+        run: maps a batch to its results, one for each item. It may raise anything, and may put an exception in a
+            result's place.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[Sequence[Item]], Sequence[Result | Exception]], limits: LaneLimits
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._limits = limits
+        self._queue: deque[_Work[Item, Result]] = deque()
+        self._queued_cost = 0
+        self._cost_per_second = 0.0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            for number in range(limits.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_cost(self) -> int:
+        """Cost of what waits and has not been taken up."""
+        return self._queued_cost
+
+    def submit(self, items: Sequence[tuple[Item, int]], deadline: Deadline) -> list[Future[Result]]:
+        """Queues items, each with its cost, all or none.
+
+        Raises:
+            Overloaded: the queue is full; its ``retry_after_seconds`` is an estimate from the lane's recent speed.
+            Unavailable: the lane is closed.
+        """
+        work: list[_Work[Item, Result]] = [
+            _Work(item=item, cost=max(cost, 1), deadline=deadline, future=Future()) for item, cost in items
+        ]
+        cost = sum(piece.cost for piece in work)
+        with self._changed:
+            if self._closed:
+                raise Unavailable("The model is being unloaded.")
+            if self._queue and self._queued_cost + cost > self._limits.queue_cost:
+                raise Overloaded(
+                    f"{self._name}: too much work is waiting.", retry_after_seconds=self._retry_after_seconds()
+                )
+            self._queue.extend(work)
+            self._queued_cost += cost
+            self._changed.notify()
+        return [piece.future for piece in work]
+
+    def close(self) -> None:
+        """Fails what waits with ``Unavailable``, lets running batches finish and ends the threads. Idempotent."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._queue)
+            self._queue.clear()
+            self._queued_cost = 0
+            self._changed.notify_all()
+        for piece in waiting:
+            _fail(piece, Unavailable("The model is being unloaded."))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_SECONDS)
+
+    def _retry_after_seconds(self) -> float:
+        seconds = self._queued_cost / self._cost_per_second if self._cost_per_second > 0 else 1.0
+        return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
+
+    def _serve(self) -> None:
+        _lower_priority(self._limits.niceness)
+        while window := self._take():
+            for batch in cut_batches(window, self._limits):
+                try:
+                    self._run_batch(batch)
+                except BaseException as error:
+                    # Whatever it was, the callers must hear of it and the thread must live on.
+                    _LOG.exception("%s: a batch failed outside of the model", self._name)
+                    for piece in batch:
+                        _fail(piece, InferenceFailed(f"The batch failed: {type(error).__name__}."))
+
+    def _take(self) -> list[_Work[Item, Result]]:
+        """The next items, in their order; waits for them. Empty once the lane is closed."""
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            window: list[_Work[Item, Result]] = []
+            cost = 0
+            limit = self._limits.batch_cost * self._limits.window_batches
+            while self._queue and (not window or cost + self._queue[0].cost <= limit):
+                window.append(self._queue.popleft())
+                cost += window[-1].cost
+            self._queued_cost -= cost
+            return window
+
+    def _run_batch(self, batch: Sequence[_Work[Item, Result]]) -> None:
+        live = [piece for piece in batch if self._begin(piece)]
+        if not live:
+            return
+        started = time.monotonic()
+        self._run_live(live)
+        rate = sum(piece.cost for piece in live) / max(time.monotonic() - started, 1e-6)
+        known = self._cost_per_second
+        self._cost_per_second = rate if known == 0 else known + _RATE_WEIGHT * (rate - known)
+
+    def _begin(self, piece: _Work[Item, Result]) -> bool:
+        if self._closed:
+            _fail(piece, Unavailable("The model is being unloaded."))
+            return False
+        if not piece.future.set_running_or_notify_cancel():
+            return False
+        if piece.deadline.passed():
+            piece.future.set_exception(DeadlineExceeded("The deadline passed while the work waited for the model."))
+            return False
+        return True
+
+    def _run_live(self, live: Sequence[_Work[Item, Result]]) -> None:
+        try:
+            results = self._run([piece.item for piece in live])
+            if len(results) != len(live):
+                raise RuntimeError(f"{len(results)} results for {len(live)} items")
+        except Exception as error:
+            if len(live) > 1:
+                _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
+                middle = len(live) // 2
+                self._run_live(live[:middle])
+                self._run_live(live[middle:])
+            else:
+                if not isinstance(error, ShortlistError):
+                    _LOG.exception("%s: the model failed on one item", self._name)
+                live[0].future.set_exception(_as_error(error))
+            return
+        for piece, result in zip(live, results, strict=True):
+            if isinstance(result, Exception):
+                piece.future.set_exception(_as_error(result))
+            else:
+                piece.future.set_result(result)
+
+
+def cut_batches(window: Sequence[_Work[Item, Result]], limits: LaneLimits) -> Iterator[Sequence[_Work[Item, Result]]]:
+    """Batches of items of like cost, small ones first, each within the limits or a single item."""
+    ordered = sorted(window, key=lambda piece: piece.cost)
+    batch: list[_Work[Item, Result]] = []
+    for piece in ordered:
+        # Ascending order: the newest item is the largest, so the padded batch is its cost times the items.
+        if batch and (len(batch) >= limits.batch_items or piece.cost * (len(batch) + 1) > limits.batch_cost):
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _as_error(error: Exception) -> ShortlistError:
+    if isinstance(error, ShortlistError):
+        return error
+    failure = InferenceFailed(f"The model failed on this input: {type(error).__name__}.")
+    failure.__cause__ = error
+    return failure
+
+
+def _fail(piece: _Work[Item, Result], error: ShortlistError) -> None:
+    if not piece.future.done() and (piece.future.running() or piece.future.set_running_or_notify_cancel()):
+        piece.future.set_exception(error)
+
+
+def _lower_priority(niceness: int) -> None:
+    """On Linux priority belongs to the thread, and threads it starts inherit it: those of the model's own pool, too."""
+    if niceness > 0 and hasattr(os, "setpriority") and os.uname().sysname == "Linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

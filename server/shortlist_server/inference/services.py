@@ -1,0 +1,212 @@
+"""Engines behind their lanes: what the pipeline calls.
+
+The coroutines run on the server's event loop and never block it; ``cut`` blocks. A cancelled coroutine takes its work
+out of the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
+from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument
+from shortlist_server.inference import late_interaction
+from shortlist_server.inference.base import (
+    CutText,
+    Embedded,
+    Embedder,
+    EmbedderInfo,
+    PassageEmbedding,
+    PassageText,
+    QueryEmbedding,
+    QueryText,
+    RerankCandidate,
+    Reranker,
+    RerankerInfo,
+    RerankQuery,
+    RerankScores,
+)
+from shortlist_server.inference.query_cache import QueryCache, QueryKey
+from shortlist_server.inference.scheduler import Lane, LaneLimits
+
+T = TypeVar("T")
+
+NO_DEADLINE = Deadline(float("inf"))
+
+QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
+# Small batches: while one runs, a query that came in shares the processor with it.
+PASSAGE_LIMITS = LaneLimits(batch_cost=2048, batch_items=64, window_batches=16, queue_cost=1_048_576, niceness=10)
+RERANK_LIMITS = LaneLimits(batch_cost=1, batch_items=1, window_batches=1, queue_cost=128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PassageWork:
+    content: str
+    dimension: int
+    token_vectors: bool
+
+
+class ScheduledEmbedder:
+    """An ``EmbedderService`` over an engine; it owns the engine's lanes and its cache of queries."""
+
+    def __init__(
+        self, engine: Embedder, *, query_limits: LaneLimits = QUERY_LIMITS, passage_limits: LaneLimits = PASSAGE_LIMITS
+    ) -> None:
+        self._engine = engine
+        self._cache = QueryCache()
+        name = engine.info.name
+        self._queries: Lane[QueryText, Embedded] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
+        self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
+            f"embed-passage-{name}", self._run_passages, passage_limits
+        )
+
+    @property
+    def info(self) -> EmbedderInfo:
+        """See ``EmbedderService.info``."""
+        return self._engine.info
+
+    def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
+        """See ``EmbedderService.cut``."""
+        return self._engine.cut(title, text, chunking, overflow)
+
+    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
+        """See ``EmbedderService.embed_query``."""
+        _check_dimension(dimension, self.info)
+        key = QueryKey(self.info.revision, instruction, text, dimension)
+        if (cached := self._cache.get(key)) is not None:
+            return cached
+        # The query is tokenised in its lane, not on the event loop; a third of its length is close for most languages.
+        cost = min(len(text) // 3 + 4, self.info.max_tokens)
+        (future,) = self._queries.submit([(QueryText(text=text, instruction=instruction), cost)], deadline)
+        embedded = await _wait(future, deadline)
+        embedding = QueryEmbedding(
+            vector=shorten(embedded.vector, dimension),
+            token_vectors=embedded.token_vectors,
+            tokens=embedded.tokens,
+            truncated_tokens=embedded.truncated_tokens,
+        )
+        self._cache.put(key, embedding)
+        return embedding
+
+    async def embed_passages(
+        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
+    ) -> Sequence[PassageEmbedding | Exception]:
+        """See ``EmbedderService.embed_passages``. Raises ``Overloaded`` when the queue is full."""
+        _check_dimension(dimension, self.info)
+        work = [
+            (_PassageWork(content=passage.content, dimension=dimension, token_vectors=token_vectors), passage.tokens)
+            for passage in passages
+        ]
+        futures = self._passages.submit(work, NO_DEADLINE)
+        results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        return [r if isinstance(r, PassageEmbedding | Exception) else InferenceFailed(str(r)) for r in results]
+
+    def close(self) -> None:
+        """Fails queued work with ``Unavailable``. Idempotent."""
+        self._queries.close()
+        self._passages.close()
+
+    def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded | Exception]:
+        return [one if _is_finite(one) else _not_finite() for one in self._engine.embed_queries(queries)]
+
+    def _run_passages(self, works: Sequence[_PassageWork]) -> Sequence[PassageEmbedding | Exception]:
+        # One batch may mix collections with and without token vectors.
+        wanted = any(work.token_vectors for work in works)
+        embedded = self._engine.embed_passages([work.content for work in works], token_vectors=wanted)
+        return [
+            _pack(one, work) if _is_finite(one) else _not_finite() for one, work in zip(embedded, works, strict=True)
+        ]
+
+
+class ScheduledReranker:
+    """A ``RerankerService`` over an engine; requests are scored one after the other."""
+
+    def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS) -> None:
+        self._engine = engine
+        self._lane: Lane[_RerankWork, RerankScores] = Lane(f"rerank-{engine.info.name}", self._run, limits)
+
+    @property
+    def info(self) -> RerankerInfo:
+        """See ``RerankerService.info``."""
+        return self._engine.info
+
+    async def rerank(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], deadline: Deadline
+    ) -> RerankScores:
+        """See ``RerankerService.rerank``."""
+        work = _RerankWork(query=query, candidates=candidates, deadline=deadline, gone=threading.Event())
+        (future,) = self._lane.submit([(work, 1)], deadline)
+        try:
+            scores = await _wait(future, deadline)
+        finally:
+            work.gone.set()
+        if candidates and not len(scores.scores):
+            raise DeadlineExceeded("The deadline passed before a candidate was reranked.")
+        return scores
+
+    def close(self) -> None:
+        """Fails queued work with ``Unavailable``. Idempotent."""
+        self._lane.close()
+
+    def _run(self, works: Sequence[_RerankWork]) -> Sequence[RerankScores]:
+        return [self._engine.score(work.query, work.candidates, work.may_go_on) for work in works]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RerankWork:
+    query: RerankQuery
+    candidates: Sequence[RerankCandidate]
+    deadline: Deadline
+    gone: threading.Event
+
+    def may_go_on(self, seconds: float) -> bool:
+        return not self.gone.is_set() and self.deadline.left_seconds() > seconds
+
+
+def shorten(vector: Vector, dimension: int) -> Vector:
+    """The first ``dimension`` components, scaled to norm 1 again (Matryoshka representation learning)."""
+    if dimension == len(vector):
+        return vector
+    part = vector[:dimension]
+    return np.asarray(part / max(float(np.linalg.norm(part)), 1e-12), dtype=np.float32)
+
+
+def _check_dimension(dimension: int, info: EmbedderInfo) -> None:
+    if not info.min_dimension <= dimension <= info.dimension:
+        raise InvalidArgument(
+            f"{info.name} makes vectors of {info.min_dimension} to {info.dimension} dimensions, not {dimension}.",
+            field="config.dimension",
+        )
+
+
+def _is_finite(embedded: Embedded) -> bool:
+    return bool(np.isfinite(embedded.vector).all())
+
+
+def _not_finite() -> InferenceFailed:
+    return InferenceFailed("The model made a vector that is not finite; another text may work.")
+
+
+def _pack(embedded: Embedded, work: _PassageWork) -> PassageEmbedding:
+    wanted = embedded.token_vectors if work.token_vectors else None
+    return PassageEmbedding(
+        vector=shorten(embedded.vector, work.dimension),
+        token_vectors=late_interaction.pack(wanted) if wanted is not None else None,
+        tokens=embedded.tokens,
+    )
+
+
+async def _wait(future: Future[T], deadline: Deadline) -> T:
+    """The future's result. At the deadline the caller is let go, and the work dropped if it still waits."""
+    left = deadline.left_seconds()
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(future), None if left == float("inf") else max(left, 0.0))
+    except TimeoutError as error:
+        raise DeadlineExceeded("The deadline passed before the model was done.") from error

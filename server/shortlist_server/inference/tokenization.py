@@ -1,0 +1,108 @@
+"""Text to token ids with a model's own ``tokenizer.json``, without transformers.
+
+The tokenizer's own truncation and padding are switched off: cutting is done here, where it is counted. Immutable after
+construction; any thread. Encoding releases the GIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.errors import ModelNotFound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIds:
+    """Token ids of a text as the model is given them, special tokens included, and how many tokens were cut off."""
+
+    ids: list[int]
+    truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpans:
+    """Where the tokens of a text lie, special tokens left out.
+
+    Attributes:
+        starts, ends: shape (n,), int64, code points.
+        word_starts: shape (n,), bool: whether a token begins a word, so that a cut before it changes no token.
+    """
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    word_starts: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def open_tokenizer(path: Path) -> Any:
+    """A ``tokenizers.Tokenizer`` with truncation and padding off. Raises ``ModelNotFound`` naming the file."""
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise ModelNotFound(
+            f"{path} is missing. Copy the model's tokenizer.json there; where the model has none, make it with"
+            " AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises plain Exception
+        raise ModelNotFound(f"{path} is not a tokenizer file or is truncated: {error}. Copy it anew.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+class TextTokenizer:
+    """Encodes texts for an embedder: optional lower-casing, a prompt in front, at most ``max_tokens``."""
+
+    def __init__(self, path: Path, *, max_tokens: int, lowercase: bool = False) -> None:
+        self._tokenizer = open_tokenizer(path)
+        self._lowercase = lowercase
+        self.max_tokens = max_tokens
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        # A post-processor puts all its tokens in front of or behind the text; cutting keeps both parts.
+        empty = self._tokenizer.encode("", add_special_tokens=True).ids
+        marked = self._tokenizer.encode("a", add_special_tokens=True)
+        self._front = next((i for i, special in enumerate(marked.special_tokens_mask) if not special), 0)
+        self._prefix, self._suffix = empty[: self._front], empty[self._front :]
+
+    def encode(self, texts: Sequence[str], prompt: str = "") -> list[TokenIds]:
+        """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens`` with special tokens kept."""
+        encodings = self._tokenizer.encode_batch([self._fold(prompt + text) for text in texts])
+        return [self._truncate(encoding.ids) for encoding in encodings]
+
+    def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+        """Tokens of each ``prompt + text``, special tokens included, uncut."""
+        return [len(encoding) for encoding in self._tokenizer.encode_batch([self._fold(prompt + t) for t in texts])]
+
+    def spans(self, text: str) -> TokenSpans:
+        """Where the text's tokens lie. Linear in the text."""
+        encoding = self._tokenizer.encode_batch([self._fold(text)], add_special_tokens=False)[0]
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+        word_starts = np.ones(len(words), dtype=np.bool_)
+        word_starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+        return TokenSpans(starts=offsets[:, 0], ends=offsets[:, 1], word_starts=word_starts)
+
+    def _fold(self, text: str) -> str:
+        if not self._lowercase:
+            return text
+        # Lower-casing may change the length ("İ"); such a character is kept so that offsets stay those of the text.
+        lowered = text.lower()
+        return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+    def _truncate(self, ids: list[int]) -> TokenIds:
+        excess = len(ids) - self.max_tokens
+        if excess <= 0:
+            return TokenIds(ids=ids, truncated_tokens=0)
+        keep = self.max_tokens - len(self._suffix)
+        return TokenIds(ids=ids[:keep] + self._suffix, truncated_tokens=excess)
