@@ -1,8 +1,7 @@
-"""Evaluation folders in the format of the BEIR benchmark.
+"""Evaluation folders in the format of the BEIR benchmark (https://github.com/beir-cellar/beir).
 
-A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and, for
-each split, ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). The format is described in
-https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset.
+A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and for
+each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading).
 
 Everything is checked before anything is measured. Documents are read twice rather than kept: once to check them, once
 to send them.
