@@ -78,11 +78,11 @@ class Server:
         """
         config = self._config
         loop = asyncio.get_running_loop()
-        self._models = await loop.run_in_executor(self._work_threads, load_models, config)
-        self._store = await loop.run_in_executor(self._work_threads, open_store, config)
-        await loop.run_in_executor(self._work_threads, _open_all, self._store)
-        self._ingester = Ingester(self._store, self._models, self._work_threads)
-        searcher = Searcher(self._store, self._models, self._search_threads)
+        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config)
+        store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
+        await loop.run_in_executor(self._work_threads, _open_all, store)
+        ingester = self._ingester = Ingester(store, models, self._work_threads)
+        searcher = Searcher(store, models, self._search_threads)
         server = grpc.aio.server(
             interceptors=[
                 CallInterceptor(max_concurrent=config.max_concurrent_rpcs, max_seconds=config.max_deadline_seconds)
@@ -91,10 +91,10 @@ class Server:
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
-            DocumentServicer(self._store, self._ingester, self._work_threads, config), server
+            DocumentServicer(store, ingester, self._work_threads, config), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(self._store, self._models, self._work_threads), server
+            CollectionServicer(store, models, self._work_threads), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:

@@ -11,113 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import TypeVar
 
 from shortlist_server.domain import (
-    Change,
     Deletion,
     Document,
     NewPassage,
     StreamPosition,
     Upsert,
 )
-from shortlist_server.errors import InferenceFailed, InvalidArgument, ShortlistError, StreamConflict
-from shortlist_server.inference.base import NO_MODEL, CutText, EmbedderService, ModelCatalog, PassageEmbedding
+from shortlist_server.errors import InvalidArgument, ShortlistError, StreamConflict
+from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog
 from shortlist_server.pipeline.content import client_vector, content_hash
+from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.search import check_revision
+from shortlist_server.pipeline.windows import WindowReader
 from shortlist_server.storage.base import CollectionStore, Store
 
 T = TypeVar("T")
 
-WINDOW_TOKENS = 16_384
-"""Cost of the operations that are embedded and committed together, at most (a single larger one is its own window)."""
-
 WINDOWS_AHEAD = 1
 """Windows being embedded while another is committed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One operation of a stream; ``change`` is the error where the operation was refused on sight.
-
-    Attributes:
-        cost: its cost in credit tokens, as the proto defines it.
-    """
-
-    position: int
-    id: str
-    change: Document | Deletion | ShortlistError
-    cost: int
-
-
-class AckStatus(enum.Enum):
-    """What became of an operation."""
-
-    DURABLE = "durable"
-    UNCHANGED = "unchanged"
-    SUPERSEDED = "superseded"
-    REPLAYED = "replayed"
-    FAILED = "failed"
-    VALID = "valid"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ack:
-    """The acknowledgement of one operation; the fields are those of the proto's IngestAck."""
-
-    position: int
-    id: str
-    status: AckStatus
-    cost: int
-    sequence: int = 0
-    error: ShortlistError | None = None
-    tokens: int = 0
-    truncated_tokens: int = 0
-    passages: int = 0
-    estimated_seconds: float | None = None
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """An operation on its way to the commit: exactly one of ``change`` and ``settled`` is set once it is embedded."""
-
-    operation: Operation
-    cut: CutText | None = None
-    hash: bytes = b""
-    change: Change | None = None
-    settled: Ack | None = None
-
-    def settle(self, status: AckStatus, *, sequence: int = 0, error: ShortlistError | None = None) -> None:
-        self.settled = self.ack(status, sequence=sequence, error=error)
-
-    def ack(
-        self,
-        status: AckStatus,
-        *,
-        sequence: int = 0,
-        error: ShortlistError | None = None,
-        estimated_seconds: float | None = None,
-    ) -> Ack:
-        embedded = () if self.cut is None or status is AckStatus.UNCHANGED else self.cut.passages
-        upsert = self.change if isinstance(self.change, Upsert) else None
-        return Ack(
-            position=self.operation.position,
-            id=self.operation.id,
-            cost=self.operation.cost,
-            status=status,
-            sequence=sequence,
-            error=error,
-            tokens=sum(passage.tokens for passage in embedded),
-            truncated_tokens=0 if self.cut is None else self.cut.truncated_tokens,
-            passages=len(upsert.passages) if upsert else len(embedded),
-            estimated_seconds=estimated_seconds,
-        )
 
 
 class Ingester:
@@ -209,9 +127,9 @@ class IngestSession:
             InvalidArgument: positions do not increase; earlier operations were applied and acknowledged.
             StreamConflict: another client took the stream over.
         """
-        windows: asyncio.Queue[asyncio.Task[list[_Prepared]] | None] = asyncio.Queue(maxsize=WINDOWS_AHEAD)
+        windows: asyncio.Queue[asyncio.Task[list[Prepared]] | None] = asyncio.Queue(maxsize=WINDOWS_AHEAD)
         feeding = asyncio.create_task(self._feed(messages, windows))
-        begun: asyncio.Task[list[_Prepared]] | None = None
+        begun: asyncio.Task[list[Prepared]] | None = None
         try:
             while (begun := await windows.get()) is not None:
                 prepared = await begun
@@ -234,10 +152,10 @@ class IngestSession:
     async def _feed(
         self,
         messages: AsyncIterator[Sequence[Operation]],
-        windows: asyncio.Queue[asyncio.Task[list[_Prepared]] | None],
+        windows: asyncio.Queue[asyncio.Task[list[Prepared]] | None],
     ) -> None:
         """Cuts what arrives into windows and begins to embed each as soon as there is room."""
-        reader = _Reader(messages, self._stop)
+        reader = WindowReader(messages, self._stop)
         try:
             while window := await reader.window():
                 self._check_order(window)
@@ -257,9 +175,9 @@ class IngestSession:
                 raise InvalidArgument("positions begin at 1", field="position")
             self._seen = max(self._seen, operation.position)
 
-    async def _embed(self, window: Sequence[Operation]) -> list[_Prepared]:
+    async def _embed(self, window: Sequence[Operation]) -> list[Prepared]:
         """Everything that comes before the commit; each operation fails alone."""
-        prepared = [_Prepared(operation=operation) for operation in window]
+        prepared = [Prepared(operation=operation) for operation in window]
         await self._in_thread(self._prepare, prepared)
         todo = [item for item in prepared if item.settled is None and item.cut is not None and item.change is None]
         if not todo or self._embedder is None:
@@ -279,10 +197,10 @@ class IngestSession:
             self._seconds_per_token = (time.perf_counter() - begin) / sum(passage.tokens for passage in passages)
         if not self._dry_run:
             for item in todo:
-                _join(item, [next(embedded) for _ in item.cut.passages] if item.cut else [])
+                item.join([next(embedded) for _ in item.cut.passages] if item.cut else [])
         return prepared
 
-    def _prepare(self, prepared: Sequence[_Prepared]) -> None:
+    def _prepare(self, prepared: Sequence[Prepared]) -> None:
         """Settles replays, refusals and unchanged documents; cuts the rest. Blocking."""
         counts = Counter(item.operation.id for item in prepared)
         for item in prepared:
@@ -310,7 +228,7 @@ class IngestSession:
                 except ShortlistError as error:
                     item.settle(AckStatus.FAILED, error=error)
 
-    def _cut(self, item: _Prepared) -> None:
+    def _cut(self, item: Prepared) -> None:
         document = item.operation.change
         assert isinstance(document, Document)
         config = self.collection.config
@@ -323,7 +241,7 @@ class IngestSession:
         else:
             item.cut = self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
 
-    async def _commit(self, prepared: Sequence[_Prepared]) -> list[Ack]:
+    async def _commit(self, prepared: Sequence[Prepared]) -> list[Ack]:
         if self._dry_run:
             return [item.settled or self._dry(item) for item in prepared]
         pending = [item for item in prepared if item.settled is None]
@@ -342,91 +260,9 @@ class IngestSession:
                     item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
         return [item.settled for item in prepared if item.settled is not None]
 
-    def _dry(self, item: _Prepared) -> Ack:
+    def _dry(self, item: Prepared) -> Ack:
         tokens = sum(passage.tokens for passage in item.cut.passages) if item.cut else 0
         return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._seconds_per_token)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-def _join(item: _Prepared, embeddings: Sequence[PassageEmbedding | Exception]) -> None:
-    """Makes the upsert of a document out of its passages' embeddings, or settles it as failed."""
-    assert item.cut is not None
-    assert isinstance(item.operation.change, Document)
-    passages = []
-    for text, embedding in zip(item.cut.passages, embeddings, strict=True):
-        if isinstance(embedding, Exception):
-            error = embedding if isinstance(embedding, ShortlistError) else InferenceFailed(str(embedding))
-            item.settle(AckStatus.FAILED, error=error)
-            return
-        passages.append(
-            NewPassage(
-                start=text.start,
-                end=text.end,
-                vector=embedding.vector,
-                tokens=embedding.tokens,
-                token_vectors=embedding.token_vectors,
-            )
-        )
-    item.change = Upsert(document=item.operation.change, passages=passages, content_hash=item.hash)
-
-
-class _Reader:
-    """Reads messages no further than one window ahead, and hands them out in windows."""
-
-    def __init__(self, messages: AsyncIterator[Sequence[Operation]], stop: asyncio.Event) -> None:
-        self._messages = messages
-        self._waiting: deque[Operation] = deque()
-        self._cost = 0
-        self._changed = asyncio.Condition()
-        self._ended = False
-        self._failure: BaseException | None = None
-        self._stop = stop
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
-
-    async def window(self) -> list[Operation]:
-        """What has arrived, up to a window; waits for something; empty at the end."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting or self._ended)
-            if self._stop.is_set():
-                return []
-            if not self._waiting and self._failure is not None:
-                raise self._failure
-            window: list[Operation] = []
-            cost = 0
-            while self._waiting and (not window or cost + self._waiting[0].cost <= WINDOW_TOKENS):
-                window.append(self._waiting.popleft())
-                cost += window[-1].cost
-            self._cost -= cost
-            self._changed.notify_all()
-            return window
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _read(self) -> None:
-        failure: BaseException | None = None
-        try:
-            async for operations in self._messages:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: self._cost < WINDOW_TOKENS)
-                    self._waiting.extend(operations)
-                    self._cost += sum(operation.cost for operation in operations)
-                    self._changed.notify_all()
-        except ShortlistError as error:
-            failure = error
-        finally:
-            await self._end(failure)
-
-    async def _watch(self) -> None:
-        await self._stop.wait()
-        await self._end(None)
-
-    async def _end(self, failure: BaseException | None) -> None:
-        async with self._changed:
-            self._ended = True
-            self._failure = failure
-            self._changed.notify_all()

@@ -18,7 +18,8 @@ from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
 from shortlist_server.errors import InvalidArgument
-from shortlist_server.pipeline.ingest import Ingester, IngestSession, Operation
+from shortlist_server.pipeline.ingest import Ingester, IngestSession
+from shortlist_server.pipeline.operations import Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import acks_out, operation_in, parts_in, stored_out
 from shortlist_server.rpc.convert.filters import filter_in

@@ -15,7 +15,7 @@ from shortlist.v1 import document_service_pb2 as service_pb
 from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import DocumentTooLarge, InvalidArgument, ShortlistError
-from shortlist_server.pipeline.ingest import Ack, Operation
+from shortlist_server.pipeline.operations import Ack, Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
 

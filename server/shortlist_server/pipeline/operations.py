@@ -1,0 +1,115 @@
+"""The operations of an ingest stream and what becomes of them.
+
+Values, and the one mutable ``Prepared``, which belongs to the session that made it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shortlist_server.domain import Change, Deletion, Document, NewPassage, Upsert
+from shortlist_server.errors import InferenceFailed, ShortlistError
+from shortlist_server.inference.base import CutText, PassageEmbedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a stream; ``change`` is the error where the operation was refused on sight.
+
+    Attributes:
+        cost: its cost in credit tokens, as the proto defines it.
+    """
+
+    position: int
+    id: str
+    change: Document | Deletion | ShortlistError
+    cost: int
+
+
+class AckStatus(enum.Enum):
+    """What became of an operation."""
+
+    DURABLE = "durable"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    REPLAYED = "replayed"
+    FAILED = "failed"
+    VALID = "valid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """The acknowledgement of one operation; the fields are those of the proto's IngestAck."""
+
+    position: int
+    id: str
+    status: AckStatus
+    cost: int
+    sequence: int = 0
+    error: ShortlistError | None = None
+    tokens: int = 0
+    truncated_tokens: int = 0
+    passages: int = 0
+    estimated_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class Prepared:
+    """An operation on its way to the commit: exactly one of ``change`` and ``settled`` is set once it is embedded."""
+
+    operation: Operation
+    cut: CutText | None = None
+    hash: bytes = b""
+    change: Change | None = None
+    settled: Ack | None = None
+
+    def settle(self, status: AckStatus, *, sequence: int = 0, error: ShortlistError | None = None) -> None:
+        """Fixes what became of the operation."""
+        self.settled = self.ack(status, sequence=sequence, error=error)
+
+    def ack(
+        self,
+        status: AckStatus,
+        *,
+        sequence: int = 0,
+        error: ShortlistError | None = None,
+        estimated_seconds: float | None = None,
+    ) -> Ack:
+        """The acknowledgement with this outcome."""
+        embedded = () if self.cut is None or status is AckStatus.UNCHANGED else self.cut.passages
+        upsert = self.change if isinstance(self.change, Upsert) else None
+        return Ack(
+            position=self.operation.position,
+            id=self.operation.id,
+            cost=self.operation.cost,
+            status=status,
+            sequence=sequence,
+            error=error,
+            tokens=sum(passage.tokens for passage in embedded),
+            truncated_tokens=0 if self.cut is None else self.cut.truncated_tokens,
+            passages=len(upsert.passages) if upsert else len(embedded),
+            estimated_seconds=estimated_seconds,
+        )
+
+    def join(self, embeddings: Sequence[PassageEmbedding | Exception]) -> None:
+        """Makes the upsert of a document out of its passages' embeddings, or settles it as failed."""
+        assert self.cut is not None
+        assert isinstance(self.operation.change, Document)
+        passages = []
+        for text, embedding in zip(self.cut.passages, embeddings, strict=True):
+            if isinstance(embedding, Exception):
+                error = embedding if isinstance(embedding, ShortlistError) else InferenceFailed(str(embedding))
+                self.settle(AckStatus.FAILED, error=error)
+                return
+            passages.append(
+                NewPassage(
+                    start=text.start,
+                    end=text.end,
+                    vector=embedding.vector,
+                    tokens=embedding.tokens,
+                    token_vectors=embedding.token_vectors,
+                )
+            )
+        self.change = Upsert(document=self.operation.change, passages=passages, content_hash=self.hash)
