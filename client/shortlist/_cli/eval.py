@@ -62,6 +62,7 @@ class Figures:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def eval_command(
+    *,
     folder: Path,
     serve_arguments: tuple[str, ...],
     split: str,
