@@ -1,0 +1,25 @@
+# syntax=docker/dockerfile:1
+FROM python:3.12-slim AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/shortlist
+ENV PATH=/opt/shortlist/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY constraints.txt ./
+# In its own layer, for it is the largest. For a CPU build give its index: --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install "$(grep '^torch==' constraints.txt)"
+COPY . .
+# Portable: not tuned to the processor that happens to build the image.
+RUN HNSWLIB_NO_NATIVE=1 pip install --constraint constraints.txt '.[server]'
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 shortlist && install --directory --owner=shortlist /data
+COPY --from=build /opt/shortlist /opt/shortlist
+ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1
+USER shortlist
+VOLUME /data
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import shortlist; raise SystemExit(not shortlist.Client('127.0.0.1:50051').ready())"]
+ENTRYPOINT ["shortlist", "serve"]
+CMD ["--listen", "0.0.0.0:50051", "--data-dir", "/data"]
