@@ -30,12 +30,25 @@ SEARCH = "shortlist.v1.SearchService"
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call: its method as "service/method", its request, and what reads the response."""
+    """One unary call: its method as "service/method", its request, and what reads the response.
+
+    ``response_type`` is the message to parse, or None for the bytes as they are.
+    """
 
     method: str
     request: Any
     response_type: Any
     read: Callable[[Any], T]
+
+    def parse(self, data: bytes) -> Any:
+        """The response from the wire."""
+        return data if self.response_type is None else self.response_type.FromString(data)
+
+
+def to_bytes(request: Any) -> bytes:
+    """The request as the wire has it."""
+    data = request if isinstance(request, bytes) else request.SerializeToString()
+    return bytes(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +192,7 @@ def get(
 ) -> Call[list[documents.StoredDocument | None]]:
     """Documents by id, None where there is none, in the order of the ids."""
     wanted = _ids(ids)
-    request = document_service.GetRequest(
-        collection=collection, ids=wanted, include=convert.include_to_proto(include)
-    )
+    request = document_service.GetRequest(collection=collection, ids=wanted, include=convert.include_to_proto(include))
 
     def read(response: document_service.GetResponse) -> list[documents.StoredDocument | None]:
         found = {proto.document.id: convert.stored_document(proto) for proto in response.documents}

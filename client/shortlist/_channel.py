@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Connection:
         tls_settings = tls if isinstance(tls, Tls) else Tls()
         self.credentials = credentials or (_tls_credentials(tls_settings) if tls else None)
         self.options = _options(max_message_bytes, tls_settings.server_name)
+        self.max_message_bytes = max_message_bytes
         self.closed = False
         self._pid = os.getpid()
 
@@ -111,6 +113,28 @@ class Connection:
         """The error of a server that did not become ready."""
         last = f": {cause.message}" if cause is not None else ""
         return ServerUnavailable(f"the server at {self.target} was not ready within {seconds:g} s{last}")
+
+
+class ReadyWait:
+    """The schedule of a wait for the server: when to ask again and when to give up. Of one thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + checked_timeout(seconds)
+        self._pause = 0.02
+        self.error: ShortlistError | None = None
+
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._until
+
+    def call_seconds(self) -> float:
+        """Deadline of the next question."""
+        return max(0.001, min(5.0, self._until - time.monotonic()))
+
+    def pause_seconds(self) -> float:
+        """Time to wait before the next question; grows."""
+        self._pause = min(1.0, self._pause * 1.5)
+        return max(0.0, min(self._pause, self._until - time.monotonic()))
 
 
 def checked_timeout(seconds: float) -> float:

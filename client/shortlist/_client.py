@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from shortlist import _calls as calls
-from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, Tls
+from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -25,8 +25,8 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import Deletion, DeleteResult, Document, Include, StoredDocument
-from shortlist._errors import ShortlistError, Unavailable
+from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
+from shortlist._errors import DeadlineExceeded, ShortlistError, Unavailable
 from shortlist._filters import Filter
 from shortlist._ingest import Ingest
 from shortlist._ingest_run import IngestOptions
@@ -37,14 +37,18 @@ from shortlist._status import from_rpc_error
 
 T = TypeVar("T")
 
+# ``list`` is a method of the clients, so their annotations cannot use it as a type.
+BatchResults = list[SearchResult | ShortlistError]
+FoundDocuments = list[StoredDocument | None]
+
 
 class Client:
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
-    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are repeated
-    a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
-    ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its own
-    text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
+    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
+    repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
+    ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
+    own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
     """
 
     def __init__(
@@ -78,9 +82,7 @@ class Client:
         if self._connection.credentials is None:
             self._channel = grpc.insecure_channel(target, options=self._connection.options)
         else:
-            self._channel = grpc.secure_channel(
-                target, self._connection.credentials, options=self._connection.options
-            )
+            self._channel = grpc.secure_channel(target, self._connection.credentials, options=self._connection.options)
 
     # ------------------------------------------------------------------------------------------------------ collections
 
@@ -195,7 +197,7 @@ class Client:
 
     def batch_search(
         self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
-    ) -> list[SearchResult | ShortlistError]:
+    ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
@@ -211,7 +213,7 @@ class Client:
         *,
         include: Include | None = None,
         timeout_seconds: float | None = None,
-    ) -> list[StoredDocument | None]:
+    ) -> FoundDocuments:
         """Documents by their 1 to 1,000 ids, in that order; None where there is none.
 
         Raises:
@@ -312,7 +314,7 @@ class Client:
         """Whether the server answers queries now; False when it is not there, too."""
         try:
             return self._unary(calls.health(), timeout_seconds)
-        except (Unavailable, calls.NotServing):
+        except (Unavailable, DeadlineExceeded):
             return False
 
     def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
@@ -321,13 +323,13 @@ class Client:
         Raises:
             ServerUnavailable: it did not in time.
         """
-        wait = calls.ReadyWait(timeout_seconds)
+        wait = ReadyWait(timeout_seconds)
         while not wait.over():
             try:
-                if self._unary(calls.health(), wait.left_seconds()):
+                if self._unary(calls.health(), wait.call_seconds()):
                     return
-            except calls.NOT_READY as error:
-                wait.failed(error)
+            except (Unavailable, DeadlineExceeded) as error:
+                wait.error = error
             time.sleep(wait.pause_seconds())
         raise self._connection.unavailable(timeout_seconds, wait.error)
 

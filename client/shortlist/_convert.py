@@ -1,7 +1,7 @@
 """Values to protos and back.
 
-Pure functions. What cannot be said in the proto (a NaN, a set, half a surrogate pair) raises ``InvalidArgument`` with the
-field; whether a value is acceptable otherwise is the server's to say.
+Pure functions. What cannot be said in the proto (a NaN, a set, half a surrogate pair) raises ``InvalidArgument`` with
+the field; whether a value is acceptable otherwise is the server's to say.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def choice_to_proto(enum: Any, prefix: str, name: str | None, field: str) -> Any
 
 
 def _refuse_choice(enum: Any, prefix: str, name: str, field: str) -> NoReturn:
-    known = ", ".join(value.removeprefix(f"{prefix}_").lower() for value in enum.keys() if enum.Value(value) != 0)  # noqa: SIM118
-    raise InvalidArgument(f"must be one of {known}, not {name!r}", field=field)
+    known = ", ".join(value.removeprefix(f"{prefix}_").lower() for value in enum.keys() if enum.Value(value) != 0)  #
+    noqa: SIM118 raise InvalidArgument(f"must be one of {known}, not {name!r}", field=field)
 
 
 def choice_from_proto(enum: Any, prefix: str, number: int) -> str | None:
@@ -301,10 +301,9 @@ def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionCon
             max_tokens=chunking.max_tokens, overlap_tokens=_optional(chunking, "overlap_tokens")
         ),
         # A newer server's value passes through as it is.
-        overflow=choice_from_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),  # type: ignore[arg-type]
-        filterable_fields=tuple(proto.filterable_fields),
-        search_defaults=_search_defaults(proto.search_defaults),
-        query_instruction=proto.query_instruction,
+        overflow=choice_from_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),  # type:
+        ignore[arg-type] filterable_fields=tuple(proto.filterable_fields),
+        search_defaults=_search_defaults(proto.search_defaults), query_instruction=proto.query_instruction,
     )
 
 

@@ -34,7 +34,7 @@
         ├── IngestFailed           documents failed, and nobody read their acks
         ├── IngestInterrupted      run it again with the same stream name; it resumes
         ├── StreamLost             ingest again from the start
-        └── CheckpointInvalid      remove the checkpoint file, or ingest what it was made for
+        └── ResumeMismatch         ingest what the checkpoint or stream was made for, or start a new one
 
 Every error of a call keeps the raw status: ``code``, ``details`` and ``__cause__``, the ``grpc.RpcError``. ``_status``
 makes them; a test holds the classes equal to the proto's reasons.
@@ -286,5 +286,5 @@ class StreamLost(IngestError):
     """The server no longer has positions it had acknowledged: its data was replaced. Ingest again from the start."""
 
 
-class CheckpointInvalid(IngestError):
-    """The checkpoint file cannot be read, or belongs to another collection or stream."""
+class ResumeMismatch(IngestError):
+    """The place to resume from is unreadable, or belongs to another collection, stream or list of operations."""

@@ -61,7 +61,9 @@ class Filter:
         return hash(self._proto.SerializeToString(deterministic=True))
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a filter has no truth value here: use &, | and ~, and .between() instead of chained comparisons")
+        raise TypeError(
+            "a filter has no truth value here: use &, | and ~, and .between() instead of chained comparisons"
+        )
 
     def __repr__(self) -> str:
         return f"<Filter {_text(self._proto)}>"
@@ -70,8 +72,8 @@ class Filter:
 class Field:
     """A metadata field to compare: ``Field("year")``, nested ``Field("author.name")`` or ``Field("author")["name"]``.
 
-    In the constructor's path a dot goes one object deeper, and a backslash before a dot or backslash takes it literally;
-    a key in square brackets is always literal.
+    In the constructor's path a dot goes one object deeper, and a backslash before a dot or backslash takes it
+    literally; a key in square brackets is always literal.
     """
 
     __slots__ = ("path",)

@@ -1,7 +1,7 @@
 """From a failed call to an error of the tree, in one place.
 
-Pure functions. The server sends ``google.rpc.Status`` with ``ErrorInfo`` (and ``BadRequest`` or ``RetryInfo``); a status
-without them was made by gRPC itself or by something between, and is mapped by its code.
+Pure functions. The server sends ``google.rpc.Status`` with ``ErrorInfo`` (and ``BadRequest`` or ``RetryInfo``); a
+status without them was made by gRPC itself or by something between, and is mapped by its code.
 """
 
 from __future__ import annotations
@@ -77,18 +77,27 @@ def from_rpc_error(error: grpc.RpcError) -> errors.ShortlistError:
     status = _status(error)
     info, field, retry_after = _unpack(status)
     reason = info.reason if info is not None and info.domain == ERROR_DOMAIN else ""
-    kind = BY_REASON.get(reason) or BY_CODE.get(code, errors.InternalError)
-    result = kind(
+    return error_of_reason(
+        reason,
         (status.message if status is not None else "") or details or f"the call failed with {code.name}",
+        fallback=BY_CODE.get(code, errors.InternalError),
         field=field,
         metadata=dict(info.metadata) if info is not None else {},
         retry_after_seconds=retry_after,
         code=code,
         details=details,
     )
+
+
+def error_of_reason(
+    reason: str, message: str, *, fallback: type[errors.ShortlistError] = errors.InternalError, **parts: Any
+) -> errors.ShortlistError:
+    """An error of the class of a reason; of the fallback, with the reason kept, when this release does not know it."""
+    kind = BY_REASON.get(reason, fallback)
+    error = kind(message, **parts)
     if reason and reason != kind.reason:
-        result.reason = reason
-    return result
+        error.reason = reason
+    return error
 
 
 def from_item_error(error: error_pb2.Error) -> errors.ShortlistError:
@@ -97,16 +106,14 @@ def from_item_error(error: error_pb2.Error) -> errors.ShortlistError:
         reason = error_pb2.ErrorReason.Name(error.reason).removeprefix(_PREFIX)
     except ValueError:
         reason = str(error.reason)
-    kind = BY_REASON.get(reason, errors.InternalError)
-    result = kind(
+    result = error_of_reason(
+        reason,
         error.message or reason,
         field=error.field,
         metadata=dict(error.metadata),
         retry_after_seconds=error.retry_after.ToTimedelta().total_seconds() if error.HasField("retry_after") else None,
     )
     result.retryable = error.retryable
-    if reason != kind.reason:
-        result.reason = reason
     return result
 
 

@@ -1,7 +1,7 @@
 """What commands print: tables, JSON and progress.
 
-On a terminal tables are coloured and fitted to its width; in a pipe they are tab-separated lines under a header, so that
-``cut`` and ``awk`` work. Results go to standard output, everything else (progress, notes) to standard error.
+On a terminal tables are coloured and fitted to its width; in a pipe they are tab-separated lines under a header, so
+that ``cut`` and ``awk`` work. Results go to standard output, everything else (progress, notes) to standard error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as ProgressTask
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 

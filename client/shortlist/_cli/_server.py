@@ -61,9 +61,9 @@ class ServerProcess:
         Raises:
             ServerNotStarted: the child ended or was not ready in time; it is gone.
         """
-        self._log: IO[bytes] = log_path.open("ab+") if log_path else tempfile.TemporaryFile(mode="ab+")
+        self._log: IO[bytes] = log_path.open("ab+") if log_path else tempfile.TemporaryFile(mode="ab+")  # noqa: SIM115 -- closed in kill()
         command = [sys.executable, "-m", "shortlist", "serve", "--listen", listen, "--data-dir", str(data_dir)]
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 -- our own interpreter and command
             [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

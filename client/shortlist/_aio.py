@@ -1,0 +1,371 @@
+"""The client for asyncio.
+
+One client holds one connection and belongs to one event loop. The methods are those of ``_client``, which a test holds
+equal; only what waits is awaited. Requests and answers are ``_calls``' work, errors ``_status``'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from shortlist import _calls as calls
+from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
+from shortlist._collection_types import (
+    Candidates,
+    Collection,
+    CollectionConfig,
+    Fusion,
+    Rerank,
+    RetrievalMode,
+    SearchDefaults,
+)
+from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
+from shortlist._errors import DeadlineExceeded, ShortlistError, Unavailable
+from shortlist._filters import Filter
+from shortlist._ingest_aio import AsyncIngest
+from shortlist._ingest_run import IngestOptions
+from shortlist._ingest_types import IngestSummary
+from shortlist._pages import AsyncPages
+from shortlist._search_types import SearchResult
+from shortlist._status import from_rpc_error
+
+T = TypeVar("T")
+
+# ``list`` is a method of the clients, so their annotations cannot use it as a type.
+BatchResults = list[SearchResult | ShortlistError]
+FoundDocuments = list[StoredDocument | None]
+
+
+class AsyncClient:
+    """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
+
+    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
+    repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
+    ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
+    own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: bool | Tls = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Prepares a connection.
+
+        Args:
+            target: the server's address, "HOST:PORT", or another gRPC target.
+            timeout_seconds: deadline of each call that has none of its own.
+            api_key: sent with every call; use ``tls`` with it outside this machine, or others can read it.
+            tls: encrypt the connection: True to trust the system's authorities, or how to know the server.
+            credentials: gRPC's own credentials, in place of ``tls``.
+            max_message_bytes: largest message sent or received.
+        """
+        self._connection = Connection(
+            target,
+            timeout_seconds=timeout_seconds,
+            api_key=api_key,
+            tls=tls,
+            credentials=credentials,
+            max_message_bytes=max_message_bytes,
+        )
+        if self._connection.credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=self._connection.options)
+        else:
+            self._channel = grpc.aio.secure_channel(
+                target, self._connection.credentials, options=self._connection.options
+            )
+
+    # ------------------------------------------------------------------------------------------------------ collections
+
+    async def create_collection(
+        self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
+    ) -> Collection:
+        """Makes a collection.
+
+        Raises:
+            CollectionExists: there is one of that name.
+            InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
+            ModelNotFound: the server was not started with the embedder or the reranker.
+        """
+        return await self._unary(calls.create_collection(name, config), timeout_seconds)
+
+    async def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+        """Returns a collection, its settings and its size.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        return await self._unary(calls.get_collection(name), timeout_seconds)
+
+    def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
+        """Collections by name; the timeout is one page's."""
+        return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+
+    async def update_collection(
+        self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
+    ) -> Collection:
+        """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: a setting is out of its range.
+        """
+        return await self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+
+    async def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Removes a collection and all its documents; there is no undo.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        await self._unary(calls.delete_collection(name), timeout_seconds)
+
+    # ----------------------------------------------------------------------------------------------------------- search
+
+    async def search(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        filter: Filter | None = None,
+        mode: RetrievalMode | None = None,
+        instruction: str | None = None,
+        rerank: bool | Rerank | None = None,
+        candidates: Candidates | None = None,
+        fusion: Fusion | None = None,
+        include: Include | None = None,
+        min_score: float | None = None,
+        min_sequence: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> SearchResult:
+        """Retrieves, then reranks, in one call.
+
+        Args:
+            collection: where to search.
+            text: what to search for; a text, a vector, or both.
+            vector: embedding of the query, shape (dimension,); replaces that of the text in the dense stage.
+            limit: hits to return; 1 to 1,000 together with ``offset``.
+            offset: hits to skip.
+            filter: only documents that pass are considered; made with ``Field``.
+            mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.
+            instruction: task for embedders that take one; the collection's by default.
+            rerank: whether to rerank, or how; the collection's settings by default.
+            candidates: how many documents each index gives.
+            fusion: how the two rankings become one.
+            include: what to return of each document; text and metadata by default.
+            min_score: leave out hits with a lower final score, 0 to 1.
+            min_sequence: answer from a state that includes this commit (read your writes); waits for it.
+            timeout_seconds: deadline of the call; the client's by default.
+
+        Raises:
+            InvalidArgument: nothing to search for, or a value out of its range; ``field`` names it.
+            InvalidFilter: the filter is too deep or too large.
+            InvalidVector: the vector has not the collection's dimension.
+            CollectionNotFound: there is none of that name.
+            ModelMismatch: the server's embedder is not the one the vectors were made with.
+            SequenceNotReached: the commit asked for did not come in time.
+        """
+        query = calls.SearchQuery(
+            collection=collection,
+            text=text,
+            vector=vector,
+            limit=limit,
+            offset=offset,
+            filter=filter,
+            mode=mode,
+            instruction=instruction,
+            rerank=rerank,
+            candidates=candidates,
+            fusion=fusion,
+            include=include,
+            min_score=min_score,
+            min_sequence=min_sequence,
+        )
+        return await self._unary(calls.search(query), timeout_seconds)
+
+    async def batch_search(
+        self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
+    ) -> BatchResults:
+        """Runs 1 to 100 searches in one call; each succeeds or fails alone.
+
+        Returns, for each query in order, its result or the error that ``search`` would have raised.
+        """
+        return await self._unary(calls.batch_search(queries), timeout_seconds)
+
+    # -------------------------------------------------------------------------------------------------------- documents
+
+    async def get(
+        self,
+        collection: str,
+        ids: Iterable[str],
+        *,
+        include: Include | None = None,
+        timeout_seconds: float | None = None,
+    ) -> FoundDocuments:
+        """Documents by their 1 to 1,000 ids, in that order; None where there is none.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        return await self._unary(calls.get(collection, ids, include), timeout_seconds)
+
+    async def delete(
+        self,
+        collection: str,
+        ids: Iterable[str] | None = None,
+        *,
+        filter: Filter | None = None,
+        timeout_seconds: float | None = None,
+    ) -> DeleteResult:
+        """Deletes documents by 1 to 10,000 ids, or those that pass a filter; durable when it returns.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
+        """
+        return await self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+
+    def list(
+        self,
+        collection: str,
+        *,
+        filter: Filter | None = None,
+        include: Include | None = None,
+        page_size: int = 100,
+        timeout_seconds: float | None = None,
+    ) -> AsyncPages[StoredDocument]:
+        """Documents in the order of their last change; the timeout is one page's.
+
+        Raises:
+            CollectionNotFound: there is none of that name; out of the iteration, as everything else.
+        """
+        return AsyncPages(
+            lambda token: self._unary(
+                calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
+            )
+        )
+
+    async def count(
+        self, collection: str, *, filter: Filter | None = None, timeout_seconds: float | None = None
+    ) -> int:
+        """Number of documents, or of those that pass a filter.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        return await self._unary(calls.count(collection, filter), timeout_seconds)
+
+    def ingest(
+        self,
+        collection: str,
+        operations: Iterable[Document | Deletion | Mapping[str, Any]]
+        | AsyncIterable[Document | Deletion | Mapping[str, Any]],
+        *,
+        stream: str | None = None,
+        resume: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
+        dry_run: bool = False,
+        progress: Callable[[IngestSummary], None] | None = None,
+        reconnect_seconds: float = 300.0,
+    ) -> AsyncIngest:
+        """Puts and deletes documents; goes on by itself across broken connections and restarts of the server.
+
+        Nothing is sent until the run is used: iterate over it for the acks, or await ``finish()``.
+
+        Args:
+            collection: where to put them; it must exist.
+            operations: documents (or mappings with the same keys) and deletions, read as the server takes them, in the
+                event loop; any length. An async iterable does not hold it up.
+            stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
+                before goes on after what it has.
+            resume: with ``stream``: the operations are the same as in the run before, from the start; those the server
+                has are skipped.
+            checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
+                killed; gone when the run is complete. ``operations`` must then be the same, from the start.
+            dry_run: validate and estimate; write nothing.
+            progress: called with the summary after each batch of acks, in the event loop.
+            reconnect_seconds: how long to go without a single ack, while the server is away, before giving up.
+
+        Raises: nothing here; see ``AsyncIngest``.
+        """
+        options = IngestOptions(
+            collection=collection,
+            stream=stream,
+            resume=resume,
+            checkpoint=checkpoint,
+            dry_run=dry_run,
+            progress=progress,
+            reconnect_seconds=reconnect_seconds,
+        )
+        return AsyncIngest(self._connection, self._channel, operations, options)
+
+    # ------------------------------------------------------------------------------------------------------- connection
+
+    async def ready(self, *, timeout_seconds: float = 5.0) -> bool:
+        """Whether the server answers queries now; False when it is not there, too."""
+        try:
+            return await self._unary(calls.health(), timeout_seconds)
+        except (Unavailable, DeadlineExceeded):
+            return False
+
+    async def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
+        """Waits until the server answers queries.
+
+        Raises:
+            ServerUnavailable: it did not in time.
+        """
+        wait = ReadyWait(timeout_seconds)
+        while not wait.over():
+            try:
+                if await self._unary(calls.health(), wait.call_seconds()):
+                    return
+            except (Unavailable, DeadlineExceeded) as error:
+                wait.error = error
+            await asyncio.sleep(wait.pause_seconds())
+        raise self._connection.unavailable(timeout_seconds, wait.error)
+
+    async def close(self) -> None:
+        """Ends the connection and the calls in progress on it; harmless when closed."""
+        self._connection.closed = True
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._connection.target!r})"
+
+    async def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
+        connection = self._connection
+        connection.check()
+        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
+        try:
+            response = await method(
+                call.request, timeout=connection.timeout(timeout_seconds), metadata=connection.metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        except (grpc.aio.UsageError, asyncio.CancelledError):
+            # Closed between the check and the answer; otherwise the caller's own cancellation goes on its way.
+            connection.check()
+            raise
+        return call.read(response)

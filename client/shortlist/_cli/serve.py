@@ -1,0 +1,125 @@
+"""``shortlist serve``: flags, environment and file become one ``Config``; the server does the rest.
+
+The options are made from the fields of ``Config``, so they cannot disagree with it. A setting comes from its flag, else
+from SHORTLIST_<FIELD>, else from the TOML file, else it has its default; click keeps this order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+MISSING_SERVER = "The server's libraries are not installed: pip install 'shortlist[server]'"
+
+TYPES: dict[object, Any] = {
+    str: str,
+    int: int,
+    float: float,
+    Path: click.Path(path_type=Path),
+}
+"""The click type of each type of setting."""
+
+
+def setting_options() -> Iterator[click.Option]:
+    """An option for each field of ``Config``.
+
+    Raises:
+        ImportError: the server is not installed.
+    """
+    from shortlist_server.config import Config
+
+    types = typing.get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        yield _option(field, types[field.name])
+
+
+def flag_of(field: str, *, repeatable: bool) -> str:
+    """The flag of a field: ``data_dir`` is ``--data-dir``, and a tuple ``embedders`` is a repeatable ``--embedder``."""
+    name = field.removesuffix("s") if repeatable else field
+    return "--" + name.replace("_", "-")
+
+
+def _option(field: dataclasses.Field[Any], kind: Any) -> click.Option:
+    repeatable = typing.get_origin(kind) is tuple
+    flag = flag_of(field.name, repeatable=repeatable)
+    if kind is bool:
+        declarations, settings = [f"{flag}/--no-{flag.removeprefix('--')}"], {"type": bool}
+    else:
+        item = typing.get_args(kind)[0] if repeatable else kind
+        declarations, settings = [flag], {"type": TYPES[item], "metavar": _metavar(item), "multiple": repeatable}
+    return click.Option(
+        [*declarations, field.name],
+        default=field.default,
+        show_default=field.default not in ((), ""),
+        show_envvar=True,
+        envvar=f"SHORTLIST_{field.name.upper()}",
+        help=field.metadata["help"],
+        **settings,
+    )
+
+
+def _metavar(kind: object) -> str:
+    names = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
+    return names[kind]  # type: ignore[index]
+
+
+def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Makes the TOML file's settings the defaults of the other options; its keys are the names of the settings."""
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    known = {parameter.name for parameter in ctx.command.params}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise click.BadParameter(f"{path}: unknown settings: {', '.join(unknown)}")
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+
+
+def serve(**settings: Any) -> None:
+    """Runs a server until it is told to stop (SIGTERM or Ctrl-C).
+
+    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error. A setting comes
+    from its flag, else from its environment variable, else from the file given with --config, else it has its default.
+    Environment variables of repeatable settings are separated by spaces.
+    """
+    try:
+        from shortlist_server.app import run
+        from shortlist_server.config import Config
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("shortlist_server.") and error.name != "shortlist_server.app":
+            raise
+        raise click.ClickException(MISSING_SERVER) from error
+    run(Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}))
+
+
+def _command() -> click.Command:
+    file = click.Option(
+        ["--config", "config_file"],
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="SHORTLIST_CONFIG",
+        show_envvar=True,
+        is_eager=True,
+        expose_value=False,
+        callback=read_settings_file,
+        metavar="FILE",
+        help="TOML file of settings; its keys are the names of the flags, with underscores.",
+    )
+    try:
+        params: list[click.Parameter] = [file, *setting_options()]
+    except ModuleNotFoundError:
+        params = []
+    # With no settings known, any arguments are taken, so that the answer is what to install.
+    lax = {} if params else {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command("serve", callback=serve, params=params, help=serve.__doc__, context_settings=lax)
+
+
+serve_command = _command()

@@ -1,0 +1,422 @@
+"""One ingest, without a connection: what to send next, what the server's messages mean, and where a broken run goes on.
+
+Both clients drive this. Invariants: an operation leaves ``pending`` only with its ack; acks come out in the order of
+the operations; after a break everything without an ack is sent again under its old position, which the server answers
+without a second effect. Memory is bounded by the server's credit, ``MAX_PENDING_OPERATIONS`` and ``MAX_PENDING_BYTES``.
+Not thread-safe: the drivers hold a lock or belong to one task.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import grpc
+
+from shortlist._checkpoint import Checkpoint, Progress
+from shortlist._errors import (
+    IngestFailed,
+    IngestInterrupted,
+    InternalError,
+    InvalidArgument,
+    Overloaded,
+    ResumeMismatch,
+    ShortlistError,
+    StreamConflict,
+    StreamLost,
+    Unavailable,
+)
+from shortlist._ingest_types import Ack, AckStatus, IngestSummary
+from shortlist._operations import Prepared, ack_from_proto, prepare
+from shortlist._status import from_rpc_error, is_broken_connection
+from shortlist.v1 import document_service_pb2 as pb
+
+INGEST_METHOD = "/shortlist.v1.DocumentService/Ingest"
+
+MAX_PENDING_OPERATIONS = 4096
+MAX_PENDING_BYTES = 16 * 1024 * 1024
+"""What is read ahead of the acks at most; the last operation may go beyond."""
+
+MAX_BATCH_OPERATIONS = 500
+MAX_BATCH_BYTES = 256 * 1024
+"""Size of a message with several operations; a larger operation goes alone."""
+
+CHECKPOINT_SECONDS = 1.0
+"""Time between two writes of the checkpoint file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestOptions:
+    """The parameters of ``Client.ingest``, which says what they mean."""
+
+    collection: str
+    stream: str | None
+    resume: bool
+    checkpoint: str | PathLike[str] | None
+    dry_run: bool
+    progress: Callable[[IngestSummary], None] | None
+    reconnect_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    index: int
+    position: int
+    operation: Prepared
+
+
+class IngestRun:
+    """The state of one ingest."""
+
+    def __init__(self, options: IngestOptions, *, open_seconds: float, max_message_bytes: int) -> None:
+        """Reads the checkpoint, if there is one.
+
+        Args:
+            open_seconds: how long to try the first connection.
+            max_message_bytes: largest message that can be sent.
+
+        Raises:
+            InvalidArgument: the options contradict each other.
+            ResumeMismatch: the checkpoint is unreadable or of something else.
+        """
+        if options.resume and not options.stream:
+            raise InvalidArgument("resume needs the name of the stream, or use a checkpoint", field="resume")
+        if options.resume and options.checkpoint is not None:
+            raise InvalidArgument("give resume or a checkpoint, not both", field="resume")
+        if options.dry_run and (options.resume or options.checkpoint is not None):
+            raise InvalidArgument("a dry run has nothing to resume", field="dry_run")
+        self.options = options
+        self.collection = options.collection
+        self.stream = "" if options.dry_run else options.stream or f"sdk-{uuid.uuid4()}"
+        self._path = None if options.checkpoint is None else Path(options.checkpoint)
+        self._open_seconds = open_seconds
+        self._max_message_bytes = max_message_bytes
+        self._progress = Progress()
+        self._base = 0
+        self._durable_position = 0
+        self._based = False
+        self._next_index = 0
+        self._skip = 0
+        self._pending: deque[_Pending] = deque()
+        self._pending_cost = self._pending_bytes = 0
+        self._unsent: deque[_Pending] = deque()
+        self._sent_cost = self._credit = 0
+        self._acks: deque[Ack] = deque()
+        self._last_read: Ack | None = None
+        self._exhausted = self._cut_off = self._draining = self._opened = False
+        self._connections = 0
+        self._searchable_sequence = 0
+        self._backoff_seconds = 0.1
+        self._started_at = time.monotonic()
+        self._broken_at: float | None = None
+        self._reported = True
+        self._saved_at = 0.0
+        self._load_checkpoint()
+
+    # ---------------------------------------------------------------------------------------------------------- opening
+
+    def start_request(self) -> pb.IngestRequest:
+        """The first message of a connection; forgets what was sent on the one before."""
+        self._unsent = deque(item for item in self._pending if item.operation.proto is not None)
+        self._sent_cost = self._credit = 0
+        self._draining = False
+        self._opened = False
+        return pb.IngestRequest(
+            start=pb.IngestStart(collection=self.collection, stream=self.stream, dry_run=self.options.dry_run)
+        )
+
+    def receive(self, response: pb.IngestResponse) -> None:
+        """Takes a message of the server.
+
+        Raises:
+            StreamLost: the server no longer has what it had acknowledged.
+            StreamConflict: somebody else used the stream's name meanwhile.
+            InternalError: the message breaks the protocol.
+        """
+        kind = response.WhichOneof("message")
+        if kind == "started":
+            self._receive_started(response.started)
+        elif kind == "acks":
+            self._receive_acks(response.acks)
+        elif kind == "credit":
+            self._credit += response.credit.tokens
+        elif kind == "draining":
+            self._draining = True
+
+    def _receive_started(self, started: pb.IngestStarted) -> None:
+        last = started.last_durable_position
+        self._opened = True
+        self._credit = started.credit_tokens
+        self._connections += 1
+        self._backoff_seconds = 0.1
+        if not self._pending:
+            self._broken_at = None
+        if started.max_message_bytes:
+            self._max_message_bytes = min(self._max_message_bytes, started.max_message_bytes)
+        if not self._based:
+            self._based = True
+            self._durable_position = last
+            if self.options.resume:
+                self._skip = last
+            else:
+                self._base = last
+            self._save_checkpoint()
+        elif last < self._durable_position:
+            raise StreamLost(
+                f"stream {self.stream!r} was durable up to {self._durable_position}, but the server has it only up to "
+                f"{last}: its data was replaced; ingest again from the start",
+                summary=self.summary(),
+            )
+        elif self._connections > 1 and last > self._base + max(self._next_index, self._skip):
+            raise StreamConflict(f"stream {self.stream!r} was used by somebody else meanwhile")
+
+    # ---------------------------------------------------------------------------------------------------------- feeding
+
+    def wants_operation(self) -> bool:
+        """Whether the next operation should be read from the source."""
+        if self._exhausted or not self._opened or self._draining:
+            return False
+        return not self._pending or (
+            self._pending_cost < self._credit
+            and len(self._pending) < MAX_PENDING_OPERATIONS
+            and self._pending_bytes < MAX_PENDING_BYTES
+        )
+
+    def prepare(self, operation: object) -> Prepared | None:
+        """Translates an operation; None when it was settled by an earlier run. Touches nothing that changes."""
+        if self._skip > self._next_index:
+            return None
+        return prepare(operation, self._max_message_bytes)
+
+    def add(self, prepared: Prepared | None) -> None:
+        """Takes an operation as ``prepare`` left it."""
+        index = self._next_index
+        self._next_index += 1
+        if prepared is None:
+            return
+        item = _Pending(index, self._base + index + 1, prepared)
+        if prepared.proto is not None:
+            prepared.proto.position = item.position
+            self._unsent.append(item)
+        self._pending.append(item)
+        self._pending_cost += prepared.cost
+        self._pending_bytes += prepared.bytes
+        self._settle_unsendable()
+
+    def exhaust(self) -> None:
+        """There are no more operations.
+
+        Raises:
+            ResumeMismatch: there were fewer than an earlier run settled.
+        """
+        self._exhausted = True
+        if self._next_index < self._skip:
+            raise ResumeMismatch(
+                f"stream {self.stream!r} has settled {self._skip} operations, but there were only {self._next_index}: "
+                "they are not those of the run to resume",
+                summary=self.summary(),
+            )
+
+    def stop_reading(self) -> None:
+        """The source failed: no operation follows, and the run is not complete."""
+        self._exhausted = self._cut_off = True
+
+    def take_batch(self) -> pb.IngestRequest | None:
+        """The next message to send; None when there is nothing, or no credit."""
+        if not self._opened or self._draining:
+            return None
+        operations: list[pb.IngestOperation] = []
+        size = 0
+        while self._unsent and len(operations) < MAX_BATCH_OPERATIONS:
+            item = self._unsent[0].operation
+            fits = self._sent_cost + item.cost <= self._credit or self._sent_cost == 0
+            if not fits or (operations and size + item.bytes > MAX_BATCH_BYTES):
+                break
+            self._unsent.popleft()
+            self._sent_cost += item.cost
+            size += item.bytes
+            assert item.proto is not None
+            operations.append(item.proto)
+        return pb.IngestRequest(batch=pb.IngestBatch(operations=operations)) if operations else None
+
+    def sent_all(self) -> bool:
+        """Whether nothing more will be sent on this connection."""
+        return self._draining or (self._exhausted and not self._unsent)
+
+    # ------------------------------------------------------------------------------------------------------------- acks
+
+    def _receive_acks(self, acks: pb.IngestAcks) -> None:
+        self._searchable_sequence = max(self._searchable_sequence, acks.searchable_sequence)
+        for proto in acks.acks:
+            if not self._pending or proto.position < self._pending[0].position:
+                continue
+            item = self._pending[0]
+            if proto.position != item.position:
+                raise InternalError(f"the server acknowledged position {proto.position} before {item.position}")
+            self._settle(ack_from_proto(proto, item.index))
+            self._sent_cost -= item.operation.cost
+            if proto.status == pb.ACK_STATUS_DURABLE:
+                self._durable_position = item.position
+            self._settle_unsendable()
+
+    def _settle_unsendable(self) -> None:
+        while self._pending and self._pending[0].operation.proto is None:
+            item = self._pending[0]
+            self._settle(
+                Ack(index=item.index, id=item.operation.id, status=AckStatus.FAILED, error=item.operation.error)
+            )
+
+    def _settle(self, ack: Ack) -> None:
+        operation = self._pending.popleft().operation
+        self._pending_cost -= operation.cost
+        self._pending_bytes -= operation.bytes
+        self._acks.append(ack)
+        self._broken_at = None
+
+    def next_ack(self, *, read: bool) -> Ack | None:
+        """The next ack for the caller, if there is one; the one before now counts as settled.
+
+        Args:
+            read: whether the caller is shown the ack.
+        """
+        if self._last_read is not None:
+            self._progress.settle(self._last_read, read=True)
+            self._last_read = None
+        if not self._acks:
+            if not self._reported:
+                self._report()
+            return None
+        self._reported = False
+        ack = self._acks.popleft()
+        if read:
+            # Settled when the next one is asked for: until then the caller may die with it.
+            self._last_read = ack
+        else:
+            self._progress.settle(ack, read=False)
+        return ack
+
+    def _report(self) -> None:
+        self._reported = True
+        if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self._save_checkpoint()
+        if self.options.progress is not None:
+            self.options.progress(self.summary())
+
+    # ----------------------------------------------------------------------------------------------------------- ending
+
+    def done(self) -> bool:
+        """Whether every operation has its ack."""
+        return self._exhausted and not self._pending
+
+    def summary(self) -> IngestSummary:
+        """The totals so far."""
+        progress = self._progress
+        return IngestSummary(
+            acked=sum(progress.counts.values()),
+            **{status.value: progress.counts[status] for status in AckStatus},
+            skipped=min(self._skip, self._next_index) if self.options.resume else 0,
+            failures=tuple(progress.failures),
+            tokens=progress.tokens,
+            truncated_tokens=progress.truncated_tokens,
+            passages=progress.passages,
+            estimated_seconds=progress.estimated_seconds,
+            searchable_sequence=self._searchable_sequence,
+            reconnects=max(0, self._connections - 1),
+            seconds=time.monotonic() - self._started_at,
+            stream=self.stream,
+            complete=self.done() and not self._cut_off and not self._acks and self._last_read is None,
+        )
+
+    def complete(self) -> None:
+        """Ends a run whose operations all have their acks: there is no place to keep any more."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Looks at how the run ended.
+
+        Raises:
+            IngestInterrupted: it was closed before its end.
+            IngestFailed: there are failures that the caller was not shown.
+        """
+        progress = self._progress
+        if not self.summary().complete:
+            raise IngestInterrupted("the ingest was closed before its end", summary=self.summary())
+        if progress.unread_failed:
+            first = progress.failures[0]
+            raise IngestFailed(
+                f"{progress.unread_failed} of {sum(progress.counts.values())} operations failed, as {first.id!r}: "
+                f"{first.error}",
+                summary=self.summary(),
+            )
+
+    def keep_place(self) -> None:
+        """Writes the checkpoint now: the run stops before its end."""
+        if self._based:
+            self._save_checkpoint()
+
+    # ----------------------------------------------------------------------------------------------------------- breaks
+
+    def retry_seconds(self, error: grpc.RpcError | None) -> float:
+        """How long to wait before the next connection, after one ended.
+
+        Args:
+            error: what it ended with; None when the server ended it, as it does on shutdown.
+
+        Raises:
+            IngestInterrupted: the server has been away for too long.
+            ShortlistError: the error is not one that another connection can mend.
+        """
+        cause: ShortlistError = (
+            Unavailable("the server ended the stream before its last acknowledgement")
+            if error is None
+            else from_rpc_error(error)
+        )
+        mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded)
+        if error is not None and not mendable and not is_broken_connection(error):
+            raise cause from error
+        now = time.monotonic()
+        self._broken_at = now if self._broken_at is None else self._broken_at
+        limit = self.options.reconnect_seconds
+        if not self._connections and now - self._started_at > min(limit, self._open_seconds):
+            raise cause from error
+        if now - self._broken_at > limit:
+            raise IngestInterrupted(
+                f"no acknowledgement for {limit:g} s: {cause.message}; run it again to resume", summary=self.summary()
+            ) from cause
+        wait = self._backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients, hides nothing
+        self._backoff_seconds = min(5.0, self._backoff_seconds * 2)
+        return max(wait, cause.retry_after_seconds or 0.0)
+
+    # ------------------------------------------------------------------------------------------------------- checkpoint
+
+    def _load_checkpoint(self) -> None:
+        saved = Checkpoint.load(self._path) if self._path is not None else None
+        if saved is None:
+            return
+        if saved.collection != self.collection or (self.options.stream not in (None, saved.stream)):
+            raise ResumeMismatch(
+                f"{self._path} is the checkpoint of stream {saved.stream!r} in collection {saved.collection!r}",
+                summary=self.summary(),
+            )
+        self.stream, self._base, self._durable_position = saved.stream, saved.base, saved.durable_position
+        self._progress = saved.progress
+        self._skip = saved.progress.settled
+        self._based = True
+
+    def _save_checkpoint(self) -> None:
+        self._saved_at = time.monotonic()
+        if self._path is not None:
+            Checkpoint(
+                collection=self.collection,
+                stream=self.stream,
+                base=self._base,
+                durable_position=self._durable_position,
+                progress=self._progress,
+            ).save(self._path)
