@@ -21,5 +21,4 @@ VOLUME /data
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import shortlist; raise SystemExit(not shortlist.Client('127.0.0.1:50051').ready())"]
-ENTRYPOINT ["shortlist", "serve"]
-CMD ["--listen", "0.0.0.0:50051", "--data-dir", "/data"]
+ENTRYPOINT ["shortlist", "serve", "--listen", "0.0.0.0:50051", "--data-dir", "/data"]

@@ -1,0 +1,116 @@
+"""``shortlist eval`` as a user runs it: a judged folder, a real server process, figures on standard output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shortlist import Client
+
+STAGES = {"dense", "lexical", "fused", "final"}
+
+CORPUS = {
+    "owl": "The owl hunts mice at night and turns its head without moving its eyes.",
+    "whale": "The blue whale is the largest animal; it feeds on krill in cold seas.",
+    "camel": "The camel stores fat in its hump and walks for days without water.",
+    "empty": "",
+}
+QUERIES = {"q1": "which bird hunts mice at night", "q2": "animal that walks for days without water"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "animals"
+    (path / "qrels").mkdir(parents=True)
+    rows = [{"_id": id, "title": "", "text": text} for id, text in CORPUS.items()]
+    (path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "queries.jsonl").write_text("".join(json.dumps({"_id": id, "text": q}) + "\n" for id, q in QUERIES.items()))
+    (path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\towl\t1\nq2\tcamel\t1\n")
+    return path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shortlist", "eval", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_json_is_one_object_with_every_figure(folder: Path) -> None:
+    ran = run(folder, "--json", "--", "--embedder", "hashing")
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads(ran.stdout)
+    for measure in ("ndcg_at_10", "recall_at_100", "mrr_at_10"):
+        assert set(figures[measure]) == STAGES
+        assert all(0 <= value <= 1 for value in figures[measure].values())
+    assert figures["ndcg_at_10"]["lexical"] == figures["mrr_at_10"]["final"] == 1.0
+    assert (figures["documents"], figures["queries"], figures["failed_documents"]) == (4, 2, 1)
+    assert 0 < figures["search_p50_ms"] <= figures["search_p99_ms"]
+    assert figures["ingest_documents_per_second"] > 0
+    assert figures["server_ready_seconds"] > 0
+    assert "'empty' was refused" in ran.stderr
+
+
+def test_without_json_it_is_tables_that_a_pipe_can_cut(folder: Path) -> None:
+    ran = run(folder, "--", "--embedder", "hashing")
+    assert ran.returncode == 0, ran.stderr
+    rows = [line.split("\t") for line in ran.stdout.splitlines()]
+    assert rows[0] == ["ranking", "nDCG@10", "recall@100", "MRR@10"]
+    assert {row[0] for row in rows[1:5]} == STAGES
+
+
+def test_a_running_server_is_left_as_it_was_unless_asked(folder: Path, target: str) -> None:
+    with Client(target) as client:
+        assert run(folder, "--json", "--target", target).returncode == 0
+        assert "eval" not in {collection.name for collection in client.list_collections()}
+        first = json.loads(run(folder, "--json", "--target", target, "--keep", "--collection", "kept").stdout)
+        assert client.count("kept") == 3
+        again = run(folder, "--json", "--target", target, "--collection", "kept")
+        assert "is there already" in again.stderr
+        assert client.count("kept") == 3
+        second = json.loads(again.stdout)
+    assert second["ingest_documents_per_second"] is None
+    assert second["ndcg_at_10"] == first["ndcg_at_10"]
+    assert "server_memory_bytes" not in second
+
+
+def test_the_data_of_a_new_server_is_kept_where_asked(folder: Path, tmp_path: Path) -> None:
+    ran = run(folder, "--json", "--data-dir", tmp_path / "data", "--", "--embedder", "hashing")
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "data" / "collections" / "eval" / "collection.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "dev"], "qrels/dev.tsv is missing"),
+        (["--target", "127.0.0.1:1", "--data-dir", "x"], "--target uses a running server"),
+        (["--keep"], "--keep goes with --target"),
+    ],
+)
+def test_bad_arguments_end_with_code_2_and_say_why(folder: Path, arguments: list[str], message: str) -> None:
+    ran = run(folder, *arguments)
+    assert ran.returncode == 2
+    assert message in " ".join(ran.stderr.split())
+    assert ran.stdout == ""
+
+
+def test_a_folder_that_is_none_ends_with_code_2(tmp_path: Path) -> None:
+    ran = run(tmp_path / "nothing")
+    assert ran.returncode == 2
+    assert "is not a folder" in " ".join(ran.stderr.split())
+
+
+def test_a_server_that_does_not_start_is_an_error_and_not_a_traceback(folder: Path) -> None:
+    ran = run(folder, "--", "--embedder", "no-such-model")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "no-such-model" in ran.stderr
+
+
+def test_nobody_at_the_target_is_an_error_and_not_a_traceback(folder: Path) -> None:
+    ran = run(folder, "--target", "127.0.0.1:1")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
