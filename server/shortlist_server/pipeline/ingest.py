@@ -24,8 +24,8 @@ from shortlist_server.domain import (
     StreamPosition,
     Upsert,
 )
-from shortlist_server.errors import InvalidArgument, ShortlistError, StreamConflict
-from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog
+from shortlist_server.errors import InvalidArgument, Overloaded, ShortlistError, StreamConflict
+from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog, PassageEmbedding, PassageText
 from shortlist_server.pipeline.content import client_vector, content_hash
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.search import check_revision
@@ -33,6 +33,9 @@ from shortlist_server.pipeline.windows import WindowReader
 from shortlist_server.storage.base import CollectionStore, Store
 
 T = TypeVar("T")
+
+RETRY_SECONDS = 0.1
+"""Wait before a full queue is tried again, where it does not say how long."""
 
 WINDOWS_AHEAD = 1
 """Windows being embedded while another is committed."""
@@ -186,19 +189,27 @@ class IngestSession:
         if self._dry_run:
             passages = passages[: 0 if self._seconds_per_token else 8]
         begin = time.perf_counter()
-        embedded = iter(
-            await self._embedder.embed_passages(
-                passages,
-                dimension=self.collection.config.dimension,
-                token_vectors=self._embedder.info.token_vectors,
-            )
-        )
+        embedded = iter(await self._embed_passages(self._embedder, passages))
         if passages:
             self._seconds_per_token = (time.perf_counter() - begin) / sum(passage.tokens for passage in passages)
         if not self._dry_run:
             for item in todo:
                 item.join([next(embedded) for _ in item.cut.passages] if item.cut else [])
         return prepared
+
+    async def _embed_passages(
+        self, embedder: EmbedderService, passages: Sequence[PassageText]
+    ) -> Sequence[PassageEmbedding | Exception]:
+        """Embeds, waiting where other streams fill the queue: a stream is slowed down, not refused."""
+        while True:
+            try:
+                return await embedder.embed_passages(
+                    passages,
+                    dimension=self.collection.config.dimension,
+                    token_vectors=embedder.info.token_vectors,
+                )
+            except Overloaded as error:
+                await asyncio.sleep(error.retry_after_seconds or RETRY_SECONDS)
 
     def _prepare(self, prepared: Sequence[Prepared]) -> None:
         """Settles replays, refusals and unchanged documents; cuts the rest. Blocking."""
