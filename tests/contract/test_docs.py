@@ -1,0 +1,68 @@
+"""What the documentation lists is what the code has."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from shortlist._cli._group import COMMANDS
+from shortlist._cli.serve import serve_command
+from shortlist_server.config import Config
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def settings_table() -> str:
+    """The table of docs/configuration.md, made from the fields of ``Config`` and the options of serve."""
+    options = {parameter.name: parameter for parameter in serve_command.params}
+    rows = ["| setting | flag | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(Config):
+        option = options[field.name]
+        assert isinstance(option, click.Option)
+        assert option.envvar == f"SHORTLIST_{field.name.upper()}"
+        flags = " ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
+        rows.append(f"| `{field.name}` | {flags} | {_default(field.default)} | {field.metadata['help']} |")
+    return "\n".join(rows)
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"`{item}`" for item in value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_documented_settings_are_those_of_the_server() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    table = settings_table()
+    assert table in text, f"put this table into docs/configuration.md:\n\n{table}"
+
+
+def test_every_setting_has_a_flag_and_every_flag_but_one_a_setting() -> None:
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert {parameter.name for parameter in serve_command.params} == names | {"config_file"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_readme_names_commands_and_verbs_that_exist() -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    verbs = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", text)) <= verbs
+    (listed,) = re.findall(r"`shortlist --help`: (.*?); each", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert set(re.findall(r"`([a-z]+)`", listed)) <= set(COMMANDS)
+
+
+def test_torch_is_pinned_to_a_version_without_a_local_suffix() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin) for pin in pins)
+    assert sum(pin.startswith("torch==") for pin in pins) == 1
