@@ -6,9 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
-
-import grpc.aio
+from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
@@ -19,7 +17,8 @@ from shortlist_server.rpc.convert.collections import collection_out, new_collect
 from shortlist_server.rpc.convert.search import settings_in
 from shortlist_server.storage.base import Store
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    from shortlist_server.rpc.interceptors import Context
 T = TypeVar("T")
 
 

@@ -8,9 +8,7 @@ import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeVar
-
-import grpc.aio
+from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
@@ -25,7 +23,8 @@ from shortlist_server.rpc.convert.documents import acks_out, operation_in, parts
 from shortlist_server.rpc.convert.filters import filter_in
 from shortlist_server.storage.base import CollectionStore, Store
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    from shortlist_server.rpc.interceptors import Context
 T = TypeVar("T")
 
 MAX_GET = 1000

@@ -10,7 +10,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -21,9 +21,10 @@ from shortlist_server.rpc.status import grpc_status, internal_status
 
 logger = logging.getLogger(__name__)
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:  # gRPC's classes take type parameters in their stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 HEALTH = "/grpc.health.v1.Health/"
 REQUEST_ID = "x-request-id"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import grpc.aio
+from typing import TYPE_CHECKING
 
 from shortlist.v1 import search_service_pb2 as pb
 from shortlist.v1 import search_service_pb2_grpc as pb_grpc
@@ -18,7 +16,8 @@ from shortlist_server.rpc.convert.errors import error_out
 from shortlist_server.rpc.convert.search import request_in, response_out
 from shortlist_server.rpc.interceptors import deadline_of
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    from shortlist_server.rpc.interceptors import Context
 
 MAX_BATCH = 100
 BATCH_CONCURRENCY = 8
