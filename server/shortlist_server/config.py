@@ -36,8 +36,13 @@ class Config:
         (), "Reranker to load beside late-interaction: NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the default."
     )
     device: str = _setting("auto", "Where torch models run: auto, cpu or cuda.")
-    dtype: str = _setting("auto", "Number format of torch models: auto, float32 or bfloat16.")
-    inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores.")
+    backend: str = _setting("auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx or torch.")
+    dtype: str = _setting(
+        "auto",
+        "Number format of models: auto (int8 for encoders on a CPU, bfloat16 on a GPU, else float32), int8, float32 or"
+        " bfloat16.",
+    )
+    inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores, at most 8.")
     max_concurrent_rpcs: int = _setting(256, "Calls served at once; more are refused with RESOURCE_EXHAUSTED.")
     max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.")
     max_document_bytes: int = _setting(1024 * 1024, "Largest title and text of a document, in bytes of UTF-8.")

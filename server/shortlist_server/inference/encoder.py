@@ -2,12 +2,13 @@
 
 Texts are padded on the right. For a decoder that is equal to padding on the left: under causal attention no token sees
 what follows it, so padding behind the text changes nothing, and positions count from the text's first token.
-Thread-safe as far as its backend is: queries and passages may be embedded at the same time.
+Thread-safe as far as its forward pass is: queries and passages may be embedded at the same time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,42 +23,52 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
-class EncoderBackend(Protocol):
-    """Runs the transformer: torch or ONNX Runtime."""
+class Forward(Protocol):
+    """One pass through a transformer: in torch or in ONNX Runtime."""
 
-    def hidden_states(self, ids: Ids, mask: Ids) -> Floats:
-        """Last hidden states, shape (texts, tokens, width), for ids and mask of shape (texts, tokens)."""
+    def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
+        """The last hidden states, shape (texts, tokens, width), or a classifier's logits, shape (texts, labels).
+
+        Args:
+            ids, mask, segments: shape (texts, tokens); segments tell the two texts of a pair apart.
+        """
 
 
-class QueryPrompt(Protocol):
-    """Makes the prompt in front of a query, given the request's instruction ("" for the default)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What stands in front of texts. With ``instruction_tail`` a query's is ``Instruct: {instruction}{tail}``."""
 
-    def __call__(self, instruction: str, /) -> str:
-        """The prompt."""
+    query: str
+    passage: str
+    instruction_tail: str = ""
+
+    def for_query(self, instruction: str) -> str:
+        """The prompt of a query; ``instruction`` "" for the model's default. Ignored by models that take none."""
+        if instruction and self.instruction_tail:
+            return f"Instruct: {instruction}{self.instruction_tail}"
+        return self.query
 
 
 class TransformerEmbedder:
-    """An embedder of one model; ``query_backend`` and ``passage_backend`` may be the same."""
+    """An embedder of one model; ``query_forward`` and ``passage_forward`` may be the same."""
 
     def __init__(
         self,
         info: EmbedderInfo,
         tokenizer: TextTokenizer,
         *,
-        query_backend: EncoderBackend,
-        passage_backend: EncoderBackend,
+        query_forward: Forward,
+        passage_forward: Forward,
         pooling: str,
-        query_prompt: QueryPrompt,
-        passage_prompt: str,
+        prompts: Prompts,
     ) -> None:
         self.info = info
         self.max_tokens = info.max_tokens
         self._tokenizer = tokenizer
-        self._query_backend = query_backend
-        self._passage_backend = passage_backend
+        self._query_forward = query_forward
+        self._passage_forward = passage_forward
         self._pooling = pooling
-        self._query_prompt = query_prompt
-        self._passage_prompt = passage_prompt
+        self._prompts = prompts
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""
@@ -69,21 +80,21 @@ class TransformerEmbedder:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """See ``PassageTokenizer.count``."""
-        return self._tokenizer.count(texts, self._passage_prompt)
+        return self._tokenizer.count(texts, self._prompts.passage)
 
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
         """See ``Embedder.embed_queries``."""
-        encoded = [self._tokenizer.encode([q.text], self._query_prompt(q.instruction))[0] for q in queries]
-        return self._embed(encoded, self._query_backend, token_vectors=self.info.token_vectors)
+        encoded = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
+        return self._embed(encoded, self._query_forward, token_vectors=self.info.token_vectors)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
         """See ``Embedder.embed_passages``."""
-        encoded = self._tokenizer.encode(contents, self._passage_prompt)
-        return self._embed(encoded, self._passage_backend, token_vectors=token_vectors and self.info.token_vectors)
+        encoded = self._tokenizer.encode(contents, self._prompts.passage)
+        return self._embed(encoded, self._passage_forward, token_vectors=token_vectors and self.info.token_vectors)
 
-    def _embed(self, texts: list[TokenIds], backend: EncoderBackend, *, token_vectors: bool) -> list[Embedded]:
+    def _embed(self, texts: list[TokenIds], forward: Forward, *, token_vectors: bool) -> list[Embedded]:
         ids, mask = pad([text.ids for text in texts])
-        hidden = backend.hidden_states(ids, mask)
+        hidden = forward.run(ids, mask)
         vectors = normalize(pool(hidden, mask, self._pooling))
         return [
             Embedded(

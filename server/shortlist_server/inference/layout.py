@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +31,10 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _UNBOUNDED = 1_000_000
+_INSTRUCTED = re.compile(r"Instruct: .+(\nQuery: ?)", re.DOTALL)
+_QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+_QWEN3_TAIL = "\nQuery:"
+_QWEN3_MIN_DIMENSION = 32
 _KNOWN_PROMPTS = (
     # Models whose cards demand prefixes that their files do not carry: part of the model's name, query, passage.
     ("e5-", "query: ", "passage: "),
@@ -53,6 +57,9 @@ class EmbedderLayout:
         lowercase: texts are lower-cased before they are tokenised.
         query_prompt, passage_prompt: put in front of texts, "" for none.
         causal: the model is a decoder: tokens see only what precedes them.
+        min_dimension: smallest size its vectors may be cut to; ``dimension`` unless it was trained for that.
+        instruction_tail: what stands between instruction and query; "" for a model that takes no instruction.
+        last_token: the token every text ends in, in whose place it is pooled; "" where the tokenizer's own rule holds.
     """
 
     folder: Path
@@ -64,6 +71,9 @@ class EmbedderLayout:
     query_prompt: str
     passage_prompt: str
     causal: bool
+    min_dimension: int
+    instruction_tail: str
+    last_token: str
 
 
 def find_folder(source: str) -> Path:
@@ -118,16 +128,24 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     pooling = _read_modules(folder) or ("lasttoken" if causal else "mean")
     transformer = _optional_json(folder / "sentence_bert_config.json")
     query_prompt, passage_prompt = _read_prompts(folder, source or folder.name)
+    qwen3 = model_type == "qwen3" and pooling == "lasttoken"
+    if qwen3 and not query_prompt:
+        query_prompt = f"Instruct: {_QWEN3_INSTRUCTION}{_QWEN3_TAIL}"
+    instructed = _INSTRUCTED.fullmatch(query_prompt)
     return EmbedderLayout(
         folder=folder,
         model_type=model_type,
         pooling=pooling,
         dimension=hidden,
-        max_tokens=_read_window(folder, config, transformer),
+        max_tokens=read_window(folder, config),
         lowercase=bool(transformer.get("do_lower_case", False)),
         query_prompt=query_prompt,
         passage_prompt=passage_prompt,
         causal=causal,
+        # Qwen3-Embedding was trained so that its first components serve alone (MRL): 32 up to the full size.
+        min_dimension=min(_QWEN3_MIN_DIMENSION, hidden) if qwen3 else hidden,
+        instruction_tail=instructed[1] if instructed else "",
+        last_token="<|endoftext|>" if qwen3 else "",
     )
 
 
@@ -200,8 +218,9 @@ def _read_prompts(folder: Path, source: str) -> tuple[str, str]:
     return query, passage
 
 
-def _read_window(folder: Path, config: dict[str, Any], transformer: dict[str, Any]) -> int:
-    stated = transformer.get("max_seq_length")
+def read_window(folder: Path, config: dict[str, Any]) -> int:
+    """The model's window in tokens, special tokens included. Raises ``ModelNotFound`` when no file states it."""
+    stated = _optional_json(folder / "sentence_bert_config.json").get("max_seq_length")
     tokenizer = _optional_json(folder / "tokenizer_config.json").get("model_max_length")
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
@@ -239,8 +258,3 @@ def _check_safetensors(path: Path) -> None:
         raise ModelNotFound(
             f"{path} has {size} bytes but its header promises {8 + length + end}: truncated or damaged. Copy it anew."
         )
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

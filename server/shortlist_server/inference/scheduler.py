@@ -133,7 +133,7 @@ class Lane(Generic[Item, Result]):
         return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
 
     def _serve(self) -> None:
-        _lower_priority(self._limits.niceness)
+        lower_priority(self._limits.niceness)
         while window := self._take():
             for batch in cut_batches(window, self._limits):
                 try:
@@ -229,8 +229,8 @@ def _fail(piece: _Work[Item, Result], error: ShortlistError) -> None:
         piece.future.set_exception(error)
 
 
-def _lower_priority(niceness: int) -> None:
-    """On Linux priority belongs to the thread, and threads it starts inherit it: those of the model's own pool, too."""
+def lower_priority(niceness: int) -> None:
+    """Lowers the calling thread's OS priority; on Linux it is the thread's own, and threads it starts inherit it."""
     if niceness > 0 and hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

@@ -60,11 +60,29 @@ def open_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-class TextTokenizer:
-    """Encodes texts for an embedder: optional lower-casing, a prompt in front, at most ``max_tokens``."""
+def _append_token(tokenizer: Any, token: str, path: Path) -> None:
+    from tokenizers import processors
 
-    def __init__(self, path: Path, *, max_tokens: int, lowercase: bool = False) -> None:
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ModelNotFound(f"{path} has no token {token}, in whose place this model is pooled. Copy it anew.")
+    if tokenizer.encode("a").ids[-1:] != [number]:
+        end = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
+        own = tokenizer.post_processor
+        tokenizer.post_processor = processors.Sequence([own, end]) if own is not None else end
+
+
+class TextTokenizer:
+    """Encodes texts for an embedder: optional lower-casing, a prompt in front, at most ``max_tokens``.
+
+    Args:
+        last_token: a token every text must end in; appended where the tokenizer's own post-processor does not.
+    """
+
+    def __init__(self, path: Path, *, max_tokens: int, lowercase: bool = False, last_token: str = "") -> None:
         self._tokenizer = open_tokenizer(path)
+        if last_token:
+            _append_token(self._tokenizer, last_token, path)
         self._lowercase = lowercase
         self.max_tokens = max_tokens
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)

@@ -6,6 +6,7 @@ several threads.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +18,45 @@ from shortlist_server.errors import InvalidArgument, ModelNotFound
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-_IGNORED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "cls.")
-"""Parts of checkpoints that are unused here or made anew: their absence says nothing."""
+ENCODER = "AutoModel"
+CLASSIFIER = "AutoModelForSequenceClassification"
+DECODER = "AutoModelForCausalLM"
+
+_UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "cls.predictions")
+"""Parts a checkpoint may lack, because nothing here reads them."""
 
 
 def choose_device(device: str) -> str:
     """The torch device for the setting: "auto" takes a GPU where there is one. Raises ``InvalidArgument``."""
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in ("cpu", "cuda"):
+    if device.partition(":")[0] != "cuda":
         raise InvalidArgument(f"device is {device!r}; it may be auto, cpu or cuda.", field="device")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidArgument(
-            "device is cuda, but torch finds no GPU. Use cpu, or install torch with CUDA.", field="device"
-        )
+    if not torch.cuda.is_available():
+        raise InvalidArgument("device is cuda, but torch finds no GPU: use cpu, or a torch with CUDA.", field="device")
     return device
 
 
 def choose_dtype(dtype: str, device: str) -> str:
     """The number format for the setting: "auto" is bfloat16 on a GPU, else float32. float16 can overflow to NaN."""
-    if dtype == "auto":
+    if dtype in ("auto", "int8"):
         return "bfloat16" if device.startswith("cuda") else "float32"
     if dtype not in ("float32", "bfloat16"):
-        raise InvalidArgument(f"dtype is {dtype!r}; it may be auto, float32 or bfloat16.", field="dtype")
+        raise InvalidArgument(f"dtype is {dtype!r}; it may be auto, int8, float32 or bfloat16.", field="dtype")
     return dtype
 
 
 def load_checkpoint(
-    auto_class: str, folder: Path, *, device: str, dtype: str, ignored: tuple[str, ...] = _IGNORED_WEIGHTS
+    auto_class: str, folder: Path, *, device: str, dtype: str, unused: tuple[str, ...] = _UNUSED_WEIGHTS
 ) -> Any:
     """A transformers model in evaluation mode, by the name of its auto class ("AutoModel").
+
+    Args:
+        unused: parts of weight names that the checkpoint may lack.
 
     Raises:
         ModelNotFound: the files do not make a whole model of a known architecture.
@@ -70,37 +78,45 @@ def load_checkpoint(
         )
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise ModelNotFound(f"The model in {folder} cannot be loaded: {error}") from error
-    missing = [name for name in report["missing_keys"] if not any(part in name for part in ignored)]
-    if missing or report.get("mismatched_keys"):
+    missing = [name for name in report["missing_keys"] if not any(part in name for part in unused)]
+    if wrong := missing or list(report.get("mismatched_keys", ())):
         raise ModelNotFound(
-            f"The weights in {folder} are not those of its config.json: {missing or report['mismatched_keys']} are"
-            " missing or of another shape. Copy the model anew."
+            f"The weights in {folder} are not those of its config.json: of {len(wrong)} weights, {wrong[0]!r} the"
+            " first, the shape differs or they are missing. Copy the model anew."
         )
     return model.to(device).eval()
 
 
-class TorchEncoder:
-    """The last hidden states of a transformer."""
+class TorchTransformer:
+    """A transformer without a decoding loop: gives hidden states, or the logits of a classifier."""
 
-    def __init__(self, folder: Path, *, device: str, dtype: str, threads: int) -> None:
+    def __init__(self, auto_class: str, folder: Path, *, device: str, dtype: str, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self._device)
-        self._model = load_checkpoint("AutoModel", folder, device=self._device, dtype=self.dtype)
+        self.device = device
+        self.model = load_checkpoint(
+            auto_class,
+            folder,
+            device=device,
+            dtype=dtype,
+            unused=("position_ids",) if auto_class == CLASSIFIER else _UNUSED_WEIGHTS,
+        )
+        self.takes_segments = "token_type_ids" in inspect.signature(self.model.forward).parameters
 
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids the model knows."""
-        return int(self._model.get_input_embeddings().weight.shape[0])
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def hidden_states(self, ids: Ids, mask: Ids) -> Floats:
-        """Hidden states of shape (texts, tokens, width), float32, for ids and mask of shape (texts, tokens)."""
+    def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
+        """See ``Forward.run``."""
         import torch
 
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.takes_segments and segments is not None:
+            inputs["token_type_ids"] = segments
         with torch.inference_mode():
-            output = self._model(
-                input_ids=torch.from_numpy(ids).to(self._device), attention_mask=torch.from_numpy(mask).to(self._device)
-            )
-            return np.asarray(output.last_hidden_state.float().cpu().numpy())
+            output = self.model(**{name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()})
+            values = output.logits if "logits" in output else output.last_hidden_state
+            return np.asarray(values.float().cpu().numpy())

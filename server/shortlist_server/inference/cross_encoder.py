@@ -1,0 +1,94 @@
+"""Classic cross-encoders: a classifier reads query and passage together and gives a score.
+
+One label: the raw score is its logit, the probability its sigmoid. Two labels: the raw score is the difference of the
+logits, the probability the softmax of the last. One thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.inference.base import MayGoOn, RerankCandidate, RerankerInfo, RerankQuery, RerankScores
+from shortlist_server.inference.encoder import Forward, Ids, pad
+from shortlist_server.inference.rerank_batches import Scored, score_in_batches
+from shortlist_server.inference.tokenization import open_tokenizer
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairIds:
+    """A pair as the model is given it, and the tokens of the passage that were cut off."""
+
+    ids: list[int]
+    segments: list[int]
+    truncated_tokens: int
+
+
+class PairTokenizer:
+    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half."""
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        self._tokenizer = open_tokenizer(path)
+        self._max_tokens = max_tokens
+        self._special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
+        """Token ids of ``first`` with each of ``seconds``."""
+        room = (self._max_tokens - self._special_tokens) // 2
+        offsets = self._tokenizer.encode(first, add_special_tokens=False).offsets
+        query = first[: offsets[room][0]] if len(offsets) > room else first
+        return [self._cut(encoding) for encoding in self._tokenizer.encode_batch([(query, text) for text in seconds])]
+
+    def _cut(self, encoding: Any) -> PairIds:
+        ids, segments = list(encoding.ids), list(encoding.type_ids)
+        excess = len(ids) - self._max_tokens
+        if excess > 0:
+            end = max(i for i, sequence in enumerate(encoding.sequence_ids) if sequence == 1) + 1
+            del ids[end - excess : end], segments[end - excess : end]
+        return PairIds(ids=ids, segments=segments, truncated_tokens=max(excess, 0))
+
+
+class CrossEncoder:
+    """A reranker over a sequence classifier with one or two labels."""
+
+    def __init__(self, info: RerankerInfo, tokenizer: PairTokenizer, forward: Forward) -> None:
+        self.info = info
+        self._tokenizer = tokenizer
+        self._forward = forward
+        self._seconds_per_token = 1e-5
+
+    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+        """See ``Reranker.score``."""
+        pairs = self._tokenizer.encode(query.text, [candidate.text for candidate in candidates]) if candidates else []
+        scores, self._seconds_per_token = score_in_batches(
+            [len(pair.ids) for pair in pairs],
+            [pair.truncated_tokens for pair in pairs],
+            lambda rows: raw_and_probability(self._logits([pairs[row] for row in rows])),
+            may_go_on,
+            self._seconds_per_token,
+        )
+        return scores
+
+    def _logits(self, pairs: Sequence[PairIds]) -> Floats:
+        ids, mask = pad([pair.ids for pair in pairs])
+        segments: Ids = pad([pair.segments for pair in pairs])[0]
+        return self._forward.run(ids, mask, segments)
+
+
+def raw_and_probability(logits: Floats) -> Scored:
+    """Raw scores and probabilities, each of shape (n,), from logits of shape (n, 1) or (n, 2)."""
+    raw = logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+    return Scored(raw=raw.astype(np.float32), probability=sigmoid(raw))
+
+
+def sigmoid(values: Floats) -> Floats:
+    """The logistic function, without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)), dtype=np.float32)

@@ -1,0 +1,234 @@
+"""Builds engines from model folders: which files, which backend, which precision.
+
+Called once for each model at start-up, by one thread. On a CPU, encoders and classifiers run in ONNX Runtime from a
+cached export, and then neither torch nor transformers is imported; decoders, and everything on a GPU, run in torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shortlist_server.config import Config
+from shortlist_server.domain import Chunking
+from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.inference import layout, torch_backend
+from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, RerankerInfo
+from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer, raw_and_probability
+from shortlist_server.inference.encoder import Forward, Prompts, TransformerEmbedder, normalize, pad, pool
+from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
+from shortlist_server.inference.tokenization import TextTokenizer
+
+if TYPE_CHECKING:
+    from shortlist_server.inference.onnx_backend import OnnxTransformer
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_THREADS = 8
+"""More threads on one run of a small encoder cost more than they bring."""
+
+INGEST_NICENESS = 10
+
+_SAMPLES = (
+    "What is the capital of France?",
+    "The mitochondrion is the powerhouse of the cell.",
+    "vector search",
+    "Bei Temperaturen unter null gefriert Wasser; darüber schmilzt das Eis wieder.",
+    "def add(a, b):\n    return a + b  # the sum of two numbers",
+    "In 1969 two people walked on the Moon, and hundreds of millions watched them do it on television.",
+    "检索增强生成把搜索结果交给语言模型。",
+    "Shares fell 3.4 % on Tuesday after the company cut its forecast for the second time this year. " * 6,
+)
+"""Texts on which an export must agree with torch: short, long, several scripts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passes:
+    """Forward passes for the two lanes, and what the revision says of their numbers."""
+
+    query: Forward
+    passage: Forward
+    precision: str
+
+
+def threads(config: Config) -> int:
+    """Threads of one model run: the setting, else the cores this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.inference_threads or min(cores, _MAX_THREADS)
+
+
+def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embedder:
+    """The embedding model in a folder. Raises ``ModelNotFound`` and ``InvalidArgument``."""
+    found = layout.read_embedder(folder, source)
+    layout.weight_files(folder)
+    tokenizer = TextTokenizer(
+        folder / "tokenizer.json", max_tokens=found.max_tokens, lowercase=found.lowercase, last_token=found.last_token
+    )
+    _check_vocabulary(folder, tokenizer.vocabulary_size)
+
+    def agreement(reference: Forward, export: Forward) -> float:
+        batch, mask = pad([tokens.ids for tokens in tokenizer.encode(_SAMPLES)])
+        pooled = [normalize(pool(forward.run(batch, mask), mask, found.pooling)) for forward in (reference, export)]
+        return float((pooled[0] * pooled[1]).sum(axis=1).mean())
+
+    kind = torch_backend.ENCODER
+    passes = _open(folder, kind, config, agreement, onnx=not found.causal)
+    prompts = Prompts(query=found.query_prompt, passage=found.passage_prompt, instruction_tail=found.instruction_tail)
+    info = EmbedderInfo(
+        name=name,
+        revision=layout.revision(folder, (passes.precision, prompts.query, prompts.passage, found.pooling)),
+        dimension=found.dimension,
+        min_dimension=found.min_dimension,
+        max_tokens=found.max_tokens,
+        default_chunking=_chunking(found),
+        token_vectors=not found.causal,
+        takes_instruction=bool(found.instruction_tail),
+    )
+    return TransformerEmbedder(
+        info,
+        tokenizer,
+        query_forward=passes.query,
+        passage_forward=passes.passage,
+        pooling=found.pooling,
+        prompts=prompts,
+    )
+
+
+def load_reranker(name: str, folder: Path, config: Config) -> Reranker:
+    """The reranking model in a folder, by its architecture. Raises ``ModelNotFound`` and ``InvalidArgument``."""
+    settings = layout.read_json(folder / "config.json")
+    architecture = " ".join(settings.get("architectures") or ())
+    layout.weight_files(folder)
+    if architecture == "Qwen3ForCausalLM":
+        return _load_qwen3_reranker(name, folder, config, tied=bool(settings.get("tie_word_embeddings")))
+    if not architecture.endswith("ForSequenceClassification"):
+        raise ModelNotFound(
+            f"{folder / 'config.json'} describes {architecture or 'no architecture'}: not a cross-encoder"
+            " (...ForSequenceClassification) and not a Qwen3-Reranker (Qwen3ForCausalLM)."
+        )
+    labels = len(settings.get("id2label") or {0: "", 1: ""})
+    if labels > 2:
+        raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels; a cross-encoder with one or two is needed.")
+    tokenizer = PairTokenizer(folder / "tokenizer.json", layout.read_window(folder, settings))
+    _check_vocabulary(folder, tokenizer.vocabulary_size)
+
+    def agreement(reference: Forward, export: Forward) -> float:
+        pairs = tokenizer.encode(_SAMPLES[0], _SAMPLES)
+        ids, mask = pad([pair.ids for pair in pairs])
+        segments = pad([pair.segments for pair in pairs])[0]
+        scored = [raw_and_probability(forward.run(ids, mask, segments)) for forward in (reference, export)]
+        # One minus a tenth of the largest difference in probability: 0.1 is where MIN_COSINE lies.
+        return 1.0 - float(np.abs(scored[0].probability - scored[1].probability).max()) / 10
+
+    passes = _open(
+        folder, torch_backend.CLASSIFIER, config, agreement, onnx="qwen" not in settings.get("model_type", "")
+    )
+    info = RerankerInfo(
+        name=name,
+        revision=layout.revision(folder, (passes.precision,)),
+        uses_token_vectors=False,
+        takes_instruction=False,
+        default_weight=0.5,
+        default_depth=20,
+    )
+    return CrossEncoder(info, tokenizer, passes.query)
+
+
+def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool) -> Reranker:
+    device = torch_backend.choose_device(config.device)
+    dtype = torch_backend.choose_dtype(config.dtype, device)
+    window = layout.read_window(folder, layout.read_json(folder / "config.json"))
+    prompt = Qwen3Prompt(folder / "tokenizer.json", min(window, MAX_TOKENS))
+    import torch
+
+    torch.set_num_threads(threads(config))
+    model = torch_backend.load_checkpoint(
+        torch_backend.DECODER, folder, device=device, dtype=dtype, unused=("lm_head.",) if tied else ()
+    )
+    info = RerankerInfo(
+        name=name,
+        revision=layout.revision(folder, (dtype,)),
+        uses_token_vectors=False,
+        takes_instruction=True,
+        default_weight=0.7,
+        default_depth=20,
+    )
+    return Qwen3Reranker(info, model, prompt)
+
+
+def _open(
+    folder: Path, auto_class: str, config: Config, agreement: Callable[[Forward, Forward], float], *, onnx: bool
+) -> _Passes:
+    """Forward passes in ONNX Runtime where the settings and the model allow, else in torch."""
+    if config.backend not in ("auto", "torch", "onnx"):
+        raise InvalidArgument(f"backend is {config.backend!r}; it may be auto, torch or onnx.", field="backend")
+    wants_torch = config.backend == "torch" or config.dtype == "bfloat16" or not onnx
+    # Asking for the device imports torch, so it comes last: a cached export must start without.
+    if not wants_torch and (config.backend == "onnx" or config.device == "cpu" or not _has_gpu()):
+        return _open_onnx(folder, auto_class, config, agreement)
+    if config.dtype == "int8":
+        raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
+    device = torch_backend.choose_device(config.device)
+    dtype = torch_backend.choose_dtype(config.dtype, device)
+    forward = torch_backend.TorchTransformer(auto_class, folder, device=device, dtype=dtype, threads=threads(config))
+    return _Passes(query=forward, passage=forward, precision=dtype)
+
+
+def _open_onnx(
+    folder: Path, auto_class: str, config: Config, agreement: Callable[[Forward, Forward], float]
+) -> _Passes:
+    from shortlist_server.inference.onnx_backend import export_folder, read_report
+
+    weights = layout.revision(folder, ())
+    for precision in ("int8", "float32") if config.dtype == "auto" else (config.dtype,):
+        target = export_folder(config.data_dir, weights, auto_class, precision)
+        report = read_report(target)
+        if report is None:
+            # Only here are torch and transformers needed.
+            from shortlist_server.inference.onnx_export import make_export
+
+            report = make_export(
+                target, folder, auto_class=auto_class, precision=precision, threads=threads(config), agreement=agreement
+            )
+        if not report["refused"]:
+            return _Passes(
+                query=_session(target, threads(config), 0),
+                passage=_session(target, threads(config), INGEST_NICENESS),
+                precision=precision,
+            )
+        _LOG.warning("%s as %s disagrees with torch (%.4f) and is not served.", folder, precision, report["agreement"])
+    raise ModelNotFound(
+        f"The model in {folder} disagrees with torch when exported as {config.dtype}. Serve it with backend torch."
+    )
+
+
+def _session(target: Path, thread_count: int, niceness: int) -> OnnxTransformer:
+    from shortlist_server.inference.onnx_backend import OnnxTransformer
+
+    return OnnxTransformer(target, threads=thread_count, niceness=niceness)
+
+
+def _has_gpu() -> bool:
+    """Whether a CUDA device may be there, without importing torch: its driver's device node."""
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+def _chunking(found: layout.EmbedderLayout) -> Chunking:
+    # Short passages rank better (measured on SciFact: 128 over 256); models made for long texts get more.
+    size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
+    return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 4)
+
+
+def _check_vocabulary(folder: Path, size: int) -> None:
+    known = layout.read_json(folder / "config.json").get("vocab_size")
+    if isinstance(known, int) and size > known:
+        raise ModelNotFound(
+            f"{folder / 'tokenizer.json'} has {size} tokens but the model in config.json knows {known}: the file is"
+            " another model's. Copy it anew."
+        )

@@ -1,0 +1,92 @@
+"""Runs an exported transformer in ONNX Runtime on the CPU; needs neither torch nor transformers.
+
+An export is a folder with ``model.onnx`` and ``export.json``, which states the model's digest. Sessions may be run from
+several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.inference.scheduler import lower_priority
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+MODEL_FILE = "model.onnx"
+REPORT_FILE = "export.json"
+
+
+FORMAT = 1
+"""Raised when exports of an earlier release must be made again."""
+
+
+def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precision: str) -> Path:
+    """Where the export of a model of that revision lies, or will."""
+    return data_dir / "models" / f"{weights_revision}-{auto_class}-{precision}-{FORMAT}"
+
+
+class OnnxTransformer:
+    """A session over an export.
+
+    Args:
+        threads: of one run.
+        niceness: priority of the session's own threads below the process's, so that ingest yields to queries.
+    """
+
+    def __init__(self, folder: Path, *, threads: int, niceness: int = 0) -> None:
+        # The session's threads inherit the priority of the thread that makes it: so it is made in a new one.
+        made: list[Any] = []
+
+        def make() -> None:
+            lower_priority(niceness)
+            try:
+                made.append(_open_session(folder / MODEL_FILE, threads))
+            except Exception as error:
+                made.append(error)
+
+        maker = threading.Thread(target=make)
+        maker.start()
+        maker.join()
+        if isinstance(made[0], Exception):
+            raise made[0]
+        self._session = made[0]
+        self._inputs = {item.name for item in self._session.get_inputs()}
+
+    def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
+        """See ``Forward.run``."""
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if "token_type_ids" in self._inputs:
+            inputs["token_type_ids"] = segments if segments is not None else np.zeros_like(ids)
+        return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """What the export's report says; None when there is no export, or its model file is not the one reported."""
+    try:
+        report: dict[str, Any] = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        if report.get("refused"):
+            return report
+        with (folder / MODEL_FILE).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    return report if digest == report.get("sha256") else None
+
+
+def _open_session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Idle threads would spin and take the processor from the other lane's session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,149 @@
+"""Exports a torch checkpoint to ONNX, once, and checks that it gives the same numbers.
+
+Exports lie under the data folder, one folder for each model revision, kind and precision; they are written under a
+temporary name, synced and renamed, so that a folder of the final name is whole. An export that disagrees with torch
+leaves a report that says so and is never served. Needs torch, transformers and onnx. One thread at start-up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference.onnx_backend import MODEL_FILE, REPORT_FILE, OnnxTransformer, read_report
+from shortlist_server.inference.torch_backend import CLASSIFIER, TorchTransformer
+
+Floats = NDArray[np.float32]
+
+MIN_COSINE = 0.99
+_OPSET = 17
+_LOG = logging.getLogger(__name__)
+
+
+def make_export(
+    target: Path,
+    source: Path,
+    *,
+    auto_class: str,
+    precision: str,
+    threads: int,
+    agreement: Callable[[TorchTransformer, OnnxTransformer], float],
+) -> dict[str, Any]:
+    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement``.
+
+    Args:
+        precision: "int8" (weights per channel, activations dynamic) or "float32".
+        agreement: compares the export with torch on texts of its choice; 1 is equal, under ``MIN_COSINE`` is refused.
+
+    Raises:
+        ModelNotFound: the model cannot be loaded, or cannot be exported.
+    """
+    reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    try:
+        try:
+            _trace(reference, auto_class, work / "float32.onnx")
+            _quantize(work, precision)
+            score = agreement(reference, OnnxTransformer(work, threads=threads))
+        except Exception as error:  # the exporter, the quantiser and the runtime each raise their own
+            raise ModelNotFound(
+                f"The model in {source} cannot be exported to ONNX ({error}). Serve it with backend torch."
+            ) from error
+        served = bool(score >= MIN_COSINE)
+        _LOG.info("Exported %s as %s: agreement with torch %.4f", source, precision, score)
+        report = {"agreement": float(score), "precision": precision, "refused": not served}
+        _publish(work, target, report)
+        return report
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:
+    """Writes the model as ONNX with free batch and length. Traced with padding, so that no mask is optimised away."""
+    import torch
+
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if reference.takes_segments else [])
+    ids = torch.randint(0, min(reference.vocabulary_size, 1000), (2, 16), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 10:] = 0
+    inputs = (ids, mask, torch.zeros_like(ids))[: len(names)]
+
+    class Positional(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: Any) -> Any:
+            output = self.model(**dict(zip(names, values, strict=True)))
+            return output.logits if "logits" in output else output.last_hidden_state
+
+    axes = {name: {0: "texts", 1: "tokens"} for name in names}
+    axes["output"] = {0: "texts"} if auto_class == CLASSIFIER else {0: "texts", 1: "tokens"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated; the newer one needs a further package
+        torch.onnx.export(
+            Positional(reference.model).eval(),
+            inputs,
+            str(path),
+            input_names=names,
+            output_names=["output"],
+            dynamic_axes=axes,
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _quantize(work: Path, precision: str) -> None:
+    """Turns the traced model into the served one."""
+    traced = work / "float32.onnx"
+    if precision == "float32":
+        traced.rename(work / MODEL_FILE)
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preparation step that changes nothing for these models
+    try:
+        quantize_dynamic(
+            traced, work / MODEL_FILE, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"]
+        )
+    finally:
+        root.setLevel(level)
+    traced.unlink()
+
+
+def _publish(work: Path, target: Path, report: dict[str, Any]) -> None:
+    """Syncs the files, writes the report last and renames the folder; an earlier one of that name is torn and goes."""
+    model = work / MODEL_FILE
+    if report["refused"]:
+        model.unlink()
+    else:
+        with model.open("rb") as file:
+            report["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    with (work / REPORT_FILE).open("w", encoding="utf-8") as out:
+        json.dump(report, out)
+        out.flush()
+        os.fsync(out.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    try:
+        work.rename(target)
+    except OSError:
+        # Another process exported the same model in the meantime; its export is as good.
+        if read_report(target) is None:
+            raise
