@@ -199,8 +199,9 @@ def choice_to_proto(enum: Any, prefix: str, name: str | None, field: str) -> Any
 
 
 def _refuse_choice(enum: Any, prefix: str, name: str, field: str) -> NoReturn:
-    known = ", ".join(value.removeprefix(f"{prefix}_").lower() for value in enum.keys() if enum.Value(value) != 0)  #
-    noqa: SIM118 raise InvalidArgument(f"must be one of {known}, not {name!r}", field=field)
+    names = (name for name, number in enum.items() if number != 0)
+    known = ", ".join(name.removeprefix(f"{prefix}_").lower() for name in names)
+    raise InvalidArgument(f"must be one of {known}, not {name!r}", field=field)
 
 
 def choice_from_proto(enum: Any, prefix: str, number: int) -> str | None:
@@ -211,6 +212,11 @@ def choice_from_proto(enum: Any, prefix: str, number: int) -> str | None:
         return str(enum.Name(number)).removeprefix(f"{prefix}_").lower()
     except ValueError:
         return str(number)
+
+
+def _choice(enum: Any, prefix: str, number: int) -> Any:
+    # The types list the choices of this release; a newer server's passes through as it is.
+    return choice_from_proto(enum, prefix, number)
 
 
 def candidates_to_proto(candidates: collections.Candidates) -> search_pb2.Candidates:
@@ -300,22 +306,22 @@ def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionCon
         chunking=collections.Chunking(
             max_tokens=chunking.max_tokens, overlap_tokens=_optional(chunking, "overlap_tokens")
         ),
-        # A newer server's value passes through as it is.
-        overflow=choice_from_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),  # type:
-        ignore[arg-type] filterable_fields=tuple(proto.filterable_fields),
-        search_defaults=_search_defaults(proto.search_defaults), query_instruction=proto.query_instruction,
+        overflow=_choice(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),
+        filterable_fields=tuple(proto.filterable_fields),
+        search_defaults=_search_defaults(proto.search_defaults),
+        query_instruction=proto.query_instruction,
     )
 
 
 def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.SearchDefaults:
     candidates, fusion, rerank = proto.candidates, proto.fusion, proto.rerank
     return collections.SearchDefaults(
-        mode=choice_from_proto(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode),  # type: ignore[arg-type]
+        mode=_choice(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode),
         candidates=collections.Candidates(
             **{name: _optional(candidates, name) for name in ("dense", "lexical", "ef", "exact")}
         ),
         fusion=collections.Fusion(
-            method=choice_from_proto(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method),  # type: ignore[arg-type]
+            method=_choice(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method),
             dense_weight=_optional(fusion, "dense_weight"),
             rrf_k=_optional(fusion, "rrf_k"),
         ),
@@ -325,9 +331,7 @@ def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.Search
             depth=_optional(rerank, "depth"),
             weight=_optional(rerank, "weight"),
             instruction=rerank.instruction,
-            on_failure=choice_from_proto(  # type: ignore[arg-type]
-                search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure
-            ),
+            on_failure=_choice(search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure),
             deadline_share=_optional(rerank, "deadline_share"),
         ),
     )

@@ -104,9 +104,9 @@ class IngestRun:
         self._next_index = 0
         self._skip = 0
         self._pending: deque[_Pending] = deque()
-        self._pending_cost = self._pending_bytes = 0
+        self._pending_bytes = 0
         self._unsent: deque[_Pending] = deque()
-        self._sent_cost = self._credit = 0
+        self._unsent_cost = self._in_flight = self._credit = 0
         self._acks: deque[Ack] = deque()
         self._last_read: Ack | None = None
         self._exhausted = self._cut_off = self._draining = self._opened = False
@@ -124,7 +124,8 @@ class IngestRun:
     def start_request(self) -> pb.IngestRequest:
         """The first message of a connection; forgets what was sent on the one before."""
         self._unsent = deque(item for item in self._pending if item.operation.proto is not None)
-        self._sent_cost = self._credit = 0
+        self._unsent_cost = sum(item.operation.cost for item in self._unsent)
+        self._in_flight = self._credit = 0
         self._draining = False
         self._opened = False
         return pb.IngestRequest(
@@ -183,7 +184,7 @@ class IngestRun:
         if self._exhausted or not self._opened or self._draining:
             return False
         return not self._pending or (
-            self._pending_cost < self._credit
+            self._unsent_cost < self._credit
             and len(self._pending) < MAX_PENDING_OPERATIONS
             and self._pending_bytes < MAX_PENDING_BYTES
         )
@@ -204,8 +205,8 @@ class IngestRun:
         if prepared.proto is not None:
             prepared.proto.position = item.position
             self._unsent.append(item)
+            self._unsent_cost += prepared.cost
         self._pending.append(item)
-        self._pending_cost += prepared.cost
         self._pending_bytes += prepared.bytes
         self._settle_unsendable()
 
@@ -235,11 +236,14 @@ class IngestRun:
         size = 0
         while self._unsent and len(operations) < MAX_BATCH_OPERATIONS:
             item = self._unsent[0].operation
-            fits = self._sent_cost + item.cost <= self._credit or self._sent_cost == 0
+            # An operation larger than all the credit there is goes alone.
+            fits = item.cost <= self._credit or self._in_flight == 0
             if not fits or (operations and size + item.bytes > MAX_BATCH_BYTES):
                 break
             self._unsent.popleft()
-            self._sent_cost += item.cost
+            self._unsent_cost -= item.cost
+            self._credit -= item.cost
+            self._in_flight += 1
             size += item.bytes
             assert item.proto is not None
             operations.append(item.proto)
@@ -260,7 +264,7 @@ class IngestRun:
             if proto.position != item.position:
                 raise InternalError(f"the server acknowledged position {proto.position} before {item.position}")
             self._settle(ack_from_proto(proto, item.index))
-            self._sent_cost -= item.operation.cost
+            self._in_flight -= 1
             if proto.status == pb.ACK_STATUS_DURABLE:
                 self._durable_position = item.position
             self._settle_unsendable()
@@ -274,7 +278,6 @@ class IngestRun:
 
     def _settle(self, ack: Ack) -> None:
         operation = self._pending.popleft().operation
-        self._pending_cost -= operation.cost
         self._pending_bytes -= operation.bytes
         self._acks.append(ack)
         self._broken_at = None
@@ -378,6 +381,9 @@ class IngestRun:
             if error is None
             else from_rpc_error(error)
         )
+        if isinstance(cause, StreamConflict) and self._opened:
+            # The newest client has the stream; to take it back would begin a tug of war.
+            raise cause from error
         mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded)
         if error is not None and not mendable and not is_broken_connection(error):
             raise cause from error

@@ -24,6 +24,14 @@ MESSAGE_OVERHEAD_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class InvalidOperation:
+    """In place of an operation whose source is damaged: it fails with this message, and the others go on."""
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """An operation ready for the wire, or the error that keeps it from being sent.
 
@@ -63,6 +71,8 @@ def operation_cost(proto: pb.IngestOperation) -> int:
 
 
 def _to_proto(operation: object) -> pb.IngestOperation:
+    if isinstance(operation, InvalidOperation):
+        raise InvalidArgument(operation.message)
     if isinstance(operation, Deletion):
         return pb.IngestOperation(delete_id=checked_text(operation.id, "delete_id"))
     if isinstance(operation, Document | Mapping):

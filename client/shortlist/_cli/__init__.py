@@ -1,7 +1,7 @@
 """The command line: ``shortlist COMMAND``.
 
-Commands are imported when they are run, so that ``--help`` is quick and a command needs only its own libraries. click and
-rich come with the extra ``cli``; without them ``main`` says so.
+Commands are imported when they are run, so that ``--help`` is quick and a command needs only its own libraries. click
+and rich come with the extra ``cli``; without them ``main`` says so.
 """
 
 from __future__ import annotations

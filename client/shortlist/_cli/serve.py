@@ -47,6 +47,7 @@ def flag_of(field: str, *, repeatable: bool) -> str:
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> click.Option:
     repeatable = typing.get_origin(kind) is tuple
+    settings: dict[str, Any]
     flag = flag_of(field.name, repeatable=repeatable)
     if kind is bool:
         declarations, settings = [f"{flag}/--no-{flag.removeprefix('--')}"], {"type": bool}
@@ -77,7 +78,7 @@ def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
-    known = {parameter.name for parameter in ctx.command.params}
+    known = {parameter.name for parameter in ctx.command.params if parameter.expose_value}
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise click.BadParameter(f"{path}: unknown settings: {', '.join(unknown)}")
@@ -87,9 +88,9 @@ def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None
 def serve(**settings: Any) -> None:
     """Runs a server until it is told to stop (SIGTERM or Ctrl-C).
 
-    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error. A setting comes
-    from its flag, else from its environment variable, else from the file given with --config, else it has its default.
-    Environment variables of repeatable settings are separated by spaces.
+    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error. A setting
+    comes from its flag, else from its environment variable, else from the file given with --config, else it has its
+    default. Environment variables of repeatable settings are separated by spaces.
     """
     try:
         from shortlist_server.app import run
@@ -98,7 +99,7 @@ def serve(**settings: Any) -> None:
         if (error.name or "").startswith("shortlist_server.") and error.name != "shortlist_server.app":
             raise
         raise click.ClickException(MISSING_SERVER) from error
-    run(Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}))
+    run(Config(**settings))
 
 
 def _command() -> click.Command:
