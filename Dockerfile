@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-FROM python:3.12-slim AS build
+FROM python:3.11-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/shortlist
 ENV PATH=/opt/shortlist/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -12,7 +12,7 @@ COPY . .
 # Portable: not tuned to the processor that happens to build the image.
 RUN HNSWLIB_NO_NATIVE=1 pip install --constraint constraints.txt '.[server]'
 
-FROM python:3.12-slim
+FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 shortlist && install --directory --owner=shortlist /data
 COPY --from=build /opt/shortlist /opt/shortlist
 ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1
