@@ -1,0 +1,62 @@
+"""Errors of SQLite and of the file system, as errors a caller can act on.
+
+Used as a context manager around every piece of work that touches the disk; ``ShortlistError`` passes through unchanged.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shortlist_server.errors import DataCorrupted, InvalidArgument, OutOfSpace, ShortlistError, Unavailable
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Raises typed errors for what goes wrong inside, naming the collection.
+
+    Raises:
+        OutOfSpace: the disk is full.
+        DataCorrupted: SQLite found its file damaged.
+        Unavailable: another process holds the database, or a file cannot be reached now.
+        InvalidArgument: a value cannot be stored, such as text with a lone surrogate.
+    """
+    try:
+        yield
+    except ShortlistError:
+        raise
+    except sqlite3.Error as error:
+        raise _from_sqlite(name, error) from error
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"text that is not valid Unicode cannot be stored: {error}") from error
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _out_of_space(name) from error
+        raise Unavailable(f"collection {name}: {error.strerror or error}; check the data folder") from error
+
+
+def _from_sqlite(name: str, error: sqlite3.Error) -> ShortlistError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return _out_of_space(name)
+    if code in _CORRUPT:
+        return DataCorrupted(
+            f"the database of collection {name} is damaged ({error}); restore it from a backup",
+            metadata={"collection": name},
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+        return Unavailable(f"the database of collection {name} cannot be reached: {error}")
+    return ShortlistError(f"collection {name}: {error}")
+
+
+def _out_of_space(name: str) -> OutOfSpace:
+    return OutOfSpace(
+        f"the disk of collection {name} is full; nothing was written: free some space, then repeat",
+        metadata={"collection": name},
+        retry_after_seconds=5.0,
+    )

@@ -1,0 +1,60 @@
+"""The one way by which storage changes the file system outside SQLite.
+
+Every write, fsync, rename and removal goes through a ``Files``, so that their order can be asserted by a recording
+double and a crash can be staged between any two of them. A file is durable once its content *and* the folder that names
+it are synced; nothing here promises more than that. Stateless: any thread may use one instance.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+CrashPoint = Callable[[str], None]
+"""Called with the name of each point at which a crash must do no harm. Tests kill the process there."""
+
+
+def pass_by(point: str) -> None:
+    """The crash point of production: nothing happens."""
+
+
+class Files:
+    """File operations with explicit durability."""
+
+    def make_folder(self, path: Path) -> None:
+        """Makes a folder; its parents must exist. Not durable until the parent is synced."""
+        path.mkdir()
+
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        """Writes a new file. Not durable until ``sync`` and ``sync_folder``."""
+        path.write_bytes(data)
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copies a file's content. Not durable until ``sync`` and ``sync_folder``."""
+        shutil.copyfile(source, target)
+
+    def sync(self, path: Path) -> None:
+        """Forces a file's content to disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def sync_folder(self, path: Path) -> None:
+        """Forces a folder's names to disk."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Gives a file or folder its final name, atomically."""
+        source.rename(target)
+
+    def remove_tree(self, path: Path) -> None:
+        """Removes a folder and all in it; a missing one is fine."""
+        shutil.rmtree(path, ignore_errors=True)

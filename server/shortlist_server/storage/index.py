@@ -1,0 +1,130 @@
+"""The dense index of a collection: the segments, the tail, and the view of both that searches take.
+
+All changes are made by the writer thread, after the transaction they belong to; ``view`` may be read by any thread, and
+``watching`` entered by any. The invariant: a live label is in the one segment whose range holds it, or else in the
+tail.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.storage.dense import View
+from shortlist_server.storage.manifest import SegmentDamaged
+from shortlist_server.storage.segments import Segment
+from shortlist_server.storage.tail import Tail
+from shortlist_server.storage.truth import Counters, Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A segment to build from the passages with ``low < label <= high``, in place of ``replaced``.
+
+    Attributes:
+        seed: one of ``replaced``, whose graph is the start of the new one, or None.
+    """
+
+    low: int
+    high: int
+    replaced: tuple[Segment, ...] = ()
+    seed: Segment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Labels removed since it was set; a build that began later may have read them while they lived."""
+
+    removed: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class DenseIndex:
+    """What a collection's searches see of its vectors."""
+
+    def __init__(self, segments: Sequence[Segment], tail: Tail, counters: Counters) -> None:
+        self._segments = tuple(segments)
+        self._tail = tail
+        self._counters = counters
+        self._watches: list[Watch] = []
+        self._lock = threading.Lock()
+        self._show()
+
+    @property
+    def view(self) -> View:
+        """The state now; what it shows does not change, but that rows die in it."""
+        return self._view
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """Records removals for the time of a build."""
+        watch = Watch()
+        with self._lock:
+            self._watches.append(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._watches.remove(watch)
+
+    def publish(self, effect: Effect, counters: Counters) -> None:
+        """Shows a committed change. Writer thread only."""
+        before, self._counters = self._counters, counters
+        if effect.labels:
+            self._tail.append(effect.labels, effect.keys, effect.vectors)
+        if effect.removed_labels:
+            # The new version is shown before the old one goes: a search between the two finds the document twice
+            # rather than not at all, and the old key leads nowhere.
+            self._counters, now = before, counters
+            self._show()
+            self._counters = now
+            removed = np.sort(np.asarray(effect.removed_labels, dtype=np.int64))
+            self._tail.remove(removed)
+            for segment in self._segments:
+                segment.remove(removed)
+            with self._lock:
+                for watch in self._watches:
+                    watch.removed.append(removed)
+        self._show()
+
+    def admit(self, job: Job, segment: Segment | None, watch: Watch) -> None:
+        """Marks what died in a new segment since it was read, and compares it with what it will replace.
+
+        Writer thread only.
+
+        Raises:
+            SegmentDamaged: its live labels are not those of the rows it replaces; it must not be published.
+        """
+        labels = self._tail.snapshot()
+        inside = labels.alive & (labels.labels > job.low) & (labels.labels <= job.high)
+        expected = [labels.labels[inside]]
+        dead = list(watch.removed)
+        for old in job.replaced:
+            expected.append(old.labels[old.alive])
+            dead.append(old.labels[~old.alive])
+        if segment is not None and dead:
+            segment.remove(np.unique(np.concatenate(dead)))
+        live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.labels[segment.alive])
+        if not np.array_equal(live, np.sort(np.concatenate(expected))):
+            raise SegmentDamaged(f"the new segment of labels {job.low} to {job.high} does not hold what it should")
+
+    def swap(self, job: Job, segment: Segment | None) -> None:
+        """Puts an admitted segment in the place of what it replaces. Writer thread only."""
+        kept = [old for old in self._segments if old not in job.replaced]
+        new = [] if segment is None else [segment]
+        self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))
+        self._tail.drop_range(job.low, job.high)
+        self._show()
+
+    def _show(self) -> None:
+        self._view = View(
+            sequence=self._counters.sequence,
+            segments=self._segments,
+            tail=self._tail.snapshot(),
+            documents=self._counters.documents,
+            passages=self._counters.passages,
+        )

@@ -1,0 +1,261 @@
+"""Keeps a collection's segments in shape: seals the tail, merges small segments, rebuilds those with many dead rows.
+
+Two threads: one seals, so that the tail stays short, while the other merges for minutes. Each build runs in a child
+process started afresh (never forked from a serving process); the thread waits for it, loads the result and hands it to
+the writer thread, which publishes it. A build that fails leaves everything as it was, is logged, counted and tried
+again, later each time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import shortlist_server
+from shortlist_server.errors import ShortlistError
+from shortlist_server.storage.builder import TEMPORARY_PREFIX, BuildSpec
+from shortlist_server.storage.dense import View
+from shortlist_server.storage.files import Files
+from shortlist_server.storage.index import DenseIndex, Job, Watch
+from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
+from shortlist_server.storage.segments import Segment
+
+logger = logging.getLogger(__name__)
+
+BUILDER = (sys.executable, "-P", "-m", "shortlist_server.storage.builder")
+"""The command of the child process."""
+
+FANOUT = 4
+"""Neighbouring segments of about one size that are merged as soon as there are so many."""
+
+REBUILD_SHARE = 0.25
+"""Share of dead rows that makes a segment worth building anew."""
+
+_SEED_DEAD_SHARE = 0.05
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+
+
+class BuildFailed(Exception):
+    """The child process did not deliver; the message has the end of what it said."""
+
+
+def next_seal(view: View, minimum: int) -> Job | None:
+    """The first gap between segments with passages in the tail, or the end of the tail when it is long enough."""
+    labels = view.tail.labels[view.tail.alive]
+    if not len(labels):
+        return None
+    low = 0
+    for segment in view.segments:
+        inside = labels[(labels > low) & (labels <= segment.row.low)]
+        if len(inside):
+            return Job(low=low, high=segment.row.low)
+        low = segment.row.high
+    rest = labels[labels > low]
+    if len(rest) < minimum:
+        return None
+    return Job(low=low, high=int(rest[-1]))
+
+
+def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
+    """Segments worth building anew: many dead rows, or small neighbours; when idle, any neighbours that fit in one."""
+    segments = view.segments
+    for segment in segments:
+        if len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
+            return _job((segment,), seeded=False)
+    best: tuple[Segment, ...] = ()
+    for start in range(len(segments)):
+        run: list[Segment] = []
+        live = 0
+        for segment in segments[start:]:
+            gap = run and _has_rows(view, run[-1].row.high, segment.row.low)
+            if gap or live + segment.live > maximum:
+                break
+            run.append(segment)
+            live += segment.live
+        if not idle:
+            run = _same_tier(run, minimum)
+        if len(run) >= (2 if idle else FANOUT) and len(run) > len(best):
+            best = tuple(run)
+    return _job(best, seeded=True) if best else None
+
+
+def _same_tier(run: Sequence[Segment], minimum: int) -> list[Segment]:
+    alike: list[Segment] = []
+    for segment in run:
+        if alike and _tier(segment, minimum) > _tier(alike[0], minimum):
+            break
+        alike.append(segment)
+    return alike
+
+
+def _tier(segment: Segment, minimum: int) -> int:
+    tier, size = 0, minimum * FANOUT
+    while segment.live >= size:
+        tier, size = tier + 1, size * FANOUT
+    return tier
+
+
+def _has_rows(view: View, low: int, high: int) -> bool:
+    labels = view.tail.labels[view.tail.alive]
+    return bool(((labels > low) & (labels <= high)).any())
+
+
+def _job(segments: tuple[Segment, ...], *, seeded: bool) -> Job:
+    largest = max(segments, key=lambda segment: segment.live)
+    clean = len(largest.labels) - largest.live <= _SEED_DEAD_SHARE * len(largest.labels)
+    seed = largest if seeded and clean and len(segments) > 1 else None
+    return Job(low=segments[0].row.low, high=segments[-1].row.high, replaced=segments, seed=seed)
+
+
+class Caretaker:
+    """One maintenance thread: asks ``choose`` for a job, builds it, hands it to ``publish``."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        collection: str,
+        dimension: int,
+        *,
+        index: DenseIndex,
+        choose: Callable[[], Job | None],
+        publish: Callable[[Job, Segment | None, Watch], None],
+        files: Files,
+        command: Sequence[str] = BUILDER,
+    ) -> None:
+        self._name = name
+        self._folder = folder
+        self._collection = collection
+        self._dimension = dimension
+        self._index = index
+        self._choose = choose
+        self._publish = publish
+        self._files = files
+        self._command = tuple(command)
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._closed = False
+        self.built = 0
+        self.failures = 0
+        self.failing = False
+        self.last_error = ""
+        self._thread = threading.Thread(target=self._run, name=f"caretaker-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something may be worth doing."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ends a running build and the thread. Idempotent."""
+        with self._lock:
+            self._closed = True
+            if self._child is not None:
+                self._child.kill()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        retry = _FIRST_RETRY_SECONDS
+        while not self._closed:
+            job = self._choose()
+            if job is None:
+                self._wake.wait(_LOOK_SECONDS)
+                self._wake.clear()
+                continue
+            try:
+                self._do(job)
+            except (BuildFailed, SegmentDamaged, ShortlistError, OSError) as error:
+                if self._closed:
+                    return
+                self.failures += 1
+                self.failing, self.last_error = True, str(error)
+                logger.error(
+                    "collection %s: building a segment failed, next try in %.0f s: %s", self._name, retry, error
+                )
+                self._pause(retry)
+                retry = min(2 * retry, _LAST_RETRY_SECONDS)
+            else:
+                self.built += 1
+                self.failing = False
+                retry = _FIRST_RETRY_SECONDS
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._closed and (left := until - time.monotonic()) > 0:
+            self._wake.wait(left)
+            self._wake.clear()
+
+    def _do(self, job: Job) -> None:
+        with self._index.watching() as watch:
+            row = self._build(job)
+            if row is None:
+                self._publish(job, None, watch)
+                return
+            folder = self._folder / "segments" / row.uid
+            try:
+                segment = Segment.load(folder, row, self._collection, self._dimension)
+                self._publish(job, segment, watch)
+            except BaseException:
+                self._files.remove_tree(folder)
+                raise
+
+    def _build(self, job: Job) -> SegmentRow | None:
+        spec = BuildSpec(
+            database=str(self._folder / "collection.db"),
+            folder=str(self._folder / "segments"),
+            collection=self._collection,
+            uid=uuid.uuid4().hex,
+            dimension=self._dimension,
+            low=job.low,
+            high=job.high,
+            seed=None if job.seed is None else job.seed.row,
+            threads=max(1, (os.cpu_count() or 1) // 2),
+        )
+        # The child finds this very package, wherever it was imported from.
+        root = str(Path(shortlist_server.__file__).parent.parent)
+        inherited = os.environ.get("PYTHONPATH")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *([inherited] if inherited else [])])}
+        with self._lock:
+            if self._closed:
+                raise BuildFailed("closing")
+            child = self._child = subprocess.Popen(  # noqa: S603
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+            )
+        with child:
+            assert child.stdin is not None and child.stdout is not None
+            try:
+                child.stdin.write(spec.dump() + "\n")
+                child.stdin.flush()
+            except BrokenPipeError:
+                pass
+            said = child.stdout.read().strip().splitlines()
+            code = child.wait()
+        with self._lock:
+            self._child = None
+        if code != 0 or not said:
+            self._files.remove_tree(self._folder / "segments" / (TEMPORARY_PREFIX + spec.uid))
+            self._files.remove_tree(self._folder / "segments" / spec.uid)
+            raise BuildFailed(f"the build ended with code {code}: {said[-1] if said else 'no message'}")
+        values = json.loads(said[-1])
+        return None if values is None else SegmentRow(**values)

@@ -1,0 +1,224 @@
+"""Reads of one collection: a pool of reading connections and the queries on them.
+
+A connection is used by one thread at a time and returned after each call, so there are as many as calls at once. Every
+call sees all that was committed before it began. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Parts, StoredDocument, StoredPassage
+from shortlist_server.errors import DataCorrupted, Unavailable
+from shortlist_server.storage import schema
+from shortlist_server.storage.faults import translated
+from shortlist_server.storage.filters import Condition
+from shortlist_server.storage.metadata import decode
+from shortlist_server.storage.truth import text_checksum
+
+
+class ReaderPool:
+    """Reading connections, made when needed and kept."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._idle: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the time of a block; errors inside leave as typed ones."""
+        with translated(self._name):
+            with self._lock:
+                if self._closed:
+                    raise Unavailable(f"collection {self._name} is closed")
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                connection = schema.open_reader(self._path, self._name)
+            try:
+                yield connection
+            finally:
+                with self._lock:
+                    keep = not self._closed
+                    if keep:
+                        self._idle.append(connection)
+                if not keep:
+                    connection.close()
+
+    def close(self) -> None:
+        """Closes idle connections now and busy ones when their call ends."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class Reader:
+    """The read queries of one collection."""
+
+    def __init__(self, pool: ReaderPool) -> None:
+        self._pool = pool
+
+    def stream_position(self, stream: str) -> int:
+        """The last position committed for a stream; 0 for an unknown one."""
+        with self._pool.connection() as connection:
+            row = connection.execute("SELECT position FROM streams WHERE name = ?", (stream,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def unchanged(self, hashes: Mapping[str, bytes]) -> dict[str, int]:
+        """Of documents by id, those stored with an equal hash, with their sequence."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                "SELECT id, content_hash, sequence FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(hashes), ensure_ascii=False),),
+            ).fetchall()
+        return {id: sequence for id, stored, sequence in rows if stored == hashes[id]}
+
+    def keys(self, ids: Sequence[str]) -> dict[str, int]:
+        """Document key of each id that exists."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(ids), ensure_ascii=False),),
+            )
+            return dict(rows.fetchall())
+
+    def documents(self, keys: Sequence[int], parts: Parts) -> dict[int, StoredDocument]:
+        """The documents with these keys that still exist, by key."""
+        chosen = json.dumps([int(key) for key in keys])
+        with self._pool.connection() as connection, _snapshot(connection):
+            rows = connection.execute(
+                f"SELECT {_columns(parts)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
+                (chosen,),
+            ).fetchall()
+            return {document.key: document for document in _assemble(connection, rows, parts)}
+
+    def page(
+        self, condition: Condition | None, after: int, limit: int, parts: Parts
+    ) -> tuple[list[StoredDocument], int | None]:
+        """Documents that pass with a sequence over ``after``, by sequence, and where the next page starts."""
+        where = condition or Condition("1", ())
+        with self._pool.connection() as connection, _snapshot(connection):
+            rows = connection.execute(
+                f"SELECT {_columns(parts)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
+                " ORDER BY sequence LIMIT ?",
+                (after, *where.parameters, limit + 1),
+            ).fetchall()
+            documents = _assemble(connection, rows[:limit], parts)
+        return documents, documents[-1].sequence if len(rows) > limit else None
+
+    def select(self, condition: Condition, after: int = 0) -> NDArray[np.int64]:
+        """Keys of the documents that pass with a sequence over ``after``, ascending, shape (n,)."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608
+                (after, *condition.parameters),
+            ).fetchall()
+        return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
+
+    def passages(self, labels: Sequence[int], *, vectors: bool, token_vectors: bool) -> dict[int, StoredPassage]:
+        """The passages with these labels that still exist, by label."""
+        with self._pool.connection() as connection:
+            return _passages(connection, "label", labels, vectors=vectors, token_vectors=token_vectors)
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    # Two statements of one answer must see the same commit.
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
+
+
+def _columns(parts: Parts) -> str:
+    metadata = "metadata, metadata_checksum" if parts.metadata else "NULL, 0"
+    text = "title, text, text_checksum" if parts.text else "'', '', 0"
+    return f"key, id, sequence, passage_count, {metadata}, {text}"
+
+
+def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], parts: Parts) -> list[StoredDocument]:
+    passages: dict[int, list[StoredPassage]] = {}
+    if parts.passages or parts.vectors:
+        keys = [row[0] for row in rows]
+        for passage in _passages(connection, "key", keys, vectors=parts.vectors, token_vectors=False).values():
+            passages.setdefault(passage.key, []).append(passage)
+    return [
+        StoredDocument(
+            key=key,
+            id=id,
+            sequence=sequence,
+            passage_count=count,
+            title=title,
+            text=text,
+            metadata={} if metadata is None else decode(metadata),
+            passages=tuple(passages.get(key, ())),
+        )
+        for key, id, sequence, count, metadata, _, title, text, _ in map(_checked_document, rows)
+    ]
+
+
+def _checked_document(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    metadata, metadata_checksum, title, text, checksum = row[4:]
+    if metadata is not None and zlib.crc32(metadata.encode()) != metadata_checksum:
+        raise damaged(f"the metadata of document {row[1]!r}")
+    if (title or text or checksum) and text_checksum(title, text) != checksum:
+        raise damaged(f"the text of document {row[1]!r}")
+    return row
+
+
+def checked_vector(label: int, vector: bytes, checksum: int) -> NDArray[np.float32]:
+    """A stored vector, shape (dimension,).
+
+    Raises:
+        DataCorrupted: it is not what was stored.
+    """
+    if zlib.crc32(vector) != checksum:
+        raise damaged(f"the vector of passage {label}")
+    return np.frombuffer(vector, dtype=np.float32)
+
+
+def damaged(what: str) -> DataCorrupted:
+    """The error for a value that fails its checksum."""
+    return DataCorrupted(f"{what} is damaged on disk; restore the collection from a backup")
+
+
+def _passages(
+    connection: sqlite3.Connection, column: str, values: Sequence[int], *, vectors: bool, token_vectors: bool
+) -> dict[int, StoredPassage]:
+    rows = connection.execute(
+        "SELECT p.label, p.key, p.ordinal, p.start, p.end, p.tokens,"  # noqa: S608
+        f" {'v.vector, v.checksum' if vectors else 'NULL, 0'}, {'t.vectors' if token_vectors else 'NULL'}"
+        " FROM passages p"
+        f" {'LEFT JOIN vectors v USING (label)' if vectors else ''}"
+        f" {'LEFT JOIN token_vectors t USING (label)' if token_vectors else ''}"
+        f" WHERE p.{column} IN (SELECT value FROM json_each(?)) ORDER BY p.label",
+        (json.dumps([int(value) for value in values]),),
+    )
+    return {
+        label: StoredPassage(
+            label=label,
+            key=key,
+            ordinal=ordinal,
+            start=start,
+            end=end,
+            tokens=tokens,
+            vector=None if vector is None else checked_vector(label, vector, checksum),
+            token_vectors=packed,
+        )
+        for label, key, ordinal, start, end, tokens, vector, checksum, packed in rows
+    }

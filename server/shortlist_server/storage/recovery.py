@@ -1,0 +1,111 @@
+"""What a collection does when it opens: which segments are good, and which passages must be searched exactly.
+
+Every manifest row is compared with its folder, checksum by checksum, and the labels a good segment holds with those the
+database has. A segment that fails is forgotten: its rows come back from the database into the tail and are built anew.
+Runs before the writer thread starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.errors import DataCorrupted
+from shortlist_server.storage.files import Files
+from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
+from shortlist_server.storage.reader import checked_vector
+from shortlist_server.storage.segments import Segment
+from shortlist_server.storage.tail import Tail
+
+logger = logging.getLogger(__name__)
+
+_LAST_LABEL = (1 << 63) - 1
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
+
+    segments: tuple[Segment, ...]
+    tail: Tail
+    damage: tuple[str, ...]
+
+
+def recover(
+    connection: sqlite3.Connection, folder: Path, name: str, collection: str, dimension: int, files: Files
+) -> Recovered:
+    """Loads what is good, forgets the rest, and removes folders that no manifest row names.
+
+    Raises:
+        DataCorrupted: the database itself is damaged.
+    """
+    rows = segment_rows(connection)
+    segments_folder = folder / "segments"
+    named = {row.uid for row in rows}
+    for path in segments_folder.iterdir():
+        if path.name not in named:
+            files.remove_tree(path)
+    good: list[Segment] = []
+    damage: list[str] = []
+    with ThreadPoolExecutor(2, thread_name_prefix="recover") as pool:
+        # Checksums are read beside each other; only the graph's load itself holds the interpreter lock.
+        loads = [pool.submit(Segment.load, segments_folder / row.uid, row, collection, dimension) for row in rows]
+        for row, load in zip(rows, loads, strict=True):
+            try:
+                segment = load.result()
+                if good and row.low < good[-1].row.high:
+                    raise SegmentDamaged("its range overlaps another segment's")
+                if not segment.keep_only(live_labels(connection, row.low, row.high)):
+                    raise SegmentDamaged("it lacks passages that the database has in its range")
+            except SegmentDamaged as error:
+                damage.append(f"segment {row.uid}: {error}")
+                logger.warning("collection %s: segment %s is dropped and will be rebuilt: %s", name, row.uid, error)
+                connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
+                files.remove_tree(segments_folder / row.uid)
+            else:
+                good.append(segment)
+    tail = Tail(dimension)
+    low = 0
+    for high, after in [*((s.row.low, s.row.high) for s in good), (_LAST_LABEL, 0)]:
+        if high > low:
+            _fill(tail, connection, low, high, dimension)
+        low = after
+    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+
+
+def segment_rows(connection: sqlite3.Connection) -> list[SegmentRow]:
+    """The manifest, by range."""
+    rows = connection.execute("SELECT uid, low, high, passages, checksum FROM segments ORDER BY low, high")
+    return [SegmentRow(uid=r[0], low=r[1], high=r[2], passages=r[3], checksum=r[4]) for r in rows]
+
+
+def live_labels(connection: sqlite3.Connection, low: int, high: int) -> NDArray[np.int64]:
+    """Labels of the live passages with ``low < label <= high``, ascending, shape (n,)."""
+    rows = connection.execute(
+        "SELECT label FROM passages WHERE label > ? AND label <= ? ORDER BY label", (low, high)
+    ).fetchall()
+    return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+
+
+def _fill(tail: Tail, connection: sqlite3.Connection, low: int, high: int, dimension: int) -> None:
+    cursor = connection.execute(
+        "SELECT label, key, vector, checksum FROM passages LEFT JOIN vectors USING (label)"
+        " WHERE label > ? AND label <= ? ORDER BY label",
+        (low, high),
+    )
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        for label, _, vector, _ in rows:
+            if vector is None or len(vector) != 4 * dimension:
+                raise DataCorrupted(f"passage {label} has no vector of {dimension} dimensions; restore a backup")
+        tail.append(
+            [row[0] for row in rows],
+            [row[1] for row in rows],
+            [checked_vector(row[0], row[2], row[3]) for row in rows],
+        )

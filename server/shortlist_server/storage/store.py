@@ -1,0 +1,183 @@
+"""The embedded store: a folder of collections, each a folder of its own.
+
+    <data_dir>/LOCK                                held by the one process that has the store open
+    <data_dir>/collections/<name>/collection.db    the truth
+    <data_dir>/collections/<name>/segments/<uid>/  disposable indexes
+
+A collection is made under a temporary name and renamed when complete, and dropped by renaming before it is removed, so
+that its folder is there as a whole or not at all. Names that start with a dot are such leftovers; they go at the next
+start. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from shortlist_server.config import Config
+from shortlist_server.domain import CollectionConfig
+from shortlist_server.errors import CollectionExists, CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.storage import schema
+from shortlist_server.storage.base import Store
+from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection, Parameters
+from shortlist_server.storage.faults import translated
+from shortlist_server.storage.files import CrashPoint, Files, pass_by
+from shortlist_server.storage.maintenance import BUILDER
+
+COLLECTIONS_FOLDER = "collections"
+LOCK_FILE = "LOCK"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def open_store(config: Config) -> Store:
+    """Opens the data folder, making it when missing; collections are opened when first asked for.
+
+    Raises:
+        Unavailable: another process has it open.
+    """
+    return EmbeddedStore(config)
+
+
+class EmbeddedStore:
+    """A ``Store`` in a folder of this machine."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        files: Files | None = None,
+        crash_point: CrashPoint = pass_by,
+        builder: Sequence[str] = BUILDER,
+        maintain: bool = True,
+    ) -> None:
+        self._files = files or Files()
+        self._crash_point = crash_point
+        self._folder = config.data_dir / COLLECTIONS_FOLDER
+        with translated(str(config.data_dir)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_file = _lock(config.data_dir / LOCK_FILE)
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="segments")
+        self._parameters = Parameters(
+            config=config,
+            files=self._files,
+            crash_point=crash_point,
+            builder=tuple(builder),
+            pool=self._pool,
+            maintain=maintain,
+        )
+        self._lock = threading.Lock()
+        self._name_locks: dict[str, threading.RLock] = {}
+        self._open: dict[str, EmbeddedCollection] = {}
+        self._closed = False
+        for path in self._folder.iterdir():
+            if path.name.startswith("."):
+                self._files.remove_tree(path)
+
+    def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
+        """Makes a collection, durably; see ``Store.create``."""
+        check_name(name)
+        with self._naming(name), translated(name):
+            target = self._folder / name
+            if target.exists():
+                raise CollectionExists(f"collection {name} exists", metadata={"collection": name})
+            temporary = self._folder / f".creating-{uuid.uuid4().hex}"
+            try:
+                self._files.make_folder(temporary)
+                self._files.make_folder(temporary / SEGMENTS_FOLDER)
+                schema.create(temporary / DATABASE_FILE, name, config)
+                self._crash_point("create:made")
+                self._files.sync(temporary / DATABASE_FILE)
+                self._files.sync_folder(temporary)
+                self._files.rename(temporary, target)
+                self._crash_point("create:renamed")
+                self._files.sync_folder(self._folder)
+            except BaseException:
+                self._files.remove_tree(temporary)
+                raise
+            return self.open(name)
+
+    def open(self, name: str) -> EmbeddedCollection:
+        """The collection of that name; see ``Store.open``."""
+        known = self._open.get(name)
+        if known is not None:
+            return known
+        with self._naming(name):
+            known = self._open.get(name)
+            if known is None:
+                if _NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
+                    raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
+                known = EmbeddedCollection(name, self._folder / name, self._parameters)
+                self._open[name] = known
+            return known
+
+    def names(self) -> Sequence[str]:
+        """Names of all collections, sorted."""
+        with translated("all"):
+            return sorted(path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def drop(self, name: str) -> None:
+        """Removes a collection and its files, durably; calls under way on it may raise ``Unavailable``."""
+        with self._naming(name), translated(name):
+            folder = self._folder / name
+            if _NAME.fullmatch(name) is None or not folder.is_dir():
+                raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
+            collection = self._open.pop(name, None)
+            if collection is not None:
+                collection.close()
+            dropped = self._folder / f".dropped-{uuid.uuid4().hex}"
+            self._files.rename(folder, dropped)
+            self._crash_point("drop:renamed")
+            self._files.sync_folder(self._folder)
+            self._files.remove_tree(dropped)
+
+    def close(self) -> None:
+        """Finishes commits under way, checkpoints and closes. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for collection in list(self._open.values()):
+            collection.close()
+        self._pool.shutdown()
+        os.close(self._lock_file)
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        # One lock a name: a collection that takes long to open must not hold up the others.
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the store is closed")
+            lock = self._name_locks.setdefault(name, threading.RLock())
+        with lock:
+            yield
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that cannot be a collection's.
+
+    Raises:
+        InvalidArgument: it is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InvalidArgument(
+            f"collection name {name!r} is not 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit",
+            field="name",
+        )
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Unavailable(f"the data folder {path.parent} is in use by another process") from error
+    return descriptor

@@ -1,0 +1,120 @@
+"""The tail: passages that no segment holds yet, in one growing float32 matrix, searched exactly.
+
+``Tail`` belongs to the writer thread. Readers hold a ``TailSnapshot``, which shares the arrays: rows beyond its length
+are not its own, and a row that dies is marked in place, so that a deleted passage vanishes from every snapshot at once.
+Labels ascend, and with them keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Vector
+
+_FIRST_CAPACITY = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TailSnapshot:
+    """The tail at one moment.
+
+    Attributes:
+        vectors: shape (n, dimension), float32.
+        labels, keys: shape (n,), int64, ascending.
+        alive: shape (n,), bool.
+        live: number of live rows when the snapshot was taken.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    live: int
+
+    def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Live rows of these documents, shape (r,)."""
+        rows = rows_between(self.keys, keys)
+        return rows[self.alive[rows]]
+
+
+def rows_between(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places in ``sorted_keys`` that hold one of ``keys``, which may repeat there."""
+    first = np.searchsorted(sorted_keys, keys, "left")
+    counts = np.searchsorted(sorted_keys, keys, "right") - first
+    total = int(counts.sum())
+    rows = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts) + np.arange(total)
+    return rows.astype(np.int64, copy=False)
+
+
+class Tail:
+    """The growing arrays behind the snapshots. Writer thread only."""
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._allocate(_FIRST_CAPACITY)
+        self._length = 0
+        self._live = 0
+
+    @property
+    def live(self) -> int:
+        """Number of live rows."""
+        return self._live
+
+    def append(self, labels: Sequence[int], keys: Sequence[int], vectors: Sequence[Vector]) -> None:
+        """Adds rows; their labels must be over all present ones."""
+        if not labels:
+            return
+        end = self._length + len(labels)
+        if end > len(self._labels):
+            self._grow(end)
+        self._labels[self._length : end] = labels
+        self._keys[self._length : end] = keys
+        self._vectors[self._length : end] = vectors
+        self._alive[self._length : end] = True
+        self._length = end
+        self._live += len(labels)
+
+    def remove(self, labels: NDArray[np.int64]) -> None:
+        """Marks rows dead, in every snapshot; labels that are not here are passed over."""
+        present = self._labels[: self._length]
+        rows = np.searchsorted(present, labels)
+        inside = rows < self._length
+        rows = rows[inside][present[rows[inside]] == labels[inside]]
+        rows = rows[self._alive[rows]]
+        self._alive[rows] = False
+        self._live -= len(rows)
+
+    def drop_range(self, low: int, high: int) -> None:
+        """Forgets the rows with ``low < label <= high``; a published segment holds them now. Dead rows go as well."""
+        labels = self._labels[: self._length]
+        keep = self._alive[: self._length] & ((labels <= low) | (labels > high))
+        old_labels, old_keys, old_vectors = labels[keep], self._keys[: self._length][keep], self._vectors
+        self._allocate(max(_FIRST_CAPACITY, 2 * len(old_labels)))
+        self._length = self._live = len(old_labels)
+        self._labels[: self._length] = old_labels
+        self._keys[: self._length] = old_keys
+        self._vectors[: self._length] = old_vectors[: len(keep)][keep]
+        self._alive[: self._length] = True
+
+    def snapshot(self) -> TailSnapshot:
+        """The tail now."""
+        n = self._length
+        return TailSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
+
+    def _allocate(self, capacity: int) -> None:
+        self._vectors = np.empty((capacity, self._dimension), dtype=np.float32)
+        self._labels = np.empty(capacity, dtype=np.int64)
+        self._keys = np.empty(capacity, dtype=np.int64)
+        self._alive = np.zeros(capacity, dtype=np.bool_)
+
+    def _grow(self, needed: int) -> None:
+        old: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys, self._alive)
+        self._allocate(max(needed, 2 * len(self._labels)))
+        now: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys, self._alive)
+        for new, before in zip(now, old, strict=True):
+            new[: self._length] = before[: self._length]

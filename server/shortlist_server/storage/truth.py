@@ -1,0 +1,247 @@
+"""Changes to the truth: the SQL of one collection's writing transaction.
+
+A ``Truth`` belongs to the writer thread, which begins and commits; here rows are changed and counters kept. Keys,
+labels and sequences come from the counters, which only ever grow and are committed with the rows they numbered, so none
+is used twice, not even after a restart. The lexical index changes in the same transaction as the documents.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, StreamPosition, Upsert
+from shortlist_server.errors import InvalidVector
+from shortlist_server.storage import settings
+from shortlist_server.storage.manifest import SegmentRow
+from shortlist_server.storage.metadata import encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The one row that numbers everything."""
+
+    sequence: int
+    next_key: int
+    next_label: int
+    documents: int
+    passages: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Effect:
+    """What a change did to the passages, for those who keep vectors in memory.
+
+    Attributes:
+        counters: the counters after it.
+        removed_keys: documents that are gone, replaced ones included.
+        removed_labels: shape (r,), int64: their passages.
+        labels, keys: shape (n,), int64: the new passages, ascending.
+        vectors: n arrays of shape (dimension,), float32.
+    """
+
+    counters: Counters
+    removed_keys: list[int] = field(default_factory=list)
+    removed_labels: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+def text_checksum(title: str, text: str) -> int:
+    """CRC-32 of a document's title and text."""
+    return zlib.crc32(text.encode(), zlib.crc32(title.encode()))
+
+
+class Truth:
+    """The rows of one collection, from the side that writes."""
+
+    def __init__(self, connection: sqlite3.Connection, dimension: int) -> None:
+        self._connection = connection
+        self._dimension = dimension
+        row = connection.execute(
+            "SELECT sequence, next_key, next_label, documents, passages FROM counters WHERE id = 1"
+        ).fetchone()
+        self.counters = Counters(sequence=row[0], next_key=row[1], next_label=row[2], documents=row[3], passages=row[4])
+
+    def save_counters(self) -> None:
+        """Writes the counters into the transaction; called before each commit."""
+        now = self.counters
+        self._connection.execute(
+            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ? WHERE id = 1",
+            (now.sequence, now.next_key, now.next_label, now.documents, now.passages),
+        )
+
+    def apply(self, changes: Sequence[Change], position: StreamPosition | None) -> tuple[Commit, Effect]:
+        """Applies changes in order, the last one of each id winning, and the stream position.
+
+        Raises:
+            InvalidVector: a passage's vector has the wrong size or is not finite; nothing is changed.
+            InvalidArgument: metadata is not JSON.
+        """
+        ids = [change.document.id if isinstance(change, Upsert) else change.id for change in changes]
+        last = {id: at for at, id in enumerate(ids)}
+        stored = self._stored(list(last))
+        counters = self.counters
+        effect = Effect(counters=counters)
+        sequences = dict.fromkeys(last, 0)
+        new_documents: list[tuple[int, str, int, int, bytes, str, int, int, str, str]] = []
+        new_passages: list[tuple[int, int, int, int, int, int]] = []
+        new_token_vectors: list[tuple[int, bytes]] = []
+        sequence, key, label = counters.sequence, counters.next_key, counters.next_label
+        for at, change in enumerate(changes):
+            id = ids[at]
+            if last[id] != at:
+                continue
+            sequence += 1
+            sequences[id] = sequence
+            if id in stored:
+                effect.removed_keys.append(stored[id])
+            if isinstance(change, Deletion):
+                continue
+            document = change.document
+            metadata = encode(document.metadata)
+            new_documents.append(
+                (
+                    key,
+                    id,
+                    sequence,
+                    len(change.passages),
+                    change.content_hash,
+                    metadata,
+                    zlib.crc32(metadata.encode()),
+                    text_checksum(document.title, document.text),
+                    document.title,
+                    document.text,
+                )
+            )
+            for ordinal, passage in enumerate(change.passages):
+                effect.labels.append(label)
+                effect.keys.append(key)
+                effect.vectors.append(passage.vector)
+                new_passages.append((label, key, ordinal, passage.start, passage.end, passage.tokens))
+                if passage.token_vectors is not None:
+                    new_token_vectors.append((label, passage.token_vectors))
+                label += 1
+            key += 1
+        vectors = self._checked(effect.vectors)
+        effect.removed_labels = self._remove(effect.removed_keys)
+        insert = self._connection.executemany
+        insert(
+            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
+            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            new_documents,
+        )
+        insert(
+            "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
+            [(row[0], row[8], row[9]) for row in new_documents],
+        )
+        insert("INSERT INTO passages (label, key, ordinal, start, end, tokens) VALUES (?, ?, ?, ?, ?, ?)", new_passages)
+        insert(
+            "INSERT INTO vectors (label, checksum, vector) VALUES (?, ?, ?)",
+            [(label, zlib.crc32(vector), vector) for label, vector in zip(effect.labels, vectors, strict=True)],
+        )
+        insert("INSERT INTO token_vectors (label, vectors) VALUES (?, ?)", new_token_vectors)
+        if position is not None:
+            self._connection.execute(
+                "INSERT INTO streams (name, position) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET position = excluded.position",
+                (position.stream, position.position),
+            )
+        self.counters = Counters(
+            sequence=sequence,
+            next_key=key,
+            next_label=label,
+            documents=counters.documents + len(new_documents) - len(effect.removed_keys),
+            passages=counters.passages + len(new_passages) - len(effect.removed_labels),
+        )
+        effect.counters = self.counters
+        commit = Commit(
+            sequences=[sequences[id] for id in ids],
+            superseded=[last[id] != at for at, id in enumerate(ids)],
+            existed=[id in stored for id in ids],
+            last_sequence=sequence,
+        )
+        return commit, effect
+
+    def remove(self, keys: Sequence[int]) -> Effect:
+        """Deletes those of these documents that still exist; each deletion takes a sequence."""
+        live = self._connection.execute(
+            "SELECT key FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+        )
+        effect = Effect(counters=self.counters, removed_keys=[row[0] for row in live])
+        effect.removed_labels = self._remove(effect.removed_keys)
+        now = self.counters
+        self.counters = replace(
+            now,
+            sequence=now.sequence + len(effect.removed_keys),
+            documents=now.documents - len(effect.removed_keys),
+            passages=now.passages - len(effect.removed_labels),
+        )
+        effect.counters = self.counters
+        return effect
+
+    def save_config(self, config: CollectionConfig) -> None:
+        """Replaces the collection's settings."""
+        self._connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
+
+    def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
+        """Changes the manifest: the flip that makes a segment exist."""
+        self._connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        if new is not None:
+            self._connection.execute(
+                "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
+                (new.uid, new.low, new.high, new.passages, new.checksum),
+            )
+
+    def reclaim(self, pages: int) -> int:
+        """Gives up to this many free pages back to the file system; returns how many are still free."""
+        # The pragma yields a row for each page and works only as far as it is stepped.
+        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return free
+
+    def _stored(self, ids: list[str]) -> dict[str, int]:
+        rows = self._connection.execute(
+            "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids, ensure_ascii=False),),
+        )
+        return dict(rows.fetchall())
+
+    def _checked(self, vectors: Sequence[NDArray[np.float32]]) -> list[bytes]:
+        if any(vector.shape != (self._dimension,) for vector in vectors):
+            raise InvalidVector(f"a passage's vector must have {self._dimension} dimensions", field="vector")
+        if not vectors:
+            return []
+        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+        # The sum is not finite when any element is not: one pass instead of a mask of the same size.
+        if not np.isfinite(np.sum(matrix, dtype=np.float64)):
+            raise InvalidVector("a passage's vector has an element that is not finite", field="vector")
+        return [row.tobytes() for row in matrix]
+
+    def _remove(self, keys: Sequence[int]) -> list[int]:
+        if not keys:
+            return []
+        run = self._connection.execute
+        chosen = (json.dumps(list(keys)),)
+        # FTS5 with external content takes the old text back to find the postings; its rows go first.
+        run(
+            "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"
+            " WHERE key IN (SELECT value FROM json_each(?))",
+            chosen,
+        )
+        labels = [
+            row[0] for row in run("SELECT label FROM passages WHERE key IN (SELECT value FROM json_each(?))", chosen)
+        ]
+        gone = (json.dumps(labels),)
+        run("DELETE FROM vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
+        run("DELETE FROM token_vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
+        run("DELETE FROM passages WHERE label IN (SELECT value FROM json_each(?))", gone)
+        run("DELETE FROM documents WHERE key IN (SELECT value FROM json_each(?))", chosen)
+        return labels

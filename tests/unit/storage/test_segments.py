@@ -1,0 +1,148 @@
+"""Sealing, merging, and searches over segments and tail."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range
+
+from .conftest import collection_config
+
+
+def wait_until(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def brute(maker, query, ids, n):
+    scores = {id: float(np.max(maker.vectors[id] @ query)) for id in ids}
+    return sorted(scores, key=scores.__getitem__, reverse=True)[:n]
+
+
+def found_ids(collection, found, ids):
+    names = {key: id for id, key in collection.keys(list(ids)).items()}
+    return list(dict.fromkeys(names[key] for key in found.keys.tolist()))
+
+
+def fill(collection, maker, n, start=0, **metadata):
+    ids = [f"d{i}" for i in range(start, start + n)]
+    collection.commit([maker.upsert(id, n=int(id[1:]), **metadata) for id in ids]).result(30)
+    return ids
+
+
+def test_a_long_tail_is_sealed_and_everything_is_still_found(collection, maker):
+    ids = fill(collection, maker, 300)
+    wait_until(lambda: collection.info().segment_passage_count == 300)
+    fill(collection, maker, 10, start=300)
+    query = maker.vector()
+    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
+    assert len(ids) == 300
+
+
+def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(collection, store, open_store, maker):
+    fill(collection, maker, 200)
+    wait_until(lambda: collection.info().segment_count == 1)
+    gone = [f"d{i}" for i in range(0, 40)]
+    collection.commit([Deletion(id=id) for id in gone]).result(30)
+    left = set(maker.vectors) - set(gone)
+    query = maker.vectors["d3"][0]
+    expected = brute(maker, query, left, 10)
+    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == expected
+    store.close()
+    again = open_store().open("papers")
+    assert again.info().segment_count == 1
+    assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
+
+
+def test_a_segment_with_many_dead_rows_is_built_anew(collection, maker):
+    fill(collection, maker, 200)
+    wait_until(lambda: collection.info().segment_count == 1)
+    before = collection._index.view.segments[0].row.uid
+    collection.commit([Deletion(id=f"d{i}") for i in range(80)]).result(30)
+    wait_until(lambda: collection._index.view.segments[0].row.uid != before)
+    assert len(collection._index.view.segments[0].labels) == 120
+
+
+def test_a_segment_without_living_rows_goes_away(collection, maker):
+    fill(collection, maker, 100)
+    wait_until(lambda: collection.info().segment_count == 1)
+    assert collection.delete_matching(Range(("n",), lower=0.0)).result(30) == 100
+    wait_until(lambda: collection.info().segment_count == 0)
+    assert len(collection.dense(maker.vector(), 3).keys) == 0
+
+
+def test_small_neighbours_are_merged(open_store, maker, monkeypatch):
+    collection = open_store().create("papers", collection_config())
+    for start in range(0, 400, 100):
+        fill(collection, maker, 100, start=start)
+        wait_until(lambda start=start: collection.info().segment_passage_count == start + 100)
+    wait_until(lambda: collection.info().segment_count == 1)
+    collection.commit([Deletion(id="d5")]).result(30)
+    query = maker.vectors["d5"][0]
+    left = set(maker.vectors) - {"d5"}
+    assert found_ids(collection, collection.dense(query, 5), maker.vectors) == brute(maker, query, left, 5)
+
+
+def test_changes_during_a_build_are_in_its_result(open_store, maker):
+    collection = open_store(segment_min_passages=1000).create("papers", collection_config())
+    fill(collection, maker, 1500)
+    for i in range(0, 1500, 3):
+        collection.commit([Deletion(id=f"d{i}")]).result(30)
+    left = [f"d{i}" for i in range(1500) if i % 3]
+    wait_until(lambda: collection.info().segment_count == 1)
+    query = maker.vector()
+    assert found_ids(collection, collection.dense(query, 10, exact=True), maker.vectors) == brute(
+        maker, query, left, 10
+    )
+
+
+@pytest.mark.parametrize("share", [0.005, 0.1, 0.5, 0.99])
+def test_a_filtered_search_finds_all_there_is_up_to_its_limit(open_store, maker, share):
+    collection = open_store(segment_min_passages=3000).create("papers", collection_config())
+    fill(collection, maker, 4000)
+    wait_until(lambda: collection.info().segment_count == 1)
+    bound = 4000 * share
+    selection = collection.select(Range(("n",), upper=bound, upper_inclusive=False))
+    assert selection.matches == bound
+    passing = [f"d{i}" for i in range(int(bound))]
+    right = 0
+    for _ in range(20):
+        query = maker.vector()
+        found = found_ids(collection, collection.dense(query, 10, selection), maker.vectors)
+        assert len(found) == 10
+        assert set(found) <= set(passing)
+        right += len(set(found) & set(brute(maker, query, passing, 10)))
+    assert right >= 195
+
+
+def test_the_strategy_says_how_a_search_was_run(open_store, maker):
+    collection = open_store(segment_min_passages=3000).create("papers", collection_config())
+    fill(collection, maker, 4000)
+    wait_until(lambda: collection.info().segment_count == 1)
+    query = maker.vector()
+    assert collection.dense(query, 10).strategy is DenseStrategy.HNSW
+    assert collection.dense(query, 10, exact=True).strategy is DenseStrategy.EXACT
+    assert collection.dense(query, 10, collection.select(Equals(("n",), 1.0))).strategy is DenseStrategy.EXACT
+    most = collection.select(Range(("n",), upper=3900.0))
+    assert collection.dense(query, 10, most).strategy is DenseStrategy.HNSW_OVERFETCH
+
+
+def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, maker):
+    collection = open_store(segment_min_passages=3000).create("papers", collection_config())
+    centre = maker.vector()
+    near = [maker.upsert(f"near{i}", side="near") for i in range(2000)]
+    for change in near:
+        vector = centre + 0.05 * maker.vector()
+        change.passages[0].vector[:] = vector / np.linalg.norm(vector)
+        maker.vectors[change.document.id] = np.array([change.passages[0].vector])
+    collection.commit([*near, *(maker.upsert(f"far{i}", side="far") for i in range(2000))]).result(30)
+    wait_until(lambda: collection.info().segment_count == 1)
+    found = collection.dense(centre, 10, collection.select(Equals(("side",), "far")))
+    expected = brute(maker, centre, [f"far{i}" for i in range(2000)], 10)
+    assert found_ids(collection, found, maker.vectors)[:10] == expected
+    assert found.strategy in (DenseStrategy.EXACT_FALLBACK, DenseStrategy.HNSW_OVERFETCH)
