@@ -1,0 +1,90 @@
+"""What goes into a proto comes back, and what cannot go in is named."""
+
+import math
+from typing import Any
+
+import pytest
+from google.protobuf import struct_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shortlist import Document, InvalidArgument, InvalidVector
+from shortlist._convert import document_to_proto, struct_from_mapping, struct_to_dict
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), JSON, max_size=5))
+def test_metadata_comes_back_equal(metadata: dict[str, Any]) -> None:
+    struct = struct_pb2.Struct()
+    struct_from_mapping(metadata, struct)
+    parsed = struct_pb2.Struct.FromString(struct.SerializeToString())
+    assert struct_to_dict(parsed) == metadata
+
+
+def test_whole_numbers_come_back_as_int_and_others_as_float() -> None:
+    struct = struct_pb2.Struct()
+    struct_from_mapping({"year": 2020, "price": 1.5, "flag": True}, struct)
+    read = struct_to_dict(struct)
+    assert [type(read[key]) for key in ("year", "price", "flag")] == [int, float, bool]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"a": {"b": math.nan}}, "document.metadata.a.b"),
+        ({"a": [1, math.inf]}, "document.metadata.a[1]"),
+        ({"a": 2**60}, "document.metadata.a"),
+        ({"a": {1, 2}}, "document.metadata.a"),
+        ({1: "a"}, "document.metadata"),
+        ({"a": "\ud800"}, "document.metadata.a"),
+        ([1], "document.metadata"),
+    ],
+)
+def test_metadata_that_is_not_json_is_refused_with_its_place(metadata: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        document_to_proto(Document(id="a", text="x", metadata=metadata))
+    assert caught.value.field == field
+
+
+def test_metadata_without_end_is_refused() -> None:
+    metadata: dict[str, Any] = {}
+    metadata["again"] = metadata
+    with pytest.raises(InvalidArgument, match="levels"):
+        document_to_proto(Document(id="a", metadata=metadata))
+
+
+@pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], ["a"], [[1.0]], 3])
+def test_a_vector_that_is_none_is_refused(vector: Any) -> None:
+    with pytest.raises(InvalidVector) as caught:
+        document_to_proto(Document(id="a", vector=vector))
+    assert caught.value.field == "document.vector"
+
+
+def test_arrays_with_tolist_are_vectors() -> None:
+    class Array:
+        def tolist(self) -> list[float]:
+            return [0.5, 2]
+
+    document = document_to_proto(Document(id="a", vector=Array()))  # type: ignore[arg-type]
+    assert list(document.vector) == [0.5, 2.0]
+
+
+def test_a_mapping_is_a_document_and_unknown_keys_are_refused() -> None:
+    assert document_to_proto({"id": "a", "text": "x"}).text == "x"
+    with pytest.raises(InvalidArgument, match="year"):
+        document_to_proto({"id": "a", "year": 2020})
+    with pytest.raises(InvalidArgument, match="needs an id"):
+        document_to_proto({"text": "x"})
+    with pytest.raises(InvalidArgument, match="string, not int"):
+        document_to_proto({"id": 5})
