@@ -23,8 +23,8 @@ from typing import Literal
 
 Kind = Literal["module", "class", "function", "method"]
 
-MAX_ENTRIES = 4_000
-"""Entries kept; methods beyond it are left out, so that the demo's ingest stays under two minutes on two cores."""
+MAX_ENTRIES = 6_000
+"""Entries kept; methods beyond it are left out, so that the demo's ingest has a bound."""
 
 MAX_TEXT_CHARACTERS = 480
 """Where the text of an entry is cut, at a paragraph or word; about one passage of 128 tokens."""
@@ -254,9 +254,15 @@ def _compiled_member(module: str, name: str, member: types.BuiltinFunctionType |
 
 def _live_entry(module: str, name: str, member: object, kind: Kind) -> Entry:
     short = name.rpartition(".")[2]
-    signature = getattr(member, "__text_signature__", None) or "(...)"
-    # The interpreter marks a bound first argument with "$".
-    arguments = re.sub(r"^\(\$\w+(, /)?(, )?", "(", signature)
-    head = f"class {short}" if kind == "class" else f"def {short}{arguments}"
-    docstring = first_paragraphs(getattr(member, "__doc__", None) or "")
-    return Entry(name=f"{module}.{name}", module=module, kind=kind, text=f"{head}\n{docstring}")
+    signature = getattr(member, "__text_signature__", None)
+    paragraphs = first_paragraphs(getattr(member, "__doc__", None) or "").split("\n")
+    if signature:
+        # The interpreter marks a bound first argument with "$".
+        head = short if kind == "class" else short + re.sub(r"^\(\$\w+(, /)?(, )?", "(", signature)
+    elif paragraphs[0].startswith(f"{short}(") and len(paragraphs) > 1:
+        # Older docstrings begin with the signature.
+        head = paragraphs.pop(0)
+    else:
+        head = short if kind == "class" else f"{short}(...)"
+    text = "\n".join([f"{'class' if kind == 'class' else 'def'} {head}", *paragraphs])
+    return Entry(name=f"{module}.{name}", module=module, kind=kind, text=text)

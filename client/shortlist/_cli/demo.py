@@ -29,7 +29,7 @@ QUESTIONS = (
     "create a temporary directory that is deleted automatically",
     "run a function in another process and get its result",
     "the most common elements of a list and how often they occur",
-    "give up waiting for a coroutine after some seconds",
+    "stop waiting for a coroutine after a timeout",
     "read settings from a file with sections",
 )
 """What is asked when the command line has no question."""
@@ -87,8 +87,7 @@ def document(entry: Entry) -> Document:
 
 def print_answer(question: str, result: SearchResult) -> None:
     """Prints the hits and the time of every stage: a table on a terminal, tab-separated lines in a pipe."""
-    click.echo()
-    click.secho(question, bold=True)
+    click.secho(f"\n{question}", bold=True)
     if sys.stdout.isatty():
         stdout().print(_table(result.hits))
     else:
@@ -169,6 +168,7 @@ def _fill(client: Client, collection: str, corpus: Corpus) -> None:
     kept = f"{len(corpus.entries):,} of {corpus.found:,} documented modules, classes, functions and methods"
     if summary.durable:
         rate = summary.durable / seconds
-        note(f"{kept}; {summary.durable:,} sent in {seconds:.0f} s ({rate:.0f} per second)")
+        note(f"{kept}: {summary.durable:,} sent in {seconds:.0f} s ({rate:.0f} per second).")
     else:
-        note(f"{kept}; all in place")
+        note(f"{kept}: all in place.")
+    note("Stage one fuses the dense and the lexical ranking; stage two reranks and moves a hit up or down.")
