@@ -1,6 +1,6 @@
 """A real server inside the test process, for your own tests.
 
-    with shortlist.testing.server() as target, shortlist.Client(target) as client:
+    with shortlist.testing.server() as server, shortlist.Client(server.target) as client:
         ...
 
 It is the server that production runs, with the hashing embedder, which needs no weights and gives the same vectors
@@ -111,8 +111,8 @@ class TestServer:
 
 
 @contextlib.contextmanager
-def server(data_dir: Path | None = None, **settings: Any) -> Iterator[str]:
-    """A server for the length of a ``with`` block; gives its address, "HOST:PORT".
+def server(data_dir: Path | None = None, **settings: Any) -> Iterator[TestServer]:
+    """A server for the length of a ``with`` block; its address is the attribute ``target``.
 
     Args:
         data_dir: folder of the collections; a temporary one by default.
@@ -126,11 +126,11 @@ def server(data_dir: Path | None = None, **settings: Any) -> Iterator[str]:
         running = TestServer(folder, **settings)
         running.start()
         stack.callback(running.stop)
-        yield running.target
+        yield running
 
 
 @contextlib.contextmanager
 def client(**settings: Any) -> Iterator[Client]:
     """A client of a server of its own, for the length of a ``with`` block; ``settings`` as in ``server``."""
-    with server(**settings) as target, Client(target) as connected:
+    with server(**settings) as running, Client(running.target) as connected:
         yield connected

@@ -1,0 +1,81 @@
+"""The command line: every command says what it does, and ``serve`` has the server's settings, all of them."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from shortlist._cli._group import COMMANDS, cli
+from shortlist._cli.serve import flag_of, serve_command
+from shortlist_server.config import Config
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_the_help_lists_commands_without_importing_them() -> None:
+    result = CliRunner().invoke(cli, ["--help"])
+    for name, (_, line) in COMMANDS.items():
+        assert name in result.output
+        assert line in result.output
+
+
+def test_serve_has_an_option_for_every_setting() -> None:
+    options = {option.name: option for option in serve_command.params if isinstance(option, click.Option)}
+    for field in dataclasses.fields(Config):
+        option = options[field.name]
+        assert option.help == field.metadata["help"]
+        assert option.envvar == f"SHORTLIST_{field.name.upper()}"
+        assert flag_of(field.name, repeatable=isinstance(field.default, tuple)) in option.opts
+    assert options.keys() - {field.name for field in dataclasses.fields(Config)} == {"config_file"}
+
+
+@pytest.fixture
+def run_config(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What ``serve`` would run."""
+    configs: list[Config] = []
+    monkeypatch.setattr("shortlist_server.app.run", configs.append)
+    return configs
+
+
+def test_without_anything_serve_runs_the_defaults(run_config: list[Config]) -> None:
+    result = CliRunner().invoke(cli, ["serve"])
+    assert result.exit_code == 0, result.output
+    assert run_config == [Config()]
+
+
+def test_a_flag_goes_before_the_environment_and_that_before_the_file(run_config: list[Config], tmp_path: Path) -> None:
+    file = tmp_path / "shortlist.toml"
+    file.write_text('log_level = "error"\ndtype = "float32"\ndevice = "cuda"\nembedders = ["hashing", "a=b"]\n')
+    env = {"SHORTLIST_LOG_LEVEL": "debug", "SHORTLIST_DTYPE": "bfloat16"}
+    result = CliRunner().invoke(cli, ["serve", "--config", str(file), "--log-level", "warning"], env=env)
+    assert result.exit_code == 0, result.output
+    (config,) = run_config
+    assert (config.log_level, config.dtype, config.device) == ("warning", "bfloat16", "cuda")
+    assert config.embedders == ("hashing", "a=b")
+
+
+def test_repeatable_settings_and_switches_reach_the_server(run_config: list[Config]) -> None:
+    result = CliRunner().invoke(cli, ["serve", "--embedder", "hashing", "--embedder", "x=y", "--no-reflection"])
+    assert result.exit_code == 0, result.output
+    assert run_config[0].embedders == ("hashing", "x=y")
+    assert run_config[0].reflection is False
+
+
+def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "shortlist.toml"
+    file.write_text("prot = 1\n")
+    result = CliRunner().invoke(cli, ["serve", "--config", str(file)])
+    assert result.exit_code == 2
+    assert "unknown settings: prot" in result.output

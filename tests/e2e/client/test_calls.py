@@ -1,0 +1,250 @@
+"""Both clients against a real server: every call, and what each raises."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+import shortlist
+from shortlist import (
+    Client,
+    CollectionConfig,
+    Deletion,
+    Document,
+    Field,
+    Fusion,
+    Include,
+    Rerank,
+    SearchDefaults,
+    SearchQuery,
+    SearchResult,
+)
+
+BOOKS = [
+    Document(
+        id="fox", title="The fox", text="a quick brown fox jumps over a dog", metadata={"year": 2001, "tags": ["a"]}
+    ),
+    Document(
+        id="cat", title="The cat", text="a lazy cat sleeps on a warm sofa", metadata={"year": 2010, "tags": ["b"]}
+    ),
+    Document(
+        id="owl", title="The owl", text="an old owl hunts mice at night", metadata={"year": 2020, "by": {"name": "Li"}}
+    ),
+]
+
+
+@pytest.fixture
+async def books(client: Any, collection: str) -> str:
+    summary = await client.ingest(collection, BOOKS).finish()
+    assert summary.durable == 3
+    return collection
+
+
+async def test_a_search_answers_with_every_stage(client: Any, books: str) -> None:
+    result = await client.search(books, "quick fox", limit=2)
+    assert [hit.id for hit in result][0] == "fox"
+    best = result[0]
+    assert (best.rank, best.document.title, best.document.metadata["year"]) == (1, "The fox", 2001)
+    assert best.dense and best.lexical and best.rerank
+    assert len(result) == 2
+    assert result.report.mode == "hybrid"
+    assert {"embed", "dense", "lexical", "fuse"} <= result.report.stage_seconds.keys()
+
+
+async def test_every_parameter_of_a_search_reaches_the_server(client: Any, books: str) -> None:
+    result = await client.search(
+        books,
+        "a fox or a cat",
+        limit=1,
+        offset=1,
+        filter=Field("year") < 2020,
+        mode="lexical",
+        rerank=False,
+        candidates=shortlist.Candidates(lexical=10),
+        fusion=Fusion(method="rrf", rrf_k=10),
+        include=Include(text=False, metadata=False, passages=True, vectors=True),
+        min_score=0.0,
+        timeout_seconds=10,
+    )
+    (hit,) = result
+    assert (hit.rank, hit.rerank, hit.document.text) == (2, None, "")
+    assert (result.report.mode, result.report.filter_matches) == ("lexical", 2)
+    assert hit.passages and len(hit.passages[0].passage.vector or ()) == 256
+
+
+async def test_rerank_settings_travel_and_a_collection_presets_them(client: Any, books: str) -> None:
+    result = await client.search(books, "owl", rerank=Rerank(depth=1))
+    assert result.report.reranked == 1
+    updated = await client.update_collection(books, SearchDefaults(mode="lexical", rerank=Rerank(enabled=False)))
+    assert updated.config.search_defaults.mode == "lexical"
+    result = await client.search(books, "owl")
+    assert (result.report.mode, result.report.reranked) == ("lexical", 0)
+
+
+@pytest.mark.parametrize(
+    ("filter", "ids"),
+    [
+        (Field("year") >= 2010, {"cat", "owl"}),
+        (Field("tags").contains("a"), {"fox"}),
+        (Field("by.name") == "Li", {"owl"}),
+        (Field("by")["name"] == "Li", {"owl"}),
+        (Field("by").exists() | (Field("year") == 2001), {"owl", "fox"}),
+        (~Field("year").is_in([2001, 2010]), {"owl"}),
+        (Field("year").between(2001, 2010) & (Field("year") != 2001), {"cat"}),
+    ],
+)
+async def test_filters_mean_what_they_say(client: Any, books: str, filter: shortlist.Filter, ids: set[str]) -> None:
+    assert {document.id async for document in client.list(books, filter=filter)} == ids
+    assert await client.count(books, filter=filter) == len(ids)
+
+
+async def test_a_batch_of_searches_fails_one_by_one(client: Any, books: str) -> None:
+    good, bad = await client.batch_search(
+        [SearchQuery(collection=books, text="owl"), SearchQuery(collection="no", text="x")]
+    )
+    assert isinstance(good, SearchResult)
+    assert good[0].id == "owl"
+    assert isinstance(bad, shortlist.CollectionNotFound)
+
+
+async def test_get_keeps_the_order_of_the_ids_and_marks_the_missing(client: Any, books: str) -> None:
+    owl, missing, fox = await client.get(books, ["owl", "nope", "fox"], include=Include(passages=True))
+    assert (owl.id, missing, fox.id) == ("owl", None, "fox")
+    assert owl.metadata == {"year": 2020, "by": {"name": "Li"}}
+    assert owl.passages[0].text == "an old owl hunts mice at night"
+
+
+async def test_deleting_by_id_and_by_filter(client: Any, books: str) -> None:
+    assert (await client.delete(books, ["fox", "nope"])).deleted_count == 1
+    assert (await client.delete(books, filter=Field("year") == 2010)).deleted_count == 1
+    assert [document.id async for document in client.list(books)] == ["owl"]
+    with pytest.raises(shortlist.InvalidArgument, match="either"):
+        await client.delete(books)
+
+
+async def test_lists_come_page_by_page(client: Any, books: str) -> None:
+    assert [document.id async for document in client.list(books, page_size=2)] == ["fox", "cat", "owl"]
+    pages = [page async for page in client.list(books, page_size=2).pages()]
+    assert [len(page) for page in pages] == [2, 1]
+
+
+async def test_collections_are_made_listed_and_removed(client: Any) -> None:
+    made = await client.create_collection("made-here", CollectionConfig(filterable_fields=("year",)))
+    try:
+        assert made.config.filterable_fields == ("year",)
+        assert made.config.embedder == "hashing"
+        assert "made-here" in [c.name async for c in client.list_collections(page_size=1)]
+        with pytest.raises(shortlist.CollectionExists):
+            await client.create_collection("made-here")
+    finally:
+        await client.delete_collection("made-here")
+    with pytest.raises(shortlist.CollectionNotFound):
+        await client.get_collection("made-here")
+
+
+async def test_own_writes_are_read_with_their_sequence(client: Any, books: str) -> None:
+    acks = [ack async for ack in client.ingest(books, [{"id": "new", "text": "a heron"}])]
+    result = await client.search(books, "heron", min_sequence=acks[0].sequence)
+    assert result[0].id == "new"
+    with pytest.raises(shortlist.SequenceNotReached):
+        await client.search(books, "heron", min_sequence=10**9, timeout_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "field"),
+    [
+        ({"text": ""}, shortlist.InvalidArgument, "query"),
+        ({"text": "x", "limit": 0}, shortlist.InvalidArgument, "limit"),
+        ({"text": "x", "mode": "sideways"}, shortlist.InvalidArgument, "mode"),
+        ({"text": "\ud800"}, shortlist.InvalidArgument, "query.text"),
+        ({"vector": [1.0]}, shortlist.InvalidVector, "query.vector"),
+        ({"vector": [float("nan")]}, shortlist.InvalidVector, "query.vector"),
+        ({"text": "x", "filter": "year > 3"}, shortlist.InvalidArgument, "filter"),
+        ({"text": "x", "timeout_seconds": -1}, shortlist.InvalidArgument, "timeout_seconds"),
+    ],
+)
+async def test_a_wrong_argument_is_named(
+    client: Any, books: str, arguments: dict[str, Any], error: type[shortlist.ShortlistError], field: str
+) -> None:
+    with pytest.raises(error) as caught:
+        await client.search(books, **arguments)
+    assert caught.value.field.startswith(field)
+
+
+async def test_an_error_of_the_server_keeps_the_raw_status(client: Any) -> None:
+    with pytest.raises(shortlist.CollectionNotFound) as caught:
+        await client.search("nowhere", "x")
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+    assert caught.value.reason == "COLLECTION_NOT_FOUND"
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+async def test_readiness(client: Any, connect: Any) -> None:
+    assert await client.ready()
+    await client.wait_until_ready(5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = connect(f"127.0.0.1:{free.getsockname()[1]}")
+        assert not await nobody.ready(timeout_seconds=1)
+        with pytest.raises(shortlist.ServerUnavailable, match="not ready within"):
+            await nobody.wait_until_ready(0.5)
+
+
+async def test_a_server_that_is_not_there_is_an_error_soon(connect: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = connect(f"127.0.0.1:{free.getsockname()[1]}", timeout_seconds=10)
+        begun = time.monotonic()
+        with pytest.raises(shortlist.ServerUnavailable):
+            await nobody.count("books")
+        assert time.monotonic() - begun < 9
+
+
+async def test_a_silent_server_is_given_up_at_the_deadline(connect: Any) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        client = connect(f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises((shortlist.DeadlineExceeded, shortlist.ServerUnavailable)):
+            await client.count("books", timeout_seconds=0.5)
+
+
+async def test_a_closed_client_says_so(connect: Any) -> None:
+    client = connect()
+    await client.close()
+    with pytest.raises(shortlist.ClientClosed):
+        await client.count("books")
+    run = client.ingest("books", [Deletion("x")])
+    with pytest.raises(shortlist.ClientClosed):
+        await run.finish()
+
+
+def test_a_client_used_after_a_fork_says_so(target: str) -> None:
+    # Forked before gRPC has a connection, in a process of its own: this one has threads.
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_fork_and_use, args=(target, queue))
+    process.start()
+    assert queue.get(timeout=60) == "UsedAfterFork"
+    process.join(30)
+
+
+def _fork_and_use(target: str, queue: Any) -> None:
+    client = Client(target)
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        client.count("books")
+    except Exception as error:
+        queue.put(type(error).__name__)
+        queue.close()
+        queue.join_thread()
+    os._exit(0)
