@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
@@ -132,12 +133,15 @@ def run(config: Config) -> None:
     Prints ``shortlist serving on HOST:PORT`` when it is ready.
 
     Raises:
-        ShortlistError: the server could not start.
+        SystemExit: the server could not start; the message says why and what to do.
     """
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    asyncio.run(_serve(config))
+    try:
+        asyncio.run(_serve(config))
+    except ShortlistError as error:
+        sys.exit(f"shortlist: the server cannot start: {error.message}")
 
 
 async def _serve(config: Config) -> None:
