@@ -158,12 +158,16 @@ def judge(rankings: Mapping[str, Sequence[str]], judgements: Mapping[str, Mappin
 
 
 def measure_latency(
-    client: Client, collection: str, queries: Iterable[str], *, concurrency: int, step: Step
+    client: Client, collection: str, queries: Iterable[str], *, concurrency: int, turn: int, step: Step
 ) -> LatencyFigures:
-    """Searches every query once with the default settings, ``concurrency`` at a time."""
-    texts = list(queries)
+    """Searches every query once with the default settings, ``concurrency`` at a time.
+
+    Servers keep the embeddings of queries they saw. ``turn``, from 1 and another one for each call, turns the words of
+    the queries, so that they are new while their length and the words looked up stay the same.
+    """
+    texts = [turned(text, turn) for text in queries]
     for text in texts[:WARMUP_SEARCHES]:
-        client.search(collection, text, limit=LATENCY_LIMIT)
+        client.search(collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
@@ -187,6 +191,13 @@ def measure_latency(
         queries_per_second=len(texts) / elapsed,
         stages_p50_ms={stage: 1000 * statistics.median(values) for stage, values in stages.items()},
     )
+
+
+def turned(text: str, places: int) -> str:
+    """The text with its first ``places`` words moved to the end; a text of one word stays as it is."""
+    words = text.split()
+    first = places % len(words) if words else 0
+    return " ".join(words[first:] + words[:first])
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -171,8 +171,10 @@ def _measure(client: Client, collection: str, dataset: Dataset, concurrency: int
         quality = measure_quality(client, collection, dataset, lambda: progress.advance(searches))
         times = progress.add_task("Timing", total=2 * len(queries))
         single, concurrent = (
-            measure_latency(client, collection, queries, concurrency=number, step=lambda: progress.advance(times))
-            for number in (1, concurrency)
+            measure_latency(
+                client, collection, queries, concurrency=number, turn=turn, step=lambda: progress.advance(times)
+            )
+            for turn, number in ((1, 1), (2, concurrency))
         )
     return Figures(
         quality=quality, ingest=ingest, single=single, concurrent=concurrent, first_search_ms=first_search_ms

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shortlist._cli._evaluation import IngestFigures, judge, percentile
+from shortlist._cli._evaluation import IngestFigures, judge, percentile, turned
 
 
 def test_measures_have_their_textbook_values() -> None:
@@ -30,6 +30,13 @@ def test_the_order_given_counts_and_not_that_of_the_ids() -> None:
 def test_a_query_without_hits_counts_as_zero() -> None:
     judged = judge({"found": ["a"], "lost": []}, {"found": {"a": 1}, "lost": {"b": 1}})
     assert judged == {"ndcg_at_10": 0.5, "recall_at_100": 0.5, "mrr_at_10": 0.5}
+
+
+@pytest.mark.parametrize(("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a b c"), (4, "b c a")])
+def test_a_turned_query_has_the_same_words(places: int, expected: str) -> None:
+    assert turned("a b c", places) == expected
+    assert turned("a", places) == "a"
+    assert turned("", places) == ""
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1.0), (50, 2.0), (99, 4.0), (100, 4.0)])
