@@ -82,18 +82,23 @@ class Qwen3Reranker:
 
     Args:
         model: a transformers causal language model.
-        reuse_head: run the shared head once for each query; False runs it for every candidate, for comparison.
     """
 
-    def __init__(self, info: RerankerInfo, model: Any, prompt: Qwen3Prompt, *, reuse_head: bool = True) -> None:
+    def __init__(self, info: RerankerInfo, model: Any, prompt: Qwen3Prompt) -> None:
         self.info = info
         self._decoder = model.model
         self._prompt = prompt
-        self._reuse_head = reuse_head
+        self._reuse_head = True
         # Two rows of the head are enough: hidden . (W_yes - W_no) is the difference of the two logits.
         head = model.get_output_embeddings().weight
         self._direction = (head[prompt.yes].float() - head[prompt.no].float()).detach()
         self._seconds_per_token = 1e-4
+
+    def without_reuse(self) -> Qwen3Reranker:
+        """The same reranker, running the whole prompt for every candidate: what reuse is measured against."""
+        other = copy.copy(self)
+        other._reuse_head = False
+        return other
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """See ``Reranker.score``."""

@@ -1,0 +1,80 @@
+"""Exports: made once, whole or not at all, checked against torch, served without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_server.config import Config
+from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference import onnx_export
+from shortlist_server.inference.loading import load_embedder
+
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+START = """
+import json, sys
+from pathlib import Path
+from shortlist_server.config import Config
+from shortlist_server.inference.catalog import load_models
+load_models(Config(data_dir=Path(sys.argv[1]))).close()
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def config(data: Path, dtype: str = "float32") -> Config:
+    return Config(device="cpu", backend="onnx", dtype=dtype, data_dir=data)
+
+
+def exported(data: Path) -> Path:
+    (folder,) = (data / "models").iterdir()
+    return folder
+
+
+def test_a_cached_export_is_served_without_torch(minilm: Path, tmp_path: Path) -> None:
+    load_embedder("it", minilm, "", config(tmp_path, "auto"))
+    run = subprocess.run([sys.executable, "-c", START, str(tmp_path)], capture_output=True, text=True, check=True)
+    modules = set(json.loads(run.stdout))
+    assert "onnxruntime" in modules
+    assert not modules & {"torch", "transformers", "onnx", "sentence_transformers"}
+
+
+def test_an_export_is_made_once_and_leaves_nothing_else(tiny_bert: Path, tmp_path: Path) -> None:
+    load_embedder("it", tiny_bert, "", config(tmp_path))
+    model = exported(tmp_path) / "model.onnx"
+    before = model.stat().st_mtime_ns
+    load_embedder("it", tiny_bert, "", config(tmp_path))
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "export.json"])
+def test_a_torn_export_is_made_again(tiny_bert: Path, tmp_path: Path, file: str) -> None:
+    first = load_embedder("it", tiny_bert, "", config(tmp_path)).embed_passages(["a text"], token_vectors=False)
+    torn = exported(tmp_path) / file
+    torn.write_bytes(torn.read_bytes()[:-20])
+    again = load_embedder("it", tiny_bert, "", config(tmp_path)).embed_passages(["a text"], token_vectors=False)
+    assert np.array_equal(first[0].vector, again[0].vector)
+
+
+def test_an_export_that_disagrees_is_never_served(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "MIN_COSINE", 1.5)
+    for _ in range(2):
+        with pytest.raises(ModelNotFound, match="disagrees with torch"):
+            load_embedder("it", tiny_bert, "", config(tmp_path))
+    assert not (exported(tmp_path) / "model.onnx").exists()
+
+
+def test_auto_falls_back_to_float32_where_int8_disagrees(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "MIN_COSINE", 0.99999)
+    load_embedder("it", tiny_bert, "", config(tmp_path, "auto"))
+    reports = [json.loads((folder / "export.json").read_text()) for folder in (tmp_path / "models").iterdir()]
+    assert {report["precision"]: report["refused"] for report in reports} == {"int8": True, "float32": False}
