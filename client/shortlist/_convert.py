@@ -23,15 +23,15 @@ from shortlist.v1 import collection_pb2, document_pb2, search_pb2
 EXACT_INTEGER = 2**53
 """Integers beyond this are not exact as the doubles of a ``Struct``."""
 
-MAX_LEVELS = 64
-"""Levels of metadata that are translated; protobuf's own parser stops at 100, and a level takes two of them."""
+MAX_LEVELS = 24
+"""Levels of metadata that are translated; protobuf's parser stops at 100 of its own, and an object takes three."""
 
 
 # ------------------------------------------------------------------------------------------------------------ documents
 
 
-def document_to_proto(document: documents.Document | Mapping[str, Any]) -> document_pb2.Document:
-    """A document for the wire; a mapping has the names of ``Document``'s attributes as keys."""
+def fill_document(proto: document_pb2.Document, document: documents.Document | Mapping[str, Any]) -> None:
+    """Fills an empty message; a mapping has the names of ``Document``'s attributes as keys."""
     if isinstance(document, Mapping):
         unknown = document.keys() - {"id", "title", "text", "metadata", "vector"}
         if unknown:
@@ -40,16 +40,13 @@ def document_to_proto(document: documents.Document | Mapping[str, Any]) -> docum
         if "id" not in document:
             raise InvalidArgument("a document needs an id", field="document.id")
         document = documents.Document(**document)
-    proto = document_pb2.Document(
-        id=checked_text(document.id, "document.id"),
-        title=checked_text(document.title, "document.title"),
-        text=checked_text(document.text, "document.text"),
-    )
+    proto.id = checked_text(document.id, "document.id")
+    proto.title = checked_text(document.title, "document.title")
+    proto.text = checked_text(document.text, "document.text")
     if document.metadata:
         struct_from_mapping(document.metadata, proto.metadata)
     if document.vector is not None:
         proto.vector.extend(checked_vector(document.vector, "document.vector"))
-    return proto
 
 
 def checked_text(value: object, field: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shortlist._convert import checked_text, choice_from_proto, document_to_proto
+from shortlist._convert import checked_text, choice_from_proto, fill_document
 from shortlist._document_types import Deletion, Document
 from shortlist._errors import DocumentTooLarge, InternalError, InvalidArgument, ShortlistError
 from shortlist._ingest_types import Ack, AckStatus
@@ -76,7 +76,9 @@ def _to_proto(operation: object) -> pb.IngestOperation:
     if isinstance(operation, Deletion):
         return pb.IngestOperation(delete_id=checked_text(operation.id, "delete_id"))
     if isinstance(operation, Document | Mapping):
-        return pb.IngestOperation(upsert=document_to_proto(operation))
+        proto = pb.IngestOperation()
+        fill_document(proto.upsert, operation)
+        return proto
     raise InvalidArgument(
         f"must be a Document, a Deletion or a mapping, not {type(operation).__name__}", field="change"
     )

@@ -161,6 +161,7 @@ async def test_a_second_client_takes_a_stream_over(client: Any, collection: str)
         break
     second = client.ingest(collection, documents(1, start=1000), stream="daily")
     assert (await second.finish()).acked == 1
+    await first.close()
 
 
 async def test_a_checkpoint_lets_another_run_go_on(client: Any, collection: str, tmp_path: Path) -> None:

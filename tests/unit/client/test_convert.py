@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist import Document, InvalidArgument, InvalidVector
-from shortlist._convert import document_to_proto, struct_from_mapping, struct_to_dict
+from shortlist._convert import MAX_LEVELS, fill_document, struct_from_mapping, struct_to_dict
+from shortlist.v1 import document_pb2, document_service_pb2
+
+
+def document_to_proto(document: Any) -> document_pb2.Document:
+    proto = document_pb2.Document()
+    fill_document(proto, document)
+    return proto
+
 
 JSON = st.recursive(
     st.none()
@@ -62,6 +70,18 @@ def test_metadata_without_end_is_refused() -> None:
     metadata["again"] = metadata
     with pytest.raises(InvalidArgument, match="levels"):
         document_to_proto(Document(id="a", metadata=metadata))
+
+
+def test_the_deepest_metadata_that_is_translated_can_be_sent() -> None:
+    metadata: dict[str, Any] = {}
+    for _ in range(MAX_LEVELS - 1):
+        metadata = {"a": metadata}
+    operation = document_service_pb2.IngestOperation()
+    fill_document(operation.upsert, Document(id="a", metadata=metadata))
+    request = document_service_pb2.IngestRequest(batch={"operations": [operation]})
+    assert document_service_pb2.IngestRequest.FromString(request.SerializeToString()) == request
+    with pytest.raises(InvalidArgument, match="levels"):
+        document_to_proto(Document(id="a", metadata={"a": metadata}))
 
 
 @pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], ["a"], [[1.0]], 3])

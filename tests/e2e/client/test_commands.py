@@ -1,0 +1,126 @@
+"""The command line against a real server, as a shell would use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORPUS = [
+    {"_id": "fox", "title": "The fox", "text": "a quick brown fox jumps over a dog", "year": 2001},
+    {"_id": "cat", "title": "The cat", "text": "a lazy cat sleeps on a warm sofa", "year": 2010},
+    {"_id": "owl", "title": "The owl", "text": "an old owl hunts mice at night", "year": 2020},
+]
+
+
+def shortlist(*arguments: str, target: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shortlist", *arguments, "--target", target]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def animals(target: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("corpus") / "animals.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
+    run = shortlist("ingest", str(path), "--filterable", "year", target=target)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("animals: 3 durable\n")
+    assert "made collection animals" in run.stderr
+    return "animals"
+
+
+def test_search_prints_a_plain_table_in_a_pipe(target: str, animals: str) -> None:
+    run = shortlist("search", animals, "quick fox", "--filter", "year<2020", target=target)
+    assert run.returncode == 0, run.stderr
+    header, first, *others = [line.split("\t") for line in run.stdout.splitlines()]
+    assert header == ["rank", "score", "dense", "lexical", "fused", "rerank", "id", "document"]
+    assert (first[0], first[6], first[7]) == ("1", "fox", "The fox")
+    assert len(others) == 1
+    assert " ms (" in run.stderr
+
+
+def test_search_prints_json(target: str, animals: str) -> None:
+    run = shortlist("search", animals, "owl", "--limit", "1", "--no-rerank", "--json", target=target)
+    answer = json.loads(run.stdout)
+    (hit,) = answer["hits"]
+    assert (hit["id"], hit["metadata"], hit["rerank"]) == ("owl", {"year": 2020}, None)
+    assert answer["report"]["reranked"] == 0
+
+
+def test_documents_can_be_shown_counted_and_listed_into_another_ingest(target: str, animals: str) -> None:
+    run = shortlist("get", animals, "owl", "nope", target=target)
+    assert run.returncode == 1
+    assert json.loads(run.stdout)["title"] == "The owl"
+    assert "no document 'nope'" in run.stderr
+    assert shortlist("count", animals, "-f", "year>=2010", target=target).stdout == "2\n"
+    listed = shortlist("list", animals, target=target).stdout
+    copied = shortlist("ingest", "-", "-c", "copied", "--json", target=target, stdin=listed)
+    assert json.loads(copied.stdout)["durable"] == 3
+    assert shortlist("delete", "copied", "fox", target=target).returncode == 0
+    assert shortlist("count", "copied", target=target).stdout == "2\n"
+    assert shortlist("collections", "delete", "copied", "--yes", target=target).returncode == 0
+
+
+def test_failed_documents_show_in_the_exit_code_and_in_a_file(target: str, tmp_path: Path) -> None:
+    path, failures = tmp_path / "bad.jsonl", tmp_path / "failures.jsonl"
+    path.write_bytes(b'{"id": "a", "text": "x"}\n{"id": \n{"id": "b"}\n{"id": "c", "text": "\\ud800"}\n')
+    run = shortlist("ingest", str(path), "--failures", str(failures), target=target)
+    assert run.returncode == 3, run.stderr
+    assert "1 durable, 3 failed" in run.stdout
+    assert "bad.jsonl:2: not JSON" in run.stderr
+    assert [json.loads(line)["id"] for line in failures.read_text().splitlines()] == ["bad.jsonl:2", "b", "c"]
+
+
+def test_a_dry_run_makes_an_estimate(target: str, animals: str) -> None:
+    run = shortlist("ingest", "-", "-c", animals, "--dry-run", target=target, stdin='{"id": "new", "text": "x"}\n')
+    assert run.returncode == 0, run.stderr
+    assert "1 valid" in run.stdout
+    assert "nothing written" in run.stdout
+    assert shortlist("count", animals, target=target).stdout == "3\n"
+
+
+def test_resuming_a_finished_file_finds_everything_unchanged(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "again.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
+    assert shortlist("ingest", str(path), "--resume", target=target).returncode == 0
+    run = shortlist("ingest", str(path), "--resume", target=target)
+    assert "again: 3 unchanged" in run.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["again.jsonl"]
+
+
+def test_collections_are_created_listed_and_shown(target: str) -> None:
+    made = shortlist("collections", "create", "made", "--filterable", "year", "--json", target=target)
+    assert json.loads(made.stdout)["config"]["filterable_fields"] == ["year"]
+    assert "made" in [
+        line.split("\t")[0] for line in shortlist("collections", "list", target=target).stdout.splitlines()
+    ]
+    assert "config.embedder\thashing" in shortlist("collections", "show", "made", target=target).stdout
+    again = shortlist("collections", "create", "made", target=target)
+    assert (again.returncode, again.stderr.startswith("Error: ")) == (1, True)
+    assert shortlist("collections", "delete", "made", target=target, stdin="y\n").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("search", "nowhere", "x"), 1, "no collection"),
+        (("search", "animals", "x", "--filter", "year"), 2, "is not a filter"),
+        (("ingest", "-"), 2, "--collection"),
+        (("delete", "animals"), 2, "ids or a filter"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(target: str, arguments: tuple[str, ...], code: int, message: str) -> None:
+    run = shortlist(*arguments, target=target)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_no_server_is_said_with_what_to_do() -> None:
+    run = shortlist("count", "x", target="127.0.0.1:1")
+    assert run.returncode == 1
+    assert "shortlist serve" in run.stderr
+    assert "Traceback" not in run.stderr
