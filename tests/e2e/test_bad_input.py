@@ -262,6 +262,8 @@ OPERATIONS: list[tuple[str, D.IngestOperation, str, str]] = [
     ("vectors", put(1, id="a", vector=[math.nan] * 8), "INVALID_VECTOR", "document.vector"),
     ("vectors", put(1, id="a", vector=[0.0] * 8), "INVALID_VECTOR", "document.vector"),
     ("vectors", put(1, id="a", text="b"), "INVALID_ARGUMENT", "document.vector"),
+    ("vectors", put(1, id="a", vector_f32=b"12345"), "INVALID_VECTOR", "document.vector_f32"),
+    ("vectors", put(1, id="a", vector_f32=b"1234", vector=[1.0]), "INVALID_VECTOR", "document.vector_f32"),
     ("texts", D.IngestOperation(position=1), "INVALID_ARGUMENT", "change"),
     ("texts", D.IngestOperation(position=1, delete_id="\n"), "INVALID_ARGUMENT", "delete_id"),
 ]

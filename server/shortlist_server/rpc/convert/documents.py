@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import duration_pb2, struct_pb2
+from numpy.typing import NDArray
 
 from shortlist.v1 import document_pb2 as pb
 from shortlist.v1 import document_service_pb2 as service_pb
 from shortlist_server import domain
 from shortlist_server.config import Config
-from shortlist_server.errors import DocumentTooLarge, InvalidArgument, ShortlistError
+from shortlist_server.errors import DocumentTooLarge, InvalidArgument, InvalidVector, ShortlistError
 from shortlist_server.pipeline.operations import Ack, Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
@@ -43,7 +44,8 @@ def operation_in(message: service_pb.IngestOperation, config: Config) -> Operati
 def operation_cost(message: service_pb.IngestOperation) -> int:
     """The operation's cost in credit tokens, as the proto defines it."""
     document = message.upsert
-    return 1 + len(document.title.encode() + document.text.encode()) // 4 + len(document.vector) // 16
+    values = len(document.vector) + len(document.vector_f32) // 4
+    return 1 + len((document.title + document.text).encode()) // 4 + values // 16
 
 
 def document_in(message: pb.Document, config: Config) -> domain.Document:
@@ -61,15 +63,28 @@ def document_in(message: pb.Document, config: Config) -> domain.Document:
             field="document.text",
             metadata={"limit": str(config.max_document_bytes)},
         )
-    if not (message.text.strip() or message.title.strip() or message.vector):
+    vector = _vector_in(message)
+    if vector is None and not (message.text.strip() or message.title.strip()):
         raise InvalidArgument("a document needs a text, a title or a vector", field="document.text")
     return domain.Document(
         id=identifier,
         title=message.title,
         text=message.text,
         metadata=metadata_in(message.metadata, config),
-        vector=np.array(message.vector, dtype=np.float32) if message.vector else None,
+        vector=vector,
     )
+
+
+def _vector_in(message: pb.Document) -> NDArray[np.float32] | None:
+    if message.vector_f32:
+        if message.vector:
+            raise InvalidVector("a document has one vector", field="document.vector_f32")
+        if len(message.vector_f32) % 4:
+            raise InvalidVector(
+                f"{len(message.vector_f32)} bytes are no whole number of float32 values", field="document.vector_f32"
+            )
+        return np.frombuffer(message.vector_f32, dtype="<f4")
+    return np.array(message.vector, dtype=np.float32) if message.vector else None
 
 
 def metadata_in(message: struct_pb2.Struct, config: Config) -> dict[str, Any]:
@@ -79,6 +94,8 @@ def metadata_in(message: struct_pb2.Struct, config: Config) -> dict[str, Any]:
         InvalidArgument: a number is not finite.
         DocumentTooLarge: too many bytes, keys or levels.
     """
+    if not message.fields:
+        return {}
     keys = 0
 
     def value_in(value: struct_pb2.Value, level: int) -> Any:
@@ -109,8 +126,6 @@ def metadata_in(message: struct_pb2.Struct, config: Config) -> dict[str, Any]:
             raise DocumentTooLarge(f"metadata has at most {MAX_METADATA_KEYS} keys", field="document.metadata")
         return {key: value_in(value, level) for key, value in sorted(struct.fields.items())}
 
-    if not message.fields:
-        return {}
     metadata = struct_in(message, 1)
     size = len(json.dumps(metadata, ensure_ascii=False).encode())
     if size > config.max_metadata_bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import TypeVar
 
 from shortlist_server.errors import InvalidArgument
@@ -11,6 +10,7 @@ from shortlist_server.errors import InvalidArgument
 Number = TypeVar("Number", int, float)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_ID_BYTES = 512
 MAX_INSTRUCTION_BYTES = 4096
 MAX_FILTERABLE_FIELDS = 32
@@ -43,7 +43,7 @@ def _clean(value: str, max_bytes: int, field: str) -> str:
     size = len(value.encode())
     if size > max_bytes:
         raise InvalidArgument(f"{size} bytes, at most {max_bytes} are allowed", field=field)
-    if any(unicodedata.category(character) == "Cc" for character in value):
+    if CONTROL.search(value):
         raise InvalidArgument("control characters are not allowed", field=field)
     return value
 
