@@ -79,7 +79,7 @@ def test_token_vectors_are_the_references_scaled_to_length_one(minilm: Path, exp
 
 def test_int8_stays_within_one_percent_of_float32(minilm: Path, exports: Path) -> None:
     texts = [
-        "The heart of an adult pumps about five litres of blood a minute at rest, and up to four times that in exercise.",
+        "The heart of an adult pumps about five litres of blood a minute at rest and four times that in exercise.",
         "Glaciers store most of the fresh water on land; when they melt faster than snow replaces it, the sea rises.",
         "A hash table finds an entry in constant time on average, at the price of memory and of an order.",
         "Sourdough bread is raised by wild yeasts and lactic acid bacteria, which also keep it fresh for longer.",

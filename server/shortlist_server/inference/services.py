@@ -79,6 +79,7 @@ class ScheduledEmbedder:
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
+        instruction = instruction if self.info.takes_instruction else ""
         key = QueryKey(self.info.revision, instruction, text, dimension)
         if (cached := self._cache.get(key)) is not None:
             return cached
