@@ -11,13 +11,18 @@ import logging
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shortlist.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     collection_service_pb2,
     collection_service_pb2_grpc,
     document_service_pb2,
@@ -31,12 +36,13 @@ from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.ingest import Ingester
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.base import Store
-from shortlist_server.storage.store import open_store
+from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
     document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"].full_name,
     collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"].full_name,
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
 
 SEARCH_THREADS = 8
@@ -62,7 +69,7 @@ class Server:
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
         self._health = health.aio.HealthServicer()
         self._models: ModelCatalog | None = None
-        self._store: Store | None = None
+        self._store: EmbeddedStore | None = None
         self._ingester: Ingester | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -96,6 +103,9 @@ class Server:
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
             CollectionServicer(store, models, self._work_threads), server
+        )
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminServicer(store, models, self._work_threads, _backup_dir(config), _server_info()), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -182,6 +192,25 @@ def _open_all(store: Store) -> None:
             store.open(name)
         except ShortlistError as error:
             logger.error("collection '%s' cannot be opened: %s", name, error.message)
+
+
+def _backup_dir(config: Config) -> Path:
+    return Path(config.backup_dir) if config.backup_dir else config.data_dir / "backups"
+
+
+def _server_info() -> ServerInfo:
+    now = time.time()
+    return ServerInfo(version=version("shortlist"), start_time_seconds=now, startup_seconds=now - _process_start(now))
+
+
+def _process_start(now: float) -> float:
+    """When this process began, in seconds since the epoch; ``now`` where the system does not tell."""
+    try:
+        # Field 22, counted after the parenthesised name: clock ticks from boot to the start (proc(5)).
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return now - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return now
 
 
 def _options(config: Config) -> list[tuple[str, int]]:

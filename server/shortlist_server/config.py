@@ -27,6 +27,7 @@ class Config:
     """Settings of a server; see each field's ``metadata["help"]``."""
 
     data_dir: Path = _setting(Path("shortlist-data"), "Folder of the collections; made when missing.")
+    backup_dir: str = _setting("", "Folder of backups; empty: the folder 'backups' in the data folder.")
     listen: str = _setting(f"127.0.0.1:{DEFAULT_PORT}", "Address to listen on, HOST:PORT; port 0 takes a free one.")
     embedders: tuple[str, ...] = _setting(
         (DEFAULT_EMBEDDER,),

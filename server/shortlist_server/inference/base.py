@@ -263,6 +263,14 @@ class ModelCatalog(Protocol):
     def default_reranker(self) -> str:
         """Name of the reranker for collections that name none."""
 
+    @property
+    def embedder_names(self) -> Sequence[str]:
+        """Names of all embedders, the default first."""
+
+    @property
+    def reranker_names(self) -> Sequence[str]:
+        """Names of all rerankers, the default first."""
+
     def embedder(self, name: str) -> EmbedderService:
         """The embedder of that name. Raises ``ModelNotFound``."""
 

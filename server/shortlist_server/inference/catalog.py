@@ -6,7 +6,7 @@ The catalog it returns is immutable but for ``close``; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
@@ -43,6 +43,16 @@ class LoadedModels:
         self._rerankers = dict(rerankers)
         self.default_embedder = next(iter(self._embedders), NO_MODEL)
         self.default_reranker = default_reranker
+
+    @property
+    def embedder_names(self) -> Sequence[str]:
+        """See ``ModelCatalog.embedder_names``."""
+        return tuple(self._embedders)
+
+    @property
+    def reranker_names(self) -> Sequence[str]:
+        """See ``ModelCatalog.reranker_names``."""
+        return tuple(sorted(self._rerankers, key=lambda name: name != self.default_reranker))
 
     def embedder(self, name: str) -> EmbedderService:
         """See ``ModelCatalog.embedder``."""

@@ -61,6 +61,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(handler.unary_stream, handler_call_details.method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(handler.stream_stream, handler_call_details.method),
@@ -85,11 +91,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             request_id = await _identified(context)
             try:
                 with _Slot(self):
-                    async for response in behaviour(requests, context):
+                    async for response in behaviour(request, context):
                         yield response
             except Exception as error:
                 await _abort(context, error, method, request_id)

@@ -1,0 +1,239 @@
+"""AdminService: what the server is, and verifying, backing up and restoring its collections."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf import timestamp_pb2
+
+from shortlist.v1 import admin_service_pb2 as pb
+from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+from shortlist_server.errors import InvalidArgument
+from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
+from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert.collections import collection_out
+from shortlist_server.rpc.convert.documents import duration_out
+from shortlist_server.storage import backup as backups
+from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.verify import CollectionReport
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.interceptors import Context
+
+T = TypeVar("T")
+Message = TypeVar("Message")
+
+MAX_SAMPLE = 10_000
+DEFAULT_SAMPLE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What the server says of itself, fixed when it is ready."""
+
+    version: str
+    start_time_seconds: float
+    startup_seconds: float
+
+
+class AdminServicer(pb_grpc.AdminServiceServicer):
+    """Serves operators. Backups live in one folder and have names, so that no caller names a path of the server."""
+
+    def __init__(
+        self, store: EmbeddedStore, models: ModelCatalog, threads: Executor, backup_dir: Path, info: ServerInfo
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._threads = threads
+        self._backup_dir = backup_dir
+        self._info = info
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """See the proto."""
+        started = timestamp_pb2.Timestamp()
+        started.FromMilliseconds(round(self._info.start_time_seconds * 1000))
+        return pb.GetServerInfoResponse(
+            version=self._info.version,
+            start_time=started,
+            startup_time=duration_out(self._info.startup_seconds),
+            embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
+            rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
+            collection_count=len(await self._in_thread(self._store.names)),
+        )
+
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> AsyncIterator[pb.VerifyResponse]:
+        """See the proto."""
+        sample = (
+            fields.within(request.sample, 0, MAX_SAMPLE, "sample") if request.HasField("sample") else DEFAULT_SAMPLE
+        )
+        if request.collection:
+            names = [fields.collection_name(request.collection)]
+        else:
+            names = list(await self._in_thread(self._store.names))
+        for name in names:
+
+            def verify(tell: Callable[[pb.VerifyResponse], None], name: str = name) -> pb.VerifyResponse:
+                report = self._store.verify(
+                    name,
+                    sample=sample,
+                    repair=request.repair,
+                    progress=lambda step: tell(
+                        pb.VerifyResponse(progress=pb.VerifyProgress(collection=name, step=step))
+                    ),
+                )
+                return pb.VerifyResponse(report=_report_out(report))
+
+            async for message in self._telling(verify):
+                yield message
+
+    async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupResponse]:
+        """See the proto."""
+        folder = self._backup_folder(request.name, "name")
+        names = [fields.collection_name(name, f"collections[{i}]") for i, name in enumerate(request.collections)]
+
+        def back_up(tell: Callable[[pb.BackupResponse], None]) -> pb.BackupResponse:
+            if folder.exists():
+                raise InvalidArgument(f"there is a backup named '{request.name}'", field="name")
+            self._backup_dir.mkdir(parents=True, exist_ok=True)
+            made = self._store.backup(
+                folder, names or None, progress=lambda at: tell(pb.BackupResponse(progress=_progress_out(at)))
+            )
+            return pb.BackupResponse(backup=_backup_out(made))
+
+        async for message in self._telling(back_up):
+            yield message
+
+    async def ListBackups(self, request: pb.ListBackupsRequest, context: Context) -> pb.ListBackupsResponse:
+        """See the proto. The token of a page is the number of backups before the next."""
+        size = fields.page_size(request.page_size)
+        if request.page_token and not request.page_token.isdecimal():
+            raise InvalidArgument("not a token of this server", field="page_token")
+        start = int(request.page_token or 0)
+        found = await self._in_thread(self._backups)
+        return pb.ListBackupsResponse(
+            backups=[_backup_out(backup) for backup in found[start : start + size]],
+            next_page_token=str(start + size) if start + size < len(found) else "",
+        )
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> AsyncIterator[pb.RestoreResponse]:
+        """See the proto."""
+        folder = self._backup_folder(request.backup, "backup")
+        name = fields.collection_name(request.collection)
+        new_name = fields.collection_name(request.new_name, "new_name") if request.new_name else None
+
+        def restore(tell: Callable[[pb.RestoreResponse], None]) -> pb.RestoreResponse:
+            if not folder.is_dir():
+                raise InvalidArgument(f"there is no backup named '{request.backup}'", field="backup")
+            collection = self._store.restore(
+                folder, name, new_name, progress=lambda at: tell(pb.RestoreResponse(progress=_progress_out(at)))
+            )
+            return pb.RestoreResponse(collection=collection_out(collection.info()))
+
+        async for message in self._telling(restore):
+            yield message
+
+    def _backup_folder(self, name: str, field: str) -> Path:
+        if not fields.NAME.fullmatch(name):
+            raise InvalidArgument(
+                "a backup name is 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit", field=field
+            )
+        return self._backup_dir / name
+
+    def _backups(self) -> list[backups.Backup]:
+        found = []
+        for folder in self._backup_dir.iterdir() if self._backup_dir.is_dir() else ():
+            if fields.NAME.fullmatch(folder.name):
+                try:
+                    found.append(backups.read_backup(folder))
+                except InvalidArgument:
+                    continue
+        return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _telling(self, work: Callable[[Callable[[Message], None]], Message]) -> AsyncIterator[Message]:
+        """Runs blocking work in a thread; yields what it tells, at most ten times a second, and then its result."""
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Message | None] = asyncio.Queue()
+        last = 0.0
+
+        def tell(message: Message) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 0.1:
+                last = time.monotonic()
+                loop.call_soon_threadsafe(told.put_nowait, message)
+
+        task = loop.run_in_executor(self._threads, work, tell)
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        while (message := await told.get()) is not None:
+            yield message
+        yield await task
+
+
+def _progress_out(progress: backups.Progress) -> pb.CopyProgress:
+    return pb.CopyProgress(
+        collection=progress.collection, done_bytes=progress.done_bytes, total_bytes=progress.total_bytes
+    )
+
+
+def _backup_out(backup: backups.Backup) -> pb.BackupInfo:
+    created = timestamp_pb2.Timestamp()
+    created.FromMilliseconds(round(backup.create_time_seconds * 1000))
+    return pb.BackupInfo(
+        name=backup.folder.name,
+        create_time=created,
+        collections=[
+            pb.BackupCollection(
+                name=collection.name,
+                sequence=collection.sequence,
+                document_count=collection.documents,
+                passage_count=collection.passages,
+                disk_bytes=collection.bytes,
+            )
+            for collection in backup.collections
+        ],
+    )
+
+
+def _report_out(report: CollectionReport) -> pb.VerifyReport:
+    return pb.VerifyReport(
+        collection=report.name,
+        ok=report.ok,
+        checks=[pb.VerifyCheck(name=check.name, ok=check.ok, detail=check.detail) for check in report.checks],
+        document_count=report.documents,
+        passage_count=report.passages,
+        segment_passage_count=report.segment_passages,
+        tail_passage_count=report.tail_passages,
+        sampled_count=report.sampled,
+        reached_count=report.reached,
+        repairs=report.repairs,
+    )
+
+
+def _embedder_out(info: EmbedderInfo) -> pb.EmbedderModel:
+    return pb.EmbedderModel(
+        name=info.name,
+        revision=info.revision,
+        dimension=info.dimension,
+        min_dimension=info.min_dimension,
+        max_tokens=info.max_tokens,
+        token_vectors=info.token_vectors,
+        takes_instruction=info.takes_instruction,
+    )
+
+
+def _reranker_out(info: RerankerInfo) -> pb.RerankerModel:
+    return pb.RerankerModel(
+        name=info.name,
+        revision=info.revision,
+        takes_instruction=info.takes_instruction,
+        default_weight=info.default_weight,
+        default_depth=info.default_depth,
+    )

@@ -1,0 +1,74 @@
+"""Operating a real server: what it says of itself, verification, backup and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from shortlist import Client, Document
+from shortlist.v1 import admin_service_pb2 as pb
+from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+
+
+@pytest.fixture(scope="module")
+def admin(target: str) -> Iterator[pb_grpc.AdminServiceStub]:
+    with Client(target) as client, grpc.insecure_channel(target) as channel:
+        client.create_collection("docs")
+        client.ingest("docs", [Document(id=f"d{i}", text=f"word{i} and more") for i in range(30)]).finish()
+        yield pb_grpc.AdminServiceStub(channel)
+
+
+def test_the_server_says_what_it_is_and_serves(admin: pb_grpc.AdminServiceStub) -> None:
+    info = admin.GetServerInfo(pb.GetServerInfoRequest(), timeout=5)
+    assert info.version
+    assert info.embedders[0].name == "hashing"
+    assert info.embedders[0].dimension > 0
+    assert [model.name for model in info.rerankers] == ["late-interaction"]
+    assert info.startup_time.ToMilliseconds() > 0
+    assert info.collection_count >= 1
+
+
+def test_verification_tells_its_steps_and_reports_each_collection(admin: pb_grpc.AdminServiceStub) -> None:
+    messages = list(admin.Verify(pb.VerifyRequest(), timeout=30))
+    report = messages[-1].report
+    assert (report.collection, report.ok, report.document_count, report.passage_count) == ("docs", True, 30, 30)
+    assert report.segment_passage_count + report.tail_passage_count == 30
+    assert all(check.ok for check in report.checks)
+    assert messages[0].progress.collection == "docs"
+
+
+def test_a_backup_is_restored_under_another_name(admin: pb_grpc.AdminServiceStub, target: str) -> None:
+    made = list(admin.Backup(pb.BackupRequest(name="first"), timeout=30))[-1].backup
+    assert made.name == "first"
+    assert made.collections[0].document_count == 30
+    with Client(target) as client:
+        client.delete("docs", ["d3"])
+        request = pb.RestoreRequest(backup="first", collection="docs", new_name="again")
+        restored = list(admin.Restore(request, timeout=30))[-1].collection
+        assert (restored.name, restored.document_count) == ("again", 30)
+        assert client.search("again", "word3").hits[0].id == "d3"
+        assert "d3" not in {hit.id for hit in client.search("docs", "word3")}
+    listed = admin.ListBackups(pb.ListBackupsRequest(), timeout=5).backups
+    assert [backup.name for backup in listed] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code"),
+    [
+        ("Backup", pb.BackupRequest(name="../out"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Backup", pb.BackupRequest(name=""), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Backup", pb.BackupRequest(name="x", collections=["absent"]), grpc.StatusCode.NOT_FOUND),
+        ("Restore", pb.RestoreRequest(backup="absent", collection="docs"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Restore", pb.RestoreRequest(backup="/etc", collection="docs"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Verify", pb.VerifyRequest(collection="absent"), grpc.StatusCode.NOT_FOUND),
+        ("Verify", pb.VerifyRequest(sample=-1), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    admin: pb_grpc.AdminServiceStub, method: str, request_: object, code: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(getattr(admin, method)(request_, timeout=10))
+    assert caught.value.code() is code
