@@ -6,12 +6,15 @@ rows dead and replaces the ``View``. Searches read the view once and take no loc
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -49,13 +52,15 @@ from shortlist_server.storage.selection import KeySelection, SelectionCache
 from shortlist_server.storage.truth import Effect, Truth
 from shortlist_server.storage.writer import Task, Writer
 
+T = TypeVar("T")
+
 DATABASE_FILE = "collection.db"
 SEGMENTS_FOLDER = "segments"
 
 _DELETE_AT_ONCE = 500
 _IDLE_SECONDS = 10.0
-_TAIL_LIMIT_SEGMENTS = 8
-_TAIL_WAIT_SECONDS = 2.0
+_TAIL_LIMIT_SEGMENTS = 16
+_TAIL_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +178,49 @@ class EmbeddedCollection:
                 # A segment may be replaced, and the WAL removed, between two calls.
                 continue
         return total
+
+    # ------------------------------------------------------------------------------- for verification and backup
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self._folder
+
+    @property
+    def uid(self) -> str:
+        """What its segments are marked with."""
+        return self._uid
+
+    @property
+    def view(self) -> dense.View:
+        """What searches see now."""
+        return self._index.view
+
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A reading connection for the time of a block."""
+        return self._pool.connection()
+
+    def run(self, task: Task[T]) -> T:
+        """Runs a task on the writer thread and waits for it."""
+        return self._writer.submit(task).result()
+
+    def repair(self, unreachable: Sequence[Segment]) -> list[str]:
+        """Rebuilds from the database what can be: the lexical index, damaged segments, and those named.
+
+        Returns:
+            What was done, a line each.
+        """
+        done = []
+        self.run(Task(lambda truth: truth.rebuild_lexical(), lambda _: None))
+        done.append("the lexical index was rebuilt")
+        for segment in unreachable:
+            job = Job(low=segment.row.low, high=segment.row.high, replaced=(segment,))
+            jobs = iter([job] if segment in self.view.segments else [])
+            if self._merger.work(lambda jobs=jobs: next(jobs, None)):  # type: ignore[misc]
+                done.append(f"segment {segment.row.uid} was rebuilt")
+        if count := self.seal_now():
+            done.append(f"{count} segments were built from passages that were searched exactly")
+        return done
 
     # ------------------------------------------------------------------------------------------------------ writes
 
@@ -347,6 +395,25 @@ class EmbeddedCollection:
             publish=self._publish_segment,
             files=self._parameters.files,
             command=self._parameters.builder,
+        )
+
+    def seal_now(self) -> int:
+        """Seals the whole tail, waiting for the build; returns the number of segments made.
+
+        Raises:
+            BuildFailed: the build failed; nothing has changed.
+        """
+        return self._sealer.work(lambda: next_seal(self._index.view, 1))
+
+    def merge_now(self) -> int:
+        """Merges neighbouring segments as far as their cap allows, waiting for the builds; returns their number.
+
+        Raises:
+            BuildFailed: a build failed; what it was to replace is as it was.
+        """
+        config = self._parameters.config
+        return self._merger.work(
+            lambda: next_merge(self._index.view, config.segment_min_passages, config.segment_max_passages, idle=True)
         )
 
     def _next_seal(self) -> Job | None:

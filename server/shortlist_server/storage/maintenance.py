@@ -1,9 +1,9 @@
 """Keeps a collection's segments in shape: seals the tail, merges small segments, rebuilds those with many dead rows.
 
-Two threads: one seals, so that the tail stays short, while the other merges for minutes. Each build runs in a child
-process started afresh (never forked from a serving process); the thread waits for it, loads the result and hands it to
-the writer thread, which publishes it. A build that fails leaves everything as it was, is logged, counted and tried
-again, later each time.
+Two threads at most: one seals, so that the tail stays short, while the other merges for minutes. Each build runs in a
+child process started afresh (never forked from a serving process); the thread waits for it, loads the result and hands
+it to the writer thread, which publishes it. A build that fails leaves everything as it was, is logged, counted and
+tried again, later each time.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ _LOOK_SECONDS = 1.0
 
 class BuildFailed(Exception):
     """The child process did not deliver; the message has the end of what it said."""
+
+
+_EXPECTED = (BuildFailed, SegmentDamaged, ShortlistError, OSError)
 
 
 def next_seal(view: View, minimum: int) -> Job | None:
@@ -143,6 +146,7 @@ class Caretaker:
         self._files = files
         self._command = tuple(command)
         self._wake = threading.Event()
+        self._working = threading.Lock()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
         self._closed = False
@@ -170,28 +174,48 @@ class Caretaker:
         if self._thread.is_alive():
             self._thread.join()
 
+    def work(self, choose: Callable[[], Job | None]) -> int:
+        """Does jobs on the caller's thread until there is none; returns how many.
+
+        Raises:
+            BuildFailed: a build failed; everything is as it was before it.
+        """
+        done = 0
+        with self._working:
+            while (job := choose()) is not None:
+                self._do(job)
+                done += 1
+        return done
+
     def _run(self) -> None:
         retry = _FIRST_RETRY_SECONDS
         while not self._closed:
-            job = self._choose()
-            if job is None:
-                self._wake.wait(_LOOK_SECONDS)
-                self._wake.clear()
-                continue
             try:
-                self._do(job)
-            except (BuildFailed, SegmentDamaged, ShortlistError, OSError) as error:
+                with self._working:
+                    job = self._choose()
+                    if job is not None:
+                        self._do(job)
+            except Exception as error:
                 if self._closed:
                     return
                 self.failures += 1
                 self.failing, self.last_error = True, str(error)
-                logger.error(
-                    "collection %s: building a segment failed, next try in %.0f s: %s", self._name, retry, error
+                level = logging.ERROR if isinstance(error, _EXPECTED) else logging.CRITICAL
+                logger.log(
+                    level,
+                    "%s: building a segment failed, next try in %.0f s: %s",
+                    self._name,
+                    retry,
+                    error,
+                    exc_info=level == logging.CRITICAL,
                 )
                 self._pause(retry)
                 retry = min(2 * retry, _LAST_RETRY_SECONDS)
+                continue
+            if job is None:
+                self._wake.wait(_LOOK_SECONDS)
+                self._wake.clear()
             else:
-                self.built += 1
                 self.failing = False
                 retry = _FIRST_RETRY_SECONDS
 
@@ -202,10 +226,12 @@ class Caretaker:
             self._wake.clear()
 
     def _do(self, job: Job) -> None:
+        started = time.monotonic()
         with self._index.watching() as watch:
             row = self._build(job)
             if row is None:
                 self._publish(job, None, watch)
+                self.built += 1
                 return
             folder = self._folder / "segments" / row.uid
             try:
@@ -214,6 +240,15 @@ class Caretaker:
             except BaseException:
                 self._files.remove_tree(folder)
                 raise
+        self.built += 1
+        logger.info(
+            "%s: segment %s with %d passages built in %.1f s, in place of %d",
+            self._name,
+            row.uid,
+            row.passages,
+            time.monotonic() - started,
+            len(job.replaced),
+        )
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(

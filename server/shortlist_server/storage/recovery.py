@@ -30,12 +30,22 @@ _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A segment that was forgotten: what was wrong with it, and the labels it had."""
+
+    uid: str
+    problem: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
     """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
 
     segments: tuple[Segment, ...]
     tail: Tail
-    damage: tuple[str, ...]
+    damage: tuple[Damage, ...]
 
 
 def recover(
@@ -53,7 +63,7 @@ def recover(
         if path.name not in named:
             files.remove_tree(path)
     good: list[Segment] = []
-    damage: list[str] = []
+    damage: list[Damage] = []
     with ThreadPoolExecutor(2, thread_name_prefix="recover") as pool:
         # Checksums are read beside each other; only the graph's load itself holds the interpreter lock.
         loads = [pool.submit(Segment.load, segments_folder / row.uid, row, collection, dimension) for row in rows]
@@ -65,7 +75,7 @@ def recover(
                 if not segment.keep_only(live_labels(connection, row.low, row.high)):
                     raise SegmentDamaged("it lacks passages that the database has in its range")
             except SegmentDamaged as error:
-                damage.append(f"segment {row.uid}: {error}")
+                damage.append(Damage(uid=row.uid, problem=str(error), low=row.low, high=row.high))
                 logger.warning("collection %s: segment %s is dropped and will be rebuilt: %s", name, row.uid, error)
                 connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
                 files.remove_tree(segments_folder / row.uid)

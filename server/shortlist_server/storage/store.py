@@ -16,20 +16,21 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from shortlist_server.config import Config
 from shortlist_server.domain import CollectionConfig
-from shortlist_server.errors import CollectionExists, CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
 from shortlist_server.storage import schema
-from shortlist_server.storage.base import Store
+from shortlist_server.storage.backup import Backup, Progress, copy_back, read_backup, write_backup
 from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection, Parameters
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, Files, pass_by
 from shortlist_server.storage.maintenance import BUILDER
+from shortlist_server.storage.verify import Check, CollectionReport, verify_collection
 
 COLLECTIONS_FOLDER = "collections"
 LOCK_FILE = "LOCK"
@@ -37,7 +38,7 @@ LOCK_FILE = "LOCK"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
-def open_store(config: Config) -> Store:
+def open_store(config: Config) -> EmbeddedStore:
     """Opens the data folder, making it when missing; collections are opened when first asked for.
 
     Raises:
@@ -84,18 +85,25 @@ class EmbeddedStore:
     def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
         """Makes a collection, durably; see ``Store.create``."""
         check_name(name)
+
+        def fill(temporary: Path) -> None:
+            self._files.make_folder(temporary)
+            self._files.make_folder(temporary / SEGMENTS_FOLDER)
+            schema.create(temporary / DATABASE_FILE, name, config)
+            self._crash_point("create:made")
+            self._files.sync(temporary / DATABASE_FILE)
+            self._files.sync_folder(temporary)
+
+        return self._make(name, fill)
+
+    def _make(self, name: str, fill: Callable[[Path], None]) -> EmbeddedCollection:
         with self._naming(name), translated(name):
             target = self._folder / name
             if target.exists():
                 raise CollectionExists(f"collection {name} exists", metadata={"collection": name})
             temporary = self._folder / f".creating-{uuid.uuid4().hex}"
             try:
-                self._files.make_folder(temporary)
-                self._files.make_folder(temporary / SEGMENTS_FOLDER)
-                schema.create(temporary / DATABASE_FILE, name, config)
-                self._crash_point("create:made")
-                self._files.sync(temporary / DATABASE_FILE)
-                self._files.sync_folder(temporary)
+                fill(temporary)
                 self._files.rename(temporary, target)
                 self._crash_point("create:renamed")
                 self._files.sync_folder(self._folder)
@@ -137,6 +145,62 @@ class EmbeddedStore:
             self._crash_point("drop:renamed")
             self._files.sync_folder(self._folder)
             self._files.remove_tree(dropped)
+
+    def backup(
+        self,
+        folder: Path,
+        names: Sequence[str] | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Backup:
+        """Backs up all collections, or those named, into a new folder; see ``write_backup``."""
+        chosen = [self.open(name) for name in (self.names() if names is None else names)]
+        with translated(str(folder)):
+            return write_backup(chosen, folder, self._files, progress=progress, crash_point=self._crash_point)
+
+    def restore(
+        self,
+        folder: Path,
+        name: str,
+        new_name: str | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> EmbeddedCollection:
+        """Makes a collection from a backup, durably, under its own name or a new one.
+
+        Raises:
+            CollectionExists: there is one of that name.
+            CollectionNotFound: the backup has none.
+            InvalidArgument: the folder is no backup, or the new name is not allowed.
+            DataCorrupted: the backup is damaged.
+        """
+        target_name = new_name or name
+        check_name(target_name)
+        backup = read_backup(folder)
+
+        def fill(temporary: Path) -> None:
+            copy_back(backup, name, target_name, temporary, self._files, progress)
+            self._crash_point("restore:copied")
+
+        return self._make(target_name, fill)
+
+    def verify(
+        self,
+        name: str,
+        *,
+        sample: int = 200,
+        repair: bool = False,
+        progress: Callable[[str], None] = lambda step: None,
+    ) -> CollectionReport:
+        """Checks a collection, and repairs it when asked; see ``verify_collection``.
+
+        A collection that cannot be opened gives a report that says so.
+        """
+        try:
+            collection = self.open(name)
+        except DataCorrupted as error:
+            return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])
+        return verify_collection(collection, sample=sample, repair=repair, progress=progress)
 
     def close(self) -> None:
         """Finishes commits under way, checkpoints and closes. Idempotent."""

@@ -63,7 +63,7 @@ class Truth:
     """The rows of one collection, from the side that writes."""
 
     def __init__(self, connection: sqlite3.Connection, dimension: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._dimension = dimension
         row = connection.execute(
             "SELECT sequence, next_key, next_label, documents, passages FROM counters WHERE id = 1"
@@ -73,7 +73,7 @@ class Truth:
     def save_counters(self) -> None:
         """Writes the counters into the transaction; called before each commit."""
         now = self.counters
-        self._connection.execute(
+        self.connection.execute(
             "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ? WHERE id = 1",
             (now.sequence, now.next_key, now.next_label, now.documents, now.passages),
         )
@@ -132,7 +132,7 @@ class Truth:
             key += 1
         vectors = self._checked(effect.vectors)
         effect.removed_labels = self._remove(effect.removed_keys)
-        insert = self._connection.executemany
+        insert = self.connection.executemany
         insert(
             "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
             " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -149,7 +149,7 @@ class Truth:
         )
         insert("INSERT INTO token_vectors (label, vectors) VALUES (?, ?)", new_token_vectors)
         if position is not None:
-            self._connection.execute(
+            self.connection.execute(
                 "INSERT INTO streams (name, position) VALUES (?, ?)"
                 " ON CONFLICT (name) DO UPDATE SET position = excluded.position",
                 (position.stream, position.position),
@@ -172,7 +172,7 @@ class Truth:
 
     def remove(self, keys: Sequence[int]) -> Effect:
         """Deletes those of these documents that still exist; each deletion takes a sequence."""
-        live = self._connection.execute(
+        live = self.connection.execute(
             "SELECT key FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
         )
         effect = Effect(counters=self.counters, removed_keys=[row[0] for row in live])
@@ -189,26 +189,44 @@ class Truth:
 
     def save_config(self, config: CollectionConfig) -> None:
         """Replaces the collection's settings."""
-        self._connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
+        self.connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
 
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
         """Changes the manifest: the flip that makes a segment exist."""
-        self._connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
         if new is not None:
-            self._connection.execute(
+            self.connection.execute(
                 "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
                 (new.uid, new.low, new.high, new.passages, new.checksum),
             )
 
+    def check_lexical(self) -> None:
+        """Compares the lexical index with the documents.
+
+        Raises:
+            DataCorrupted: they differ; ``rebuild_lexical`` makes them agree.
+        """
+        self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
+
+    def rebuild_lexical(self) -> None:
+        """Makes the lexical index anew from the documents."""
+        self.connection.execute("INSERT INTO lexical (lexical) VALUES ('rebuild')")
+
+    def merge_lexical(self, pages: int) -> int:
+        """Writes up to about this many pages of merged postings; returns the rows changed, under 2 when all is done."""
+        before = self.connection.total_changes
+        self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('merge', ?)", (pages,))
+        return self.connection.total_changes - before
+
     def reclaim(self, pages: int) -> int:
         """Gives up to this many free pages back to the file system; returns how many are still free."""
         # The pragma yields a row for each page and works only as far as it is stepped.
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
-        free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        self.connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        free: int = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free
 
     def _stored(self, ids: list[str]) -> dict[str, int]:
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(ids, ensure_ascii=False),),
         )
@@ -228,7 +246,7 @@ class Truth:
     def _remove(self, keys: Sequence[int]) -> list[int]:
         if not keys:
             return []
-        run = self._connection.execute
+        run = self.connection.execute
         chosen = (json.dumps(list(keys)),)
         # FTS5 with external content takes the old text back to find the postings; its rows go first.
         run(

@@ -1,0 +1,258 @@
+"""Proves that a collection is what it should be, or names what is wrong.
+
+The database is checked by SQLite itself, by counting, and by the checksum of every vector and text; the segments file
+by file; and the invariant of the dense index, that the live labels in the database are those in segments and tail with
+none in two places, at one moment on the writer thread. A sample of vectors is looked up by itself in each graph,
+because a graph can be whole and still have rows that no search reaches. Any thread may call; a large collection takes
+minutes, and searches and commits go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.errors import ShortlistError
+from shortlist_server.storage.collection import SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.storage.dense import FrozenView
+from shortlist_server.storage.manifest import SegmentDamaged, check_folder
+from shortlist_server.storage.recovery import live_labels, segment_rows
+from shortlist_server.storage.segments import Segment, Unreachable
+from shortlist_server.storage.truth import Truth, text_checksum
+from shortlist_server.storage.writer import Task
+
+REACHABLE_SHARE = 0.98
+"""Share of sampled vectors that must be found by a search for themselves."""
+
+_SAMPLE_BREADTH = 100
+_LAST_LABEL = (1 << 63) - 1
+
+_COUNTS = {
+    "documents counted": ("SELECT documents FROM counters", "SELECT count(*) FROM documents"),
+    "passages counted": ("SELECT passages FROM counters", "SELECT count(*) FROM passages"),
+    "passages of all documents": ("SELECT count(*) FROM passages", "SELECT sum(passage_count) FROM documents"),
+    "documents of all passages": (
+        "SELECT count(*) FROM passages",
+        "SELECT count(*) FROM passages JOIN documents USING (key)",
+    ),
+    "vectors": ("SELECT count(*) FROM passages", "SELECT count(*) FROM passages JOIN vectors USING (label)"),
+    "vectors without a passage": ("SELECT count(*) FROM passages", "SELECT count(*) FROM vectors"),
+    "documents in the lexical index": ("SELECT count(*) FROM documents", "SELECT count(*) FROM lexical_docsize"),
+}
+_UNUSED = {
+    "labels": ("SELECT next_label FROM counters", "SELECT max(label) FROM passages"),
+    "keys": ("SELECT next_key FROM counters", "SELECT max(key) FROM documents"),
+    "sequences": ("SELECT sequence + 1 FROM counters", "SELECT max(sequence) FROM documents"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was checked, and what was found. ``detail`` is a sentence when it does not hold."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class CollectionReport:
+    """What a verification found.
+
+    Attributes:
+        sampled: vectors that were looked up by themselves.
+        reached: those that were found.
+        repairs: what ``repair`` did.
+    """
+
+    name: str
+    documents: int = 0
+    passages: int = 0
+    segment_passages: int = 0
+    tail_passages: int = 0
+    sampled: int = 0
+    reached: int = 0
+    checks: list[Check] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not hold, a line each."""
+        return [f"{check.name}: {check.detail}" for check in self.checks if not check.ok]
+
+
+def verify_collection(
+    collection: EmbeddedCollection,
+    *,
+    sample: int = 200,
+    repair: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> CollectionReport:
+    """Checks a collection; with ``repair``, rebuilds what can be rebuilt from the database and checks again.
+
+    Args:
+        sample: vectors of each segment to look up by themselves.
+        progress: called with the name of each step before it.
+
+    Raises:
+        Unavailable: the collection was closed meanwhile.
+    """
+    report = _verified(collection, sample, progress)
+    if repair and not report.ok:
+        progress("repair")
+        repairs = collection.repair(_unreachable(collection, sample))
+        report = _verified(collection, sample, progress)
+        report.repairs = repairs
+    return report
+
+
+def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[str], None]) -> CollectionReport:
+    info = collection.info()
+    report = CollectionReport(name=info.name, documents=info.document_count, passages=info.passage_count)
+    checks = report.checks
+    tail = collection.view.tail
+    for damage in collection.damage:
+        exact = int((tail.alive & (tail.labels > damage.low) & (tail.labels <= damage.high)).sum())
+        detail = f"{damage.problem}; {exact} of its passages are searched exactly until it is rebuilt"
+        checks.append(Check(name=f"segment {damage.uid} at the start", ok=not exact, detail=detail))
+    progress("database")
+    try:
+        with collection.reading() as connection:
+            checks += _database_checks(connection)
+    except ShortlistError as error:
+        checks.append(Check(name="database", ok=False, detail=error.message))
+        return report
+    progress("lexical index")
+    checks.append(_check_lexical(collection))
+    progress("segments")
+    checks += _segment_checks(collection)
+    progress("invariant")
+    checks.append(_check_invariant(collection, report))
+    progress("reachability")
+    for segment in collection.view.segments:
+        rows, reached = _sample(segment, sample)
+        report.sampled += len(rows)
+        report.reached += int(reached.sum())
+        share = 1.0 if not len(rows) else float(reached.mean())
+        checks.append(
+            Check(
+                name=f"segment {segment.row.uid}, reachability",
+                ok=share >= REACHABLE_SHARE,
+                detail=f"{share:.1%} of {len(rows)} vectors are found by a search for themselves",
+            )
+        )
+    return report
+
+
+def _database_checks(connection: sqlite3.Connection) -> Iterator[Check]:
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
+    yield Check(name="database pages", ok=found == ["ok"], detail="; ".join(found)[:500])
+    connection.execute("BEGIN")
+    try:
+        for name, (left, right) in _COUNTS.items():
+            a, b = (connection.execute(sql).fetchone()[0] or 0 for sql in (left, right))
+            yield Check(name=name, ok=a == b, detail=f"{a} expected, {b} found")
+        for name, (left, right) in _UNUSED.items():
+            following, last = (connection.execute(sql).fetchone()[0] or 0 for sql in (left, right))
+            yield Check(name=f"{name} not given out twice", ok=last < following, detail=f"{last} is in use")
+        bad = [
+            label
+            for label, vector, checksum in connection.execute("SELECT label, vector, checksum FROM vectors")
+            if zlib.crc32(vector) != checksum
+        ]
+        yield Check(name="checksums of vectors", ok=not bad, detail=f"damaged: passages {bad[:10]}")
+        texts = connection.execute("SELECT key, metadata, metadata_checksum, title, text, text_checksum FROM documents")
+        bad = [
+            key
+            for key, metadata, metadata_checksum, title, text, checksum in texts
+            if zlib.crc32(metadata.encode()) != metadata_checksum or text_checksum(title, text) != checksum
+        ]
+        yield Check(name="checksums of documents", ok=not bad, detail=f"damaged: documents {bad[:10]}")
+    finally:
+        connection.execute("COMMIT")
+
+
+def _check_lexical(collection: EmbeddedCollection) -> Check:
+    try:
+        collection.run(Task(lambda truth: truth.check_lexical(), lambda _: None))
+    except ShortlistError as error:
+        return Check(name="lexical index", ok=False, detail=error.message)
+    return Check(name="lexical index", ok=True)
+
+
+def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
+    for segment in collection.view.segments:
+        try:
+            check_folder(
+                collection.folder / SEGMENTS_FOLDER / segment.row.uid,
+                segment.row,
+                collection.uid,
+                collection.config.dimension,
+            )
+        except SegmentDamaged as error:
+            # Replaced meanwhile by a merge, its files are rightly gone.
+            if segment in collection.view.segments:
+                yield Check(name=f"segment {segment.row.uid}", ok=False, detail=str(error))
+        else:
+            yield Check(name=f"segment {segment.row.uid}", ok=True)
+
+
+def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -> Check:
+    def read(truth: Truth) -> tuple[NDArray[np.int64], list[str]]:
+        connection = truth.connection
+        return live_labels(connection, 0, _LAST_LABEL), [row.uid for row in segment_rows(connection)]
+
+    def compare(stored: tuple[NDArray[np.int64], list[str]]) -> tuple[NDArray[np.int64], list[str], FrozenView]:
+        # Runs when exactly the changes that ``read`` saw are shown.
+        return (*stored, collection.view.frozen())
+
+    labels, uids, view = collection.run(Task(read, compare))
+    *in_segments, in_tail = view.labels
+    report.segment_passages = sum(map(len, in_segments))
+    report.tail_passages = len(in_tail)
+    held = np.sort(np.concatenate([*in_segments, in_tail]))
+    problems = []
+    if uids != list(view.uids):
+        problems.append("the manifest names other segments than are loaded")
+    if len(np.unique(held)) != len(held):
+        problems.append("a passage is in two places")
+    missing, extra = np.setdiff1d(labels, held), np.setdiff1d(held, labels)
+    if len(missing):
+        problems.append(f"{len(missing)} passages are in no index, first {missing[0]}")
+    if len(extra):
+        problems.append(f"{len(extra)} passages are indexed but not stored, first {extra[0]}")
+    return Check(name="live labels = segments + tail, disjoint", ok=not problems, detail="; ".join(problems))
+
+
+def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    live = np.flatnonzero(segment.alive)
+    rows = np.random.default_rng(0).choice(live, min(sample, len(live)), replace=False)
+    reached = np.zeros(len(rows), dtype=np.bool_)
+    for at, row in enumerate(rows):
+        vector = np.array(segment.vectors[row])
+        try:
+            found, scores = segment.nearest(vector, min(_SAMPLE_BREADTH, segment.live))
+        except Unreachable:
+            continue
+        # Among many equal vectors any is as good as itself.
+        reached[at] = row in found or scores[-1] >= float(vector @ vector) - 1e-5
+    return rows, reached
+
+
+def _unreachable(collection: EmbeddedCollection, sample: int) -> list[Segment]:
+    segments = []
+    for segment in collection.view.segments:
+        _, reached = _sample(segment, sample)
+        if len(reached) and reached.mean() < REACHABLE_SHARE:
+            segments.append(segment)
+    return segments

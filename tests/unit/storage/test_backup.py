@@ -1,0 +1,102 @@
+"""A backup is a collection as of one commit, verified, and comes back whole."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from shortlist_server.domain import Parts
+from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.storage.backup import read_backup
+from shortlist_server.storage.store import EmbeddedStore
+
+from .conftest import collection_config
+
+
+@pytest.fixture
+def filled(open_store, maker):
+    store = open_store(maintain=False)
+    collection = store.create("a", collection_config())
+    collection.commit([maker.upsert(f"a{i}", text=f"fox {i}", n=i) for i in range(100)]).result(30)
+    assert collection.seal_now() == 1
+    collection.commit([maker.upsert(f"a{i}", text=f"hound {i}", n=i) for i in range(90, 110)]).result(30)
+    store.create("b", collection_config())
+    return store
+
+
+def same(one, other):
+    parts = Parts(passages=True)
+    return [*one.page(None, 0, 1000, parts)[0]] == [*other.page(None, 0, 1000, parts)[0]]
+
+
+def test_a_backup_of_all_comes_back_under_a_new_name(filled, tmp_path, maker):
+    seen = []
+    made = filled.backup(tmp_path / "backup", progress=seen.append)
+    assert [(entry.name, entry.documents) for entry in made.collections] == [("a", 110), ("b", 0)]
+    assert seen and seen[-1].done_bytes <= seen[-1].total_bytes
+    assert read_backup(tmp_path / "backup") == made
+    restored = filled.restore(tmp_path / "backup", "a", "copy", progress=seen.append)
+    assert filled.names() == ["a", "b", "copy"]
+    assert same(restored, filled.open("a"))
+    assert restored.info().segment_count == 1
+    assert filled.verify("copy").ok
+    key = restored.keys(["a3"])["a3"]
+    assert restored.dense(maker.vectors["a3"][0], 1).keys.tolist() == [key]
+    restored.commit([maker.upsert("new")]).result(30)
+    assert "new" not in filled.open("a").keys(["new"])
+
+
+def test_a_backup_is_a_data_folder_that_can_be_verified(filled, tmp_path, open_store):
+    filled.backup(tmp_path / "backup", ["a"])
+    filled.close()
+    store = EmbeddedStore(filled._parameters.config.replace(data_dir=tmp_path / "backup"), maintain=False)
+    try:
+        assert store.names() == ["a"]
+        assert store.verify("a").ok
+    finally:
+        store.close()
+
+
+def test_a_backup_made_while_documents_come_in_is_of_one_commit(filled, tmp_path, maker):
+    collection = filled.open("a")
+    changes = [[maker.upsert(f"x{i}"), maker.upsert(f"y{i}")] for i in range(300)]
+    writing = threading.Thread(target=lambda: [collection.commit(pair).result(30) for pair in changes])
+    writing.start()
+    made = filled.backup(tmp_path / "backup", ["a"])
+    writing.join()
+    restored = filled.restore(tmp_path / "backup", "a", "copy")
+    assert restored.sequence == made.collections[0].sequence
+    xs = {id[1:] for id in restored.keys([f"x{i}" for i in range(300)])}
+    ys = {id[1:] for id in restored.keys([f"y{i}" for i in range(300)])}
+    assert xs == ys
+    assert filled.verify("copy").ok
+
+
+def test_a_backup_leaves_out_a_damaged_segment_and_restore_rebuilds_it(filled, tmp_path):
+    file = next((filled.open("a").folder / "segments").glob("*/vectors.f32"))
+    file.write_bytes(b"")
+    made = filled.backup(tmp_path / "backup", ["a"])
+    assert made.collections[0].segments == 0
+    restored = filled.restore(tmp_path / "backup", "a", "copy")
+    assert same(restored, filled.open("a"))
+    assert filled.verify("copy").ok
+
+
+def test_restore_refuses_what_it_cannot_do(filled, tmp_path):
+    filled.backup(tmp_path / "backup", ["a"])
+    with pytest.raises(CollectionExists):
+        filled.restore(tmp_path / "backup", "a")
+    with pytest.raises(CollectionNotFound):
+        filled.restore(tmp_path / "backup", "b", "copy")
+    with pytest.raises(InvalidArgument):
+        filled.restore(tmp_path / "backup", "a", "../copy")
+    with pytest.raises(InvalidArgument):
+        filled.restore(tmp_path, "a", "copy")
+    with pytest.raises(InvalidArgument):
+        filled.backup(tmp_path / "backup")
+    database = tmp_path / "backup" / "collections" / "a" / "collection.db"
+    database.write_bytes(database.read_bytes()[:20000])
+    with pytest.raises(DataCorrupted):
+        filled.restore(tmp_path / "backup", "a", "copy")
+    assert filled.names() == ["a", "b"]

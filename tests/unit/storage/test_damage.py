@@ -1,0 +1,196 @@
+"""Each file of a data folder, damaged: named, rebuilt when it can be, refused with a typed error when it cannot."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from shortlist_server.domain import Parts
+from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace
+from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
+from shortlist_server.storage.writer import Task
+
+from .conftest import collection_config
+
+
+@pytest.fixture
+def filled(open_store, maker):
+    """A closed store with collections a and b, of one sealed segment each; gives the folder of a."""
+    store = open_store(maintain=False)
+    for name in "ab":
+        collection = store.create(name, collection_config())
+        for _ in range("ab".index(name) + 1):
+            collection.commit([maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]).result(30)
+        assert collection.seal_now() == 1
+    folder = store.open("a").folder
+    store.close()
+    return folder
+
+
+def truncate(file, folder):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file, folder):
+    file.write_bytes(b"")
+
+
+def flip(file, folder):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def delete(file, folder):
+    file.unlink()
+
+
+def replace(file, folder):
+    other = next((folder.parent / "b" / "segments").iterdir())
+    shutil.copyfile(other / file.name, file)
+
+
+@pytest.mark.parametrize("harm", [truncate, empty, flip, delete, replace])
+@pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST_FILE])
+def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(filled, open_store, maker, harm, name):
+    file = next((filled / "segments").iterdir()) / name
+    harm(file, filled)
+    store = open_store(maintain=False)
+    collection = store.open("a")
+    assert len(collection.damage) == 1
+    assert name in collection.damage[0].problem or "manifest" in collection.damage[0].problem
+    for i in (0, 50, 99):
+        key = collection.keys([f"a{i}"])[f"a{i}"]
+        assert collection.dense(maker.vectors[f"a{i}"][0], 1).keys.tolist() == [key]
+    report = store.verify("a")
+    assert not report.ok
+    assert any(name in problem for problem in report.problems) or "manifest" in str(report.problems)
+    repaired = store.verify("a", repair=True)
+    assert repaired.ok, repaired.problems
+    assert repaired.segment_passages == 100
+
+
+def test_a_whole_segment_of_another_collection_is_found_out(filled, open_store):
+    mine = next((filled / "segments").iterdir())
+    theirs = next((filled.parent / "b" / "segments").iterdir())
+    shutil.rmtree(mine)
+    shutil.copytree(theirs, mine)
+    assert len(open_store(maintain=False).open("a").damage) == 1
+
+
+def test_a_segment_folder_that_no_row_names_is_removed(filled, open_store):
+    stray = filled / "segments" / ("0" * 32)
+    shutil.copytree(next((filled / "segments").iterdir()), stray)
+    collection = open_store(maintain=False).open("a")
+    assert not stray.exists()
+    assert collection.damage == ()
+
+
+@pytest.mark.parametrize("harm", [truncate, empty, delete])
+def test_a_damaged_database_is_data_loss_and_says_what_to_do(filled, open_store, harm):
+    harm(filled / "collection.db", filled)
+    store = open_store(maintain=False)
+    with pytest.raises(DataCorrupted, match="restore"):
+        collection = store.open("a")
+        for i in range(100):
+            keys = collection.keys([f"a{i}"])
+            collection.documents(list(keys.values()), Parts(vectors=True))
+    assert not store.verify("a").ok
+    assert store.open("b").count(None) == 100
+
+
+def test_a_foreign_sqlite_file_is_no_collection(filled, open_store):
+    (filled / "collection.db").unlink()
+    connection = sqlite3.connect(filled / "collection.db")
+    connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with pytest.raises(DataCorrupted):
+        open_store().open("a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE vectors SET vector = zeroblob(64) WHERE label = 7",
+        "UPDATE documents SET text = 'changed' WHERE key = 7",
+        "UPDATE documents SET metadata = '{\"a\":1}' WHERE key = 7",
+        "DELETE FROM vectors WHERE label = 7",
+        "DELETE FROM passages WHERE label = 7",
+        "UPDATE counters SET documents = 99",
+        "UPDATE counters SET next_label = 5",
+        "DELETE FROM documents WHERE key = 7",
+    ],
+)
+def test_verify_finds_a_value_that_changed_behind_its_back(filled, open_store, change):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute(change)
+    connection.close()
+    assert not open_store(maintain=False).verify("a").ok
+
+
+def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET text = 'changed' WHERE key = 7")
+    connection.execute("UPDATE vectors SET vector = zeroblob(64) WHERE label = 8")
+    connection.close()
+    collection = open_store(maintain=False).open("a")
+    with pytest.raises(DataCorrupted):
+        collection.documents([7], Parts())
+    with pytest.raises(DataCorrupted):
+        collection.passages([8], vectors=True)
+    assert collection.documents([9], Parts())[9].text == "fox 8"
+
+
+def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("INSERT INTO lexical (lexical) VALUES ('delete-all')")
+    connection.close()
+    store = open_store(maintain=False)
+    assert not store.verify("a").ok
+    assert store.verify("a", repair=True).ok
+    assert len(store.open("a").lexical("fox", 200).keys) == 100
+
+
+def test_a_newer_data_format_is_refused_and_left_alone(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(NewerDataFormat, match="99"):
+        open_store().open("a")
+
+
+def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store, maker):
+    collection = store.create("c", collection_config())
+    collection.commit([maker.upsert("a")]).result(30)
+
+    def limit(pages):
+        collection.run(
+            Task(lambda truth: truth.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(), lambda _: None)
+        )
+
+    limit(1)
+    with pytest.raises(OutOfSpace):
+        collection.commit([maker.upsert(f"d{i}", text="word " * 5000) for i in range(50)]).result(30)
+    assert collection.count(None) == 1
+    limit(1 << 30)
+    collection.commit([maker.upsert("b")]).result(30)
+    assert sorted(collection.keys(["a", "b", "d0"])) == ["a", "b"]
+    assert store.verify("c").ok
+
+
+def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, maker, tmp_path):
+    store = open_store(builder=("/bin/false",))
+    collection = store.create("c", collection_config())
+    collection.commit([maker.upsert(f"d{i}") for i in range(100)]).result(30)
+    with pytest.raises(Exception, match="code 1"):
+        collection.seal_now()
+    assert collection.info().segment_count == 0
+    query = maker.vectors["d3"][0]
+    assert collection.dense(query, 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
+    store.close()
+    again = open_store(maintain=False).open("c")
+    assert again.seal_now() == 1
+    assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
