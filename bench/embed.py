@@ -25,17 +25,17 @@ from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.loading import load_embedder, threads
 from shortlist_server.inference.services import PASSAGE_LIMITS, ScheduledEmbedder
 
-WORDS = (
+VOCABULARY = (
     "the of a and in to cells protein was expression study patients with gene results that for by effects analysis"
     " treatment disease we response increased activity human mice growth clinical receptor factor data risk"
-).split()
+)
 
 
 def make_texts(count: int, longest: int, seed: int = 1) -> list[str]:
     """Texts of 10 to ``longest`` words, most of them long, as passages are."""
     chance = random.Random(seed)
     lengths = [max(10, min(longest, round(chance.gauss(0.8 * longest, 0.3 * longest)))) for _ in range(count)]
-    return [" ".join(chance.choices(WORDS, k=length)) for length in lengths]
+    return [" ".join(chance.choices(VOCABULARY.split(), k=length)) for length in lengths]
 
 
 def sorted_batches(texts: Sequence[str], tokens: Sequence[int]) -> list[list[str]]:

@@ -126,7 +126,8 @@ def pool(hidden: Floats, mask: Ids, method: str) -> Floats:
         last = np.maximum(mask.sum(axis=1) - 1, 0)
         return np.asarray(hidden[np.arange(len(hidden)), last])
     weights = mask.astype(np.float32)
-    summed = np.einsum("btw,bt->bw", hidden, weights, optimize=True)
+    # Not a matrix product: BLAS threads would wait for cores that the other lane holds.
+    summed = np.einsum("btw,bt->bw", hidden, weights)
     return np.asarray(summed / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
 
 
