@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/shortlist demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/python -m pytest
 
 lint: type
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && cd proto && ../$(BIN)/buf lint
@@ -24,7 +24,7 @@ bench: $(READY)
 	$(BIN)/shortlist eval $(or $(DATASET),$(error say which BEIR folder: make bench DATASET=FOLDER))
 
 crash: $(READY)
-	$(BIN)/pytest -m crash
+	$(BIN)/python -m pytest -m crash
 
 image:
 	docker build -t shortlist .
