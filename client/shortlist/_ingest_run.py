@@ -110,7 +110,7 @@ class IngestRun:
         self._acks: deque[Ack] = deque()
         self._last_read: Ack | None = None
         self._exhausted = self._cut_off = self._draining = self._opened = False
-        self._connections = 0
+        self._connections = self._first_position = 0
         self._searchable_sequence = 0
         self._backoff_seconds = 0.1
         self._started_at = time.monotonic()
@@ -155,6 +155,9 @@ class IngestRun:
         self._opened = True
         self._credit = started.credit_tokens
         self._connections += 1
+        if self._connections == 1:
+            # A run before this one, under the same name, may have gone further than this one has yet.
+            self._first_position = last
         self._backoff_seconds = 0.1
         if not self._pending:
             self._broken_at = None
@@ -174,7 +177,7 @@ class IngestRun:
                 f"{last}: its data was replaced; ingest again from the start",
                 summary=self.summary(),
             )
-        elif self._connections > 1 and last > self._base + max(self._next_index, self._skip):
+        elif self._connections > 1 and last > max(self._base + self._next_index, self._first_position):
             raise StreamConflict(f"stream {self.stream!r} was used by somebody else meanwhile")
 
     # ---------------------------------------------------------------------------------------------------------- feeding

@@ -209,6 +209,16 @@ def test_a_stream_that_somebody_else_moved_is_noticed() -> None:
         started(run, last=9)
 
 
+def test_what_a_killed_run_before_had_sent_is_not_somebody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    started(make_run(checkpoint=path))
+    again = make_run(checkpoint=path)
+    started(again, last=400)
+    add(again, *documents(100))
+    started(again, last=400)
+    assert positions(again.take_batch())[0] == 1
+
+
 def test_acks_out_of_order_break_the_protocol() -> None:
     run = make_run()
     started(run)
