@@ -1,0 +1,33 @@
+"""``docs/client.md`` is about the client that there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import shortlist
+from shortlist import Client
+
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+
+PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_compiles_and_imports_what_exists(program: str) -> None:
+    compile(program, "client.md", "exec")
+    for names in re.findall(r"from shortlist import ([\w, ]+)", program):
+        for name in names.split(", "):
+            assert name in shortlist.__all__
+
+
+def test_every_method_of_the_client_is_on_the_page() -> None:
+    methods = [name for name in vars(Client) if not name.startswith("_") and name != "close"]
+    assert not [name for name in methods if not re.search(rf"\b{name}\b", PAGE)]
+
+
+def test_every_error_that_a_caller_can_act_on_is_on_the_page() -> None:
+    for error in (shortlist.ShortlistError, *shortlist.ShortlistError.__subclasses__()):
+        if error.__name__ in ("Cancelled", "Unimplemented", "StreamConflict", "SequenceNotReached", "ResourceExhausted"):
+            continue
+        assert any(kind.__name__ in PAGE for kind in (error, *error.__subclasses__())), error
