@@ -88,11 +88,19 @@ class CutText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageEmbedding:
-    """An embedded passage: vector of shape (dimension,), norm 1; packed token vectors or None; tokens seen."""
+    """An embedded passage.
+
+    Attributes:
+        vector: shape (dimension,), norm 1.
+        token_vectors: packed for late interaction, or None.
+        tokens: tokens the model saw.
+        truncated_tokens: tokens that were cut off; none of a passage that was cut to fit.
+    """
 
     vector: Vector
     token_vectors: bytes | None
     tokens: int
+    truncated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,23 +163,6 @@ class QueryText:
     instruction: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """What an engine makes of one text.
-
-    Attributes:
-        vector: shape (info.dimension,), norm 1.
-        token_vectors: shape (tokens, width), float32, rows of norm 1; None where the engine has none or was not asked.
-        tokens: tokens the model saw, prompt and special tokens included.
-        truncated_tokens: tokens of the text that were cut off.
-    """
-
-    vector: Vector
-    token_vectors: NDArray[np.float32] | None
-    tokens: int
-    truncated_tokens: int
-
-
 class Embedder(Protocol):
     """An embedding engine. All methods block; one thread may embed queries while another embeds passages."""
 
@@ -182,11 +173,11 @@ class Embedder(Protocol):
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""
 
-    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
-        """Embeds queries as one batch, with token vectors where it has them. Any exception fails the batch."""
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
+        """Embeds queries as one batch: full vectors, token vectors where it has them. An exception fails the batch."""
 
-    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
-        """Embeds the contents of passages as one batch. Any exception fails the batch."""
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
+        """Embeds the contents of passages as one batch: full vectors. An exception fails the batch."""
 
 
 MayGoOn = Callable[[float], bool]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.inference import passages
-from shortlist_server.inference.base import CutText, Embedded, EmbedderInfo, QueryText
+from shortlist_server.inference.base import CutText, EmbedderInfo, PassageEmbedding, QueryEmbedding, QueryText
+from shortlist_server.inference.late_interaction import pack
 from shortlist_server.inference.tokenization import TextTokenizer, TokenIds, TokenSpans
 
 Ids = NDArray[np.int64]
@@ -82,29 +83,40 @@ class TransformerEmbedder:
         """See ``PassageTokenizer.count``."""
         return self._tokenizer.count(texts, self._prompts.passage)
 
-    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
-        encoded = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
-        return self._embed(encoded, self._query_forward, token_vectors=self.info.token_vectors)
-
-    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
-        """See ``Embedder.embed_passages``."""
-        encoded = self._tokenizer.encode(contents, self._prompts.passage)
-        return self._embed(encoded, self._passage_forward, token_vectors=token_vectors and self.info.token_vectors)
-
-    def _embed(self, texts: list[TokenIds], forward: Forward, *, token_vectors: bool) -> list[Embedded]:
-        ids, mask = pad([text.ids for text in texts])
-        hidden = forward.run(ids, mask)
-        vectors = normalize(pool(hidden, mask, self._pooling))
+        texts = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
+        hidden, vectors = self._run(texts, self._query_forward)
         return [
-            Embedded(
+            QueryEmbedding(
                 vector=vectors[row],
-                token_vectors=normalize(hidden[row, : len(text.ids)]) if token_vectors else None,
+                token_vectors=normalize(hidden[row, : len(text.ids)]) if self.info.token_vectors else None,
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
             for row, text in enumerate(texts)
         ]
+
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
+        """See ``Embedder.embed_passages``."""
+        texts = self._tokenizer.encode(contents, self._prompts.passage)
+        hidden, vectors = self._run(texts, self._passage_forward)
+        packing = token_vectors and self.info.token_vectors
+        return [
+            PassageEmbedding(
+                vector=vectors[row],
+                token_vectors=pack(normalize(hidden[row, : len(text.ids)])) if packing else None,
+                tokens=len(text.ids),
+                truncated_tokens=text.truncated_tokens,
+            )
+            for row, text in enumerate(texts)
+        ]
+
+    def _run(self, texts: Sequence[TokenIds], forward: Forward) -> tuple[Floats, Floats]:
+        """Hidden states, shape (texts, tokens, width), and vectors, shape (texts, dimension)."""
+        ids, mask = pad([text.ids for text in texts])
+        hidden = forward.run(ids, mask)
+        return hidden, normalize(pool(hidden, mask, self._pooling))
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:

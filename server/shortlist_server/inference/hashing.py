@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.inference import passages
-from shortlist_server.inference.base import CutText, Embedded, EmbedderInfo, QueryText
+from shortlist_server.inference.base import CutText, EmbedderInfo, PassageEmbedding, QueryEmbedding, QueryText
+from shortlist_server.inference.late_interaction import pack
 from shortlist_server.inference.tokenization import TokenSpans
+
+Floats = NDArray[np.float32]
 
 HASHING = "hashing"
 """Its name among the embedders."""
@@ -63,34 +66,49 @@ class HashingEmbedder:
         """Words and marks of each text."""
         return [sum(1 for _ in _TOKEN.finditer(text)) for text in texts]
 
-    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
-        return [self._embed(query.text, token_vectors=True) for query in queries]
+        split = [self._split(query.text) for query in queries]
+        return [
+            QueryEmbedding(
+                vector=self._sum(words), token_vectors=self._rows(words), tokens=tokens, truncated_tokens=truncated
+            )
+            for words, tokens, truncated in split
+        ]
 
-    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
-        return [self._embed(content, token_vectors=token_vectors) for content in contents]
+        split = [self._split(content) for content in contents]
+        return [
+            PassageEmbedding(
+                vector=self._sum(words),
+                token_vectors=pack(self._rows(words)) if token_vectors else None,
+                tokens=tokens,
+                truncated_tokens=truncated,
+            )
+            for words, tokens, truncated in split
+        ]
 
-    def _embed(self, text: str, *, token_vectors: bool) -> Embedded:
+    def _split(self, text: str) -> tuple[list[str], int, int]:
+        """The text's words within the window, its tokens seen and its tokens cut off."""
         tokens = _TOKEN.findall(text)
         seen = tokens[:_WINDOW_TOKENS]
         words = [word[:_MAX_WORD].casefold() for word in seen if _WORD.match(word)]
         # A text without words still needs a direction of norm 1: that of the empty word.
-        counts = Counter(words) or Counter([""])
-        vectors = np.stack([self._word_vector(word) for word in counts])
+        return words or [""], len(seen), len(tokens) - len(seen)
+
+    def _rows(self, words: Sequence[str]) -> Floats:
+        return np.stack([self._word_vector(word) for word in words])
+
+    def _sum(self, words: Sequence[str]) -> Floats:
+        counts = Counter(words)
         # Short words are mostly grammar; without document frequencies, length is the weight at hand.
         weights = np.array([np.sqrt(n) * min(len(word), 6) or 1.0 for word, n in counts.items()], dtype=np.float32)
-        total = weights @ vectors
+        total = weights @ self._rows(list(counts))
         norm = float(np.linalg.norm(total))
-        rows = np.stack([self._word_vector(word) for word in words or [""]]) if token_vectors else None
-        return Embedded(
-            vector=np.asarray(total / norm, dtype=np.float32) if norm > 1e-6 else self._word_vector(""),
-            token_vectors=rows,
-            tokens=len(seen),
-            truncated_tokens=len(tokens) - len(seen),
-        )
+        return np.asarray(total / norm, dtype=np.float32) if norm > 1e-6 else self._word_vector("")
 
-    def _make_word_vector(self, word: str) -> NDArray[np.float32]:
+    def _make_word_vector(self, word: str) -> Floats:
         vector = np.zeros(self._dimension, dtype=np.float32)
         padded = f"<{word}>"
         grams = [padded[i : i + _GRAM] for i in range(len(padded) - _GRAM + 1)] if len(word) > _GRAM else []

@@ -92,8 +92,8 @@ def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
 def _products(query_tokens: Floats, rows: Floats) -> Floats:
     """``query_tokens @ rows.T`` in pieces too small for OpenBLAS to share out among threads.
 
-    Its threads wait for each other, on cores that ingest may hold: measured with both cores busy, the whole product took
-    8 ms and more, the pieces 0.5 ms, as on an idle machine.
+    Its threads wait for each other, on cores that ingest may hold: measured with both cores busy, the whole product
+    took 8 ms and more, the pieces 0.5 ms, as on an idle machine.
     """
     products = np.empty((len(query_tokens), len(rows)), dtype=np.float32)
     width = max(_ONE_THREAD // (_QUERY_PIECE * rows.shape[1]), 1)

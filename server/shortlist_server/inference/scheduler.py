@@ -185,7 +185,7 @@ class Lane(Generic[Item, Result]):
             if len(results) != len(live):
                 raise RuntimeError(f"{len(results)} results for {len(live)} items")
         except Exception as error:
-            if len(live) > 1:
+            if len(live) > 1 and not isinstance(error, Unavailable | Overloaded):
                 _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
                 middle = len(live) // 2
                 self._run_live(live[:middle])
@@ -193,7 +193,8 @@ class Lane(Generic[Item, Result]):
             else:
                 if not isinstance(error, ShortlistError):
                     _LOG.exception("%s: the model failed on one item", self._name)
-                live[0].future.set_exception(_as_error(error))
+                for piece in live:
+                    piece.future.set_exception(_as_error(error))
             return
         for piece, result in zip(live, results, strict=True):
             if isinstance(result, Exception):

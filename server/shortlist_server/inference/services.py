@@ -7,6 +7,7 @@ out of the queue.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -17,10 +18,8 @@ import numpy as np
 
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument
-from shortlist_server.inference import late_interaction
 from shortlist_server.inference.base import (
     CutText,
-    Embedded,
     Embedder,
     EmbedderInfo,
     PassageEmbedding,
@@ -62,7 +61,7 @@ class ScheduledEmbedder:
         self._engine = engine
         self._cache = QueryCache()
         name = engine.info.name
-        self._queries: Lane[QueryText, Embedded] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
+        self._queries: Lane[QueryText, QueryEmbedding] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
         self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
             f"embed-passage-{name}", self._run_passages, passage_limits
         )
@@ -86,13 +85,8 @@ class ScheduledEmbedder:
         # The query is tokenised in its lane, not on the event loop; a third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)
         (future,) = self._queries.submit([(QueryText(text=text, instruction=instruction), cost)], deadline)
-        embedded = await _wait(future, deadline)
-        embedding = QueryEmbedding(
-            vector=shorten(embedded.vector, dimension),
-            token_vectors=embedded.token_vectors,
-            tokens=embedded.tokens,
-            truncated_tokens=embedded.truncated_tokens,
-        )
+        embedding = await _wait(future, deadline)
+        embedding = dataclasses.replace(embedding, vector=shorten(embedding.vector, dimension))
         self._cache.put(key, embedding)
         return embedding
 
@@ -114,15 +108,16 @@ class ScheduledEmbedder:
         self._queries.close()
         self._passages.close()
 
-    def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded | Exception]:
-        return [one if _is_finite(one) else _not_finite() for one in self._engine.embed_queries(queries)]
+    def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding | Exception]:
+        return [one if _is_finite(one.vector) else _not_finite() for one in self._engine.embed_queries(queries)]
 
     def _run_passages(self, works: Sequence[_PassageWork]) -> Sequence[PassageEmbedding | Exception]:
         # One batch may mix collections with and without token vectors.
         wanted = any(work.token_vectors for work in works)
         embedded = self._engine.embed_passages([work.content for work in works], token_vectors=wanted)
         return [
-            _pack(one, work) if _is_finite(one) else _not_finite() for one, work in zip(embedded, works, strict=True)
+            _for_collection(one, work) if _is_finite(one.vector) else _not_finite()
+            for one, work in zip(embedded, works, strict=True)
         ]
 
 
@@ -187,20 +182,19 @@ def _check_dimension(dimension: int, info: EmbedderInfo) -> None:
         )
 
 
-def _is_finite(embedded: Embedded) -> bool:
-    return bool(np.isfinite(embedded.vector).all())
+def _is_finite(vector: Vector) -> bool:
+    return bool(np.isfinite(vector).all())
 
 
 def _not_finite() -> InferenceFailed:
     return InferenceFailed("The model made a vector that is not finite; another text may work.")
 
 
-def _pack(embedded: Embedded, work: _PassageWork) -> PassageEmbedding:
-    wanted = embedded.token_vectors if work.token_vectors else None
-    return PassageEmbedding(
-        vector=shorten(embedded.vector, work.dimension),
-        token_vectors=late_interaction.pack(wanted) if wanted is not None else None,
-        tokens=embedded.tokens,
+def _for_collection(embedding: PassageEmbedding, work: _PassageWork) -> PassageEmbedding:
+    return dataclasses.replace(
+        embedding,
+        vector=shorten(embedding.vector, work.dimension),
+        token_vectors=embedding.token_vectors if work.token_vectors else None,
     )
 
 

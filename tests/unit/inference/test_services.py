@@ -12,10 +12,10 @@ import pytest
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument, Unavailable
 from shortlist_server.inference.base import (
-    Embedded,
     MayGoOn,
     PassageEmbedding,
     PassageText,
+    QueryEmbedding,
     QueryText,
     RerankCandidate,
     RerankerInfo,
@@ -38,16 +38,14 @@ class CountingEmbedder(HashingEmbedder):
         self.ingest_gate = threading.Event()
         self.ingest_gate.set()
 
-    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[Embedded]:
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         self.queries += len(queries)
         return super().embed_queries(queries)
 
-    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[Embedded]:
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         assert self.ingest_gate.wait(30)
         return [
-            one
-            if " " in content
-            else Embedded(vector=one.vector * np.nan, token_vectors=None, tokens=1, truncated_tokens=0)
+            one if " " in content else PassageEmbedding(vector=one.vector * np.nan, token_vectors=None, tokens=1)
             for one, content in zip(
                 super().embed_passages(contents, token_vectors=token_vectors), contents, strict=True
             )
