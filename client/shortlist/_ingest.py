@@ -18,6 +18,7 @@ from typing import Any, Self
 import grpc
 
 from shortlist._channel import Connection
+from shortlist._errors import DeadlineExceeded
 from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
 from shortlist._operations import Operation
@@ -169,13 +170,15 @@ class Ingest:
         reading = self._run.wants_operation()
         if reading:
             self._read_operation(self._link)
-        event = self._link.event(wait=not reading)
+        event = self._link.event(wait=not reading, seconds=self._run.opening_seconds())
         if isinstance(event, pb.IngestResponse):
             with self._link.changed:
                 self._run.receive(event)
                 self._link.changed.notify()
         elif event is not None:
             self._reconnect(event.error)
+        elif not reading:
+            self._reconnect(self._run.not_opened())
 
     def _read_operation(self, link: _Link) -> None:
         try:
@@ -196,7 +199,7 @@ class Ingest:
             self._run.add(prepared)
             link.changed.notify()
 
-    def _reconnect(self, error: grpc.RpcError | None) -> None:
+    def _reconnect(self, error: grpc.RpcError | DeadlineExceeded | None) -> None:
         assert self._link is not None
         self._link.cancel()
         self._link = None
@@ -225,10 +228,10 @@ class _Link:
         self._collector = threading.Thread(target=self._collect, name="shortlist-ingest", daemon=True)
         self._collector.start()
 
-    def event(self, *, wait: bool) -> pb.IngestResponse | _End | None:
-        """The next message or the end; None when there is none yet and it is not to be waited for."""
+    def event(self, *, wait: bool, seconds: float | None) -> pb.IngestResponse | _End | None:
+        """The next message or the end; None when there is none yet and it is not to be waited for, or not longer."""
         try:
-            return self._events.get(block=wait)
+            return self._events.get(block=wait, timeout=seconds)
         except queue.Empty:
             return None
 

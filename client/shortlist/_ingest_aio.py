@@ -16,6 +16,7 @@ from typing import Any, Self
 import grpc
 
 from shortlist._channel import Connection
+from shortlist._errors import DeadlineExceeded
 from shortlist._ingest import END_SECONDS
 from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
@@ -123,7 +124,7 @@ class AsyncIngest:
                 source=self,
             )
             if self._link is not None:
-                self._link.abandon()
+                self._link.abandon_later()
 
     async def _next(self, *, read: bool) -> Ack | None:
         if self._failure is not None:
@@ -168,12 +169,14 @@ class AsyncIngest:
         if reading:
             # Comes back early when the server sends something while the source has nothing yet.
             await self._read_operation(link)
-        event = await link.event(wait=not reading)
+        event = await link.event(wait=not reading, seconds=self._run.opening_seconds())
         if isinstance(event, pb.IngestResponse):
             self._run.receive(event)
             link.changed.set()
         elif event is not None:
             await self._reconnect(event.error)
+        elif not reading:
+            await self._reconnect(self._run.not_opened())
 
     async def _read_operation(self, link: _Link) -> None:
         try:
@@ -190,7 +193,7 @@ class AsyncIngest:
                 self._run.add(self._run.prepare(operation))
         link.changed.set()
 
-    async def _reconnect(self, error: grpc.RpcError | None) -> None:
+    async def _reconnect(self, error: grpc.RpcError | DeadlineExceeded | None) -> None:
         assert self._link is not None
         link, self._link = self._link, None
         await link.cancel()
@@ -259,11 +262,14 @@ class _Link:
         self._sender = asyncio.ensure_future(self._send(start))
         self._collector = asyncio.ensure_future(self._collect())
 
-    async def event(self, *, wait: bool) -> pb.IngestResponse | _End | None:
-        """The next message or the end; None when there is none yet and it is not to be waited for."""
+    async def event(self, *, wait: bool, seconds: float | None) -> pb.IngestResponse | _End | None:
+        """The next message or the end; None when there is none yet and it is not to be waited for, or not longer."""
         if self._events.empty() and not wait:
             return None
-        event = await self._events.get()
+        try:
+            event = await asyncio.wait_for(self._events.get(), seconds)
+        except TimeoutError:
+            return None
         if self._events.empty():
             self.arrived.clear()
         return event
@@ -281,6 +287,11 @@ class _Link:
         """As ``cancel``, without waiting for the end."""
         self._call.cancel()
         self._sender.cancel()
+
+    def abandon_later(self) -> None:
+        """As ``abandon``, for a finaliser, which runs in any thread."""
+        with contextlib.suppress(RuntimeError):
+            self._sender.get_loop().call_soon_threadsafe(self.abandon)
 
     async def _send(self, start: pb.IngestRequest) -> None:
         # A write returns when the message is on its way: what has come together meanwhile is one batch. A broken

@@ -21,6 +21,7 @@ import grpc
 
 from shortlist._checkpoint import Checkpoint, Progress
 from shortlist._errors import (
+    DeadlineExceeded,
     IngestFailed,
     IngestInterrupted,
     InternalError,
@@ -369,7 +370,15 @@ class IngestRun:
 
     # ----------------------------------------------------------------------------------------------------------- breaks
 
-    def retry_seconds(self, error: grpc.RpcError | None) -> float:
+    def opening_seconds(self) -> float | None:
+        """How long to wait for the server's next message: for its first one, not for ever."""
+        return None if self._opened else self._open_seconds
+
+    def not_opened(self) -> DeadlineExceeded:
+        """The error of a server that did not answer the start in time."""
+        return DeadlineExceeded(f"the server did not open the stream within {self._open_seconds:g} s")
+
+    def retry_seconds(self, error: grpc.RpcError | DeadlineExceeded | None) -> float:
         """How long to wait before the next connection, after one ended.
 
         Args:
@@ -379,22 +388,22 @@ class IngestRun:
             IngestInterrupted: the server has been away for too long.
             ShortlistError: the error is not one that another connection can mend.
         """
-        cause: ShortlistError = (
-            Unavailable("the server ended the stream before its last acknowledgement")
-            if error is None
-            else from_rpc_error(error)
-        )
+        cause: ShortlistError
+        if error is None:
+            cause = Unavailable("the server ended the stream before its last acknowledgement")
+        else:
+            cause = error if isinstance(error, DeadlineExceeded) else from_rpc_error(error)
         if isinstance(cause, StreamConflict) and self._opened:
             # The newest client has the stream; to take it back would begin a tug of war.
             raise cause from error
-        mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded)
-        if error is not None and not mendable and not is_broken_connection(error):
+        mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded | DeadlineExceeded)
+        if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error
         now = time.monotonic()
         self._broken_at = now if self._broken_at is None else self._broken_at
         limit = self.options.reconnect_seconds
         if not self._connections and now - self._started_at > min(limit, self._open_seconds):
-            raise cause from error
+            raise cause from (None if cause is error else error)
         if now - self._broken_at > limit:
             raise IngestInterrupted(
                 f"no acknowledgement for {limit:g} s: {cause.message}; run it again to resume", summary=self.summary()

@@ -1,15 +1,18 @@
 """The command line: every command says what it does, and ``serve`` has the server's settings, all of them."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from shortlist._cli import main, serve
 from shortlist._cli._group import COMMANDS, cli
 from shortlist._cli.serve import flag_of, serve_command
 from shortlist_server.config import Config
+from shortlist_server.errors import ModelNotFound
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -71,6 +74,30 @@ def test_repeatable_settings_and_switches_reach_the_server(run_config: list[Conf
     assert result.exit_code == 0, result.output
     assert run_config[0].embedders == ("hashing", "x=y")
     assert run_config[0].reflection is False
+
+
+def test_without_click_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shortlist._cli._group")
+    monkeypatch.setitem(sys.modules, "click", None)
+    with pytest.raises(SystemExit, match=r"pip install 'shortlist\[cli\]'"):
+        main()
+
+
+def test_without_the_server_serve_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("shortlist_server", "shortlist_server.app", "shortlist_server.config"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = CliRunner().invoke(serve._command(), ["--embedder", "hashing"])
+    assert result.exit_code == 1
+    assert "pip install 'shortlist[server]'" in result.output
+
+
+def test_a_server_that_cannot_start_says_why_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: Config) -> None:
+        raise ModelNotFound("there is no model of that name")
+
+    monkeypatch.setattr("shortlist_server.app.run", fail)
+    result = CliRunner().invoke(cli, ["serve"])
+    assert (result.exit_code, result.output) == (1, "Error: there is no model of that name\n")
 
 
 def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The group of all commands, their common look and how their errors are shown.
 
-A command raises ``ShortlistError``; here it becomes one line and an exit code. 1: the call failed; 2: wrong usage
-(click's own); 3: some documents failed; 130: interrupted.
+A command raises ``ShortlistError``; here it becomes one line and an exit code. 1: the call failed, or was interrupted;
+2: wrong usage (click's own); 3: some documents failed.
 """
 
 from __future__ import annotations

@@ -105,8 +105,15 @@ def _parse(lines: Iterable[bytes], format: str, columns: Columns, name: str) -> 
     csv.field_size_limit(CSV_FIELD_BYTES)
     text = (_decode(line, first=number == 0) for number, line in enumerate(lines))
     rows = csv.DictReader(text, delimiter="\t" if format == "tsv" else ",")
-    for row in rows:
-        place = f"{name}:{rows.line_num}"
+    while True:
+        place = f"{name}:{rows.line_num + 1}"
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Unreadable(place, f"not CSV: {error}")
+            continue
         if None in row or None in row.values():
             yield Unreadable(place, "the row has not as many cells as the header")
         else:
@@ -138,13 +145,18 @@ def _document(record: dict[str, Any], columns: Columns, place: str) -> Record:
         return Unreadable(place, "the metadata is not an object")
     names = columns.metadata or tuple(name for name in record if name not in used)
     id, vector = record[id_column], record.get(columns.vector)
+    if isinstance(vector, str):
+        try:
+            vector = json.loads(vector)
+        except ValueError:
+            return Unreadable(place, "the vector is not a JSON list of numbers")
     return Document(
         # A number as id is common in files, and has one spelling.
         id=str(id) if isinstance(id, int) else id,
         title=record.get(columns.title) or "",
         text=_joined(record, columns.text),
         metadata={**metadata, **{name: record[name] for name in names if name in record}},
-        vector=json.loads(vector) if isinstance(vector, str) else vector,
+        vector=vector,
     )
 
 

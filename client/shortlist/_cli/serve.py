@@ -95,11 +95,15 @@ def serve(**settings: Any) -> None:
     try:
         from shortlist_server.app import run
         from shortlist_server.config import Config
+        from shortlist_server.errors import ShortlistError
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("shortlist_server.") and error.name != "shortlist_server.app":
             raise
         raise click.ClickException(MISSING_SERVER) from error
-    run(Config(**settings))
+    try:
+        run(Config(**settings))
+    except ShortlistError as error:
+        raise click.ClickException(error.message) from error
 
 
 def _command() -> click.Command:

@@ -81,6 +81,15 @@ async def test_a_server_that_was_never_there_is_said_soon(connect: Any) -> None:
         assert time.monotonic() - begun < 5
 
 
+async def test_a_server_that_does_not_open_the_stream_is_given_up(connect: Any) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        client = connect(f"127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=0.3)
+        with pytest.raises((shortlist.DeadlineExceeded, shortlist.ServerUnavailable)):
+            await client.ingest("books", documents(1)).finish()
+
+
 async def test_data_that_was_replaced_behind_the_stream_is_noticed(
     coming_and_going: TestServer, connect: Any, tmp_path: Path
 ) -> None:

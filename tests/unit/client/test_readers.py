@@ -53,6 +53,14 @@ def test_csv_with_a_byte_order_mark_and_line_breaks_in_cells(tmp_path: Path) -> 
     assert latin.text == "\udce9"
 
 
+def test_vectors_in_cells_and_rows_that_are_no_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,vector\na,"[1, 2]"\nb,none\nc\rd,[3]\n')
+    first, bad, *_ = read(path)
+    assert first == Document(id="a", vector=[1, 2])
+    assert isinstance(bad, Unreadable)
+
+
 def test_a_folder_of_text(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / ".git").mkdir()
