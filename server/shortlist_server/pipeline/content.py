@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import CollectionConfig, Document, Vector
 from shortlist_server.errors import InvalidVector
+
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
 def content_hash(document: Document, config: CollectionConfig) -> bytes:
@@ -21,7 +25,7 @@ def content_hash(document: Document, config: CollectionConfig) -> bytes:
     Chunking is not part of it, because a collection's never changes.
     """
     digest = hashlib.blake2b(digest_size=16)
-    metadata = json.dumps(document.metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    metadata = _canonical(document.metadata) if document.metadata else "{}"
     for part in (config.embedder_revision, document.id, document.title, document.text, metadata):
         raw = part.encode()
         digest.update(len(raw).to_bytes(8, "little"))
@@ -37,15 +41,34 @@ def client_vector(values: NDArray[np.float32], dimension: int, *, field: str = "
     Raises:
         InvalidVector: it has not ``dimension`` values, is zero, or holds NaN or infinity.
     """
-    if values.shape != (dimension,):
-        raise InvalidVector(
-            f"the vector has {values.size} values, the collection has {dimension} dimensions",
-            field=field,
-            metadata={"dimension": str(dimension)},
-        )
-    norm = float(np.linalg.norm(values.astype(np.float64)))
-    if not np.isfinite(norm):
-        raise InvalidVector("the vector holds NaN or infinity", field=field)
-    if norm == 0:
-        raise InvalidVector("the vector is zero and has no direction", field=field)
-    return np.asarray(values / norm, dtype=np.float32)
+    (vector,) = client_vectors([values], dimension, field=field)
+    if isinstance(vector, InvalidVector):
+        raise vector
+    return vector
+
+
+def client_vectors(
+    several: Sequence[NDArray[np.float32]], dimension: int, *, field: str = "document.vector"
+) -> list[Vector | InvalidVector]:
+    """Clients' vectors, normalised to length 1; in place of an unusable one, the error ``client_vector`` raises."""
+    fitting = [values for values in several if values.shape == (dimension,)]
+    matrix = np.stack(fitting) if fitting else np.empty((0, dimension), dtype=np.float32)
+    # In double precision, in which the squares of the largest float32 values do not overflow.
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = iter(np.asarray(matrix / norms[:, np.newaxis], dtype=np.float32))
+    lengths = iter(norms.tolist())
+    results: list[Vector | InvalidVector] = []
+    for values in several:
+        if values.shape != (dimension,):
+            message = f"the vector has {values.size} values, the collection has {dimension} dimensions"
+            results.append(InvalidVector(message, field=field, metadata={"dimension": str(dimension)}))
+            continue
+        unit, length = next(units), next(lengths)
+        if not math.isfinite(length):
+            results.append(InvalidVector("the vector holds NaN or infinity", field=field))
+        elif length == 0:
+            results.append(InvalidVector("the vector is zero and has no direction", field=field))
+        else:
+            results.append(unit)
+    return results

@@ -24,9 +24,16 @@ from shortlist_server.domain import (
     StreamPosition,
     Upsert,
 )
-from shortlist_server.errors import InvalidArgument, Overloaded, ShortlistError, StreamConflict
-from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog, PassageEmbedding, PassageText
-from shortlist_server.pipeline.content import client_vector, content_hash
+from shortlist_server.errors import InvalidArgument, InvalidVector, Overloaded, ShortlistError, StreamConflict
+from shortlist_server.inference.base import (
+    NO_MODEL,
+    CutText,
+    EmbedderService,
+    ModelCatalog,
+    PassageEmbedding,
+    PassageText,
+)
+from shortlist_server.pipeline.content import client_vectors, content_hash
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.search import check_revision
 from shortlist_server.pipeline.windows import WindowReader
@@ -230,27 +237,34 @@ class IngestSession:
             if item.hash and counts[item.operation.id] == 1 and self._in_flight[item.operation.id] == 1
         }
         unchanged = self.collection.unchanged(alone) if alone else {}
+        with_vectors = []
         for item in prepared:
-            if item.hash and item.operation.id in unchanged:
+            if not item.hash:
+                continue
+            if item.operation.id in unchanged:
                 item.settle(AckStatus.UNCHANGED, sequence=unchanged[item.operation.id])
-            elif item.hash:
+            elif isinstance(item.operation.change, Document) and item.operation.change.vector is not None:
+                with_vectors.append((item, item.operation.change, item.operation.change.vector))
+            else:
                 try:
-                    self._cut(item)
+                    item.cut = self._cut(item)
                 except ShortlistError as error:
                     item.settle(AckStatus.FAILED, error=error)
+        vectors = client_vectors([vector for _, _, vector in with_vectors], self.collection.config.dimension)
+        for (item, document, _), vector in zip(with_vectors, vectors, strict=True):
+            if isinstance(vector, InvalidVector):
+                item.settle(AckStatus.FAILED, error=vector)
+            else:
+                passage = NewPassage(start=0, end=len(document.text), vector=vector, tokens=0)
+                item.change = Upsert(document=document, passages=[passage], content_hash=item.hash)
 
-    def _cut(self, item: Prepared) -> None:
+    def _cut(self, item: Prepared) -> CutText:
         document = item.operation.change
         assert isinstance(document, Document)
-        config = self.collection.config
-        if document.vector is not None:
-            vector = client_vector(document.vector, config.dimension)
-            passage = NewPassage(start=0, end=len(document.text), vector=vector, tokens=0)
-            item.change = Upsert(document=document, passages=[passage], content_hash=item.hash)
-        elif self._embedder is None:
+        if self._embedder is None:
             raise InvalidArgument("the collection has no embedder: give the document a vector", field="document.vector")
-        else:
-            item.cut = self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
+        config = self.collection.config
+        return self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
 
     async def _commit(self, prepared: Sequence[Prepared]) -> list[Ack]:
         if self._dry_run:

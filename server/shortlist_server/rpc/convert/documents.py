@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from google.protobuf import duration_pb2, struct_pb2
+from google.protobuf import duration_pb2
 from numpy.typing import NDArray
 
 from shortlist.v1 import document_pb2 as pb
@@ -19,44 +16,39 @@ from shortlist_server.errors import DocumentTooLarge, InvalidArgument, InvalidVe
 from shortlist_server.pipeline.operations import Ack, Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
-
-MAX_METADATA_LEVELS = 16
-MAX_METADATA_KEYS = 256
+from shortlist_server.rpc.convert.metadata import metadata_in
 
 
 def operation_in(message: service_pb.IngestOperation, config: Config) -> Operation:
     """An operation; where it is malformed its change is the error, so that it fails alone."""
     change: domain.Document | domain.Deletion | ShortlistError
-    identifier = message.upsert.id if message.HasField("upsert") else message.delete_id
+    kind = message.WhichOneof("change")
+    identifier, cost = "", 1
     try:
-        kind = message.WhichOneof("change")
         if kind == "upsert":
-            change = document_in(message.upsert, config)
+            document = message.upsert
+            identifier = document.id
+            size = len(document.title.encode()) + len(document.text.encode())
+            # The cost in credit tokens, as the proto defines it.
+            cost = 1 + size // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
+            change = document_in(document, size, config)
         elif kind == "delete_id":
+            identifier = message.delete_id
             change = domain.Deletion(id=fields.document_id(identifier, "delete_id"))
         else:
             change = InvalidArgument("an operation needs a change", field="change")
     except ShortlistError as error:
         change = error
-    return Operation(position=message.position, id=identifier, change=change, cost=operation_cost(message))
+    return Operation(position=message.position, id=identifier, change=change, cost=cost)
 
 
-def operation_cost(message: service_pb.IngestOperation) -> int:
-    """The operation's cost in credit tokens, as the proto defines it."""
-    document = message.upsert
-    values = len(document.vector) + len(document.vector_f32) // 4
-    return 1 + len((document.title + document.text).encode()) // 4 + values // 16
-
-
-def document_in(message: pb.Document, config: Config) -> domain.Document:
-    """A checked document.
+def document_in(message: pb.Document, size: int, config: Config) -> domain.Document:
+    """A checked document; ``size`` is the bytes of its title and text.
 
     Raises:
         InvalidArgument: the id is malformed, or there is nothing to index.
         DocumentTooLarge: text or metadata are over a limit.
     """
-    identifier = fields.document_id(message.id, "document.id")
-    size = len(message.title.encode()) + len(message.text.encode())
     if size > config.max_document_bytes:
         raise DocumentTooLarge(
             f"{size} bytes of title and text, at most {config.max_document_bytes} are allowed; split the document",
@@ -64,13 +56,14 @@ def document_in(message: pb.Document, config: Config) -> domain.Document:
             metadata={"limit": str(config.max_document_bytes)},
         )
     vector = _vector_in(message)
-    if vector is None and not (message.text.strip() or message.title.strip()):
+    title, text = message.title, message.text
+    if vector is None and not (text.strip() or title.strip()):
         raise InvalidArgument("a document needs a text, a title or a vector", field="document.text")
     return domain.Document(
-        id=identifier,
-        title=message.title,
-        text=message.text,
-        metadata=metadata_in(message.metadata, config),
+        id=fields.document_id(message.id, "document.id"),
+        title=title,
+        text=text,
+        metadata=metadata_in(message.metadata, config.max_metadata_bytes) if message.HasField("metadata") else {},
         vector=vector,
     )
 
@@ -85,56 +78,6 @@ def _vector_in(message: pb.Document) -> NDArray[np.float32] | None:
             )
         return np.frombuffer(message.vector_f32, dtype="<f4")
     return np.array(message.vector, dtype=np.float32) if message.vector else None
-
-
-def metadata_in(message: struct_pb2.Struct, config: Config) -> dict[str, Any]:
-    """Metadata as JSON values; whole numbers become ints.
-
-    Raises:
-        InvalidArgument: a number is not finite.
-        DocumentTooLarge: too many bytes, keys or levels.
-    """
-    if not message.fields:
-        return {}
-    keys = 0
-
-    def value_in(value: struct_pb2.Value, level: int) -> Any:
-        kind = value.WhichOneof("kind")
-        if kind == "number_value":
-            number = value.number_value
-            if not math.isfinite(number):
-                raise InvalidArgument("a number in metadata must be finite", field="document.metadata")
-            return int(number) if number.is_integer() and abs(number) < 2**53 else number
-        if kind == "struct_value":
-            return struct_in(value.struct_value, level + 1)
-        if kind == "list_value":
-            check_level(level + 1)
-            return [value_in(item, level + 1) for item in value.list_value.values]
-        if kind in (None, "null_value"):
-            return None
-        return getattr(value, kind)
-
-    def check_level(level: int) -> None:
-        if level > MAX_METADATA_LEVELS:
-            raise DocumentTooLarge(f"metadata has at most {MAX_METADATA_LEVELS} levels", field="document.metadata")
-
-    def struct_in(struct: struct_pb2.Struct, level: int) -> dict[str, Any]:
-        nonlocal keys
-        check_level(level)
-        keys += len(struct.fields)
-        if keys > MAX_METADATA_KEYS:
-            raise DocumentTooLarge(f"metadata has at most {MAX_METADATA_KEYS} keys", field="document.metadata")
-        return {key: value_in(value, level) for key, value in sorted(struct.fields.items())}
-
-    metadata = struct_in(message, 1)
-    size = len(json.dumps(metadata, ensure_ascii=False).encode())
-    if size > config.max_metadata_bytes:
-        raise DocumentTooLarge(
-            f"{size} bytes of metadata, at most {config.max_metadata_bytes} are allowed",
-            field="document.metadata",
-            metadata={"limit": str(config.max_metadata_bytes)},
-        )
-    return metadata
 
 
 def parts_in(message: pb.Include) -> domain.Parts:
