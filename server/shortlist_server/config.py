@@ -36,6 +36,11 @@ class Config:
     rerankers: tuple[str, ...] = _setting(
         (), "Reranker to load beside late-interaction: NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the default."
     )
+    workers: tuple[str, ...] = _setting(
+        (),
+        "Address of a 'shortlist worker', HOST:PORT; repeatable. The models are then the workers', and none is loaded"
+        " here.",
+    )
     device: str = _setting("auto", "Where torch models run: auto, cpu or cuda.")
     backend: str = _setting("auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx or torch.")
     dtype: str = _setting(

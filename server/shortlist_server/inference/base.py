@@ -176,8 +176,8 @@ class Embedder(Protocol):
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """Embeds queries as one batch: full vectors, token vectors where it has them. An exception fails the batch."""
 
-    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
-        """Embeds the contents of passages as one batch: full vectors. An exception fails the batch."""
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
+        """Embeds the contents of passages as one batch: full vectors. An exception raised fails the batch."""
 
 
 MayGoOn = Callable[[float], bool]

@@ -6,7 +6,8 @@ The catalog it returns is immutable but for ``close``; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
@@ -26,8 +27,14 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
-from shortlist_server.inference.loading import load_embedder, load_reranker
-from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
+from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs
+from shortlist_server.inference.services import (
+    PASSAGE_LIMITS,
+    QUERY_LIMITS,
+    RERANK_LIMITS,
+    ScheduledEmbedder,
+    ScheduledReranker,
+)
 
 
 class LoadedModels:
@@ -38,7 +45,9 @@ class LoadedModels:
         embedders: Mapping[str, ScheduledEmbedder],
         rerankers: Mapping[str, ScheduledReranker],
         default_reranker: str,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
+        self._then = then
         self._embedders = dict(embedders)
         self._rerankers = dict(rerankers)
         self.default_embedder = next(iter(self._embedders), NO_MODEL)
@@ -76,15 +85,19 @@ class LoadedModels:
             embedder.close()
         for reranker in self._rerankers.values():
             reranker.close()
+        self._then()
 
 
 def load_models(config: Config) -> LoadedModels:
-    """Loads, checks and warms up the models of ``config.embedders`` and ``config.rerankers``.
+    """Loads, checks and warms up the models of ``config.embedders`` and ``config.rerankers``, or finds the workers'.
 
     Raises:
         ModelNotFound: files are missing, damaged or foreign; the message names them and says what to do.
         InvalidArgument: an entry cannot be read, or a name comes twice.
+        Unavailable: no worker of ``config.workers`` can be reached.
     """
+    if config.workers:
+        return _find_remote(config.workers)
     engines: dict[str, Embedder] = {}
     for entry in config.embedders:
         if entry == NO_MODEL:
@@ -94,12 +107,9 @@ def load_models(config: Config) -> LoadedModels:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
         _warm_up(engines[name])
-    embedders = {name: ScheduledEmbedder(engine) for name, engine in engines.items()}
-    rerankers: dict[str, ScheduledReranker] = {}
-    default = NO_MODEL
-    if any(engine.info.token_vectors for engine in engines.values()):
-        rerankers[LATE_INTERACTION] = ScheduledReranker(LateInteraction())
-        default = LATE_INTERACTION
+    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config))
+    embedders = {name: ScheduledEmbedder(engine, passage_limits=passage_limits) for name, engine in engines.items()}
+    rerankers, default = _late_interaction(embedders)
     for number, entry in enumerate(config.rerankers):
         name, source = _parse(entry, "rerankers")
         if name not in (NO_MODEL, LATE_INTERACTION):
@@ -113,6 +123,37 @@ def load_models(config: Config) -> LoadedModels:
         if number == 0:
             default = name
     return LoadedModels(embedders, rerankers, default)
+
+
+def _find_remote(addresses: Sequence[str]) -> LoadedModels:
+    from shortlist_server.inference.remote import RemoteEmbedder, RemoteReranker, WorkerPool
+
+    pool = WorkerPool(addresses)
+    try:
+        described = pool.describe()
+    except Exception:
+        pool.close()
+        raise
+    # Each worker gets its next batch while it runs one; queries, which wait for nothing, may be more.
+    query_limits = dataclasses.replace(QUERY_LIMITS, threads=4 * len(pool))
+    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=2 * len(pool), niceness=0)
+    rerank_limits = dataclasses.replace(RERANK_LIMITS, threads=2 * len(pool))
+    embedders = {
+        one.name: ScheduledEmbedder(RemoteEmbedder(pool, one), query_limits=query_limits, passage_limits=passage_limits)
+        for one in described.embedders
+    }
+    rerankers, default = _late_interaction(embedders)
+    for number, one in enumerate(described.rerankers):
+        rerankers[one.name] = ScheduledReranker(RemoteReranker(pool, one), rerank_limits)
+        default = one.name if number == 0 else default
+    return LoadedModels(embedders, rerankers, default, pool.close)
+
+
+def _late_interaction(embedders: Mapping[str, ScheduledEmbedder]) -> tuple[dict[str, ScheduledReranker], str]:
+    """The rerankers that need no model of their own, and the default's name."""
+    if any(embedder.info.token_vectors for embedder in embedders.values()):
+        return {LATE_INTERACTION: ScheduledReranker(LateInteraction())}, LATE_INTERACTION
+    return {}, NO_MODEL
 
 
 def _parse(entry: str, field: str) -> tuple[str, str]:

@@ -59,8 +59,16 @@ class _Passes:
 
 def threads(config: Config) -> int:
     """Threads of one model run: the setting, else the cores this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.inference_threads or min(cores, _MAX_THREADS)
+    return config.inference_threads or min(_cores(), _MAX_THREADS)
+
+
+def passage_runs(config: Config) -> int:
+    """Batches of passages to run side by side, so that a machine of many cores is used: one for every 8."""
+    return 1 if config.inference_threads else max(_cores() // _MAX_THREADS, 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embedder:
@@ -199,7 +207,7 @@ def _open_onnx(
         if not report["refused"]:
             return _Passes(
                 query=_session(target, threads(config), 0),
-                passage=_session(target, threads(config), INGEST_NICENESS),
+                passage=_session(target, threads(config) * passage_runs(config), INGEST_NICENESS),
                 precision=precision,
             )
         _LOG.warning("%s as %s disagrees with torch (%.4f) and is not served.", folder, precision, report["agreement"])

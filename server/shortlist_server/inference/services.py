@@ -115,10 +115,7 @@ class ScheduledEmbedder:
         # One batch may mix collections with and without token vectors.
         wanted = any(work.token_vectors for work in works)
         embedded = self._engine.embed_passages([work.content for work in works], token_vectors=wanted)
-        return [
-            _for_collection(one, work) if _is_finite(one.vector) else _not_finite()
-            for one, work in zip(embedded, works, strict=True)
-        ]
+        return [_for_collection(one, work) for one, work in zip(embedded, works, strict=True)]
 
 
 class ScheduledReranker:
@@ -190,7 +187,11 @@ def _not_finite() -> InferenceFailed:
     return InferenceFailed("The model made a vector that is not finite; another text may work.")
 
 
-def _for_collection(embedding: PassageEmbedding, work: _PassageWork) -> PassageEmbedding:
+def _for_collection(embedding: PassageEmbedding | Exception, work: _PassageWork) -> PassageEmbedding | Exception:
+    if isinstance(embedding, Exception):
+        return embedding
+    if not _is_finite(embedding.vector):
+        return _not_finite()
     return dataclasses.replace(
         embedding,
         vector=shorten(embedding.vector, work.dimension),

@@ -1,0 +1,224 @@
+"""Models on workers: the same answers, and no caller that hangs when a worker goes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+import numpy as np
+import pytest
+
+from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
+from shortlist_server.config import Config
+from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
+from shortlist_server.errors import DocumentTooLarge, Unavailable
+from shortlist_server.inference import remote
+from shortlist_server.inference.base import (
+    LATE_INTERACTION,
+    MayGoOn,
+    PassageEmbedding,
+    RerankCandidate,
+    RerankerInfo,
+    RerankQuery,
+    RerankScores,
+)
+from shortlist_server.inference.catalog import LoadedModels, load_models
+from shortlist_server.inference.hashing import HashingEmbedder
+from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
+from shortlist_server.rpc.interceptors import CallInterceptor
+from shortlist_server.rpc.worker_service import WorkerServicer
+
+SOON = 20.0
+
+
+class HeldEmbedder(HashingEmbedder):
+    """A hashing embedder whose passages wait for a gate."""
+
+    def __init__(self, dimension: int = 64) -> None:
+        super().__init__("held", dimension)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
+        self.entered.set()
+        assert self.gate.wait(30)
+        return super().embed_passages(contents, token_vectors=token_vectors)
+
+
+class LengthReranker:
+    """Scores a candidate by its length."""
+
+    info = RerankerInfo(
+        name="length",
+        revision="1",
+        uses_token_vectors=False,
+        takes_instruction=True,
+        default_weight=0.25,
+        default_depth=7,
+    )
+
+    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+        lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
+        cut = np.zeros(len(candidates), dtype=np.int32)
+        return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
+
+
+class Worker:
+    """A worker on an event loop of its own thread."""
+
+    def __init__(self, engine: HashingEmbedder) -> None:
+        self.engine = engine
+        self.models = LoadedModels(
+            {"held": ScheduledEmbedder(engine)}, {"length": ScheduledReranker(LengthReranker())}, "length"
+        )
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.port = self._do(self._start())
+
+    async def _start(self) -> int:
+        self.server = grpc.aio.server(interceptors=[CallInterceptor(max_concurrent=64, max_seconds=60)])
+        pb_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self.models, Config()), self.server)
+        port = self.server.add_insecure_port("127.0.0.1:0")
+        await self.server.start()
+        return port
+
+    def kill(self) -> None:
+        self._do(self.server.stop(0))
+
+    def close(self) -> None:
+        if isinstance(self.engine, HeldEmbedder):
+            self.engine.gate.set()
+        self.kill()
+        self.models.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+    def _do(self, coroutine: object) -> object:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SOON)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def start_worker(engine: HashingEmbedder | None = None) -> Worker:
+        workers.append(Worker(engine or HeldEmbedder()))
+        return workers[-1]
+
+    yield start_worker
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., LoadedModels]]:
+    connected: list[LoadedModels] = []
+
+    def connect_to(*workers: Worker) -> LoadedModels:
+        connected.append(load_models(Config(workers=tuple(f"127.0.0.1:{worker.port}" for worker in workers))))
+        return connected[-1]
+
+    yield connect_to
+    for models in connected:
+        models.close()
+
+
+def embed(models: LoadedModels, texts: Sequence[str]) -> list[PassageEmbedding | Exception]:
+    service = models.embedder("held")
+    chunking = Chunking(max_tokens=64, overlap_tokens=0)
+    passages = [service.cut("", text, chunking, OverflowPolicy.TRUNCATE).passages[0] for text in texts]
+    return list(asyncio.run(service.embed_passages(passages, dimension=64, token_vectors=True)))
+
+
+def test_a_worker_answers_like_the_engine_itself(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    worker = start()
+    models = connect(worker)
+    (far,) = embed(models, ["a text of some words"])
+    (near,) = worker.engine.embed_passages(["a text of some words"], token_vectors=True)
+    assert isinstance(far, PassageEmbedding)
+    assert np.array_equal(far.vector, near.vector)
+    assert far.token_vectors == near.token_vectors
+    service = models.embedder("held")
+    query = asyncio.run(service.embed_query("some words", instruction="", dimension=64, deadline=Deadline.after(SOON)))
+    assert query.token_vectors is not None
+    assert query.token_vectors.shape == (2, 64)
+    assert service.info == worker.engine.info
+    assert models.default_reranker == "length"
+    assert models.reranker(LATE_INTERACTION)
+
+
+def test_reranking_goes_to_the_worker_in_slices(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    models = connect(start())
+    candidates = [RerankCandidate(text="x" * n) for n in range(40)]
+    scores = asyncio.run(models.reranker("length").rerank(RerankQuery(text="q"), candidates, Deadline.after(SOON)))
+    assert scores.scores.tolist() == list(range(40))
+    assert scores.probabilities is not None
+    assert models.reranker("length").info.default_depth == 7
+
+
+def test_errors_keep_their_kind(start: Callable[..., Worker], connect: Callable[..., LoadedModels]) -> None:
+    service = connect(start()).embedder("held")
+    with pytest.raises(DocumentTooLarge):
+        service.cut("", "word " * 100, Chunking(max_tokens=8, overlap_tokens=0), OverflowPolicy.ERROR)
+
+
+def test_when_a_worker_dies_mid_request_the_other_answers(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    first, second = start(), start()
+    models = connect(first, second)
+    for worker in (first, second):
+        worker.engine.gate.clear()  # type: ignore[attr-defined]
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(embed, models, ["a text"])
+        deadline = time.monotonic() + SOON
+        while not (busy := [w for w in (first, second) if w.engine.entered.is_set()]):  # type: ignore[attr-defined]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        busy[0].kill()
+        for worker in (first, second):
+            worker.engine.gate.set()  # type: ignore[attr-defined]
+        (result,) = answer.result(SOON)
+    assert isinstance(result, PassageEmbedding)
+
+
+def test_when_all_workers_are_gone_the_caller_is_told(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    worker = start()
+    models = connect(worker)
+    assert isinstance(embed(models, ["a text"])[0], PassageEmbedding)
+    service = models.embedder("held")
+    worker.kill()
+    with pytest.raises(Unavailable, match=str(worker.port)):
+        asyncio.run(service.embed_query("q", instruction="", dimension=64, deadline=Deadline.after(SOON)))
+
+
+def test_without_a_worker_the_server_does_not_start() -> None:
+    with pytest.raises(Unavailable):
+        load_models(Config(workers=("127.0.0.1:1",)))
+
+
+def test_a_worker_with_another_revision_is_passed_over(start: Callable[..., Worker]) -> None:
+    right, wrong = start(), start(HeldEmbedder(dimension=32))
+    addresses = [f"127.0.0.1:{worker.port}" for worker in (wrong, right)]
+    pool = remote.WorkerPool(addresses)
+    described = remote.WorkerPool(addresses[1:]).describe().embedders[0]
+    engine = remote.RemoteEmbedder(pool, described)
+    for _ in range(3):
+        (embedded,) = engine.embed_passages(["a text"], token_vectors=False)
+        assert isinstance(embedded, PassageEmbedding)
+        assert len(embedded.vector) == 64
+    assert pool.health() == {addresses[0]: False, addresses[1]: True}
+    pool.close()
