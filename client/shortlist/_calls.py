@@ -15,6 +15,7 @@ from shortlist import _document_types as documents
 from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, ShortlistError
 from shortlist._filters import Filter
+from shortlist._metadata import checked_text
 from shortlist._status import from_item_error
 from shortlist.v1 import collection_service_pb2 as collection_service
 from shortlist.v1 import document_service_pb2 as document_service
@@ -164,7 +165,7 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
     rerank = collections.Rerank(enabled=query.rerank) if isinstance(query.rerank, bool) else query.rerank
     proto = search_pb2.Query()
     if query.text is not None:
-        proto.text = convert.checked_text(query.text, "query.text")
+        proto.text = checked_text(query.text, "query.text")
     if query.vector is not None:
         proto.vector.extend(convert.checked_vector(query.vector, "query.vector"))
     return search_service.SearchRequest(
@@ -244,7 +245,7 @@ def count(collection: str, filter: Filter | None) -> Call[int]:
 
 def _ids(ids: Iterable[str]) -> list[str]:
     # A string is an iterable of strings too, and deleting its letters is never meant.
-    return [ids] if isinstance(ids, str) else [convert.checked_text(id, "ids") for id in ids]
+    return [ids] if isinstance(ids, str) else [checked_text(id, "ids") for id in ids]
 
 
 def _filter(filter: Filter | None) -> filter_pb2.Filter | None:

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from shortlist._errors import InvalidFilter
+from shortlist._metadata import EXACT_INTEGER
 from shortlist.v1 import filter_pb2
 
 Scalar = str | int | float | bool
 """A value to compare with. True is not 1, and "1" is neither."""
-
-EXACT_INTEGER = 2**53
-"""Integers beyond this are not exact as the doubles that the server stores."""
 
 
 class Filter:

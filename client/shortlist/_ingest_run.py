@@ -1,14 +1,12 @@
 """One ingest, without a connection: what to send next, what the server's messages mean, and where a broken run goes on.
 
-Both clients drive this. Invariants: an operation leaves ``pending`` only with its ack; acks come out in the order of
-the operations; after a break everything without an ack is sent again under its old position, which the server answers
-without a second effect. Memory is bounded by the server's credit, ``MAX_PENDING_OPERATIONS`` and ``MAX_PENDING_BYTES``.
-Not thread-safe: the drivers hold a lock or belong to one task.
+Both clients drive this. Invariants: an operation leaves the window only with its ack; acks come out in the order of the
+operations; after a break everything without an ack is sent again under its old position, which the server answers
+without a second effect. Not thread-safe: the drivers hold a lock or belong to one task.
 """
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from collections import deque
@@ -35,18 +33,12 @@ from shortlist._errors import (
 )
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._operations import Prepared, ack_from_proto, prepare
+from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
+from shortlist._window import Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
 
 INGEST_METHOD = "/shortlist.v1.DocumentService/Ingest"
-
-MAX_PENDING_OPERATIONS = 4096
-MAX_PENDING_BYTES = 16 * 1024 * 1024
-"""What is read ahead of the acks at most; the last operation may go beyond."""
-
-MAX_BATCH_OPERATIONS = 500
-MAX_BATCH_BYTES = 256 * 1024
-"""Size of a message with several operations; a larger operation goes alone."""
 
 CHECKPOINT_SECONDS = 1.0
 """Time between two writes of the checkpoint file."""
@@ -63,13 +55,6 @@ class IngestOptions:
     dry_run: bool
     progress: Callable[[IngestSummary], None] | None
     reconnect_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    index: int
-    position: int
-    operation: Prepared
 
 
 class IngestRun:
@@ -96,7 +81,7 @@ class IngestRun:
         self.collection = options.collection
         self.stream = "" if options.dry_run else options.stream or f"sdk-{uuid.uuid4()}"
         self._path = None if options.checkpoint is None else Path(options.checkpoint)
-        self._open_seconds = open_seconds
+        self._patience = Patience(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
         self._max_message_bytes = max_message_bytes
         self._progress = Progress()
         self._base = 0
@@ -104,18 +89,13 @@ class IngestRun:
         self._based = False
         self._next_index = 0
         self._skip = 0
-        self._pending: deque[_Pending] = deque()
-        self._pending_bytes = 0
-        self._unsent: deque[_Pending] = deque()
-        self._unsent_cost = self._in_flight = self._credit = 0
+        self._window = Window()
         self._acks: deque[Ack] = deque()
         self._last_read: Ack | None = None
         self._exhausted = self._cut_off = self._draining = self._opened = False
         self._connections = self._first_position = 0
         self._searchable_sequence = 0
-        self._backoff_seconds = 0.1
         self._started_at = time.monotonic()
-        self._broken_at: float | None = None
         self._reported = True
         self._saved_at = 0.0
         self._load_checkpoint()
@@ -124,9 +104,7 @@ class IngestRun:
 
     def start_request(self) -> pb.IngestRequest:
         """The first message of a connection; forgets what was sent on the one before."""
-        self._unsent = deque(item for item in self._pending if item.operation.proto is not None)
-        self._unsent_cost = sum(item.operation.cost for item in self._unsent)
-        self._in_flight = self._credit = 0
+        self._window.restart()
         self._draining = False
         self._opened = False
         return pb.IngestRequest(
@@ -147,21 +125,19 @@ class IngestRun:
         elif kind == "acks":
             self._receive_acks(response.acks)
         elif kind == "credit":
-            self._credit += response.credit.tokens
+            self._window.grant(response.credit.tokens)
         elif kind == "draining":
             self._draining = True
 
     def _receive_started(self, started: pb.IngestStarted) -> None:
         last = started.last_durable_position
         self._opened = True
-        self._credit = started.credit_tokens
+        self._window.grant(started.credit_tokens)
         self._connections += 1
         if self._connections == 1:
             # A run before this one, under the same name, may have gone further than this one has yet.
             self._first_position = last
-        self._backoff_seconds = 0.1
-        if not self._pending:
-            self._broken_at = None
+        self._patience.opened(idle=not self._window)
         if started.max_message_bytes:
             self._max_message_bytes = min(self._max_message_bytes, started.max_message_bytes)
         if not self._based:
@@ -187,11 +163,7 @@ class IngestRun:
         """Whether the next operation should be read from the source."""
         if self._exhausted or not self._opened or self._draining:
             return False
-        return not self._pending or (
-            self._unsent_cost < self._credit
-            and len(self._pending) < MAX_PENDING_OPERATIONS
-            and self._pending_bytes < MAX_PENDING_BYTES
-        )
+        return self._window.has_room()
 
     def prepare(self, operation: object) -> Prepared | None:
         """Translates an operation; None when it was settled by an earlier run. Touches nothing that changes."""
@@ -205,13 +177,7 @@ class IngestRun:
         self._next_index += 1
         if prepared is None:
             return
-        item = _Pending(index, self._base + index + 1, prepared)
-        if prepared.proto is not None:
-            prepared.proto.position = item.position
-            self._unsent.append(item)
-            self._unsent_cost += prepared.cost
-        self._pending.append(item)
-        self._pending_bytes += prepared.bytes
+        self._window.add(Pending(index, self._base + index + 1, prepared))
         self._settle_unsendable()
 
     def exhaust(self) -> None:
@@ -236,55 +202,37 @@ class IngestRun:
         """The next message to send; None when there is nothing, or no credit."""
         if not self._opened or self._draining:
             return None
-        operations: list[pb.IngestOperation] = []
-        size = 0
-        while self._unsent and len(operations) < MAX_BATCH_OPERATIONS:
-            item = self._unsent[0].operation
-            # An operation larger than all the credit there is goes alone.
-            fits = item.cost <= self._credit or self._in_flight == 0
-            if not fits or (operations and size + item.bytes > MAX_BATCH_BYTES):
-                break
-            self._unsent.popleft()
-            self._unsent_cost -= item.cost
-            self._credit -= item.cost
-            self._in_flight += 1
-            size += item.bytes
-            assert item.proto is not None
-            operations.append(item.proto)
-        return pb.IngestRequest(batch=pb.IngestBatch(operations=operations)) if operations else None
+        batch = self._window.take_batch()
+        return None if batch is None else pb.IngestRequest(batch=batch)
 
     def sent_all(self) -> bool:
         """Whether nothing more will be sent on this connection."""
-        return self._draining or (self._exhausted and not self._unsent)
+        return self._draining or (self._exhausted and self._window.all_sent())
 
     # ------------------------------------------------------------------------------------------------------------- acks
 
     def _receive_acks(self, acks: pb.IngestAcks) -> None:
         self._searchable_sequence = max(self._searchable_sequence, acks.searchable_sequence)
         for proto in acks.acks:
-            if not self._pending or proto.position < self._pending[0].position:
+            item = self._window.first()
+            if item is None or proto.position < item.position:
                 continue
-            item = self._pending[0]
             if proto.position != item.position:
                 raise InternalError(f"the server acknowledged position {proto.position} before {item.position}")
             self._settle(ack_from_proto(proto, item.index))
-            self._in_flight -= 1
             if proto.status == pb.ACK_STATUS_DURABLE:
                 self._durable_position = item.position
             self._settle_unsendable()
 
     def _settle_unsendable(self) -> None:
-        while self._pending and self._pending[0].operation.proto is None:
-            item = self._pending[0]
-            self._settle(
-                Ack(index=item.index, id=item.operation.id, status=AckStatus.FAILED, error=item.operation.error)
-            )
+        while (item := self._window.first()) is not None and item.operation.proto is None:
+            operation = item.operation
+            self._settle(Ack(index=item.index, id=operation.id, status=AckStatus.FAILED, error=operation.error))
 
     def _settle(self, ack: Ack) -> None:
-        operation = self._pending.popleft().operation
-        self._pending_bytes -= operation.bytes
+        self._window.settle()
         self._acks.append(ack)
-        self._broken_at = None
+        self._patience.moved()
 
     def next_ack(self, *, read: bool) -> Ack | None:
         """The next ack for the caller, if there is one; the one before now counts as settled.
@@ -319,7 +267,7 @@ class IngestRun:
 
     def done(self) -> bool:
         """Whether every operation has its ack."""
-        return self._exhausted and not self._pending
+        return self._exhausted and not self._window
 
     def summary(self) -> IngestSummary:
         """The totals so far."""
@@ -372,11 +320,11 @@ class IngestRun:
 
     def opening_seconds(self) -> float | None:
         """How long to wait for the server's next message: for its first one, not for ever."""
-        return None if self._opened else self._open_seconds
+        return None if self._opened else self._patience.open_seconds
 
     def not_opened(self) -> DeadlineExceeded:
         """The error of a server that did not answer the start in time."""
-        return DeadlineExceeded(f"the server did not open the stream within {self._open_seconds:g} s")
+        return DeadlineExceeded(f"the server did not open the stream within {self._patience.open_seconds:g} s")
 
     def retry_seconds(self, error: grpc.RpcError | DeadlineExceeded | None) -> float:
         """How long to wait before the next connection, after one ended.
@@ -399,18 +347,15 @@ class IngestRun:
         mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded | DeadlineExceeded)
         if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error
-        now = time.monotonic()
-        self._broken_at = now if self._broken_at is None else self._broken_at
-        limit = self.options.reconnect_seconds
-        if not self._connections and now - self._started_at > min(limit, self._open_seconds):
+        self._patience.broke()
+        if self._patience.never_opened():
             raise cause from (None if cause is error else error)
-        if now - self._broken_at > limit:
+        if self._patience.over():
             raise IngestInterrupted(
-                f"no acknowledgement for {limit:g} s: {cause.message}; run it again to resume", summary=self.summary()
+                f"no acknowledgement for {self._patience.reconnect_seconds:g} s: {cause.message}; run again to go on",
+                summary=self.summary(),
             ) from cause
-        wait = self._backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients, hides nothing
-        self._backoff_seconds = min(5.0, self._backoff_seconds * 2)
-        return max(wait, cause.retry_after_seconds or 0.0)
+        return self._patience.wait_seconds(cause.retry_after_seconds)
 
     # ------------------------------------------------------------------------------------------------------- checkpoint
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shortlist._convert import checked_text, choice_from_proto, fill_document
+from shortlist._convert import choice_from_proto, fill_document
 from shortlist._document_types import Deletion, Document
 from shortlist._errors import DocumentTooLarge, InternalError, InvalidArgument, ShortlistError
 from shortlist._ingest_types import Ack, AckStatus
+from shortlist._metadata import checked_text
 from shortlist._status import from_item_error
 from shortlist.v1 import document_service_pb2 as pb
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist import Document, InvalidArgument, InvalidVector
-from shortlist._convert import MAX_LEVELS, fill_document, struct_from_mapping, struct_to_dict
+from shortlist._convert import fill_document
+from shortlist._metadata import MAX_LEVELS, struct_from_mapping, struct_to_dict
 from shortlist.v1 import document_pb2, document_service_pb2
 
 

@@ -1,5 +1,6 @@
 """The ingest's state machine against a server made of plain messages."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from shortlist import (
     StreamConflict,
     StreamLost,
 )
-from shortlist._ingest_run import MAX_PENDING_OPERATIONS, IngestOptions, IngestRun
+from shortlist._ingest_run import IngestOptions, IngestRun
 from shortlist._operations import operation_cost, prepare
+from shortlist._window import MAX_PENDING_OPERATIONS
 from shortlist.v1 import document_service_pb2 as pb
 
 
@@ -118,9 +120,8 @@ def test_reading_stops_while_there_is_no_credit_or_too_much_is_pending() -> None
     while other.wants_operation():
         add(other, Deletion("x"))
         other.take_batch()
-    assert other.prepare(Deletion("x")) is not None
-    other.exhaust()
-    assert len(other._pending) == MAX_PENDING_OPERATIONS
+    assert other._window.first() is not None
+    assert len(other._window) == MAX_PENDING_OPERATIONS
 
 
 def test_after_a_break_everything_without_an_ack_is_sent_again_under_its_position() -> None:
@@ -277,9 +278,10 @@ def test_breaks_are_waited_out_longer_and_longer_and_then_given_up() -> None:
     waits = [run.retry_seconds(Broken(grpc.StatusCode.UNAVAILABLE)) for _ in range(20)]
     assert 0 < waits[0] <= 0.1
     assert 2.5 <= waits[-1] <= 5.0
-    hasty = make_run(reconnect_seconds=0.0)
+    hasty = make_run(reconnect_seconds=0.05)
     started(hasty)
     hasty.retry_seconds(None)
+    time.sleep(0.1)
     with pytest.raises(IngestInterrupted):
         hasty.retry_seconds(None)
 

@@ -1,0 +1,61 @@
+"""How long a broken ingest waits between connections, and when it has waited enough.
+
+Of one run; not thread-safe. Times are of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+FIRST_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 5.0
+
+
+class Patience:
+    """The waits of one run.
+
+    Attributes:
+        reconnect_seconds: longest time without an ack while connections break.
+        open_seconds: longest time from the first failure, while there was no connection at all.
+    """
+
+    def __init__(self, *, reconnect_seconds: float, open_seconds: float) -> None:
+        self.reconnect_seconds = reconnect_seconds
+        self.open_seconds = open_seconds
+        self._broken_at: float | None = None
+        self._opened = False
+        self._backoff_seconds = FIRST_BACKOFF_SECONDS
+
+    def opened(self, *, idle: bool) -> None:
+        """A connection was made; ``idle`` when no ack is to be expected on it."""
+        self._opened = True
+        self._backoff_seconds = FIRST_BACKOFF_SECONDS
+        if idle:
+            self._broken_at = None
+
+    def moved(self) -> None:
+        """An ack came."""
+        self._broken_at = None
+
+    def broke(self) -> None:
+        """A connection ended."""
+        if self._broken_at is None:
+            self._broken_at = time.monotonic()
+
+    def never_opened(self) -> bool:
+        """Whether there was no connection at all, for too long."""
+        return not self._opened and self._broken_for(min(self.open_seconds, self.reconnect_seconds))
+
+    def over(self) -> bool:
+        """Whether the server has been away for too long."""
+        return self._broken_for(self.reconnect_seconds)
+
+    def wait_seconds(self, at_least: float | None) -> float:
+        """The time until the next connection: longer and longer, and random, so that clients come apart."""
+        wait = self._backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients, hides nothing
+        self._backoff_seconds = min(MAX_BACKOFF_SECONDS, self._backoff_seconds * 2)
+        return max(wait, at_least or 0.0)
+
+    def _broken_for(self, seconds: float) -> bool:
+        return self._broken_at is not None and time.monotonic() - self._broken_at > seconds

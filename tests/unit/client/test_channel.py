@@ -1,0 +1,128 @@
+"""What goes over the wire besides the messages: keys, deadlines, retries, encryption; against a bare gRPC server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import shortlist
+from shortlist import Client, Tls
+from shortlist.v1 import document_service_pb2
+
+
+class Bare(grpc.GenericRpcHandler):
+    """Answers every call with an empty message, after failing ``failures`` times."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any], float | None]] = []
+        self.failures = 0
+
+    def service(self, details: Any) -> Any:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.calls.append((details.method, dict(context.invocation_metadata()), context.time_remaining()))
+            if self.failures:
+                self.failures -= 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+            return document_service_pb2.CountResponse(count=3).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture
+def bare() -> Bare:
+    return Bare()
+
+
+@pytest.fixture
+def target(bare: Bare) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[bare])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_the_api_key_goes_with_every_call(bare: Bare, target: str) -> None:
+    with Client(target, api_key="secret") as client:
+        client.count("books")
+        client.ready()
+    assert [metadata["authorization"] for _, metadata, _ in bare.calls] == ["Bearer secret"] * 2
+
+
+def test_without_a_key_none_is_sent(bare: Bare, target: str) -> None:
+    with Client(target) as client:
+        client.count("books")
+    assert "authorization" not in bare.calls[0][1]
+
+
+def test_every_call_has_a_deadline(bare: Bare, target: str) -> None:
+    with Client(target, timeout_seconds=7) as client:
+        client.count("books")
+        client.count("books", timeout_seconds=3)
+    first, second = (left for _, _, left in bare.calls)
+    assert first is not None and 3.5 < first < 8
+    assert second is not None and second < 3.5
+
+
+def test_idempotent_calls_are_repeated_while_the_server_is_unavailable(bare: Bare, target: str) -> None:
+    bare.failures = 2
+    with Client(target) as client:
+        assert client.count("books") == 3
+    assert len(bare.calls) == 3
+
+
+def test_what_is_not_idempotent_is_not_repeated(bare: Bare, target: str) -> None:
+    bare.failures = 1
+    with Client(target) as client, pytest.raises(shortlist.Unavailable, match="starting"):
+        client.create_collection("books")
+    assert len(bare.calls) == 1
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for "search.test" and its key."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("needs the openssl program")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "cert.pem", folder / "key.pem"
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=search.test"]
+    command += ["-addext", "subjectAltName=DNS:search.test", "-out", str(paths[0]), "-keyout", str(paths[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
+
+
+def test_tls_trusts_the_given_authority_and_nobody_else(bare: Bare, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[bare])
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+    target = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+    server.start()
+    try:
+        with Client(target, tls=Tls(ca=cert, server_name="search.test"), api_key="secret") as client:
+            assert client.count("books") == 3
+        with Client(target, tls=True) as stranger, pytest.raises(shortlist.ServerUnavailable):
+            stranger.count("books", timeout_seconds=5)
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target": ""},
+        {"timeout_seconds": 0},
+        {"tls": True, "credentials": grpc.ssl_channel_credentials()},
+        {"tls": Tls(certificate="only.pem")},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(shortlist.InvalidArgument):
+        Client(**settings)
