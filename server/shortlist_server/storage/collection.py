@@ -6,6 +6,7 @@ rows dead and replaces the ``View``. Searches read the view once and take no loc
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -52,12 +53,16 @@ from shortlist_server.storage.selection import KeySelection, SelectionCache
 from shortlist_server.storage.truth import Effect, Truth
 from shortlist_server.storage.writer import Task, Writer
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 DATABASE_FILE = "collection.db"
 SEGMENTS_FOLDER = "segments"
 
 _DELETE_AT_ONCE = 500
+_RECLAIM_DOCUMENTS = 1000
+_RECLAIM_PAGES = 256
 _IDLE_SECONDS = 10.0
 _TAIL_LIMIT_SEGMENTS = 16
 _TAIL_WAIT_SECONDS = 1.0
@@ -73,6 +78,37 @@ class Parameters:
     builder: tuple[str, ...]
     pool: ThreadPoolExecutor
     maintain: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentStats:
+    """A published segment: its live and its dead passages."""
+
+    uid: str
+    passages: int
+    dead_passages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionStats:
+    """How a collection's maintenance is doing.
+
+    Attributes:
+        tail_passages: passages that are searched exactly because no segment has them yet.
+        builds, build_failures: since the collection was opened.
+        failing: whether the last build failed; searches are right but slower until one succeeds.
+        waited_seconds: time commits were held back because the tail outgrew the builder.
+        damaged_segments: those that were forgotten when the collection was opened, and why.
+    """
+
+    tail_passages: int
+    segments: tuple[SegmentStats, ...]
+    builds: int
+    build_failures: int
+    failing: bool
+    last_build_error: str
+    waited_seconds: float
+    damaged_segments: tuple[str, ...]
 
 
 class EmbeddedCollection:
@@ -92,9 +128,11 @@ class EmbeddedCollection:
                 raise
         self._pool = ReaderPool(folder / DATABASE_FILE, name)
         self._reader = Reader(self._pool)
-        self._lexicon = Lexicon(self._pool)
+        self._lexicon = Lexicon(self._pool, lambda: self._index.view.documents)
         self._selections = SelectionCache()
         self._room = threading.Condition()
+        self._waited_seconds = 0.0
+        self._reclaiming = False
         self._last_change = time.monotonic()
         self._writer = Writer(
             name,
@@ -179,6 +217,23 @@ class EmbeddedCollection:
                 continue
         return total
 
+    def stats(self) -> CollectionStats:
+        """How maintenance is doing, for an operator."""
+        view = self._index.view
+        return CollectionStats(
+            tail_passages=view.tail.live,
+            segments=tuple(
+                SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
+                for one in view.segments
+            ),
+            builds=self._sealer.built + self._merger.built,
+            build_failures=self._sealer.failures + self._merger.failures,
+            failing=self._sealer.failing or self._merger.failing,
+            last_build_error=self._sealer.last_error or self._merger.last_error,
+            waited_seconds=self._waited_seconds,
+            damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in self.damage),
+        )
+
     # ------------------------------------------------------------------------------- for verification and backup
 
     @property
@@ -195,6 +250,11 @@ class EmbeddedCollection:
     def view(self) -> dense.View:
         """What searches see now."""
         return self._index.view
+
+    @property
+    def readers(self) -> ReaderPool:
+        """Its reading connections."""
+        return self._pool
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """A reading connection for the time of a block."""
@@ -248,6 +308,7 @@ class EmbeddedCollection:
     def _delete_next(self, keys: list[int], start: int, deleted: int, done: Future[int]) -> None:
         if start >= len(keys):
             done.set_result(deleted)
+            self._reclaim_later(deleted)
             return
         chunk = keys[start : start + _DELETE_AT_ONCE]
 
@@ -267,6 +328,30 @@ class EmbeddedCollection:
             self._writer.submit(task).add_done_callback(go_on)
         except Unavailable as error:
             done.set_exception(error)
+
+    def _reclaim_later(self, deleted: int) -> None:
+        """Gives the space of a large deletion back, a few pages a transaction, between the writes of others."""
+        if deleted < _RECLAIM_DOCUMENTS or self._reclaiming:
+            return
+        self._reclaiming = True
+
+        def step(truth: Truth) -> bool:
+            return truth.merge_lexical(_RECLAIM_PAGES) < 2 and truth.reclaim(_RECLAIM_PAGES) == 0
+
+        def go_on(finished: Future[bool]) -> None:
+            # An error, such as a full disk, ends it: the next large deletion tries again.
+            if finished.exception() is not None or finished.result():
+                self._reclaiming = False
+            else:
+                submit()
+
+        def submit() -> None:
+            try:
+                self._writer.submit(Task(step, lambda done: done)).add_done_callback(go_on)
+            except Unavailable:
+                self._reclaiming = False
+
+        submit()
 
     def update_search_defaults(self, defaults: SearchDefaults) -> None:
         """Replaces the search defaults, durably."""
@@ -403,7 +488,7 @@ class EmbeddedCollection:
         Raises:
             BuildFailed: the build failed; nothing has changed.
         """
-        return self._sealer.work(lambda: next_seal(self._index.view, 1))
+        return self._sealer.work(lambda: next_seal(self._index.view, 1, self._parameters.config.segment_max_passages))
 
     def merge_now(self) -> int:
         """Merges neighbouring segments as far as their cap allows, waiting for the builds; returns their number.
@@ -417,7 +502,8 @@ class EmbeddedCollection:
         )
 
     def _next_seal(self) -> Job | None:
-        return next_seal(self._index.view, self._parameters.config.segment_min_passages)
+        config = self._parameters.config
+        return next_seal(self._index.view, config.segment_min_passages, config.segment_max_passages)
 
     def _next_merge(self) -> Job | None:
         config = self._parameters.config
@@ -447,7 +533,8 @@ class EmbeddedCollection:
     def _wait_for_room(self) -> None:
         """Slows growth while the tail outgrows the builder: every search scans the tail."""
         limit = _TAIL_LIMIT_SEGMENTS * self._parameters.config.segment_min_passages
-        until = time.monotonic() + _TAIL_WAIT_SECONDS
+        start = time.monotonic()
+        until = start + _TAIL_WAIT_SECONDS
         with self._room:
             while (
                 self._index.view.tail.live >= limit
@@ -456,6 +543,7 @@ class EmbeddedCollection:
                 and (left := until - time.monotonic()) > 0
             ):
                 self._room.wait(left)
+        self._waited_seconds += time.monotonic() - start
 
     def close(self) -> None:
         """Ends maintenance, finishes submitted commits, checkpoints and closes. Idempotent."""
@@ -466,8 +554,12 @@ class EmbeddedCollection:
         self._merger.close()
         self._writer.close()
         self._pool.close()
-        with translated(self._name):
-            try:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            finally:
-                self._connection.close()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            # All is in the write-ahead log, which the next start reads.
+            logger.warning("collection %s: the last checkpoint failed: %s", self._name, error)
+        try:
+            self._connection.close()
+        except sqlite3.Error as error:
+            logger.warning("collection %s: closing failed: %s", self._name, error)

@@ -52,21 +52,24 @@ class BuildFailed(Exception):
 _EXPECTED = (BuildFailed, SegmentDamaged, ShortlistError, OSError)
 
 
-def next_seal(view: View, minimum: int) -> Job | None:
-    """The first gap between segments with passages in the tail, or the end of the tail when it is long enough."""
-    labels = view.tail.labels[view.tail.alive]
+def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
+    """The first gap between segments with passages in the tail, or the end of the tail when it is long enough.
+
+    A job has at most ``maximum`` passages; the rest is the next one's.
+    """
+    labels = view.tail.labels[view.tail.alive.copy()]
     if not len(labels):
         return None
     low = 0
     for segment in view.segments:
         inside = labels[(labels > low) & (labels <= segment.row.low)]
         if len(inside):
-            return Job(low=low, high=segment.row.low)
+            return Job(low=low, high=segment.row.low if len(inside) <= maximum else int(inside[maximum - 1]))
         low = segment.row.high
     rest = labels[labels > low]
     if len(rest) < minimum:
         return None
-    return Job(low=low, high=int(rest[-1]))
+    return Job(low=low, high=int(rest[:maximum][-1]))
 
 
 def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
@@ -109,7 +112,7 @@ def _tier(segment: Segment, minimum: int) -> int:
 
 
 def _has_rows(view: View, low: int, high: int) -> bool:
-    labels = view.tail.labels[view.tail.alive]
+    labels = view.tail.labels[view.tail.alive.copy()]
     return bool(((labels > low) & (labels <= high)).any())
 
 

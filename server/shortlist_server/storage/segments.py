@@ -40,7 +40,7 @@ class Segment:
         row: its row in the database.
         vectors: shape (n, dimension), float32, mapped from the file.
         labels, keys: shape (n,), int64, in the graph's order of rows.
-        alive: shape (n,), bool; changed by the writer thread only.
+        alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of rows alive.
     """
 

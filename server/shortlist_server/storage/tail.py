@@ -26,7 +26,7 @@ class TailSnapshot:
     Attributes:
         vectors: shape (n, dimension), float32.
         labels, keys: shape (n,), int64, ascending.
-        alive: shape (n,), bool.
+        alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of live rows when the snapshot was taken.
     """
 

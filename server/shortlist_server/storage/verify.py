@@ -235,7 +235,7 @@ def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -
 
 
 def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    live = np.flatnonzero(segment.alive)
+    live = np.flatnonzero(segment.alive.copy())
     rows = np.random.default_rng(0).choice(live, min(sample, len(live)), replace=False)
     reached = np.zeros(len(rows), dtype=np.bool_)
     for at, row in enumerate(rows):

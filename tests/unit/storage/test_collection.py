@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
+from shortlist_server.storage.verify import verify_collection
+from shortlist_server.storage.writer import Task
 
 from .conftest import DIMENSION, unit
 
@@ -250,3 +254,35 @@ def test_a_document_without_passages_is_stored_and_found_by_words(collection, ma
     commit(collection, maker.upsert("a", passages=0, text="fox"))
     assert len(collection.lexical("fox", 5).keys) == 1
     assert len(collection.dense(maker.vector(), 5).keys) == 0
+
+
+def checkpointed_bytes(collection):
+    collection.run(Task(lambda _: None, lambda _: None))
+    with collection.reading() as connection:
+        connection.execute("PRAGMA query_only = OFF")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("PRAGMA query_only = ON")
+    return (collection.folder / "collection.db").stat().st_size
+
+
+def test_a_large_deletion_gives_its_space_back_while_others_write(collection, maker):
+    commit(collection, *(maker.upsert(f"d{i}", text=f"word{i} " * 400, keep=i < 100) for i in range(3000)))
+    full = checkpointed_bytes(collection)
+    assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
+    commit(collection, maker.upsert("new"))
+    until = time.monotonic() + 30
+    while collection._reclaiming:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert checkpointed_bytes(collection) < full / 4
+    assert verify_collection(collection).ok
+
+
+def test_stats_say_how_maintenance_is_doing(collection, maker):
+    commit(collection, *(maker.upsert(f"d{i}") for i in range(10)))
+    stats = collection.stats()
+    assert stats.tail_passages == 10
+    assert (stats.segments, stats.failing, stats.build_failures) == ((), False, 0)
+    collection.seal_now()
+    commit(collection, Deletion(id="d1"))
+    assert [(one.passages, one.dead_passages) for one in collection.stats().segments] == [(9, 1)]

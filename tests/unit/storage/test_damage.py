@@ -8,26 +8,36 @@ import sqlite3
 import numpy as np
 import pytest
 
+from shortlist_server.config import Config
 from shortlist_server.domain import Parts
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
+from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.writer import Task
 
-from .conftest import collection_config
+from .conftest import Maker, collection_config
 
 
-@pytest.fixture
-def filled(open_store, maker):
-    """A closed store with collections a and b, of one sealed segment each; gives the folder of a."""
-    store = open_store(maintain=False)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A closed store with collections a and b, of one sealed segment each, and what made its vectors."""
+    maker = Maker()
+    folder = tmp_path_factory.mktemp("template") / "data"
+    store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     for name in "ab":
         collection = store.create(name, collection_config())
         for _ in range("ab".index(name) + 1):
             collection.commit([maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]).result(30)
         assert collection.seal_now() == 1
-    folder = store.open("a").folder
     store.close()
-    return folder
+    return folder, maker
+
+
+@pytest.fixture
+def filled(template, tmp_path):
+    """The folder of collection a in a copy of the template."""
+    shutil.copytree(template[0], tmp_path / "data")
+    return tmp_path / "data" / "collections" / "a"
 
 
 def truncate(file, folder):
@@ -55,7 +65,8 @@ def replace(file, folder):
 
 @pytest.mark.parametrize("harm", [truncate, empty, flip, delete, replace])
 @pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST_FILE])
-def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(filled, open_store, maker, harm, name):
+def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(filled, open_store, template, harm, name):
+    maker = template[1]
     file = next((filled / "segments").iterdir()) / name
     harm(file, filled)
     store = open_store(maintain=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range
+from shortlist_server.storage.verify import verify_collection
 
-from .conftest import collection_config
+from .conftest import Maker, collection_config
 
 
 def wait_until(condition, seconds=60):
@@ -146,3 +149,100 @@ def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, 
     expected = brute(maker, centre, [f"far{i}" for i in range(2000)], 10)
     assert found_ids(collection, found, maker.vectors)[:10] == expected
     assert found.strategy in (DenseStrategy.EXACT_FALLBACK, DenseStrategy.HNSW_OVERFETCH)
+
+
+def test_no_segment_is_larger_than_the_cap_however_long_the_tail(open_store, maker):
+    collection = open_store(maintain=False, segment_max_passages=100).create("papers", collection_config())
+    fill(collection, maker, 350)
+    assert collection.seal_now() == 4
+    assert collection.merge_now() == 0
+    assert [len(segment.labels) for segment in collection.view.segments] == [100, 100, 100, 50]
+    query = maker.vector()
+    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
+
+
+def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(open_store, maker):
+    collection = open_store(maintain=False, segment_max_passages=10_000).create("papers", collection_config())
+    fill(collection, maker, 100)
+    collection.seal_now()
+    fill(collection, maker, 3000, start=100)
+    collection.seal_now()
+    collection.commit([Deletion(id="d150")]).result(30)
+    assert collection.merge_now() == 1
+    (segment,) = collection.view.segments
+    assert (len(segment.labels), segment.live) == (3100, 3099)
+    assert segment.labels[0] == 101
+    left = set(maker.vectors) - {"d150"}
+    right = 0
+    for _ in range(20):
+        query = maker.vector()
+        found = found_ids(collection, collection.dense(query, 10), maker.vectors)
+        right += len(set(found) & set(brute(maker, query, left, 10)))
+    assert right >= 195
+    keys = collection.keys(["d5", "d2000"])
+    assert collection.dense_scores(query, list(keys.values())).keys.tolist() == [
+        keys[id] for id in brute(maker, query, ["d5", "d2000"], 2)
+    ]
+    assert verify_collection(collection).ok
+
+
+def test_a_hole_left_by_a_damaged_segment_is_sealed_again_in_its_place(open_store, maker):
+    store = open_store(maintain=False, segment_max_passages=100)
+    collection = store.create("papers", collection_config())
+    fill(collection, maker, 300)
+    assert collection.seal_now() == 3
+    middle = collection.view.segments[1]
+    (collection.folder / "segments" / middle.row.uid / "graph.hnsw").unlink()
+    store.close()
+    again = open_store(maintain=False, segment_max_passages=100).open("papers")
+    assert again.stats().tail_passages == 100
+    query = maker.vectors["d150"][0]
+    expected = brute(maker, query, maker.vectors, 10)
+    assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
+    fill(again, maker, 10, start=300)
+    assert again.seal_now() == 2
+    assert [segment.row.low for segment in again.view.segments] == [0, 100, 200, 300]
+    assert verify_collection(again).ok
+
+
+def test_commits_wait_for_a_builder_that_cannot_keep_up_and_go_on(open_store, maker, tmp_path):
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time; time.sleep(1); raise SystemExit(1)")
+    collection = open_store(segment_min_passages=10, builder=(sys.executable, str(slow))).create(
+        "papers", collection_config()
+    )
+    for start in range(0, 400, 20):
+        fill(collection, maker, 20, start=start)
+    assert collection.stats().waited_seconds > 0.1
+    assert collection.info().document_count == 400
+    wait_until(lambda: collection.stats().build_failures > 0)
+    assert collection.stats().failing
+    assert "code 1" in collection.stats().last_build_error
+
+
+def test_searches_while_documents_come_and_go_find_what_stays(open_store, maker):
+    collection = open_store(segment_min_passages=200).create("papers", collection_config())
+    stay = fill(collection, maker, 100)
+    keys = {collection.keys([id])[id]: id for id in stay}
+    stop = threading.Event()
+    problems = []
+
+    def search():
+        while not stop.is_set():
+            id = stay[np.random.randint(len(stay))]
+            found = collection.dense(maker.vectors[id][0], 1)
+            if [keys.get(key) for key in found.keys.tolist()] != [id]:
+                problems.append(id)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for start in range(1000, 4000, 250):
+        ids = [f"d{i}" for i in range(start, start + 250)]
+        collection.commit([Maker(seed=i).upsert(id) for i, id in enumerate(ids, start)]).result(30)
+        collection.commit([Deletion(id=id) for id in ids[:200]]).result(30)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert verify_collection(collection).ok

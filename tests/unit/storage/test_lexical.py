@@ -1,0 +1,70 @@
+"""The posting budget: what it leaves out, and that it says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from shortlist_server.domain import Equals
+from shortlist_server.storage.lexical import Lexicon, words
+
+from .conftest import collection_config
+
+
+@pytest.fixture
+def filled(open_store, maker):
+    collection = open_store(maintain=False).create("c", collection_config())
+    collection.commit(
+        [
+            maker.upsert(f"d{i}", text="common" + " rare" * (i % 50 == 0) + " middle" * (i % 5 == 0), n=i % 2)
+            for i in range(500)
+        ]
+    ).result(30)
+    return collection
+
+
+def lexicon(collection, budget):
+    return Lexicon(collection._pool, lambda: collection.view.documents, budget)
+
+
+def test_within_the_budget_every_word_counts(filled):
+    found = lexicon(filled, 10_000).search("common rare middle", 1000, None)
+    assert len(found.keys) == 500
+    assert not found.bounded
+
+
+def test_over_the_budget_the_most_common_words_are_left_out(filled):
+    found = lexicon(filled, 150).search("common rare middle", 1000, None)
+    assert found.bounded
+    assert len(found.keys) == 100
+    found = lexicon(filled, 50).search("common rare middle", 1000, None)
+    assert found.bounded
+    assert len(found.keys) == 10
+
+
+def test_words_that_do_not_occur_cost_nothing(filled):
+    found = lexicon(filled, 150).search("common rare absent middle", 1000, None)
+    assert len(found.keys) == 100
+
+
+def test_a_single_word_that_is_too_common_is_scored_on_the_newest_documents(filled):
+    found = lexicon(filled, 50).search("common", 1000, None)
+    assert found.bounded
+    assert sorted(found.keys.tolist()) == list(range(451, 501))
+
+
+def test_a_bounded_search_within_a_filter_says_so_and_returns_only_what_passes(filled):
+    selection = filled.select(Equals(("n",), 1.0))
+    found = lexicon(filled, 50).search("common", 1000, selection)
+    assert found.bounded
+    assert sorted(found.keys.tolist()) == list(range(452, 501, 2))
+
+
+def test_the_best_of_a_bounded_search_are_those_of_the_full_one_that_have_the_rare_words(filled):
+    full = lexicon(filled, 10_000).search("rare middle", 10, None)
+    bounded = lexicon(filled, 120).search("common rare middle", 10, None)
+    assert full.keys.tolist() == bounded.keys.tolist()
+
+
+def test_words_are_distinct_lower_case_and_bounded():
+    assert words("The the THE fox-hound's 3rd") == ["the", "fox", "hound", "s", "3rd"]
+    assert len(words(" ".join(map(str, range(1000))))) == 256

@@ -1,0 +1,147 @@
+"""A data folder of an earlier release opens for ever, and a schema can be moved on.
+
+``golden/format-1`` was written by release 0.1.0 and is never written again; see ``make_golden``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from shortlist_server.config import Config
+from shortlist_server.domain import (
+    Chunking,
+    CollectionConfig,
+    Document,
+    Equals,
+    FusionMethod,
+    NewPassage,
+    OverflowPolicy,
+    Parts,
+    RerankFailurePolicy,
+    RetrievalMode,
+    SearchDefaults,
+    StreamPosition,
+    Upsert,
+)
+from shortlist_server.errors import NewerDataFormat
+from shortlist_server.storage import schema
+from shortlist_server.storage.store import EmbeddedStore
+
+GOLDEN = Path(__file__).with_name("golden")
+DIMENSION = 8
+CONFIG = CollectionConfig(
+    embedder="none",
+    embedder_revision="r1",
+    dimension=DIMENSION,
+    reranker="late-interaction",
+    chunking=Chunking(max_tokens=64, overlap_tokens=16),
+    overflow=OverflowPolicy.TRUNCATE,
+    filterable_fields=("year", r"a\.b"),
+    query_instruction="find",
+    search_defaults=SearchDefaults(
+        mode=RetrievalMode.DENSE,
+        fusion=FusionMethod.RRF,
+        rerank_on_failure=RerankFailurePolicy.FAIL,
+        rerank_depth=7,
+    ),
+)
+
+
+def vector(number: int) -> np.ndarray:
+    made = np.cos(np.arange(DIMENSION) * (number + 1)).astype(np.float32)
+    return made / np.linalg.norm(made)
+
+
+def upsert(number: int) -> Upsert:
+    return Upsert(
+        document=Document(
+            id=f"d{number}",
+            title=f"title {number}",
+            text=f"the running text of {number}",
+            metadata={"year": 2000 + number % 3, "a.b": [number, "x\x00"]},
+        ),
+        passages=[NewPassage(start=0, end=5, vector=vector(number), tokens=4, token_vectors=b"packed")],
+        content_hash=bytes([number]),
+    )
+
+
+def make_golden(folder: Path) -> None:
+    """Writes the golden folder of this release's format; run once for each format, by hand."""
+    store = EmbeddedStore(Config(data_dir=folder), maintain=False)
+    collection = store.create("golden", CONFIG)
+    collection.commit([upsert(n) for n in range(40)], StreamPosition(stream="s", position=40)).result()
+    collection.seal_now()
+    collection.commit([upsert(n) for n in range(35, 50)]).result()
+    store.close()
+
+
+@pytest.mark.parametrize("format", [1])
+def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format):
+    shutil.copytree(GOLDEN / f"format-{format}", tmp_path / "data")
+    store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
+    try:
+        collection = store.open("golden")
+        assert collection.damage == ()
+        assert collection.config == CONFIG
+        assert collection.stream_position("s") == 40
+        info = collection.info()
+        assert (info.document_count, info.segment_passage_count, info.sequence) == (50, 35, 55)
+        keys = collection.keys([f"d{n}" for n in range(50)])
+        documents = collection.documents(list(keys.values()), Parts(vectors=True))
+        for n in range(50):
+            document, expected = documents[keys[f"d{n}"]], upsert(n)
+            assert (document.title, document.text) == (expected.document.title, expected.document.text)
+            assert dict(document.metadata) == dict(expected.document.metadata)
+            assert np.allclose(document.passages[0].vector, vector(n))
+            assert collection.dense(vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
+        assert collection.count(Equals(("year",), 2001.0)) == 17
+        assert len(collection.lexical("runs", 100).keys) == 50
+        assert store.verify("golden").ok
+    finally:
+        store.close()
+
+
+def test_a_migration_that_fails_leaves_the_collection_as_it_was(tmp_path, monkeypatch):
+    make_golden(tmp_path / "data")
+    newer = Migrations("shortlist")
+
+    @newer(name="0001_first")
+    def first(db: Database) -> None:
+        raise AssertionError("it was applied already")
+
+    @newer(name="0002_second")
+    def second(db: Database) -> None:
+        db.execute("CREATE TABLE extra (x)")
+        db.execute("PRAGMA user_version = 2")
+        if broken:
+            raise RuntimeError("half done")
+
+    monkeypatch.setattr(schema, "migrations", newer)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    path = tmp_path / "data/collections/golden/collection.db"
+
+    def version() -> tuple[int, bool]:
+        connection = sqlite3.connect(path)
+        try:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            return connection.execute("PRAGMA user_version").fetchone()[0], "extra" in tables
+        finally:
+            connection.close()
+
+    broken = True
+    with pytest.raises(RuntimeError):
+        schema.open_writer(path, "golden")
+    assert version() == (1, False)
+    broken = False
+    schema.open_writer(path, "golden").close()
+    assert version() == (2, True)
+    monkeypatch.undo()
+    with pytest.raises(NewerDataFormat):
+        schema.open_writer(path, "golden")
