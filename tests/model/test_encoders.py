@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.inference.base import Embedder, QueryText
 from shortlist_server.inference.loading import load_embedder
+from shortlist_server.inference.services import ScheduledEmbedder
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -90,6 +92,21 @@ def test_int8_stays_within_one_percent_of_float32(minilm: Path, exports: Path) -
     full = load(minilm, exports, "onnx", "float32")
     assert (vectors(quantised, texts) * vectors(full, texts)).sum(axis=1).mean() >= 0.99
     assert quantised.info.revision != full.info.revision
+
+
+async def test_a_query_in_int8_has_the_same_vector_under_load(minilm: Path, exports: Path) -> None:
+    service = ScheduledEmbedder(load(minilm, exports, "onnx", "int8"))
+
+    async def embed(text: str) -> Any:
+        found = await service.embed_query(text, instruction="", dimension=384, deadline=Deadline.after(60))
+        return found.vector
+
+    texts = [f"{text[:200]} and more" for text in TEXTS]
+    together = await asyncio.gather(*map(embed, texts))
+    service.close()
+    service = ScheduledEmbedder(load(minilm, exports, "onnx", "int8"))
+    assert all([np.array_equal(vector, await embed(text)) for vector, text in zip(together, texts, strict=True)])
+    service.close()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

@@ -170,6 +170,10 @@ class Embedder(Protocol):
     def info(self) -> EmbedderInfo:
         """What it is."""
 
+    @property
+    def batches_queries(self) -> bool:
+        """Whether queries may share a batch; False where that would change their vectors, or gain nothing."""
+
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""
 

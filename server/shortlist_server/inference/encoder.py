@@ -62,9 +62,11 @@ class TransformerEmbedder:
         passage_forward: Forward,
         pooling: str,
         prompts: Prompts,
+        batches_queries: bool,
     ) -> None:
         self.info = info
         self.max_tokens = info.max_tokens
+        self.batches_queries = batches_queries
         self._tokenizer = tokenizer
         self._query_forward = query_forward
         self._passage_forward = passage_forward

@@ -50,6 +50,7 @@ class HashingEmbedder:
             takes_instruction=False,
         )
         self.max_tokens = _WINDOW_TOKENS
+        self.batches_queries = False
         self._dimension = dimension
         self._word_vector = lru_cache(maxsize=8192)(self._make_word_vector)
 

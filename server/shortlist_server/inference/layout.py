@@ -32,11 +32,12 @@ _POOLING_FLAGS = {
 }
 _UNBOUNDED = 1_000_000
 _INSTRUCTED = re.compile(r"Instruct: .+(\nQuery: ?)", re.DOTALL)
-_QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN3_TAIL = "\nQuery:"
 _QWEN3_MIN_DIMENSION = 32
+_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 _KNOWN_PROMPTS = (
     # Models whose cards demand prefixes that their files do not carry: part of the model's name, query, passage.
+    ("e5-large-instruct", f"Instruct: {_INSTRUCTION}\nQuery: ", ""),
     ("e5-", "query: ", "passage: "),
     ("bge-small-en", "Represent this sentence for searching relevant passages: ", ""),
     ("bge-base-en", "Represent this sentence for searching relevant passages: ", ""),
@@ -130,7 +131,7 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     query_prompt, passage_prompt = _read_prompts(folder, source or folder.name)
     qwen3 = model_type == "qwen3" and pooling == "lasttoken"
     if qwen3 and not query_prompt:
-        query_prompt = f"Instruct: {_QWEN3_INSTRUCTION}{_QWEN3_TAIL}"
+        query_prompt = f"Instruct: {_INSTRUCTION}{_QWEN3_TAIL}"
     instructed = _INSTRUCTED.fullmatch(query_prompt)
     return EmbedderLayout(
         folder=folder,

@@ -105,6 +105,8 @@ def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embed
         passage_forward=passes.passage,
         pooling=found.pooling,
         prompts=prompts,
+        # int8 activations are scaled by the largest of the batch: alone, a query always has the same vector.
+        batches_queries=passes.precision != "int8",
     )
 
 
@@ -176,13 +178,14 @@ def _open(
     """Forward passes in ONNX Runtime where the settings and the model allow, else in torch."""
     if config.backend not in ("auto", "torch", "onnx"):
         raise InvalidArgument(f"backend is {config.backend!r}; it may be auto, torch or onnx.", field="backend")
-    wants_torch = config.backend == "torch" or config.dtype == "bfloat16" or not onnx
-    # Asking for the device imports torch, so it comes last: a cached export must start without.
-    if not wants_torch and (config.backend == "onnx" or config.device == "cpu" or not _has_gpu()):
+    # Choosing a device imports torch, and a cached export must start without: so a GPU is looked for otherwise first.
+    may_be_gpu = config.device != "cpu" and (config.device != "auto" or _has_gpu())
+    device = torch_backend.choose_device(config.device) if may_be_gpu else "cpu"
+    wants_onnx = config.backend == "onnx" or (config.backend == "auto" and device == "cpu")
+    if onnx and wants_onnx and config.dtype != "bfloat16":
         return _open_onnx(folder, auto_class, config, agreement)
-    if config.dtype == "int8":
+    if onnx and config.dtype == "int8":
         raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
-    device = torch_backend.choose_device(config.device)
     dtype = torch_backend.choose_dtype(config.dtype, device)
     forward = torch_backend.TorchTransformer(auto_class, folder, device=device, dtype=dtype, threads=threads(config))
     return _Passes(query=forward, passage=forward, precision=dtype)
@@ -205,11 +208,11 @@ def _open_onnx(
                 target, folder, auto_class=auto_class, precision=precision, threads=threads(config), agreement=agreement
             )
         if not report["refused"]:
-            return _Passes(
-                query=_session(target, threads(config), 0),
-                passage=_session(target, threads(config) * passage_runs(config), INGEST_NICENESS),
-                precision=precision,
-            )
+            query = _session(target, threads(config), 0)
+            passage = query
+            if auto_class == torch_backend.ENCODER:
+                passage = _session(target, threads(config) * passage_runs(config), INGEST_NICENESS)
+            return _Passes(query=query, passage=passage, precision=precision)
         _LOG.warning("%s as %s disagrees with torch (%.4f) and is not served.", folder, precision, report["agreement"])
     raise ModelNotFound(
         f"The model in {folder} disagrees with torch when exported as {config.dtype}. Serve it with backend torch."
@@ -223,7 +226,7 @@ def _session(target: Path, thread_count: int, niceness: int) -> OnnxTransformer:
 
 
 def _has_gpu() -> bool:
-    """Whether a CUDA device may be there, without importing torch: its driver's device node."""
+    """Whether a CUDA device may be there, by its driver's device node."""
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
 
 

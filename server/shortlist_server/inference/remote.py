@@ -147,6 +147,8 @@ class WorkerPool:
 class RemoteEmbedder:
     """An ``Embedder`` on the workers."""
 
+    batches_queries = True
+
     def __init__(self, pool: WorkerPool, described: pb.Embedder) -> None:
         self._pool = pool
         self.info = EmbedderInfo(
