@@ -168,7 +168,7 @@ def _filtered(
     matches = len(rows)
     limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.labels) * _SCAN_ROW)
     share = matches / len(segment.labels)
-    asked = max(breadth, math.ceil(1.5 * wanted / share)) if matches else 0
+    asked = max(breadth, math.ceil(2 * wanted / share)) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
     passes = selection.mask(segment)
@@ -180,7 +180,9 @@ def _filtered(
         kept = passes[found]
         if np.count_nonzero(kept) >= wanted:
             return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH)
-        asked *= 4
+        # The filter goes against the query, whose neighbourhood fails it. What passes is far off, where a graph is
+        # less sure of its way: a wide step finds more of it than a just sufficient one.
+        asked *= 10
     return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK)
 
 
@@ -225,6 +227,13 @@ def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy)
     if not parts:
         empty = np.empty(0, dtype=np.int64)
         return DenseCandidates(labels=empty, keys=empty, scores=np.empty(0, np.float32), strategy=strategy), 0
+    if len(parts) == 1:
+        # The usual case, a settled collection of short documents: no merge, and the first rows are distinct documents.
+        source, rows, scores = parts[0].source, parts[0].rows[:documents], parts[0].scores[:documents]
+        keys = source.keys[rows]
+        if len(rows) == documents == len(set(keys.tolist())):
+            found = DenseCandidates(labels=source.labels[rows], keys=keys, scores=scores, strategy=strategy)
+            return found, documents
     labels = np.concatenate([part.source.labels[part.rows] for part in parts])
     keys = np.concatenate([part.source.keys[part.rows] for part in parts])
     scores = np.concatenate([part.scores for part in parts])
