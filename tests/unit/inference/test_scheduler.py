@@ -136,6 +136,22 @@ def test_a_batch_that_exhausts_memory_is_halved(lane: Lane[int, int], model: Mod
     assert [future.result(10) for future in futures] == [2, 4, 6, 8]
 
 
+def test_a_batch_that_no_machine_could_take_fails_at_once(model: Model) -> None:
+    calls = []
+
+    def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        calls.append(len(items))
+        raise Unavailable("gone")
+
+    lane: Lane[int, int] = Lane(
+        "test", run, LaneLimits(batch_cost=100, batch_items=8, window_batches=1, queue_cost=400)
+    )
+    futures = lane.submit([(item, 1) for item in range(8)], FOREVER)
+    assert all(isinstance(future.exception(10), Unavailable) for future in futures)
+    assert calls == [8]
+    lane.close()
+
+
 def test_the_thread_survives_what_no_model_should_raise(model: Model) -> None:
     answers = iter([SystemExit("out"), KeyboardInterrupt(), None])
 
