@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Tracer
 
 from shortlist.v1 import (
     admin_service_pb2,
@@ -31,15 +33,24 @@ from shortlist.v1 import (
     search_service_pb2_grpc,
 )
 from shortlist_server.config import Config
-from shortlist_server.errors import ShortlistError, Unavailable
+from shortlist_server.domain import CollectionInfo
+from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
+from shortlist_server.keys import KeyRing
+from shortlist_server.observe import logs, tracing
+from shortlist_server.observe.metrics import Metrics, MetricsPage, StateCollector
+from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import Ingester
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
+from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.rpc.health import HealthKeeper, HealthServicer
 from shortlist_server.rpc.interceptors import CallInterceptor
+from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.base import Store
 from shortlist_server.storage.store import EmbeddedStore, open_store
@@ -63,15 +74,25 @@ WORK_THREADS = 4
 class Server:
     """A Shortlist server."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, tracer: Tracer | None = None) -> None:
+        """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
         self._config = config
+        self._tracer = tracer
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
-        self._health = health.aio.HealthServicer()
         self._models: ModelCatalog | None = None
         self._store: EmbeddedStore | None = None
         self._ingester: Ingester | None = None
+        self._health: HealthServicer | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
+        self._metrics_page: MetricsPage | None = None
+        self._end_tracing: Callable[[], None] | None = None
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics page; None where there is none."""
+        return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
         """Loads models, opens collections and listens; when it returns, searches are answered.
@@ -80,59 +101,124 @@ class Server:
             The port that is listened on.
 
         Raises:
+            InvalidArgument: a setting is wrong, or others could reach the server without a key.
             ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: the address cannot be listened on.
+            Unavailable: an address cannot be listened on.
             DataCorrupted, NewerDataFormat: the data folder cannot be used.
         """
         config = self._config
         loop = asyncio.get_running_loop()
+        keys = _keys(config)
+        transport.check_exposure(config, has_keys=keys is not None)
         models = self._models = await loop.run_in_executor(self._work_threads, load_models, config)
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         await loop.run_in_executor(self._work_threads, _open_all, store)
+        observer = self._observer()
         ingester = self._ingester = Ingester(store, models, self._work_threads)
-        searcher = Searcher(store, models, self._search_threads)
+        searcher = Searcher(store, models, self._search_threads, observer)
+        limits = LimitInterceptor(config)
         server = grpc.aio.server(
             interceptors=[
-                CallInterceptor(max_concurrent=config.max_concurrent_rpcs, max_seconds=config.max_deadline_seconds)
+                CallInterceptor(
+                    max_concurrent=config.max_concurrent_rpcs,
+                    max_seconds=config.max_deadline_seconds,
+                    observer=observer,
+                ),
+                AuthorizationInterceptor(keys),
+                limits,
             ],
-            options=_options(config),
+            options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
-            DocumentServicer(store, ingester, self._work_threads, config), server
+            DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(store, models, self._work_threads), server
+            CollectionServicer(store, models, self._work_threads, config), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(store, models, self._work_threads, _backup_dir(config), _server_info()), server
         )
+        self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        try:
-            port = server.add_insecure_port(config.listen)
-        except RuntimeError as error:
-            raise Unavailable(f"cannot listen on {config.listen}: {error}") from error
+        port = transport.listen(server, config)
+        self._serve_metrics(observer, store, limits)
+        keeper = HealthKeeper(
+            self._health,
+            models,
+            store,
+            self._work_threads,
+            data_dir=config.data_dir,
+            min_free_bytes=config.min_free_disk_bytes,
+            interval_seconds=config.health_interval_seconds,
+        )
+        await keeper.check()
         self._server = server
         await server.start()
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._keeping = asyncio.create_task(keeper.keep())
         return port
 
+    def _observer(self) -> Observer:
+        tracer = self._tracer
+        if tracer is None and self._config.tracing:
+            tracer, self._end_tracing = tracing.start_exporting(version("shortlist"))
+        return Observer(
+            metrics=Metrics() if self._config.metrics_listen else None,
+            tracer=tracer,
+            slow_search_seconds=self._config.slow_search_seconds,
+        )
+
+    def _serve_metrics(self, observer: Observer, store: Store, limits: LimitInterceptor) -> None:
+        metrics = observer.metrics
+        if metrics is None:
+            return
+        metrics.watch_state(
+            StateCollector(
+                collections=lambda: _infos(store),
+                running=lambda: {
+                    "search": limits.searches.taken,
+                    "ingest": limits.streams.taken,
+                    "other": limits.calls.taken,
+                },
+                data_dir=self._config.data_dir,
+            )
+        )
+        try:
+            self._metrics_page = metrics.serve(self._config.metrics_listen)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"cannot serve metrics on {self._config.metrics_listen}: {error}") from error
+
     async def stop(self, grace_seconds: float) -> None:
-        """Stops taking calls, lets running ones finish for ``grace_seconds``, and closes everything. Idempotent."""
-        await self._health.enter_graceful_shutdown()
+        """Stops taking calls, lets running ones finish for ``grace_seconds``, and closes everything. Idempotent.
+
+        Health answers NOT_SERVING first, for ``config.drain_delay_seconds`` before calls are refused, so that those who
+        balance load can look elsewhere; ingest streams are told to resume.
+        """
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._health is not None:
+            await self._health.end()
+        if self._server is not None:
+            await asyncio.sleep(self._config.drain_delay_seconds)
         if self._ingester is not None:
             self._ingester.drain()
+        if self._health is not None:
+            self._health.release()
         if self._server is not None:
             await self._server.stop(grace_seconds)
             self._server = None
         loop = asyncio.get_running_loop()
-        for part in (self._models, self._store):
-            if part is not None:
-                await loop.run_in_executor(None, part.close)
-        self._models = self._store = None
+        for close in (
+            None if self._metrics_page is None else self._metrics_page.close,
+            None if self._models is None else self._models.close,
+            None if self._store is None else self._store.close,
+            self._end_tracing,
+        ):
+            if close is not None:
+                await loop.run_in_executor(None, close)
+        self._models = self._store = self._metrics_page = self._end_tracing = None
         self._search_threads.shutdown()
         self._work_threads.shutdown()
 
@@ -145,9 +231,10 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: the server could not start; the message says why and what to do.
     """
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    try:
+        logs.configure(config.log_level, config.log_format)
+    except ValueError as error:
+        sys.exit(f"shortlist: the server cannot start: {error}")
     try:
         asyncio.run(_serve(config))
     except ShortlistError as error:
@@ -213,14 +300,21 @@ def _process_start(now: float) -> float:
         return now
 
 
-def _options(config: Config) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", config.max_message_bytes),
-        ("grpc.so_reuseport", 0),
-        # Clients ping every 20 s at the most, also between calls; without leave the transport would end their streams.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-    ]
+def _keys(config: Config) -> KeyRing | None:
+    """The keys to accept; None where none are given, and every caller may do everything."""
+    file = Path(config.api_keys_file) if config.api_keys_file else None
+    keys = KeyRing(config.api_keys, file)
+    if file is not None and not len(keys):
+        raise InvalidArgument(f"the file of API keys has none: {file}", field="api_keys_file")
+    if len(keys) and not config.tls_certificate and not transport.is_loopback(config.listen):
+        logger.warning("API keys travel unencrypted: give --tls-certificate, or let a proxy in front of it speak TLS")
+    return keys if len(keys) else None
+
+
+def _infos(store: Store) -> list[CollectionInfo]:
+    """The collections that can be opened."""
+    infos = []
+    for name in store.names():
+        with contextlib.suppress(ShortlistError):
+            infos.append(store.open(name).info())
+    return infos

@@ -29,6 +29,16 @@ class Config:
     data_dir: Path = _setting(Path("shortlist-data"), "Folder of the collections; made when missing.")
     backup_dir: str = _setting("", "Folder of backups; empty: the folder 'backups' in the data folder.")
     listen: str = _setting(f"127.0.0.1:{DEFAULT_PORT}", "Address to listen on, HOST:PORT; port 0 takes a free one.")
+    tls_certificate: str = _setting("", "PEM file of the server's certificate chain; with it, only TLS is spoken.")
+    tls_key: str = _setting("", "PEM file of the certificate's private key.")
+    tls_client_ca: str = _setting("", "PEM file of authorities; every client must show a certificate of theirs (mTLS).")
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "API key to accept, as 'shortlist key' prints it: NAME:SCOPES:SHA256[:COLLECTIONS]; repeatable. With a key,"
+        " every call needs one.",
+    )
+    api_keys_file: str = _setting("", "File of API keys to accept, one on a line; read again when it changes.")
+    insecure: bool = _setting(False, "Allow an address that others can reach without any API key.")
     embedders: tuple[str, ...] = _setting(
         (DEFAULT_EMBEDDER,),
         "Embedder to load: all-MiniLM-L6-v2, hashing, or NAME=FOLDER-OR-HUB-NAME; repeatable, the first is default.",
@@ -49,17 +59,50 @@ class Config:
         " bfloat16.",
     )
     inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores, at most 8.")
-    max_concurrent_rpcs: int = _setting(256, "Calls served at once; more are refused with RESOURCE_EXHAUSTED.")
+    max_concurrent_rpcs: int = _setting(
+        256, "Calls served at once, ingest streams apart; more are refused with RESOURCE_EXHAUSTED."
+    )
+    max_concurrent_searches: int = _setting(32, "Search and BatchSearch calls served at once; more are refused.")
+    max_concurrent_rpcs_per_caller: int = _setting(
+        0, "Calls served at once for one caller: an API key or, without keys, a client's address. 0: no limit."
+    )
+    max_requests_per_second: float = _setting(0.0, "Calls of one caller in a second, on average; 0: no limit.")
+    max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
+    max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
+    stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")
+    stream_idle_seconds: float = _setting(
+        600.0, "An ingest stream on which nothing moves for so long is ended with UNAVAILABLE; clients resume it."
+    )
+    max_header_bytes: int = _setting(16 * 1024, "Largest headers of a call, in bytes.")
     max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.")
     max_document_bytes: int = _setting(1024 * 1024, "Largest title and text of a document, in bytes of UTF-8.")
     max_metadata_bytes: int = _setting(64 * 1024, "Largest metadata of a document, in bytes of JSON.")
     max_query_bytes: int = _setting(32 * 1024, "Largest query text, in bytes of UTF-8.")
+    max_hits: int = _setting(1000, "Largest limit + offset of a search.")
+    max_candidates: int = _setting(1000, "Largest number of candidates a search may ask of one index.")
+    max_rerank_depth: int = _setting(1000, "Largest number of documents a search may have reranked.")
+    max_filter_depth: int = _setting(16, "Levels of a filter.")
+    max_filter_nodes: int = _setting(256, "Conditions of a filter, in all.")
+    max_filter_values: int = _setting(1000, "Values of one 'one of' condition of a filter.")
     max_deadline_seconds: float = _setting(60.0, "Longest time for one unary call, whatever deadline its caller sets.")
     ingest_window_tokens: int = _setting(65536, "Tokens of one ingest stream that are read but not yet acknowledged.")
     segment_min_passages: int = _setting(4096, "Passages in the exact tail that make the server seal a segment.")
     segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.")
     drain_seconds: float = _setting(20.0, "Time for running calls to finish after SIGTERM.")
+    drain_delay_seconds: float = _setting(
+        0.0, "Time after SIGTERM in which health already answers NOT_SERVING and calls are still taken."
+    )
     reflection: bool = _setting(True, "Serve gRPC reflection.")
+    min_free_disk_bytes: int = _setting(
+        256 * 1024 * 1024, "With less space than this left for the data, health of writing is NOT_SERVING."
+    )
+    health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.")
+    metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT; empty: none are served.")
+    tracing: bool = _setting(
+        False, "Send OpenTelemetry traces as the OTEL_* environment variables say; needs the extra 'tracing'."
+    )
+    slow_search_seconds: float = _setting(1.0, "Searches that take longer are logged with their stages; 0: none.")
+    log_format: str = _setting("human", "Form of log lines: human or json.")
     log_level: str = _setting("info", "Lowest level logged: debug, info, warning or error.")
 
     def replace(self, **changes: Any) -> Config:

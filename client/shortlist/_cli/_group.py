@@ -17,6 +17,8 @@ from shortlist._errors import InvalidArgument, ServerUnavailable, ShortlistError
 
 COMMANDS = {
     "serve": ("shortlist._cli.serve:serve_command", "Run a server."),
+    "config": ("shortlist._cli.config:config_command", "Print the settings a server would run with."),
+    "key": ("shortlist._cli.key:key_command", "Make an API key for a server."),
     "ingest": ("shortlist._cli.ingest:ingest_command", "Put documents from files into a collection."),
     "search": ("shortlist._cli.search:search_command", "Search a collection."),
     "collections": ("shortlist._cli.collections:collections_group", "List, create, show and delete collections."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ def serve(**settings: Any) -> None:
         raise click.ClickException(error.message) from error
 
 
-def _command() -> click.Command:
+def settings_command(name: str, callback: Callable[..., None]) -> click.Command:
+    """A command with all of the server's settings as options; ``callback`` gets their values by name."""
     file = click.Option(
         ["--config", "config_file"],
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -124,7 +125,11 @@ def _command() -> click.Command:
         params = []
     # With no settings known, any arguments are taken, so that the answer is what to install.
     lax = {} if params else {"ignore_unknown_options": True, "allow_extra_args": True}
-    return click.Command("serve", callback=serve, params=params, help=serve.__doc__, context_settings=lax)
+    return click.Command(name, callback=callback, params=params, help=callback.__doc__, context_settings=lax)
+
+
+def _command() -> click.Command:
+    return settings_command("serve", serve)
 
 
 serve_command = _command()

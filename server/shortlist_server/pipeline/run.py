@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from shortlist_server.domain import Deadline, Degradation, DenseCandidates, RerankScore, SearchRequest, Vector
 from shortlist_server.errors import DeadlineExceeded
 from shortlist_server.inference.base import EmbedderService, QueryEmbedding, RerankerService
+from shortlist_server.observe.observer import SearchWatch
 from shortlist_server.pipeline.fusion import Fused, StageScores
 from shortlist_server.pipeline.settings import SearchSettings
 from shortlist_server.storage.base import CollectionStore
@@ -30,6 +31,7 @@ class SearchRun:
     reranker: RerankerService | None
     sequence: int
     started: float
+    watch: SearchWatch
     seconds: dict[str, float] = field(default_factory=dict)
     degradations: list[Degradation] = field(default_factory=list)
     embedding: QueryEmbedding | None = None
@@ -37,14 +39,16 @@ class SearchRun:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage, and refuses to begin it when the caller's time is up."""
+        """Times and reports a stage, and refuses to begin it when the caller's time is up."""
         if self.deadline.passed():
             raise DeadlineExceeded(f"the deadline passed before the stage '{name}'", metadata={"stage": name})
         begin = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.watch.stage(name, seconds)
 
     @property
     def wanted(self) -> int:

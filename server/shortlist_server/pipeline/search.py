@@ -39,6 +39,7 @@ from shortlist_server.inference.base import (
     RerankerService,
     RerankQuery,
 )
+from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.rerank import blended, fetch, note_partial
 from shortlist_server.pipeline.retrieve import match, retrieve
@@ -55,10 +56,11 @@ ATTEMPTS = 3
 class Searcher:
     """Answers searches over the collections of a store with the models of a catalog."""
 
-    def __init__(self, store: Store, models: ModelCatalog, threads: Executor) -> None:
+    def __init__(self, store: Store, models: ModelCatalog, threads: Executor, observer: Observer) -> None:
         self._store = store
         self._models = models
         self._threads = threads
+        self._observer = observer
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
         """The best documents for a query, with the scores and ranks of every stage.
@@ -70,7 +72,16 @@ class Searcher:
             DeadlineExceeded: time ran out before an answer.
             Overloaded, InferenceFailed: a model could not embed the query, or rerank under the policy FAIL.
         """
-        run = await self._begin(request, deadline)
+        watch = self._observer.search(request.collection)
+        try:
+            result = await self._search(request, deadline, watch)
+            watch.answered(result.report)
+            return result
+        finally:
+            watch.ended()
+
+    async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
+        run = await self._begin(request, deadline, watch)
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
             retrieved = await self._in_thread(retrieve, run, selection, lexical)
@@ -84,7 +95,7 @@ class Searcher:
         assert hits is not None
         return SearchResult(hits=hits, report=report(run, retrieved, selection, ranked))
 
-    async def _begin(self, request: SearchRequest, deadline: Deadline) -> SearchRun:
+    async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
         started = time.perf_counter()
         collection = await self._in_thread(self._store.open, request.collection)
         await _reach(collection, request.min_sequence, deadline)
@@ -119,6 +130,7 @@ class Searcher:
             reranker=reranker,
             sequence=collection.sequence,
             started=started,
+            watch=watch,
         )
 
     def _choose_reranker(

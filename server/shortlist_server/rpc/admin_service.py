@@ -24,7 +24,7 @@ from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import CollectionReport
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.interceptors import Context
+    from shortlist_server.rpc.handlers import Context
 
 T = TypeVar("T")
 Message = TypeVar("Message")

@@ -10,31 +10,34 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
+from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
+from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.collections import collection_out, new_collection_in
 from shortlist_server.rpc.convert.search import settings_in
 from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.interceptors import Context
+    from shortlist_server.rpc.handlers import Context
 T = TypeVar("T")
 
 
 class CollectionServicer(pb_grpc.CollectionServiceServicer):
     """Manages the collections of a store."""
 
-    def __init__(self, store: Store, models: ModelCatalog, threads: Executor) -> None:
+    def __init__(self, store: Store, models: ModelCatalog, threads: Executor, config: Config) -> None:
         self._store = store
         self._models = models
         self._threads = threads
+        self._config = config
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """See the proto."""
-        new = new_collection_in(request.name, request.config)
+        new = new_collection_in(request.name, request.config, self._config)
 
         def create() -> pb.CreateCollectionResponse:
             collection = create_collection(self._store, self._models, new)
@@ -50,13 +53,14 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         )
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        """See the proto. The token of a page is the last name on it."""
+        """See the proto. The token of a page is the last name on it. Lists what the caller's key may use."""
         size = fields.page_size(request.page_size)
         if request.page_token:
             fields.collection_name(request.page_token, "page_token")
+        key = calling_key()
 
         def read() -> pb.ListCollectionsResponse:
-            names = list(self._store.names())
+            names = [name for name in self._store.names() if key.may_use(name)]
             start = bisect_right(names, request.page_token)
             page = names[start : start + size]
             return pb.ListCollectionsResponse(
@@ -71,7 +75,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
     ) -> pb.UpdateCollectionResponse:
         """See the proto."""
         name = fields.collection_name(request.name, "name")
-        defaults = settings_in(request.search_defaults, "search_defaults.")
+        defaults = settings_in(request.search_defaults, "search_defaults.", self._config)
 
         def update() -> pb.UpdateCollectionResponse:
             collection = self._store.open(name)

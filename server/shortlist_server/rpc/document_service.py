@@ -16,15 +16,17 @@ from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
 from shortlist_server.errors import InvalidArgument
+from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import Ingester, IngestSession
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import acks_out, operation_in, parts_in, stored_out
 from shortlist_server.rpc.convert.filters import filter_in
+from shortlist_server.rpc.patience import Patience
 from shortlist_server.storage.base import CollectionStore, Store
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.interceptors import Context
+    from shortlist_server.rpc.handlers import Context
 T = TypeVar("T")
 
 MAX_GET = 1000
@@ -35,17 +37,22 @@ MAX_OPERATIONS = 1000
 class DocumentServicer(pb_grpc.DocumentServiceServicer):
     """Feeds documents to the pipeline and reads them from the store."""
 
-    def __init__(self, store: Store, ingester: Ingester, threads: Executor, config: Config) -> None:
+    def __init__(self, store: Store, ingester: Ingester, threads: Executor, config: Config, observer: Observer) -> None:
         self._store = store
         self._ingester = ingester
         self._threads = threads
         self._config = config
+        self._observer = observer
 
     async def Ingest(
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         """See the proto."""
-        first = await anext(aiter(requests), None)
+        patience = Patience(
+            first_seconds=self._config.stream_start_seconds, idle_seconds=self._config.stream_idle_seconds
+        )
+        requests = patience.messages(requests)
+        first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
             raise InvalidArgument("the first message of an ingest stream is its start", field="start")
         start = first.start
@@ -57,6 +64,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             async for response in self._acknowledge(session, requests):
                 yield response
+                patience.moved()
         finally:
             await self._ingester.close(session)
 
@@ -73,6 +81,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         )
         async for acks in session.run(self._operations(requests)):
             yield acks_out(acks, session.collection.sequence)
+            self._observer.acknowledged([ack.status.value for ack in acks], sum(ack.tokens for ack in acks))
             yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
         if session.draining:
             yield pb.IngestResponse(draining=pb.IngestDraining(last_durable_position=session.durable_position))
@@ -111,7 +120,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             raise InvalidArgument("say what to delete: ids or a filter", field="selection")
         collection = await self._with_collection(request.collection, lambda opened: opened)
         if kind == "filter":
-            filter = filter_in(request.filter)
+            filter = filter_in(request.filter, self._config)
             deleted = await asyncio.wrap_future(collection.delete_matching(filter))
         else:
             fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
@@ -123,7 +132,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
         size = fields.page_size(request.page_size)
-        filter = filter_in(request.filter) if request.HasField("filter") else None
+        filter = filter_in(request.filter, self._config) if request.HasField("filter") else None
         after = _after(request)
         parts = parts_in(request.include)
 
@@ -138,7 +147,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         """See the proto."""
-        filter: Filter | None = filter_in(request.filter) if request.HasField("filter") else None
+        filter: Filter | None = filter_in(request.filter, self._config) if request.HasField("filter") else None
         return await self._with_collection(
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )

@@ -1,6 +1,6 @@
 """What every call passes on its way in and out: a limit, a request id, a deadline, and one way for errors to leave.
 
-Coroutines on the server's event loop.
+It stands before the other interceptors, whose errors leave here too. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import DeadlineExceeded, Overloaded, ShortlistError
+from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError
+from shortlist_server.observe.logs import request_id as current_request_id
+from shortlist_server.observe.observer import CallWatch, Observer
+from shortlist_server.rpc.handlers import HEALTH, Behaviour, Deserializer, Streaming, Unary, wrap
 from shortlist_server.rpc.status import grpc_status, internal_status
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:  # gRPC's classes take type parameters in their stubs only
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
-    Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context, Continuation, Handler
 
-HEALTH = "/grpc.health.v1.Health/"
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
@@ -37,15 +40,24 @@ def deadline_of(context: Context, limit_seconds: float) -> Deadline:
     return Deadline.after(limit_seconds if left is None or math.isinf(left) else min(left, limit_seconds))
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Bounds the calls served at once and turns errors into statuses.
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """In the place of a message whose bytes could not be read."""
 
-    Health checks are never refused, so that an overloaded server is not taken for a dead one.
+    reason: str
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Bounds the calls served at once, reports every call, and turns errors into statuses.
+
+    Health checks are never refused, so that an overloaded server is not taken for a dead one. Calls that stream both
+    ways are not counted: they are long, and have a limit of their own.
     """
 
-    def __init__(self, *, max_concurrent: int, max_seconds: float) -> None:
+    def __init__(self, *, max_concurrent: int, max_seconds: float, observer: Observer | None = None) -> None:
         self._max_concurrent = max_concurrent
         self._max_seconds = max_seconds
+        self._observer = observer or Observer()
         self._running = 0
 
     async def intercept_service(
@@ -53,97 +65,120 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Wraps the method's handler."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(HEALTH):
+        method = handler_call_details.method
+        if handler is None or method.startswith(HEALTH):
             return handler
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, handler_call_details.method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, handler_call_details.method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream(handler.stream_stream, handler_call_details.method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return handler
 
-    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(request: Any, context: Context) -> Any:
-            request_id = await _identified(context)
-            try:
-                with _Slot(self):
-                    deadline = deadline_of(context, self._max_seconds)
-                    async with asyncio.timeout(max(0.0, deadline.left_seconds())):
-                        return await behaviour(request, context)
-            except TimeoutError:
-                await _abort(context, DeadlineExceeded("the deadline passed"), method, request_id)
-            except Exception as error:
-                await _abort(context, error, method, request_id)
+        def unary(behaviour: Behaviour) -> Unary:
+            async def call(request: Any, context: Context) -> Any:
+                request_id, watch = self._begin(method, context)
+                code = "CANCELLED"
+                try:
+                    _check_readable(request)
+                    with self._slot():
+                        deadline = deadline_of(context, self._max_seconds)
+                        async with asyncio.timeout(max(0.0, deadline.left_seconds())):
+                            response = await behaviour(request, context)
+                    code = "OK"
+                    return response
+                except TimeoutError:
+                    code = "DEADLINE_EXCEEDED"
+                    await self._abort(context, DeadlineExceeded("the deadline passed"), method, request_id)
+                except Exception as error:
+                    code = _code(error)
+                    await self._abort(context, error, method, request_id)
+                finally:
+                    watch.ended(code)
 
-        return call
+            return call
 
-    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            request_id = await _identified(context)
-            try:
-                with _Slot(self):
-                    async for response in behaviour(request, context):
-                        yield response
-            except Exception as error:
-                await _abort(context, error, method, request_id)
+        def streaming(behaviour: Behaviour) -> Streaming:
+            async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+                request_id, watch = self._begin(method, context)
+                code = "CANCELLED"
+                try:
+                    if hasattr(requests, "__aiter__"):
+                        async for response in behaviour(_readable(requests), context):
+                            yield response
+                    else:
+                        _check_readable(requests)
+                        with self._slot():
+                            async for response in behaviour(requests, context):
+                                yield response
+                    code = "OK"
+                except Exception as error:
+                    code = _code(error)
+                    await self._abort(context, error, method, request_id)
+                finally:
+                    watch.ended(code)
 
-        return call
+            return call
 
-    def enter(self) -> None:
-        """Takes a slot for a call, or raises ``Overloaded``."""
+        return wrap(handler, unary=unary, streaming=streaming, deserializer=_tolerant)
+
+    def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
+        """Gives the call its id, the caller's own or a new one, which goes back with the answer."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        given = metadata.get(REQUEST_ID, "")
+        request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else secrets.token_hex(8)
+        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+        # Never reset: every call is served by a task of its own, with which the variable goes.
+        current_request_id.set(request_id)
+        return request_id, self._observer.call(method, metadata)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
         if self._running >= self._max_concurrent:
             raise Overloaded(
                 f"{self._running} calls are being served, which is the limit",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
-                metadata={"limit": str(self._max_concurrent)},
+                metadata={"setting": "max_concurrent_rpcs", "limit": str(self._max_concurrent)},
             )
         self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
-    def leave(self) -> None:
-        """Gives a slot back."""
-        self._running -= 1
-
-
-class _Slot:
-    def __init__(self, interceptor: CallInterceptor) -> None:
-        self._interceptor = interceptor
-
-    def __enter__(self) -> None:
-        self._interceptor.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._interceptor.leave()
-
-
-async def _identified(context: Context) -> str:
-    """The caller's request id, or a new one; it goes back with the answer."""
-    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
-    request_id = given if isinstance(given, str) and 0 < len(given) <= 64 and given.isascii() else secrets.token_hex(8)
-    context.set_trailing_metadata(((REQUEST_ID, request_id),))
-    return request_id
+    async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if isinstance(error, ShortlistError):
+            logger.debug("%s refused: %s", method, error.reason)
+            if isinstance(error, Overloaded):
+                self._observer.refused(error.metadata.get("setting", "queue"))
+            status = grpc_status(error)
+        else:
+            logger.error("%s failed", method, exc_info=error)
+            status = internal_status(request_id)
+        metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
+        await context.abort(status.code, status.details, metadata)
 
 
-async def _abort(context: Context, error: Exception, method: str, request_id: str) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
+def _code(error: Exception) -> str:
     if isinstance(error, ShortlistError):
-        logger.debug("%s %s refused: %s", request_id, method, error.reason)
-        status = grpc_status(error)
-    else:
-        logger.error("%s %s failed", request_id, method, exc_info=error)
-        status = internal_status(request_id)
-    metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
-    await context.abort(status.code, status.details, metadata)
+        return grpc_status(error).code.name
+    return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
+
+
+def _tolerant(deserialize: Deserializer) -> Deserializer:
+    """Reads a message; what cannot be read is a value too, for gRPC would answer an exception here with UNKNOWN."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except (DecodeError, RecursionError) as error:
+            return Malformed(str(error))
+
+    return read
+
+
+def _check_readable(request: Any) -> None:
+    if isinstance(request, Malformed):
+        raise InvalidArgument(f"the message cannot be read: {request.reason}")
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check_readable(request)
+        yield request

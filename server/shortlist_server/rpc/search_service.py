@@ -17,7 +17,7 @@ from shortlist_server.rpc.convert.search import request_in, response_out
 from shortlist_server.rpc.interceptors import deadline_of
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.interceptors import Context
+    from shortlist_server.rpc.handlers import Context
 
 MAX_BATCH = 100
 BATCH_CONCURRENCY = 8

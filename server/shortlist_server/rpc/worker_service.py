@@ -30,7 +30,7 @@ from shortlist_server.inference.base import (
 from shortlist_server.rpc.interceptors import deadline_of
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.interceptors import Context
+    from shortlist_server.rpc.handlers import Context
 
 _OVERFLOW = {
     pb.OVERFLOW_CHUNK: OverflowPolicy.CHUNK,

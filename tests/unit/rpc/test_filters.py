@@ -4,9 +4,12 @@ import pytest
 
 from shortlist.v1 import filter_pb2 as pb
 from shortlist_server import domain
+from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
 from shortlist_server.rpc.convert.filters import filter_in, path_in
 
+
+CONFIG = Config()
 
 def equals(field: str = "a", **value: object) -> pb.Filter:
     return pb.Filter(equals=pb.Equals(field=field, value=pb.Scalar(**value)))
@@ -33,7 +36,7 @@ def test_a_tree_is_translated_node_by_node() -> None:
             ]
         )
     )
-    assert filter_in(message) == domain.AllOf(
+    assert filter_in(message, CONFIG) == domain.AllOf(
         (
             domain.Equals(("a", "b"), "x"),
             domain.Negation(domain.Equals(("a",), 1.0)),
@@ -89,13 +92,13 @@ def nested(levels: int) -> pb.Filter:
 )
 def test_a_malformed_filter_is_refused_with_the_path_of_what_is_wrong(message: pb.Filter, field: str) -> None:
     with pytest.raises(InvalidFilter) as caught:
-        filter_in(message)
+        filter_in(message, CONFIG)
     assert caught.value.field == field
 
 
 def test_the_deepest_and_the_largest_filters_allowed_are_accepted() -> None:
-    filter_in(nested(16))
+    filter_in(nested(16), CONFIG)
     leaves = [equals(string_value="x")] * 255
-    filter_in(pb.Filter(all_of=pb.AllOf(filters=leaves)))
+    filter_in(pb.Filter(all_of=pb.AllOf(filters=leaves)), CONFIG)
     with pytest.raises(InvalidFilter):
-        filter_in(pb.Filter(all_of=pb.AllOf(filters=[*leaves, leaves[0]])))
+        filter_in(pb.Filter(all_of=pb.AllOf(filters=[*leaves, leaves[0]])), CONFIG)

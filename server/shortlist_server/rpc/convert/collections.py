@@ -6,6 +6,7 @@ from google.protobuf import timestamp_pb2
 
 from shortlist.v1 import collection_pb2 as pb
 from shortlist_server import domain
+from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.collections import NewCollection
 from shortlist_server.rpc.convert import fields
@@ -13,7 +14,7 @@ from shortlist_server.rpc.convert.filters import path_in
 from shortlist_server.rpc.convert.search import enum_in, settings_in, settings_out
 
 
-def new_collection_in(name: str, message: pb.CollectionConfig) -> NewCollection:
+def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -> NewCollection:
     """What a client asks of a new collection."""
     if len(message.filterable_fields) > fields.MAX_FILTERABLE_FIELDS:
         raise InvalidArgument(
@@ -35,7 +36,7 @@ def new_collection_in(name: str, message: pb.CollectionConfig) -> NewCollection:
         query_instruction=fields.text(
             message.query_instruction, fields.MAX_INSTRUCTION_BYTES, "config.query_instruction"
         ),
-        search_defaults=settings_in(message.search_defaults, "config.search_defaults."),
+        search_defaults=settings_in(message.search_defaults, "config.search_defaults.", config),
     )
 
 

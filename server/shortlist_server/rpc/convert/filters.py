@@ -7,21 +7,19 @@ from collections.abc import Iterable
 
 from shortlist.v1 import filter_pb2 as pb
 from shortlist_server import domain
+from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
 
-MAX_DEPTH = 16
-MAX_NODES = 256
-MAX_VALUES = 1000
 MAX_PATH_BYTES = 512
 
 
-def filter_in(message: pb.Filter, field: str = "filter") -> domain.Filter:
+def filter_in(message: pb.Filter, config: Config) -> domain.Filter:
     """A checked filter.
 
     Raises:
         InvalidFilter: a node has no condition, a path or value is wrong, or the tree is too deep or too large.
     """
-    return _Reader().read(message, field, 1)
+    return _Reader(config).read(message, "filter", 1)
 
 
 def path_in(text: str, field: str) -> tuple[str, ...]:
@@ -47,13 +45,18 @@ def path_in(text: str, field: str) -> tuple[str, ...]:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._max_depth = config.max_filter_depth
+        self._max_nodes = config.max_filter_nodes
+        self._max_values = config.max_filter_values
         self._nodes = 0
 
     def read(self, message: pb.Filter, field: str, depth: int) -> domain.Filter:
         self._nodes += 1
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
-            raise InvalidFilter(f"a filter has at most {MAX_DEPTH} levels and {MAX_NODES} nodes", field=field)
+        if depth > self._max_depth or self._nodes > self._max_nodes:
+            raise InvalidFilter(
+                f"a filter has at most {self._max_depth} levels and {self._max_nodes} nodes", field=field
+            )
         kind = message.WhichOneof("condition")
         if kind is None:
             raise InvalidFilter("a filter needs a condition", field=field)
@@ -68,8 +71,8 @@ class _Reader:
             return domain.Equals(_path(message.equals.field, at), _scalar(message.equals.value, f"{at}.value"))
         if kind == "one_of":
             values = message.one_of.values
-            if not 1 <= len(values) <= MAX_VALUES:
-                raise InvalidFilter(f"{len(values)} values, 1 to {MAX_VALUES} are allowed", field=f"{at}.values")
+            if not 1 <= len(values) <= self._max_values:
+                raise InvalidFilter(f"{len(values)} values, 1 to {self._max_values} are allowed", field=f"{at}.values")
             return domain.OneOf(
                 _path(message.one_of.field, at), tuple(_scalar(v, f"{at}.values[{i}]") for i, v in enumerate(values))
             )

@@ -21,8 +21,6 @@ from shortlist_server.rpc.convert.filters import filter_in
 
 E = TypeVar("E", bound=Enum)
 
-MAX_HITS = 1000
-MAX_CANDIDATES = 1000
 MAX_EF = 10_000
 
 
@@ -32,9 +30,9 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
     values = message.query.vector
     if not text and not values:
         raise InvalidArgument("a query needs a text or a vector", field="query")
-    limit = fields.within(message.limit if message.HasField("limit") else 10, 1, MAX_HITS, "limit")
-    fields.within(message.offset, 0, MAX_HITS, "offset")
-    fields.within(limit + message.offset, 1, MAX_HITS, "limit + offset")
+    limit = fields.within(message.limit if message.HasField("limit") else 10, 1, config.max_hits, "limit")
+    fields.within(message.offset, 0, config.max_hits, "offset")
+    fields.within(limit + message.offset, 1, config.max_hits, "limit + offset")
     vector = None
     if values:
         array = np.array(values, dtype=np.float32)
@@ -50,8 +48,8 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         limit=limit,
         offset=message.offset,
         instruction=fields.text(message.instruction, fields.MAX_INSTRUCTION_BYTES, "instruction"),
-        settings=settings_in(message, ""),
-        filter=filter_in(message.filter) if message.HasField("filter") else None,
+        settings=settings_in(message, "", config),
+        filter=filter_in(message.filter, config) if message.HasField("filter") else None,
         parts=parts_in(message.include),
         min_score=message.min_score if message.HasField("min_score") else None,
         min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
@@ -61,6 +59,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
 def settings_in(
     message: service_pb.SearchRequest | collection_pb.SearchDefaults,
     prefix: str,
+    config: Config,
 ) -> domain.SearchDefaults:
     """The settings that a request or a collection's defaults set."""
     candidates, fusion, rerank = message.candidates, message.fusion, message.rerank
@@ -80,8 +79,8 @@ def settings_in(
         raise InvalidArgument("a share above 0 is needed", field=f"{prefix}rerank.deadline_share")
     return domain.SearchDefaults(
         mode=enum_in(domain.RetrievalMode, pb.RetrievalMode, message.mode, f"{prefix}mode"),
-        dense_candidates=count(candidates, "candidates", "dense", MAX_CANDIDATES),
-        lexical_candidates=count(candidates, "candidates", "lexical", MAX_CANDIDATES),
+        dense_candidates=count(candidates, "candidates", "dense", config.max_candidates),
+        lexical_candidates=count(candidates, "candidates", "lexical", config.max_candidates),
         ef=count(candidates, "candidates", "ef", MAX_EF),
         exact=candidates.exact if candidates.HasField("exact") else None,
         fusion=enum_in(domain.FusionMethod, pb.FusionMethod, fusion.method, f"{prefix}fusion.method"),
@@ -89,7 +88,7 @@ def settings_in(
         rrf_k=count(fusion, "fusion", "rrf_k", 1000),
         rerank=rerank.enabled if rerank.HasField("enabled") else None,
         reranker=rerank.model or None,
-        rerank_depth=count(rerank, "rerank", "depth", MAX_CANDIDATES),
+        rerank_depth=count(rerank, "rerank", "depth", config.max_rerank_depth),
         rerank_weight=bounded(rerank, "rerank", "weight", 0, 1),
         rerank_instruction=fields.text(rerank.instruction, fields.MAX_INSTRUCTION_BYTES, f"{prefix}rerank.instruction")
         or None,

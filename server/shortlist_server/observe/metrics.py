@@ -1,0 +1,199 @@
+"""Prometheus metrics: the names, units and help texts, all in one place.
+
+A ``Metrics`` has a registry of its own, so that servers in one process do not mix. What happens is counted as it
+happens, from any thread; what merely is (sizes, disk) is read when the page is. Labels have few values: methods, status
+codes, stages and collections, never anything a caller can make up. A call with an unknown method does not get here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shortlist_server.domain import CollectionInfo, SearchReport
+
+RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Metrics:
+    """The metrics of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._rpc_seconds = Histogram(
+            "shortlist_rpc_seconds",
+            "Time of calls, from their arrival to their end; streams count when they end.",
+            ["method", "code"],
+            buckets=RPC_SECONDS,
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "shortlist_rpc_refused",
+            "Calls refused because a limit was reached, by the setting that holds it.",
+            ["setting"],
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "shortlist_search_stage_seconds",
+            "Time of the stages of searches.",
+            ["stage"],
+            buckets=STAGE_SECONDS,
+            registry=self.registry,
+        )
+        self._searches = Counter(
+            "shortlist_searches",
+            "Searches answered, by how the dense index was asked.",
+            ["strategy"],
+            registry=self.registry,
+        )
+        self._degraded = Counter(
+            "shortlist_searches_degraded",
+            "Answers that are less than what was asked, by what was lost.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._query_tokens = Counter(
+            "shortlist_query_tokens", "Tokens of queries that embedders read.", registry=self.registry
+        )
+        self._rerank_tokens = Counter("shortlist_rerank_tokens", "Tokens that rerankers read.", registry=self.registry)
+        self._operations = Counter(
+            "shortlist_ingest_operations",
+            "Operations of ingest streams that were acknowledged, by what became of them.",
+            ["status"],
+            registry=self.registry,
+        )
+        self._passage_tokens = Counter(
+            "shortlist_ingest_tokens", "Tokens of passages embedded for ingest streams.", registry=self.registry
+        )
+        self._stages = {
+            stage: self._stage_seconds.labels(stage)
+            for stage in ("embed", "filter", "lexical", "dense", "fuse", "fetch", "rerank", "group")
+        }
+        self._calls: dict[tuple[str, str], Histogram] = {}
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """A call ended with a status code, as in "OK"."""
+        found = self._calls.get((method, code))
+        if found is None:
+            found = self._calls[method, code] = self._rpc_seconds.labels(method, code)
+        found.observe(seconds)
+
+    def call_refused(self, setting: str) -> None:
+        """A call was over the limit of a setting."""
+        self._refused.labels(setting).inc()
+
+    def stage_ended(self, stage: str, seconds: float) -> None:
+        """A stage of a search ended."""
+        self._stages[stage].observe(seconds)
+
+    def search_answered(self, report: SearchReport) -> None:
+        """A search was answered."""
+        strategy = report.dense_strategy
+        self._searches.labels("none" if strategy is None else strategy.value).inc()
+        for degradation in report.degradations:
+            self._degraded.labels(degradation.kind.value).inc()
+        self._query_tokens.inc(report.query_tokens)
+        self._rerank_tokens.inc(report.rerank_tokens)
+
+    def acknowledged(self, statuses: Sequence[str], tokens: int) -> None:
+        """Operations of an ingest stream were acknowledged with these statuses; ``tokens`` were embedded for them."""
+        for status in statuses:
+            self._operations.labels(status).inc()
+        self._passage_tokens.inc(tokens)
+
+    def watch_state(self, state: StateCollector) -> None:
+        """Adds what is read when the page is."""
+        self.registry.register(state)
+
+    def serve(self, address: str) -> MetricsPage:
+        """Serves the page at HOST:PORT on a thread of its own. Raises ``OSError`` or ``ValueError``."""
+        host, _, port = address.rpartition(":")
+        server, thread = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry=self.registry)
+        return MetricsPage(server, thread)
+
+
+class MetricsPage:
+    """The running page of metrics."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
+        self._server = server
+        self._thread = thread
+
+    @property
+    def port(self) -> int:
+        """The port it is served on."""
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stops serving it."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class StateCollector(Collector):
+    """Sizes of collections, calls under way and disk space, read anew for every page."""
+
+    def __init__(
+        self,
+        *,
+        collections: Callable[[], Sequence[CollectionInfo]],
+        running: Callable[[], dict[str, int]],
+        data_dir: Path,
+    ) -> None:
+        """``collections`` is called from the page's thread, and so is ``running``, calls under way by kind."""
+        self._collections = collections
+        self._running = running
+        self._data_dir = data_dir
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing in advance: the registry need not collect to register."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges now."""
+        running = GaugeMetricFamily("shortlist_rpcs_running", "Calls under way, by kind.", labels=["kind"])
+        for kind, count in self._running().items():
+            running.add_metric([kind], count)
+        yield running
+        disk = shutil.disk_usage(self._data_dir)
+        yield GaugeMetricFamily("shortlist_disk_free_bytes", "Space left for the data folder.", value=disk.free)
+        yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)
+        yield from _of_collections(self._collections())
+
+
+def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:
+    gauges: list[tuple[str, str, Callable[[CollectionInfo], float]]] = [
+        ("documents", "Live documents.", lambda c: c.document_count),
+        ("passages", "Live passages.", lambda c: c.passage_count),
+        (
+            "tail_passages",
+            "Live passages in no segment yet, which every search scans.",
+            lambda c: c.passage_count - c.segment_passage_count,
+        ),
+        ("segments", "Segments of the dense index.", lambda c: c.segment_count),
+        ("disk_bytes", "Bytes on disk.", lambda c: c.disk_bytes),
+        ("sequence", "Sequence of the last commit.", lambda c: c.sequence),
+    ]
+    for name, help, read in gauges:
+        gauge = GaugeMetricFamily(f"shortlist_collection_{name}", help, labels=["collection"])
+        for collection in collections:
+            gauge.add_metric([collection.name], read(collection))
+        yield gauge

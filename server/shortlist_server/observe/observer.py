@@ -1,0 +1,116 @@
+"""Where the server reports what it does: one object, handed to the edge and the pipeline by the composition root.
+
+An ``Observer`` sends each fact to metrics, trace and log, whichever are on; with none on, a report costs next to
+nothing. Any thread; a ``CallWatch`` and a ``SearchWatch`` belong to one call and one search.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Tracer
+
+from shortlist_server.domain import SearchReport
+from shortlist_server.observe import tracing
+from shortlist_server.observe.metrics import Metrics
+
+slow_log = logging.getLogger("shortlist_server.slow")
+
+SERVER_FAULTS = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
+"""Status codes that are the server's fault rather than the caller's, or of the moment."""
+
+
+class Observer:
+    """What is done with reports; by default nothing."""
+
+    def __init__(
+        self, *, metrics: Metrics | None = None, tracer: Tracer | None = None, slow_search_seconds: float = 0.0
+    ) -> None:
+        """``slow_search_seconds``: searches that take longer are logged with their stages; 0: none are."""
+        self.metrics = metrics
+        self.tracer = tracer
+        self.slow_search_seconds = slow_search_seconds
+
+    def call(self, method: str, metadata: Mapping[str, str]) -> CallWatch:
+        """A call begins."""
+        span = None if self.tracer is None else tracing.begin_call(self.tracer, method, metadata)
+        return CallWatch(self, method, span)
+
+    def refused(self, setting: str) -> None:
+        """A call was over the limit of a setting."""
+        if self.metrics is not None:
+            self.metrics.call_refused(setting)
+
+    def acknowledged(self, statuses: Sequence[str], tokens: int) -> None:
+        """Operations of an ingest stream were acknowledged; ``tokens`` were embedded for them."""
+        if self.metrics is not None:
+            self.metrics.acknowledged(statuses, tokens)
+
+    def search(self, collection: str) -> SearchWatch:
+        """A search begins."""
+        return SearchWatch(self, collection)
+
+
+class CallWatch:
+    """A call under way."""
+
+    def __init__(self, observer: Observer, method: str, span: Span | None) -> None:
+        self._observer = observer
+        self._method = method
+        self._span = span
+        self._started = time.perf_counter()
+
+    def ended(self, code: str) -> None:
+        """It ended with a status code, as in "OK"."""
+        if self._observer.metrics is not None:
+            self._observer.metrics.call_ended(self._method, code, time.perf_counter() - self._started)
+        if self._span is not None:
+            tracing.end_call(self._span, code, failed=code in SERVER_FAULTS)
+
+
+class SearchWatch:
+    """A search under way. ``stage`` may be called from several threads."""
+
+    def __init__(self, observer: Observer, collection: str) -> None:
+        self._observer = observer
+        self._collection = collection
+        self._span: Span | None = None
+        self._context: Context | None = None
+        if observer.tracer is not None:
+            self._span, self._context = tracing.begin_search(observer.tracer, collection)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage has just ended."""
+        if self._observer.metrics is not None:
+            self._observer.metrics.stage_ended(name, seconds)
+        if self._context is not None and self._observer.tracer is not None:
+            tracing.add_stage(self._observer.tracer, self._context, name, seconds)
+
+    def answered(self, report: SearchReport) -> None:
+        """It was answered."""
+        if self._observer.metrics is not None:
+            self._observer.metrics.search_answered(report)
+        if 0 < self._observer.slow_search_seconds < report.total_seconds:
+            slow_log.warning("slow search", extra={"fields": _account(self._collection, report)})
+
+    def ended(self) -> None:
+        """It is over, answered or not."""
+        if self._span is not None:
+            self._span.end()
+
+
+def _account(collection: str, report: SearchReport) -> dict[str, object]:
+    """What a search spent its time on; nothing of what was searched for."""
+    return {
+        "collection": collection,
+        "total_ms": round(report.total_seconds * 1000, 1),
+        **{f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in report.stage_seconds.items()},
+        "dense_strategy": "none" if report.dense_strategy is None else report.dense_strategy.value,
+        "filter_matches": "none" if report.filter_matches is None else report.filter_matches,
+        "query_tokens": report.query_tokens,
+        "reranked": report.reranked,
+        "degraded": ",".join(degradation.kind.value for degradation in report.degradations) or "no",
+    }

@@ -1,0 +1,166 @@
+"""Who may call what: the one table from methods to scopes and collections, and the interceptor that applies it.
+
+A call carries its key as metadata ``authorization: Bearer KEY``. A method that is not in the table is refused, and a
+test holds the table equal to the services. The collections a request names are checked before it reaches its servicer;
+those of a stream with the message that names them. Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from shortlist_server.errors import PermissionDenied, Unauthenticated
+from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
+from shortlist_server.rpc.handlers import HEALTH, Behaviour, Streaming, Unary, wrap
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+
+AUTHORIZATION = "authorization"
+BEARER = "bearer "
+EVERY_COLLECTION = ("*",)
+
+_key: ContextVar[ApiKey] = ContextVar("key", default=ANYONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a method demands: a scope, and a right to the collections that a request names."""
+
+    scope: Scope
+    collections: Callable[[Any], Iterable[str]]
+
+
+def _none(_: Any) -> Iterable[str]:
+    return ()
+
+
+def _field(name: str) -> Callable[[Any], Iterable[str]]:
+    return lambda request: (getattr(request, name),)
+
+
+def _every(_: Any) -> Iterable[str]:
+    return EVERY_COLLECTION
+
+
+RULES: dict[str, Rule] = {
+    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.SearchService/BatchSearch": Rule(
+        Scope.READ, lambda request: {search.collection for search in request.requests}
+    ),
+    "/shortlist.v1.DocumentService/Ingest": Rule(
+        Scope.WRITE, lambda request: (request.start.collection,) if request.HasField("start") else ()
+    ),
+    "/shortlist.v1.DocumentService/Get": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _field("collection")),
+    "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _field("name")),
+    "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _field("name")),
+    # Lists those that the key may use.
+    "/shortlist.v1.CollectionService/ListCollections": Rule(Scope.READ, _none),
+    "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _field("name")),
+    "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _field("name")),
+    "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
+    "/shortlist.v1.AdminService/Verify": Rule(
+        Scope.ADMIN, lambda request: (request.collection,) if request.collection else EVERY_COLLECTION
+    ),
+    "/shortlist.v1.AdminService/Backup": Rule(Scope.ADMIN, lambda request: request.collections or EVERY_COLLECTION),
+    "/shortlist.v1.AdminService/ListBackups": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/Restore": Rule(
+        Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
+    ),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
+}
+"""Every method but those of the health service, which anyone may call."""
+
+
+def calling_key() -> ApiKey:
+    """The key of the call that this coroutine serves; ``ANYONE`` on a server without keys."""
+    return _key.get()
+
+
+class AuthorizationInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls without a known key, without the method's scope, or for a collection the key is not granted."""
+
+    def __init__(self, keys: KeyRing | None) -> None:
+        """``keys`` None: the server has no keys, and anyone may call."""
+        self._keys = keys
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Wraps the method's handler."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(HEALTH):
+            return handler
+
+        def unary(behaviour: Behaviour) -> Unary:
+            async def call(request: Any, context: Context) -> Any:
+                key, rule = self._admit(method, context)
+                _check_collections(key, rule, request)
+                return await behaviour(request, context)
+
+            return call
+
+        def streaming(behaviour: Behaviour) -> Streaming:
+            async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+                key, rule = self._admit(method, context)
+                if hasattr(requests, "__aiter__"):
+                    requests = _checked(requests, key, rule)
+                else:
+                    _check_collections(key, rule, requests)
+                async for response in behaviour(requests, context):
+                    yield response
+
+            return call
+
+        return wrap(handler, unary=unary, streaming=streaming)
+
+    def _admit(self, method: str, context: Context) -> tuple[ApiKey, Rule]:
+        rule = RULES.get(method)
+        if rule is None:
+            raise PermissionDenied("no key has a right to this method", metadata={"method": method})
+        key = self._identify(context)
+        if rule.scope not in key.scopes:
+            raise PermissionDenied(
+                f"API key '{key.name}' lacks the scope '{rule.scope.value}', which this call needs",
+                metadata={"key": key.name, "scope": rule.scope.value},
+            )
+        _key.set(key)
+        return key, rule
+
+    def _identify(self, context: Context) -> ApiKey:
+        if self._keys is None:
+            return ANYONE
+        given = [value for name, value in context.invocation_metadata() or () if name == AUTHORIZATION]
+        if len(given) != 1 or not isinstance(given[0], str) or given[0][: len(BEARER)].lower() != BEARER:
+            raise Unauthenticated("an API key is needed, in the metadata as 'authorization: Bearer KEY'")
+        key = self._keys.find(given[0][len(BEARER) :].strip())
+        if key is None:
+            raise Unauthenticated("the API key is not known to this server")
+        return key
+
+
+async def _checked(requests: AsyncIterator[Any], key: ApiKey, rule: Rule) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check_collections(key, rule, request)
+        yield request
+
+
+def _check_collections(key: ApiKey, rule: Rule, request: Any) -> None:
+    if not key.collections:
+        return
+    for name in rule.collections(request):
+        if not key.may_use(name):
+            what = "every collection, which this call needs" if name == "*" else f"collection '{name}'"
+            raise PermissionDenied(
+                f"API key '{key.name}' has no right to {what}", metadata={"key": key.name, "collection": name}
+            )

@@ -1,0 +1,58 @@
+"""Putting code around the methods of a service: what every interceptor of this package is made of.
+
+``wrap`` takes a method's handler and returns one whose behaviour has passed through a function; how requests are read
+and responses written stays as it was, unless told. Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+if TYPE_CHECKING:  # gRPC's classes take type parameters in their stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+Behaviour = Callable[..., Any]
+Unary = Callable[[Any, "Context"], Awaitable[Any]]
+Streaming = Callable[[Any, "Context"], AsyncIterator[Any]]
+Deserializer = Callable[[bytes], Any]
+
+HEALTH = "/grpc.health.v1.Health/"
+"""What the methods of the health service begin with. They pass all interceptors untouched: a probe has no key, and an
+overloaded server must not be taken for a dead one."""
+
+
+def wrap(
+    handler: Handler,
+    *,
+    unary: Callable[[Behaviour], Unary],
+    streaming: Callable[[Behaviour], Streaming],
+    deserializer: Callable[[Deserializer], Deserializer] = lambda deserializer: deserializer,
+) -> Handler:
+    """The handler with its behaviour wrapped.
+
+    Args:
+        handler: of a method. A client-streaming method with one response is refused: the contract has none.
+        unary: wraps the behaviour of a method with one response.
+        streaming: wraps the behaviour of a method with a stream of responses, an asynchronous generator.
+        deserializer: wraps what reads requests.
+    """
+    if handler.unary_unary is not None:
+        make, behaviour = grpc.unary_unary_rpc_method_handler, unary(handler.unary_unary)
+    elif handler.unary_stream is not None:
+        make, behaviour = grpc.unary_stream_rpc_method_handler, streaming(handler.unary_stream)  # type: ignore[assignment]
+    elif handler.stream_stream is not None:
+        make, behaviour = grpc.stream_stream_rpc_method_handler, streaming(handler.stream_stream)  # type: ignore[assignment]
+    else:
+        raise NotImplementedError("methods with a stream of requests and one response are not wrapped")
+    read = handler.request_deserializer
+    return make(
+        behaviour,
+        request_deserializer=None if read is None else deserializer(read),
+        response_serializer=handler.response_serializer,
+    )

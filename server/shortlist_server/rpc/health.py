@@ -1,0 +1,158 @@
+"""The health service, and what it follows: the models, the store and the disk.
+
+SearchService needs models and store, CollectionService the store, DocumentService the store and space on the disk;
+AdminService is there to mend things and serves as long as the server does. The server as a whole ("") is healthy when
+searches are answered. Coroutines on the server's event loop; the checks block and run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpc_health.v1 import health, health_pb2
+
+from shortlist_server.domain import Deadline
+from shortlist_server.errors import Overloaded, ShortlistError
+from shortlist_server.inference.base import ModelCatalog
+from shortlist_server.storage.base import Store
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context
+
+logger = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+PROBE_SECONDS = 10.0
+"""Time for a model to embed a few words; a model that needs longer is taken for stuck."""
+
+SEARCH = "shortlist.v1.SearchService"
+DOCUMENTS = "shortlist.v1.DocumentService"
+COLLECTIONS = "shortlist.v1.CollectionService"
+ADMIN = "shortlist.v1.AdminService"
+
+
+class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
+    """grpcio's servicer, whose watches end when the server does: else a stop would wait for them to the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        """See grpc.health.v1."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watching, ended):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def end(self) -> None:
+        """Answers NOT_SERVING from now on, and tells the watches so."""
+        await self.enter_graceful_shutdown()
+
+    def release(self) -> None:
+        """Ends the watches."""
+        self._ended.set()
+
+
+class HealthKeeper:
+    """Checks the parts of the server now and then, and sets the health of its services by what it finds."""
+
+    def __init__(
+        self,
+        servicer: HealthServicer,
+        models: ModelCatalog,
+        store: Store,
+        threads: Executor,
+        *,
+        data_dir: Path,
+        min_free_bytes: int,
+        interval_seconds: float,
+    ) -> None:
+        self._servicer = servicer
+        self._models = models
+        self._store = store
+        self._threads = threads
+        self._data_dir = data_dir
+        self._min_free_bytes = min_free_bytes
+        self._interval_seconds = interval_seconds
+        self._problems: dict[str, str] = {}
+        self._probes = 0
+
+    async def keep(self) -> None:
+        """Checks for ever; cancel it to end it."""
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            await self.check()
+
+    async def check(self) -> None:
+        """Checks once. What is wrong is logged when it begins and when it ends."""
+        models = await self._models_problem()
+        store = await self._in_thread(self._store_problem)
+        disk = await self._in_thread(self._disk_problem)
+        for part, problem in (("models", models), ("store", store), ("disk", disk)):
+            self._note(part, problem)
+        for service, healthy in (
+            ("", not (models or store)),
+            (SEARCH, not (models or store)),
+            (DOCUMENTS, not (store or disk)),
+            (COLLECTIONS, not store),
+            (ADMIN, True),
+        ):
+            await self._servicer.set(service, SERVING if healthy else NOT_SERVING)
+
+    async def _models_problem(self) -> str:
+        """Has every embedder embed a text it has not seen, so that no cache answers in its place."""
+        self._probes += 1
+        for name in self._models.embedder_names:
+            embedder = self._models.embedder(name)
+            try:
+                await embedder.embed_query(
+                    f"health probe {self._probes}",
+                    instruction="",
+                    dimension=embedder.info.dimension,
+                    deadline=Deadline.after(PROBE_SECONDS),
+                )
+            except Overloaded:
+                continue  # It has more to do than it can, which is not illness.
+            except ShortlistError as error:
+                return f"embedder '{name}': {error.message}"
+        return ""
+
+    def _store_problem(self) -> str:
+        try:
+            self._store.names()
+        except ShortlistError as error:
+            return error.message
+        return ""
+
+    def _disk_problem(self) -> str:
+        try:
+            free = shutil.disk_usage(self._data_dir).free
+        except OSError as error:
+            return str(error)
+        return f"{free} bytes are left on the disk" if free < self._min_free_bytes else ""
+
+    def _note(self, part: str, problem: str) -> None:
+        before = self._problems.get(part, "")
+        self._problems[part] = problem
+        if problem and not before:
+            logger.error("%s: not healthy: %s", part, problem)
+        elif before and not problem:
+            logger.info("%s: healthy again", part)
+
+    async def _in_thread(self, function: Callable[[], str]) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

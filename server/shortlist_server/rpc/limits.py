@@ -1,0 +1,159 @@
+"""How much is served at once: of searches, of ingest streams, and for one caller.
+
+A caller is an API key or, on a server without keys, a client's address without its port. What is over a limit is
+refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait; nothing queues here. Streams have
+a limit of their own, so that however many are open, searches are served. Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from shortlist_server.config import Config
+from shortlist_server.errors import Overloaded
+from shortlist_server.rpc.authorization import calling_key
+from shortlist_server.rpc.handlers import HEALTH, Behaviour, Streaming, Unary, wrap
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+
+SEARCH = "/shortlist.v1.SearchService/"
+INGEST = "/shortlist.v1.DocumentService/Ingest"
+
+RETRY_SECONDS = 0.25
+"""When a refused call should come again: a search takes a fraction of it."""
+
+STREAM_RETRY_SECONDS = 2.0
+"""When a refused stream should come again; streams are long."""
+
+MAX_CALLERS = 10_000
+"""Callers whose rate is remembered; the one that has been quiet for longest is forgotten first."""
+
+
+class Slots:
+    """Counts what is under way, in all and for each caller, against the limits of two settings; 0 is no limit."""
+
+    def __init__(self, setting: str, limit: int, caller_setting: str, caller_limit: int, retry_seconds: float) -> None:
+        self._setting, self._limit = setting, limit
+        self._caller_setting, self._caller_limit = caller_setting, caller_limit
+        self._retry_seconds = retry_seconds
+        self._of_caller: dict[str, int] = {}
+        self.taken = 0
+
+    @contextmanager
+    def taking(self, caller: str) -> Iterator[None]:
+        """A slot for the time of a block. Raises ``Overloaded``."""
+        own = self._of_caller.get(caller, 0)
+        if self._limit and self.taken >= self._limit:
+            raise _refusal("the server is serving as many as it may", self._setting, self._limit, self._retry_seconds)
+        if self._caller_limit and own >= self._caller_limit:
+            raise _refusal(
+                "you have as many under way as one caller may",
+                self._caller_setting,
+                self._caller_limit,
+                self._retry_seconds,
+            )
+        self.taken += 1
+        self._of_caller[caller] = own + 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            if left := self._of_caller[caller] - 1:
+                self._of_caller[caller] = left
+            else:
+                del self._of_caller[caller]
+
+
+class Rates:
+    """A token bucket for each caller, holding one second's worth of calls, and at least one."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._size = max(1.0, per_second)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Takes a token. Raises ``Overloaded`` with the time until there is one."""
+        if not self._per_second:
+            return
+        now = time.monotonic()
+        tokens, then = self._buckets.pop(caller, (self._size, now))
+        tokens = min(self._size, tokens + (now - then) * self._per_second)
+        if tokens < 1:
+            self._buckets[caller] = (tokens, now)
+            wait = (1 - tokens) / self._per_second
+            raise _refusal(
+                "you are calling faster than one caller may", "max_requests_per_second", self._per_second, wait
+            )
+        self._buckets[caller] = (tokens - 1, now)
+        if len(self._buckets) > MAX_CALLERS:
+            self._buckets.popitem(last=False)
+
+
+class LimitInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses what is over a limit. Stands behind the authorisation, which tells callers apart."""
+
+    def __init__(self, config: Config) -> None:
+        each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
+        self.searches = Slots("max_concurrent_searches", config.max_concurrent_searches, *each)
+        self.calls = Slots("max_concurrent_rpcs", config.max_concurrent_rpcs, *each)
+        self.streams = Slots(
+            "max_ingest_streams",
+            config.max_ingest_streams,
+            "max_ingest_streams_per_caller",
+            config.max_ingest_streams_per_caller,
+            STREAM_RETRY_SECONDS,
+        )
+        self._rates = Rates(config.max_requests_per_second)
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Wraps the method's handler."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(HEALTH):
+            return handler
+        slots = self.streams if method == INGEST else self.searches if method.startswith(SEARCH) else self.calls
+
+        def unary(behaviour: Behaviour) -> Unary:
+            async def call(request: Any, context: Context) -> Any:
+                caller = caller_of(context)
+                self._rates.take(caller)
+                with slots.taking(caller):
+                    return await behaviour(request, context)
+
+            return call
+
+        def streaming(behaviour: Behaviour) -> Streaming:
+            async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+                caller = caller_of(context)
+                self._rates.take(caller)
+                with slots.taking(caller):
+                    async for response in behaviour(requests, context):
+                        yield response
+
+            return call
+
+        return wrap(handler, unary=unary, streaming=streaming)
+
+
+def caller_of(context: Context) -> str:
+    """Who calls: the key's name, else the client's address without its port."""
+    return calling_key().name or context.peer().rpartition(":")[0]
+
+
+def _refusal(what: str, setting: str, limit: float, retry_seconds: float) -> Overloaded:
+    return Overloaded(
+        f"{what}: {limit:g} ({setting}); wait and repeat",
+        retry_after_seconds=retry_seconds,
+        metadata={"setting": setting, "limit": f"{limit:g}"},
+    )

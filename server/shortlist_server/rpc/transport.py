@@ -1,0 +1,94 @@
+"""The server's port: its channel options, its certificates, and who may reach it without a key.
+
+Used once, by the composition root.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from shortlist_server.config import Config
+from shortlist_server.errors import InvalidArgument, Unavailable
+
+
+def options(config: Config) -> list[tuple[str, int]]:
+    """The channel options of the server."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", config.max_header_bytes),
+        # Between the two limits gRPC refuses more calls the nearer they come to the upper; here there is one limit.
+        ("grpc.absolute_max_metadata_size", config.max_header_bytes),
+        ("grpc.so_reuseport", 0),
+        # Clients ping every 20 s at the most, also between calls; without leave the transport would end their streams.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def listen(server: grpc.aio.Server, config: Config) -> int:
+    """Opens the server's port, with TLS when there is a certificate; returns its number.
+
+    Raises:
+        InvalidArgument: a TLS file is missing or cannot be read.
+        Unavailable: the address cannot be listened on.
+    """
+    credentials = _credentials(config)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(config.listen)
+        return server.add_secure_port(config.listen, credentials)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {config.listen}: {error}") from error
+
+
+def check_exposure(config: Config, *, has_keys: bool) -> None:
+    """Refuses to let others than this machine's users in without a key.
+
+    Raises:
+        InvalidArgument: the address is not a loopback one, there is no API key, and ``insecure`` is not set.
+    """
+    if not (has_keys or config.insecure or is_loopback(config.listen)):
+        raise InvalidArgument(
+            f"others can reach {config.listen}, and there is no API key: make one with 'shortlist key' and give it "
+            "with --api-key or --api-keys-file, listen on 127.0.0.1, or say --insecure",
+            field="listen",
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address HOST:PORT can be reached from this machine only."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials | None:
+    if not config.tls_certificate and not config.tls_key:
+        if config.tls_client_ca:
+            raise InvalidArgument("client certificates need a certificate of the server too", field="tls_certificate")
+        return None
+    if not (config.tls_certificate and config.tls_key):
+        raise InvalidArgument("a certificate needs its key, and the other way round", field="tls_certificate")
+    return grpc.ssl_server_credentials(
+        [(_read(config.tls_key, "tls_key"), _read(config.tls_certificate, "tls_certificate"))],
+        root_certificates=_read(config.tls_client_ca, "tls_client_ca") if config.tls_client_ca else None,
+        require_client_auth=bool(config.tls_client_ca),
+    )
+
+
+def _read(path: str, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"the TLS file cannot be read: {error}", field=field) from error
