@@ -12,9 +12,9 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
-from shortlist_server.inference.base import Embedder, QueryText
+from shortlist_server.inference.base import Embedder, ModelCatalog, QueryText
+from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.loading import load_embedder
-from shortlist_server.inference.services import ScheduledEmbedder
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -94,19 +94,22 @@ def test_int8_stays_within_one_percent_of_float32(minilm: Path, exports: Path) -
     assert quantised.info.revision != full.info.revision
 
 
-async def test_a_query_in_int8_has_the_same_vector_under_load(minilm: Path, exports: Path) -> None:
-    service = ScheduledEmbedder(load(minilm, exports, "onnx", "int8"))
+async def test_a_query_in_int8_has_the_same_vector_under_load(exports: Path) -> None:
+    texts = [f"{text[:200]} and more" for text in TEXTS]
 
-    async def embed(text: str) -> Any:
+    async def embed(models: ModelCatalog, text: str) -> Any:
+        service = models.embedder(models.default_embedder)
         found = await service.embed_query(text, instruction="", dimension=384, deadline=Deadline.after(60))
         return found.vector
 
-    texts = [f"{text[:200]} and more" for text in TEXTS]
-    together = await asyncio.gather(*map(embed, texts))
-    service.close()
-    service = ScheduledEmbedder(load(minilm, exports, "onnx", "int8"))
-    assert all([np.array_equal(vector, await embed(text)) for vector, text in zip(together, texts, strict=True)])
-    service.close()
+    models = load_models(Config(device="cpu", data_dir=exports))
+    together = await asyncio.gather(*(embed(models, text) for text in texts))
+    models.close()
+    models = load_models(Config(device="cpu", data_dir=exports))
+    assert all(
+        [np.array_equal(vector, await embed(models, text)) for vector, text in zip(together, texts, strict=True)]
+    )
+    models.close()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

@@ -172,7 +172,7 @@ class Embedder(Protocol):
 
     @property
     def batches_queries(self) -> bool:
-        """Whether queries may share a batch; False where that would change their vectors, or gain nothing."""
+        """Whether queries share a batch; False where that would change their vectors or gain nothing."""
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""

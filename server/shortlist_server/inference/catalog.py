@@ -27,7 +27,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
-from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs
+from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs, query_runs
 from shortlist_server.inference.services import (
     PASSAGE_LIMITS,
     QUERY_LIMITS,
@@ -107,8 +107,7 @@ def load_models(config: Config) -> LoadedModels:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
         _warm_up(engines[name])
-    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config))
-    embedders = {name: ScheduledEmbedder(engine, passage_limits=passage_limits) for name, engine in engines.items()}
+    embedders = {name: _schedule(engine, config) for name, engine in engines.items()}
     rerankers, default = _late_interaction(embedders)
     for number, entry in enumerate(config.rerankers):
         name, source = _parse(entry, "rerankers")
@@ -123,6 +122,17 @@ def load_models(config: Config) -> LoadedModels:
         if number == 0:
             default = name
     return LoadedModels(embedders, rerankers, default)
+
+
+def _schedule(engine: Embedder, config: Config) -> ScheduledEmbedder:
+    query_limits = QUERY_LIMITS
+    if not engine.batches_queries:
+        query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
+    return ScheduledEmbedder(
+        engine,
+        query_limits=query_limits,
+        passage_limits=dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config)),
+    )
 
 
 def _find_remote(addresses: Sequence[str]) -> LoadedModels:

@@ -61,8 +61,6 @@ class ScheduledEmbedder:
         self._engine = engine
         self._cache = QueryCache()
         name = engine.info.name
-        if not engine.batches_queries:
-            query_limits = dataclasses.replace(query_limits, batch_items=1)
         self._queries: Lane[QueryText, QueryEmbedding] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
         self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
             f"embed-passage-{name}", self._run_passages, passage_limits

@@ -35,13 +35,11 @@ class CountingEmbedder(HashingEmbedder):
     def __init__(self) -> None:
         super().__init__("counting", 64)
         self.queries = 0
-        self.largest_batch = 0
         self.ingest_gate = threading.Event()
         self.ingest_gate.set()
 
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         self.queries += len(queries)
-        self.largest_batch = max(self.largest_batch, len(queries))
         return super().embed_queries(queries)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
@@ -210,10 +208,3 @@ async def test_late_interaction_is_served_like_any_reranker() -> None:
     )
     assert np.allclose(scores.scores, [0.5, 0.0])
     service.close()
-
-
-async def test_queries_that_may_not_share_a_batch_are_embedded_alone(
-    service: ScheduledEmbedder, engine: CountingEmbedder
-) -> None:
-    await asyncio.gather(*(embed_query(service, f"query {number}") for number in range(20)))
-    assert engine.largest_batch == 1
