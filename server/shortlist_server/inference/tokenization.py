@@ -86,12 +86,10 @@ class TextTokenizer:
         self._lowercase = lowercase
         self.max_tokens = max_tokens
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        self.special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        # A post-processor puts all its tokens in front of or behind the text; cutting keeps both parts.
-        empty = self._tokenizer.encode("", add_special_tokens=True).ids
-        marked = self._tokenizer.encode("a", add_special_tokens=True)
-        self._front = next((i for i, special in enumerate(marked.special_tokens_mask) if not special), 0)
-        self._prefix, self._suffix = empty[: self._front], empty[self._front :]
+        # The post-processor's tokens behind the text, which cutting keeps: those from the text's place on.
+        marked = self._tokenizer.encode("a")
+        behind = len(marked.special_tokens_mask) - marked.special_tokens_mask[::-1].index(0)
+        self._suffix: list[int] = marked.ids[behind:]
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[TokenIds]:
         """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens`` with special tokens kept."""
@@ -123,4 +121,4 @@ class TextTokenizer:
         if excess <= 0:
             return TokenIds(ids=ids, truncated_tokens=0)
         keep = self.max_tokens - len(self._suffix)
-        return TokenIds(ids=ids[:keep] + self._suffix, truncated_tokens=excess)
+        return TokenIds(ids=[*ids[:keep], *self._suffix], truncated_tokens=excess)
