@@ -20,6 +20,7 @@ from shortlist_server.domain import (
     Filter,
     LexicalCandidates,
     Parts,
+    Quarantined,
     SearchDefaults,
     StoredDocument,
     StoredPassage,
@@ -54,8 +55,13 @@ class CollectionStore(Protocol):
     def info(self) -> CollectionInfo:
         """Counts and sizes now. Cheap: no table is scanned."""
 
-    def commit(self, changes: Sequence[Change], position: StreamPosition | None = None) -> Future[Commit]:
-        """Applies changes in order, all or none, and the stream position with them.
+    def commit(
+        self,
+        changes: Sequence[Change],
+        position: StreamPosition | None = None,
+        failures: Sequence[Quarantined] = (),
+    ) -> Future[Commit]:
+        """Applies changes in order, all or none, and with them the stream position and what could not be taken.
 
         The future is done when they are synced to disk and searchable. Commits of several callers are grouped into one
         transaction; an error fails only its own caller's changes. With no changes it records the position alone.
@@ -69,6 +75,18 @@ class CollectionStore(Protocol):
 
     def stream_position(self, stream: str) -> int:
         """The last position committed for a named stream; 0 for an unknown one."""
+
+    def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
+        """The recorded failures of a stream between two positions, both included, by position."""
+
+    def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
+        """Up to ``limit`` recorded failures with a number over ``after``, oldest first, and the next ``after``."""
+
+    def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
+        """The recorded failures with these numbers that are there, oldest first."""
+
+    def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
+        """Forgets failures by number; the future has how many were there."""
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
         """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""

@@ -112,8 +112,11 @@ class DenseIndex:
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
             raise SegmentDamaged(f"the new segment of labels {job.low} to {job.high} does not hold what it should")
 
-    def swap(self, job: Job, segment: Segment | None) -> None:
+    def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
         """Puts an admitted segment in the place of what it replaces. Writer thread only."""
+        if segment is not None and watch.removed:
+            # Changes of the same transaction are shown between the admission and this: theirs died since.
+            segment.remove(np.unique(np.concatenate(watch.removed)))
         kept = [old for old in self._segments if old not in job.replaced]
         new = [] if segment is None else [segment]
         self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))

@@ -19,11 +19,11 @@ from sqlite_utils.migrations import Migrations
 
 from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import DataCorrupted, NewerDataFormat
-from shortlist_server.storage import settings
+from shortlist_server.storage import quarantine, settings
 from shortlist_server.storage.filters import index_columns
 from shortlist_server.storage.metadata import parse_field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Number of the newest migration."""
 
 APPLICATION_ID = 0x53484C53
@@ -98,6 +98,12 @@ def _first(db: Database) -> None:
     )
     db.execute(f"INSERT INTO lexical(lexical, rank) VALUES ('rank', 'bm25({TITLE_WEIGHT}, 1.0)')")  # noqa: S608
     db.execute("PRAGMA user_version = 1")
+
+
+@migrations(name="0002_quarantine")
+def _quarantine(db: Database) -> None:
+    quarantine.create_table(db)
+    db.execute("PRAGMA user_version = 2")
 
 
 def create(path: Path, name: str, config: CollectionConfig) -> None:

@@ -26,10 +26,11 @@ from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
 from shortlist_server.storage import schema
 from shortlist_server.storage.backup import Backup, Progress, copy_back, read_backup, write_backup
-from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection, Parameters
+from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, Files, pass_by
 from shortlist_server.storage.maintenance import BUILDER
+from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.verify import Check, CollectionReport, verify_collection
 
 COLLECTIONS_FOLDER = "collections"

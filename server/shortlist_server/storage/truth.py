@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, StreamPosition, Upsert
+from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, Quarantined, StreamPosition, Upsert
 from shortlist_server.errors import InvalidVector
-from shortlist_server.storage import settings
+from shortlist_server.storage import quarantine, settings
 from shortlist_server.storage.manifest import SegmentRow
 from shortlist_server.storage.metadata import encode
 
@@ -78,8 +78,10 @@ class Truth:
             (now.sequence, now.next_key, now.next_label, now.documents, now.passages),
         )
 
-    def apply(self, changes: Sequence[Change], position: StreamPosition | None) -> tuple[Commit, Effect]:
-        """Applies changes in order, the last one of each id winning, and the stream position.
+    def apply(
+        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[Quarantined] = ()
+    ) -> tuple[Commit, Effect]:
+        """Applies changes in order, the last one of each id winning, the stream position and the failures.
 
         Raises:
             InvalidVector: a passage's vector has the wrong size or is not finite; nothing is changed.
@@ -148,6 +150,9 @@ class Truth:
             [(label, zlib.crc32(vector), vector) for label, vector in zip(effect.labels, vectors, strict=True)],
         )
         insert("INSERT INTO token_vectors (label, vectors) VALUES (?, ?)", new_token_vectors)
+        quarantine.settle(self.connection, list(last))
+        if failures:
+            quarantine.add(self.connection, failures)
         if position is not None:
             self.connection.execute(
                 "INSERT INTO streams (name, position) VALUES (?, ?)"

@@ -4,7 +4,7 @@ The database is checked by SQLite itself, by counting, and by the checksum of ev
 by file; and the invariant of the dense index, that the live labels in the database are those in segments and tail with
 none in two places, at one moment on the writer thread. A sample of vectors is looked up by itself in each graph,
 because a graph can be whole and still have rows that no search reaches. Any thread may call; a large collection takes
-minutes, and searches and commits go on meanwhile.
+minutes. Searches go on meanwhile; commits wait while the lexical index and the labels are compared.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _COUNTS = {
     "vectors without a passage": ("SELECT count(*) FROM passages", "SELECT count(*) FROM vectors"),
     "documents in the lexical index": ("SELECT count(*) FROM documents", "SELECT count(*) FROM lexical_docsize"),
 }
+_LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
 _UNUSED = {
     "labels": ("SELECT next_label FROM counters", "SELECT max(label) FROM passages"),
     "keys": ("SELECT next_key FROM counters", "SELECT max(key) FROM documents"),
@@ -110,7 +111,8 @@ def verify_collection(
     report = _verified(collection, sample, progress)
     if repair and not report.ok:
         progress("repair")
-        repairs = collection.repair(_unreachable(collection, sample))
+        lexical = any(not check.ok for check in report.checks if check.name in _LEXICAL_CHECKS)
+        repairs = collection.repair(lexical=lexical, segments=_unsound(collection, report))
         report = _verified(collection, sample, progress)
         report.repairs = repairs
     return report
@@ -249,10 +251,11 @@ def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[n
     return rows, reached
 
 
-def _unreachable(collection: EmbeddedCollection, sample: int) -> list[Segment]:
-    segments = []
-    for segment in collection.view.segments:
-        _, reached = _sample(segment, sample)
-        if len(reached) and reached.mean() < REACHABLE_SHARE:
-            segments.append(segment)
-    return segments
+def _unsound(collection: EmbeddedCollection, report: CollectionReport) -> list[Segment]:
+    """Segments whose files or whose graph failed a check."""
+    failed = {check.name for check in report.checks if not check.ok}
+    return [one for one in collection.view.segments if not failed.isdisjoint(_names(one))]
+
+
+def _names(segment: Segment) -> tuple[str, str]:
+    return f"segment {segment.row.uid}", f"segment {segment.row.uid}, reachability"

@@ -271,7 +271,7 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection, ma
     assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
     commit(collection, maker.upsert("new"))
     until = time.monotonic() + 30
-    while collection._reclaiming:
+    while collection._deletions.reclaiming:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4

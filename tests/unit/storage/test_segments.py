@@ -11,6 +11,7 @@ import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range
 from shortlist_server.storage.verify import verify_collection
+from shortlist_server.storage.writer import Task
 
 from .conftest import Maker, collection_config
 
@@ -245,4 +246,23 @@ def test_searches_while_documents_come_and_go_find_what_stays(open_store, maker)
     for thread in threads:
         thread.join()
     assert problems == []
+    assert verify_collection(collection).ok
+
+
+def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segment(open_store, maker):
+    collection = open_store(maintain=False).create("papers", collection_config())
+    fill(collection, maker, 100)
+    gate = threading.Event()
+    blocked = collection._writer.submit(Task(lambda _: gate.wait(30), lambda _: None))
+    wait_until(lambda: blocked.running())
+    deletion = collection.commit([Deletion(id="d7")])
+    sealing = threading.Thread(target=collection.seal_now)
+    sealing.start()
+    wait_until(lambda: collection._writer._queue.qsize() == 2)
+    gate.set()
+    sealing.join()
+    deletion.result(30)
+    (segment,) = collection.view.segments
+    assert (len(segment.labels), segment.live) == (100, 99)
+    assert "d7" not in found_ids(collection, collection.dense(maker.vectors["d7"][0], 99), maker.vectors)
     assert verify_collection(collection).ok

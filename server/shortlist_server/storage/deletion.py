@@ -1,0 +1,85 @@
+"""Deleting many documents, and giving their space back, without holding up anybody else.
+
+Both run as a chain of small tasks on the writer thread: each step submits the next when it is done, so the writes of
+others come between, and a search never waits at all. Any thread may start one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from shortlist_server.errors import Unavailable
+from shortlist_server.storage.truth import Effect, Truth
+from shortlist_server.storage.writer import Task
+
+_DOCUMENTS_AT_ONCE = 500
+_WORTH_RECLAIMING = 1000
+_PAGES_AT_ONCE = 256
+
+
+class BulkDeletion:
+    """Deletes documents by key, in steps."""
+
+    def __init__(self, submit: Callable[[Task[Any]], Future[Any]], show: Callable[[Effect], None]) -> None:
+        self._submit = submit
+        self._show = show
+        self._reclaiming = False
+
+    @property
+    def reclaiming(self) -> bool:
+        """Whether space is being given back now."""
+        return self._reclaiming
+
+    def delete(self, keys: Sequence[int]) -> Future[int]:
+        """Deletes those that still exist; the future has their number when all of it is durable.
+
+        Each step is a transaction of its own: an error leaves the steps before it done.
+        """
+        done: Future[int] = Future()
+        done.set_running_or_notify_cancel()
+        self._next(keys, 0, 0, done)
+        return done
+
+    def _next(self, keys: Sequence[int], start: int, deleted: int, done: Future[int]) -> None:
+        if start >= len(keys):
+            done.set_result(deleted)
+            if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
+                self._reclaiming = True
+                self._reclaim()
+            return
+        chunk = keys[start : start + _DOCUMENTS_AT_ONCE]
+
+        def publish(effect: Effect) -> int:
+            self._show(effect)
+            return len(effect.removed_keys)
+
+        def go_on(step: Future[int]) -> None:
+            error = step.exception()
+            if error is not None:
+                done.set_exception(error)
+            else:
+                self._next(keys, start + len(chunk), deleted + step.result(), done)
+
+        try:
+            task = Task(lambda truth: truth.remove(chunk), publish, weight=len(chunk))
+            self._submit(task).add_done_callback(go_on)
+        except Unavailable as error:
+            done.set_exception(error)
+
+    def _reclaim(self) -> None:
+        def apply(truth: Truth) -> bool:
+            return truth.merge_lexical(_PAGES_AT_ONCE) < 2 and truth.reclaim(_PAGES_AT_ONCE) == 0
+
+        def go_on(step: Future[bool]) -> None:
+            # An error, such as a full disk, ends it: the next large deletion tries again.
+            if step.exception() is not None or step.result():
+                self._reclaiming = False
+            else:
+                self._reclaim()
+
+        try:
+            self._submit(Task(apply, lambda finished: finished)).add_done_callback(go_on)
+        except Unavailable:
+            self._reclaiming = False
