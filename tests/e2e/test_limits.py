@@ -1,0 +1,240 @@
+"""What one caller, or all together, may have under way; and how a server that stops takes leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from shortlist import Client, Document
+from shortlist.testing import TestServer, server
+from shortlist.v1 import document_service_pb2 as pb
+from shortlist.v1 import document_service_pb2_grpc as pb_grpc
+from shortlist.v1 import search_pb2, search_service_pb2, search_service_pb2_grpc
+from shortlist_server.keys import Scope, new_key
+
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+START = pb.IngestRequest(start=pb.IngestStart(collection="docs"))
+
+
+class Started:
+    """A server with some settings and a collection "docs", started when the test says how."""
+
+    def __init__(self, folder: Path, parts: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._parts = parts
+        self.target = ""
+
+    def __call__(self, **settings: Any) -> grpc.Channel:
+        """Starts it and gives a channel to it."""
+        self.target = self._parts.enter_context(server(data_dir=self._folder, **settings)).target
+        with Client(self.target) as client:
+            client.create_collection("docs")
+            client.ingest("docs", [Document(id="a", text="a document about owls")]).finish()
+        return self._parts.enter_context(grpc.insecure_channel(self.target))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Started]:
+    with contextlib.ExitStack() as parts:
+        yield Started(tmp_path, parts)
+
+
+def waiting_search(sequence: int = 10**6) -> search_service_pb2.SearchRequest:
+    """A search that waits for a change that does not come."""
+    query = search_pb2.Query(text="owls")
+    return search_service_pb2.SearchRequest(collection="docs", query=query, min_sequence=sequence)
+
+
+def search(channel: grpc.Channel) -> None:
+    query = search_pb2.Query(text="owls")
+    request = search_service_pb2.SearchRequest(collection="docs", query=query)
+    assert search_service_pb2_grpc.SearchServiceStub(channel).Search(request, timeout=10).hits
+
+
+def refusal(error: grpc.RpcError) -> tuple[str, float]:
+    """The setting that was reached, and the seconds to wait."""
+    assert error.code() is EXHAUSTED, error
+    status = rpc_status.from_call(error)
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status is not None and status.details[0].Unpack(info) and status.details[-1].Unpack(retry)
+    return info.metadata["setting"], retry.retry_delay.ToTimedelta().total_seconds()
+
+
+class OpenStream:
+    """An ingest stream that sends what it is told and then nothing."""
+
+    def __init__(self, channel: grpc.Channel, *messages: pb.IngestRequest, metadata: Any = ()) -> None:
+        self.ended = threading.Event()
+
+        def requests() -> Iterator[pb.IngestRequest]:
+            yield from messages
+            self.ended.wait(30)
+
+        self.call = pb_grpc.DocumentServiceStub(channel).Ingest(requests(), metadata=metadata)
+
+    def close(self) -> None:
+        self.ended.set()
+        self.call.cancel()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(start: Started) -> None:
+    channel = start(max_concurrent_searches=2)
+    stub = search_service_pb2_grpc.SearchServiceStub(channel)
+    waiting = [stub.Search.future(waiting_search(), timeout=3) for _ in range(2)]
+    time.sleep(0.3)
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        search(channel)
+    assert time.monotonic() - begin < 0.5
+    setting, seconds = refusal(caught.value)
+    assert setting == "max_concurrent_searches"
+    assert 0 < seconds < 5
+    assert pb_grpc.DocumentServiceStub(channel).Count(pb.CountRequest(collection="docs"), timeout=5).count == 1
+    for call in waiting:
+        call.cancel()
+    time.sleep(0.2)
+    search(channel)
+
+
+async def test_a_thousand_open_streams_do_not_starve_searches(start: Started) -> None:
+    with_few = start(max_ingest_streams=20, max_ingest_streams_per_caller=0)
+    async with grpc.aio.insecure_channel(start.target) as channel:
+        stub = pb_grpc.DocumentServiceStub(channel)
+        streams = [stub.Ingest() for _ in range(1000)]
+        codes = await asyncio.gather(*(asyncio.wait_for(stream.code(), 20) for stream in streams[20:]))
+        assert set(codes) == {EXHAUSTED}
+        begin = time.monotonic()
+        for _ in range(20):
+            await asyncio.to_thread(search, with_few)
+        assert time.monotonic() - begin < 5
+        assert not any(stream.done() for stream in streams[:20])
+        for stream in streams:
+            stream.cancel()
+
+
+@pytest.mark.parametrize("messages", [(), (START,)], ids=["a header alone", "a start and nothing more"])
+def test_a_stream_on_which_nothing_moves_is_ended(start: Started, messages: tuple[pb.IngestRequest, ...]) -> None:
+    channel = start(stream_start_seconds=0.3, stream_idle_seconds=0.3)
+    stream = OpenStream(channel, *messages)
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream.call)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert 0.2 < time.monotonic() - begin < 5
+    stream.close()
+
+
+def test_one_caller_has_no_more_streams_than_allowed_and_another_still_gets_in(tmp_path: Path) -> None:
+    keys = [new_key(name, Scope) for name in ("one", "two")]
+    one, two = [(("authorization", f"Bearer {secret}"),) for secret, _ in keys]
+    settings = {"api_keys": tuple(key.entry() for _, key in keys), "max_ingest_streams_per_caller": 2}
+    with server(data_dir=tmp_path, **settings) as running, grpc.insecure_channel(running.target) as channel:
+        with Client(running.target, api_key=keys[0][0]) as client:
+            client.create_collection("docs")
+        streams = [OpenStream(channel, START, metadata=one) for _ in range(2)]
+        assert all(next(stream.call).HasField("started") for stream in streams)
+        stub = pb_grpc.DocumentServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.Ingest(iter([START]), metadata=one, timeout=10))
+        assert refusal(caught.value)[0] == "max_ingest_streams_per_caller"
+        assert list(stub.Ingest(iter([START]), metadata=two, timeout=10))
+        for stream in streams:
+            stream.close()
+
+
+def test_a_caller_that_calls_too_often_is_told_when_to_come_again(start: Started) -> None:
+    channel = start(max_requests_per_second=5.0)
+    stub = pb_grpc.DocumentServiceStub(channel)
+    errors = []
+    for _ in range(20):
+        try:
+            stub.Count(pb.CountRequest(collection="docs"), timeout=5)
+        except grpc.RpcError as error:
+            errors.append(error)
+    assert len(errors) >= 10
+    setting, seconds = refusal(errors[0])
+    assert setting == "max_requests_per_second"
+    time.sleep(seconds + 0.05)
+    assert stub.Count(pb.CountRequest(collection="docs"), timeout=5).count == 1
+
+
+def test_the_server_caps_a_deadline(start: Started) -> None:
+    channel = start(max_deadline_seconds=0.3)
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        search_service_pb2_grpc.SearchServiceStub(channel).Search(waiting_search(), timeout=20)
+    assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.FAILED_PRECONDITION)
+    assert time.monotonic() - begin < 5
+
+
+# --------------------------------------------------------------------------------------------------------------- leave
+
+
+def test_a_stop_says_not_serving_first_and_lets_calls_in_until_the_delay_is_over(tmp_path: Path) -> None:
+    running = TestServer(tmp_path, drain_delay_seconds=1.0)
+    running.start()
+    with Client(running.target) as client, grpc.insecure_channel(running.target) as channel:
+        client.create_collection("docs")
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = threading.Thread(target=running.stop)
+        stopping.start()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert client.count("docs") == 0
+        begin = time.monotonic()
+        stopping.join(20)
+        assert time.monotonic() - begin < 5, "an open watch must not hold up a stop"
+
+
+def test_a_stop_under_load_fails_no_search_that_had_begun_and_tells_streams_to_resume(tmp_path: Path) -> None:
+    running = TestServer(tmp_path)
+    running.start()
+    with Client(running.target) as client:
+        client.create_collection("docs")
+        client.ingest("docs", [Document(id=f"d{i}", text=f"owl number {i}") for i in range(200)]).finish()
+    codes: list[grpc.StatusCode | None] = []
+    over = threading.Event()
+
+    def keep_searching() -> None:
+        with grpc.insecure_channel(running.target) as channel:
+            while not over.is_set():
+                try:
+                    search(channel)
+                    codes.append(None)
+                except grpc.RpcError as error:
+                    codes.append(error.code())
+                    return
+
+    with ThreadPoolExecutor(8) as pool, grpc.insecure_channel(running.target) as channel:
+        stream = OpenStream(channel, START)
+        assert next(stream.call).HasField("started")
+        for _ in range(8):
+            pool.submit(keep_searching)
+        until(lambda: len(codes) > 50)
+        running.stop(10.0)
+        over.set()
+        assert next(stream.call).HasField("draining")
+        assert list(stream.call) == []
+        stream.close()
+    # What reaches a server that no longer listens is UNAVAILABLE, which clients repeat elsewhere.
+    assert set(codes) <= {None, grpc.StatusCode.UNAVAILABLE}

@@ -1,0 +1,374 @@
+"""Who gets in and how far: keys, scopes, grants, certificates, and what is refused whoever sends it."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from shortlist import Client, Document, Tls
+from shortlist import _errors as errors
+from shortlist.testing import TestServer, server
+from shortlist.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    document_pb2,
+    document_service_pb2,
+    document_service_pb2_grpc,
+    search_pb2,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
+from shortlist_server.config import Config
+from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.inference.catalog import load_models
+from shortlist_server.keys import Scope, new_key
+from shortlist_server.rpc.authorization import RULES
+from shortlist_server.rpc.transport import check_exposure
+
+A, C, D, S = admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2
+
+ALL_KEY, ALL = new_key("all", Scope)
+GRANTED_KEY, GRANTED = new_key("granted", Scope, ["mine", "team-*"])
+SCOPE_KEYS = {scope: new_key(f"only-{scope.value}", [scope]) for scope in Scope}
+ENTRIES = (ALL.entry(), GRANTED.entry(), *(key.entry() for _, key in SCOPE_KEYS.values()))
+
+DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def query(collection: str) -> S.SearchRequest:
+    return S.SearchRequest(collection=collection, query=search_pb2.Query(text="a"))
+
+
+REQUESTS: dict[str, Callable[[str], Any]] = {
+    "Search": query,
+    "BatchSearch": lambda name: S.BatchSearchRequest(requests=[query("mine"), query(name)]),
+    "Ingest": lambda name: iter([D.IngestRequest(start=D.IngestStart(collection=name))]),
+    "Get": lambda name: D.GetRequest(collection=name, ids=["a"]),
+    "Delete": lambda name: D.DeleteRequest(collection=name, ids=D.DocumentIds(ids=["a"])),
+    "List": lambda name: D.ListRequest(collection=name),
+    "Count": lambda name: D.CountRequest(collection=name),
+    "CreateCollection": lambda name: C.CreateCollectionRequest(name=name),
+    "GetCollection": lambda name: C.GetCollectionRequest(name=name),
+    "ListCollections": lambda name: C.ListCollectionsRequest(),
+    "UpdateCollection": lambda name: C.UpdateCollectionRequest(name=name),
+    "DeleteCollection": lambda name: C.DeleteCollectionRequest(name=name),
+    "GetServerInfo": lambda name: A.GetServerInfoRequest(),
+    "Verify": lambda name: A.VerifyRequest(collection=name),
+    "Backup": lambda name: A.BackupRequest(name="b", collections=[name]),
+    "ListBackups": lambda name: A.ListBackupsRequest(),
+    "Restore": lambda name: A.RestoreRequest(backup="b", collection=name),
+    "ServerReflectionInfo": lambda name: iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
+}
+"""A request of every method, for a collection of that name."""
+
+METHODS = {method.rpartition("/")[2]: method for method in RULES}
+OF_NO_COLLECTION = {"ListCollections", "GetServerInfo", "ServerReflectionInfo"}
+
+
+@pytest.fixture(scope="module")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+    folder = tmp_path_factory.mktemp("data")
+    with server(data_dir=folder, api_keys=ENTRIES) as running:
+        with Client(running.target, api_key=ALL_KEY) as client:
+            client.create_collection("mine")
+            client.create_collection("theirs")
+        with grpc.insecure_channel(running.target) as channel:
+            yield channel
+
+
+def send(channel: grpc.Channel, name: str, collection: str, key: str | None = None) -> None:
+    """Calls a method to its end."""
+    for stub in (
+        search_service_pb2_grpc.SearchServiceStub(channel),
+        document_service_pb2_grpc.DocumentServiceStub(channel),
+        collection_service_pb2_grpc.CollectionServiceStub(channel),
+        admin_service_pb2_grpc.AdminServiceStub(channel),
+        reflection_pb2_grpc.ServerReflectionStub(channel),
+    ):
+        if hasattr(stub, name):
+            metadata = (("authorization", f"Bearer {key}"),) if key else ()
+            answer = getattr(stub, name)(REQUESTS[name](collection), timeout=10, metadata=metadata)
+            if hasattr(answer, "__next__"):
+                list(answer)
+            return
+    raise AssertionError(name)
+
+
+def refused(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return error.code(), info.reason
+
+
+def test_the_table_below_tries_every_method() -> None:
+    assert set(REQUESTS) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("key", [None, "sl_unknown", ALL_KEY[:-1], ALL.digest.hex()])
+def test_without_a_known_key_no_method_answers(channel: grpc.Channel, name: str, key: str | None) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        send(channel, name, "mine", key)
+    assert refused(caught.value) == (UNKNOWN, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("scope", Scope)
+def test_a_key_needs_the_scope_of_the_method(channel: grpc.Channel, name: str, scope: Scope) -> None:
+    if RULES[METHODS[name]].scope is scope:
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        send(channel, name, "mine", SCOPE_KEYS[scope][0])
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("name", sorted(REQUESTS.keys() - OF_NO_COLLECTION))
+def test_a_key_needs_a_grant_for_the_collection(channel: grpc.Channel, name: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        send(channel, name, "theirs", GRANTED_KEY)
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize(
+    "name", ["Search", "BatchSearch", "Get", "Count", "Ingest", "GetCollection", "Delete", "Verify"]
+)
+def test_a_granted_key_may_do_what_it_is_granted(channel: grpc.Channel, name: str) -> None:
+    send(channel, name, "mine", GRANTED_KEY)
+
+
+def test_a_granted_key_sees_only_its_collections(channel: grpc.Channel) -> None:
+    stub = collection_service_pb2_grpc.CollectionServiceStub(channel)
+    for key, names in ((GRANTED_KEY, ["mine"]), (ALL_KEY, ["mine", "theirs"])):
+        metadata = (("authorization", f"bearer {key}"),)
+        found = stub.ListCollections(C.ListCollectionsRequest(), metadata=metadata, timeout=10)
+        assert [collection.name for collection in found.collections] == names
+
+
+@pytest.mark.parametrize("name", ["Verify", "Backup"])
+def test_a_granted_key_may_not_ask_for_everything(channel: grpc.Channel, name: str) -> None:
+    stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+    request = A.VerifyRequest() if name == "Verify" else A.BackupRequest(name="b")
+    with pytest.raises(grpc.RpcError) as caught:
+        list(getattr(stub, name)(request, metadata=(("authorization", f"Bearer {GRANTED_KEY}"),), timeout=10))
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+
+
+def test_a_prefix_is_granted_as_a_whole_and_no_path_hides_behind_it(channel: grpc.Channel) -> None:
+    send(channel, "CreateCollection", "team-a", GRANTED_KEY)
+    with pytest.raises(grpc.RpcError) as caught:
+        send(channel, "CreateCollection", "team-/../theirs", GRANTED_KEY)
+    assert refused(caught.value) == (INVALID, "INVALID_ARGUMENT")
+
+
+def test_a_stream_may_not_name_another_collection_later(channel: grpc.Channel) -> None:
+    starts = [D.IngestRequest(start=D.IngestStart(collection=name)) for name in ("mine", "theirs")]
+    stub = document_service_pb2_grpc.DocumentServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.Ingest(iter(starts), metadata=(("authorization", f"Bearer {GRANTED_KEY}"),), timeout=10))
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+
+
+def test_two_keys_in_one_call_are_none(channel: grpc.Channel) -> None:
+    metadata = (("authorization", f"Bearer {ALL_KEY}"), ("authorization", "Bearer other"))
+    with pytest.raises(grpc.RpcError) as caught:
+        document_service_pb2_grpc.DocumentServiceStub(channel).Count(
+            D.CountRequest(collection="mine"), metadata=metadata, timeout=10
+        )
+    assert caught.value.code() is UNKNOWN
+
+
+def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortlist_server.keys.RELOAD_SECONDS", 0.0)
+    old, new = new_key("old", [Scope.READ]), new_key("new", [Scope.READ])
+    file = tmp_path / "keys"
+    file.write_text(f"# who may search\n\n{old[1].entry()}\n")
+    with server(data_dir=tmp_path / "data", api_keys_file=str(file)) as running:
+        with Client(running.target, api_key=old[0]) as client:
+            assert list(client.list_collections()) == []
+            file.write_text(new[1].entry())
+            with pytest.raises(errors.Unauthenticated):
+                list(client.list_collections())
+        with Client(running.target, api_key=new[0]) as client:
+            assert list(client.list_collections()) == []
+            file.write_text("not an entry")
+            assert list(client.list_collections()) == []
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", ":1", "ipv4:127.0.0.1:1"])
+def test_without_a_key_a_server_does_not_let_others_in_unless_told(listen: str) -> None:
+    with pytest.raises(InvalidArgument, match="--insecure"):
+        check_exposure(Config(listen=listen), has_keys=False)
+    check_exposure(Config(listen=listen), has_keys=True)
+    check_exposure(Config(listen=listen, insecure=True), has_keys=False)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "localhost:1", "[::1]:1", "127.9.9.9:0", "unix:/tmp/socket"])
+def test_on_a_loopback_address_no_key_is_needed(listen: str) -> None:
+    check_exposure(Config(listen=listen), has_keys=False)
+
+
+def test_the_server_itself_refuses_to_start_without_a_key(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="--insecure"):
+        TestServer(tmp_path, listen="0.0.0.0:0").start()
+    assert not (tmp_path / "collections").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the server's certificate and clients' of all kinds."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2)
+    for name, issued in {
+        "server": authority.issue_cert("localhost", "127.0.0.1"),
+        "good": authority.issue_cert("client"),
+        "foreign": trustme.CA().issue_cert("client"),
+        "expired": authority.issue_cert("client", not_before=past - datetime.timedelta(days=9), not_after=past),
+    }.items():
+        issued.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+    return folder
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tls", "mtls"])
+def secured(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    settings = {"tls_certificate": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    if request.param:
+        settings["tls_client_ca"] = str(files / "ca.pem")
+    with server(data_dir=tmp_path_factory.mktemp("data"), api_keys=ENTRIES, **settings) as running:
+        yield running, request.param
+
+
+def answers(target: str, tls: Tls | bool) -> bool:
+    with Client(target, tls=tls, api_key=ALL_KEY, timeout_seconds=3) as client:
+        try:
+            return list(client.list_collections()) == []
+        except (errors.Unavailable, errors.DeadlineExceeded):
+            return False
+
+
+@pytest.mark.parametrize("certificate", [None, "good", "foreign", "expired"])
+def test_client_certificates_are_demanded_and_checked(secured: Any, files: Path, certificate: str | None) -> None:
+    running, mutual = secured
+    pair = {"certificate": files / f"{certificate}.pem", "key": files / f"{certificate}.key"} if certificate else {}
+    tls = Tls(ca=files / "ca.pem", **pair)
+    assert answers(running.target, tls) is (certificate == "good" if mutual else True)
+
+
+def test_a_client_without_tls_or_without_trust_gets_nothing(secured: Any) -> None:
+    running, _ = secured
+    assert not answers(running.target, tls=False)
+    assert not answers(running.target, tls=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tls_certificate": "server.pem"},
+        {"tls_key": "server.key"},
+        {"tls_client_ca": "ca.pem"},
+        {"tls_certificate": "absent.pem", "tls_key": "server.key"},
+    ],
+)
+def test_half_of_a_tls_setup_is_refused(tmp_path: Path, files: Path, settings: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match=r"certificate|TLS"):
+        TestServer(tmp_path, **{name: str(files / value) for name, value in settings.items()}).start()
+
+
+# ------------------------------------------------------------------------------------------- what is refused to anyone
+
+
+def test_a_flood_of_headers_is_refused(channel: grpc.Channel) -> None:
+    metadata = (("authorization", f"Bearer {ALL_KEY}"), *((f"x-{i}", "y" * 1000) for i in range(60)))
+    with pytest.raises(grpc.RpcError) as caught:
+        document_service_pb2_grpc.DocumentServiceStub(channel).Count(
+            D.CountRequest(collection="mine"), metadata=metadata, timeout=10
+        )
+    assert caught.value.code() is EXHAUSTED
+    send(channel, "Count", "mine", ALL_KEY)
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_an_oversized_message_is_refused_compressed_or_not(channel: grpc.Channel, compression: Any) -> None:
+    document = document_pb2.Document(id="a", text="x" * (40 << 20))
+    operation = D.IngestOperation(position=1, upsert=document)
+    messages = [
+        D.IngestRequest(start=D.IngestStart(collection="mine")),
+        D.IngestRequest(batch=D.IngestBatch(operations=[operation])),
+    ]
+    stub = document_service_pb2_grpc.DocumentServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        metadata = (("authorization", f"Bearer {ALL_KEY}"),)
+        list(stub.Ingest(iter(messages), compression=compression, metadata=metadata, timeout=30))
+    assert caught.value.code() is EXHAUSTED
+
+
+@pytest.mark.parametrize("name", ["../etc", "/etc/passwd", "..", "a/../../b", "a\\b", "%2e%2e", "mine/", "mine\n"])
+def test_no_collection_name_leads_out_of_the_data_folder(channel: grpc.Channel, name: str) -> None:
+    for method in ("Search", "Get", "CreateCollection", "GetCollection", "DeleteCollection", "Ingest", "Restore"):
+        with pytest.raises(grpc.RpcError) as caught:
+            send(channel, method, name, ALL_KEY)
+        assert refused(caught.value) == (INVALID, "INVALID_ARGUMENT")
+
+
+def test_weights_that_are_a_pickle_are_not_loaded(tmp_path: Path) -> None:
+    trap = tmp_path / "model"
+    trap.mkdir()
+    (trap / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    (trap / "tokenizer.json").write_text("{}")
+    opened = tmp_path / "opened"
+    # A pickle that would make a file when loaded.
+    (trap / "pytorch_model.bin").write_bytes(f"cbuiltins\nopen\n(V{opened}\nVw\ntR.".encode())
+    with pytest.raises(ModelNotFound):
+        load_models(Config(data_dir=tmp_path, embedders=(f"mine={trap}",)))
+    assert not opened.exists()
+
+
+def test_reflection_can_be_switched_off(tmp_path: Path) -> None:
+    with server(data_dir=tmp_path, reflection=False) as running, grpc.insecure_channel(running.target) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            send(channel, "ServerReflectionInfo", "")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_no_text_query_or_key_is_in_the_log_at_any_level(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.DEBUG),
+        server(data_dir=tmp_path, api_keys=ENTRIES, slow_search_seconds=1e-9) as running,
+    ):
+        with Client(running.target, api_key=ALL_KEY) as client:
+            client.create_collection("docs")
+            client.ingest("docs", [Document(id="private-id", title="private-title", text="private-text")]).finish()
+            assert client.search("docs", "private-query").hits
+            with pytest.raises(errors.ShortlistError):
+                client.search("docs", "private-query", limit=-1)
+        with Client(running.target, api_key="private-key") as client, pytest.raises(errors.Unauthenticated):
+            client.count("docs")
+    ours = [record for record in caplog.records if record.name.startswith("shortlist")]
+    text = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in ours)
+    assert "slow search" in text
+    assert "private" not in text
+    assert ALL_KEY not in text
