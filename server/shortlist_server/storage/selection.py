@@ -18,6 +18,8 @@ from shortlist_server.storage.segments import Segment
 from shortlist_server.storage.tail import TailSnapshot
 
 _KEPT_SELECTIONS = 64
+# A key costs up to 25 bytes in a selection that all stages have used.
+_KEPT_KEYS = 4_000_000
 _LOGGED_DELETIONS = 100_000
 
 
@@ -124,6 +126,7 @@ class SelectionCache:
         with self._lock:
             self._selections[name] = fresh
             self._selections.move_to_end(name)
-            while len(self._selections) > _KEPT_SELECTIONS:
-                self._selections.popitem(last=False)
+            kept = sum(one.matches for one in self._selections.values())
+            while len(self._selections) > 1 and (len(self._selections) > _KEPT_SELECTIONS or kept > _KEPT_KEYS):
+                kept -= self._selections.popitem(last=False)[1].matches
         return fresh

@@ -254,7 +254,7 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     fill(collection, maker, 100)
     gate = threading.Event()
     blocked = collection._writer.submit(Task(lambda _: gate.wait(30), lambda _: None))
-    wait_until(lambda: blocked.running())
+    wait_until(blocked.running)
     deletion = collection.commit([Deletion(id="d7")])
     sealing = threading.Thread(target=collection.seal_now)
     sealing.start()
