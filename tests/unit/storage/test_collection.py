@@ -201,7 +201,19 @@ def test_dense_scores_are_exact_for_the_documents_asked(collection, maker):
 
 def test_any_text_is_a_lexical_query(collection, maker):
     commit(collection, maker.upsert("a", text="fox and hound"))
-    for text in ("", "   ", '"', "fox OR", "NEAR(fox", "fox* -hound", "title:fox", "a\x00b", "'; DROP TABLE documents"):
+    for text in (
+        "",
+        "   ",
+        '"',
+        "fox OR",
+        "NEAR(fox",
+        "fox* -hound",
+        "title:fox",
+        "__",
+        "_ fox",
+        "a\x00b",
+        "'; DROP TABLE documents",
+    ):
         collection.lexical(text, 5)
     assert len(collection.lexical('fox" AND "hound', 5).keys) == 1
     assert len(collection.lexical("AND", 5).keys) == 1
