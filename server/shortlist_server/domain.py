@@ -190,6 +190,30 @@ class StreamPosition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A document that an ingest stream could not take.
+
+    Attributes:
+        number: identifies the failure in the collection, from 1; 0 before it is stored.
+        id: as the client sent it, well-formed or not.
+        stream: "" for an unnamed stream.
+        reason, message, field, retryable: of the error.
+        document: the document as the edge serialised it, or None when it was too large to keep.
+    """
+
+    number: int = 0
+    id: str
+    stream: str
+    position: int
+    time_seconds: float
+    reason: str
+    message: str
+    field: str
+    retryable: bool
+    document: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """What a commit did.
 

@@ -64,6 +64,17 @@ class ShortlistError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+def error_class(reason: str) -> type[ShortlistError]:
+    """The most general class with this reason; the base when there is none."""
+    waiting: list[type[ShortlistError]] = [ShortlistError]
+    while waiting:
+        found = waiting.pop(0)
+        if found.__dict__.get("reason") == reason:
+            return found
+        waiting += found.__subclasses__()
+    return ShortlistError
+
+
 class InvalidArgument(ShortlistError):
     """A field of the request is wrong."""
 

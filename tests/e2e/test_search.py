@@ -328,3 +328,15 @@ def test_a_collection_of_client_made_vectors_needs_no_embedder(service: Service)
     both = service.search("vectors", query=search_pb2.Query(text="east", vector=[0, 1, 0]))
     assert {hit.id for hit in both.hits} == {"x", "y", "z"}
     assert both.report.mode == search_pb2.RETRIEVAL_MODE_HYBRID
+
+
+def test_words_alone_give_passages_too(service: Service) -> None:
+    hit = service.search(
+        "animals",
+        "krill",
+        mode=search_pb2.RETRIEVAL_MODE_LEXICAL,
+        rerank=search_pb2.Rerank(enabled=False),
+        include=document_pb2.Include(passages=True),
+    ).hits[0]
+    assert hit.passages[0].passage.text == ANIMALS[hit.id]
+    assert not hit.passages[0].HasField("dense_score")

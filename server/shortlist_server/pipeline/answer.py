@@ -52,6 +52,11 @@ def answer(run: SearchRun, retrieved: Retrieved, ranked: Ranked, last_attempt: b
 def _matched_passages(
     run: SearchRun, retrieved: Retrieved, ranked: Ranked, keys: Sequence[int]
 ) -> dict[int, list[PassageHit]]:
+    # Documents found by words alone, in a search without any vector: none of their passages has been looked at.
+    unknown = [key for key in keys if key not in retrieved.passages]
+    if unknown:
+        for key, document in run.collection.documents(unknown, Parts(text=False, passages=True)).items():
+            retrieved.passages[key] = [(passage.label, 0.0) for passage in document.passages]
     labels = [label for key in keys for label, _ in retrieved.passages.get(key, ())]
     stored = run.collection.passages(labels, vectors=run.request.parts.vectors)
     has_vector = run.vector is not None
@@ -68,6 +73,7 @@ def _matched_passages(
         for key in keys
     }
     for passages in hits.values():
+        # Stable, so that passages without any score stay in the document's order.
         passages.sort(key=lambda hit: (hit.rerank_score is None, -(hit.rerank_score or 0), -(hit.dense_score or 0)))
     return hits
 

@@ -21,6 +21,7 @@ from shortlist_server.domain import (
     Deletion,
     Document,
     NewPassage,
+    Quarantined,
     StreamPosition,
     Upsert,
 )
@@ -221,11 +222,17 @@ class IngestSession:
     def _prepare(self, prepared: Sequence[Prepared]) -> None:
         """Settles replays, refusals and unchanged documents; cuts the rest. Blocking."""
         counts = Counter(item.operation.id for item in prepared)
+        replays = [item for item in prepared if self.stream and item.operation.position <= self.durable_position]
+        if replays:
+            first, last = replays[0].operation.position, replays[-1].operation.position
+            failures = self.collection.failures(self.stream, first, last)
+            for item in replays:
+                item.replay(failures.get(item.operation.position))
         for item in prepared:
             change = item.operation.change
-            if self.stream and item.operation.position <= self.durable_position:
-                item.settle(AckStatus.REPLAYED)
-            elif isinstance(change, ShortlistError):
+            if item.replayed:
+                continue
+            if isinstance(change, ShortlistError):
                 item.settle(AckStatus.FAILED, error=change)
             elif isinstance(change, Deletion):
                 item.change = change
@@ -270,20 +277,41 @@ class IngestSession:
         if self._dry_run:
             return [item.settled or self._dry(item) for item in prepared]
         pending = [item for item in prepared if item.settled is None]
-        changes = [item.change for item in pending if item.change is not None]
+        failures = [failure for item in prepared if (failure := item.failure(self.stream)) is not None]
         position = max(item.operation.position for item in prepared)
-        if changes or (self.stream and position > self.durable_position):
+        if pending or failures or (self.stream and position > self.durable_position):
             mark = StreamPosition(stream=self.stream, position=position) if self.stream else None
-            try:
-                commit = await asyncio.wrap_future(self.collection.commit(changes, mark))
-            except ShortlistError as error:
-                for item in pending:
-                    item.settle(AckStatus.FAILED, error=error)
-            else:
-                self.durable_position = max(position, self.durable_position) if self.stream else 0
-                for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):
-                    item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
+            await self._commit_pending(pending, failures, mark)
+            self.durable_position = max(position, self.durable_position) if self.stream else 0
         return [item.settled for item in prepared if item.settled is not None]
+
+    async def _commit_pending(
+        self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
+    ) -> None:
+        """Commits a window; where the store refuses it for what is in it, one operation at a time.
+
+        Raises:
+            ShortlistError: the store could take nothing (a full disk, say). The stream ends there, so that its position
+                never passes what was not settled.
+        """
+        try:
+            await self._apply(pending, failures, mark)
+        except InvalidArgument:
+            for item in pending:
+                try:
+                    await self._apply([item], (), None)
+                except InvalidArgument as error:
+                    item.settle(AckStatus.FAILED, error=error)
+            refused = [failure for item in pending if (failure := item.failure(self.stream)) is not None]
+            await self._apply([], [*failures, *refused], mark)
+
+    async def _apply(
+        self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
+    ) -> None:
+        changes = [item.change for item in pending if item.change is not None]
+        commit = await asyncio.wrap_future(self.collection.commit(changes, mark, failures))
+        for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):
+            item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
 
     def _dry(self, item: Prepared) -> Ack:
         tokens = sum(passage.tokens for passage in item.cut.passages) if item.cut else 0

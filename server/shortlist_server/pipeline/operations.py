@@ -6,12 +6,17 @@ Values, and the one mutable ``Prepared``, which belongs to the session that made
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shortlist_server.domain import Change, Deletion, Document, NewPassage, Upsert
-from shortlist_server.errors import InferenceFailed, ShortlistError
+from shortlist_server.domain import Change, Deletion, Document, NewPassage, Quarantined, Upsert
+from shortlist_server.errors import InferenceFailed, ShortlistError, error_class
 from shortlist_server.inference.base import CutText, PassageEmbedding
+
+
+def _nothing() -> bytes | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +25,14 @@ class Operation:
 
     Attributes:
         cost: its cost in credit tokens, as the proto defines it.
+        payload: makes the document as it came, for the quarantine; None where it is too large to keep.
     """
 
     position: int
     id: str
     change: Document | Deletion | ShortlistError
     cost: int
+    payload: Callable[[], bytes | None] = _nothing
 
 
 class AckStatus(enum.Enum):
@@ -64,6 +71,33 @@ class Prepared:
     hash: bytes = b""
     change: Change | None = None
     settled: Ack | None = None
+    replayed: bool = False
+
+    def failure(self, stream: str) -> Quarantined | None:
+        """What the quarantine should keep of a document that was refused; None of everything else."""
+        error = None if self.settled is None else self.settled.error
+        if error is None or self.replayed:
+            return None
+        return Quarantined(
+            id=self.operation.id,
+            stream=stream,
+            position=self.operation.position,
+            time_seconds=time.time(),
+            reason=error.reason,
+            message=error.message,
+            field=error.field,
+            retryable=error.retryable,
+            document=self.operation.payload(),
+        )
+
+    def replay(self, failure: Quarantined | None) -> None:
+        """Settles an operation that was settled before, by what became of it then."""
+        self.replayed = True
+        if failure is None:
+            self.settle(AckStatus.REPLAYED)
+        else:
+            error = error_class(failure.reason)(failure.message, field=failure.field)
+            self.settle(AckStatus.FAILED, error=error)
 
     def settle(self, status: AckStatus, *, sequence: int = 0, error: ShortlistError | None = None) -> None:
         """Fixes what became of the operation."""

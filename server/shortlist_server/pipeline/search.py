@@ -219,14 +219,16 @@ def check_revision(collection: CollectionStore, embedder: EmbedderService) -> No
 
 
 async def _reach(collection: CollectionStore, sequence: int | None, deadline: Deadline) -> None:
+    # A little before the caller's time is up, so that the reason still reaches it.
+    until = Deadline.after(0.9 * deadline.left_seconds())
     while sequence is not None and collection.sequence < sequence:
-        if deadline.passed():
+        if until.passed():
             raise SequenceNotReached(
                 f"the collection is at sequence {collection.sequence}, not yet at {sequence}",
                 field="min_sequence",
                 metadata={"sequence": str(collection.sequence)},
             )
-        await asyncio.sleep(min(0.01, max(0.0, deadline.left_seconds())))
+        await asyncio.sleep(min(0.01, max(0.0, until.left_seconds())))
 
 
 def _check_mode(mode: RetrievalMode, request: SearchRequest, *, embeds: bool) -> None:

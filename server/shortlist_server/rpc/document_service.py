@@ -20,7 +20,14 @@ from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import Ingester, IngestSession
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.documents import acks_out, operation_in, parts_in, stored_out
+from shortlist_server.rpc.convert.documents import (
+    acks_out,
+    operation_in,
+    parts_in,
+    quarantined_out,
+    retried_in,
+    stored_out,
+)
 from shortlist_server.rpc.convert.filters import filter_in
 from shortlist_server.rpc.patience import Patience
 from shortlist_server.storage.base import CollectionStore, Store
@@ -151,6 +158,51 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         return await self._with_collection(
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )
+
+    async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
+        """See the proto. The token of a page is the last number on it."""
+        size = fields.page_size(request.page_size)
+        if request.page_token and not request.page_token.isdecimal():
+            raise InvalidArgument("not a token of this server", field="page_token")
+
+        def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
+            failures, following = collection.quarantined(int(request.page_token or 0), size)
+            return pb.ListQuarantineResponse(
+                documents=[quarantined_out(failure, with_document=request.include_document) for failure in failures],
+                next_page_token="" if following is None else str(following),
+            )
+
+        return await self._with_collection(request.collection, read)
+
+    async def RetryQuarantine(self, request: pb.RetryQuarantineRequest, context: Context) -> pb.RetryQuarantineResponse:
+        """See the proto."""
+        fields.within(len(request.numbers), 1, MAX_OPERATIONS, "numbers")
+        failures = await self._with_collection(
+            request.collection, lambda collection: collection.quarantined_by_number(request.numbers)
+        )
+        kept = [failure for failure in failures if failure.document is not None]
+
+        async def operations() -> AsyncIterator[Sequence[Operation]]:
+            if kept:
+                yield [retried_in(failure, self._config) for failure in kept]
+
+        session = await self._ingester.open(request.collection, stream="", dry_run=False)
+        try:
+            acks = [ack async for group in session.run(operations()) for ack in group]
+        finally:
+            await self._ingester.close(session)
+        # What failed again is recorded anew; what was taken is recorded no more.
+        await asyncio.wrap_future(session.collection.forget_quarantined([failure.number for failure in kept]))
+        return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
+
+    async def DeleteQuarantine(
+        self, request: pb.DeleteQuarantineRequest, context: Context
+    ) -> pb.DeleteQuarantineResponse:
+        """See the proto."""
+        fields.within(len(request.numbers), 1, MAX_DELETE, "numbers")
+        collection = await self._with_collection(request.collection, lambda opened: opened)
+        forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
+        return pb.DeleteQuarantineResponse(deleted_count=forgotten)
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)

@@ -26,6 +26,7 @@ from shortlist_server.domain import (
     Filter,
     LexicalCandidates,
     Parts,
+    Quarantined,
     SearchDefaults,
     StoredDocument,
     StoredPassage,
@@ -33,7 +34,7 @@ from shortlist_server.domain import (
     Vector,
 )
 from shortlist_server.errors import DataCorrupted, Unavailable, UnsupportedByCollection
-from shortlist_server.storage import dense, schema, settings
+from shortlist_server.storage import dense, quarantine, schema, settings
 from shortlist_server.storage.base import Selection
 from shortlist_server.storage.deletion import BulkDeletion
 from shortlist_server.storage.faults import translated
@@ -240,8 +241,9 @@ class EmbeddedCollection:
             self._publish(effect)
             return commit
 
+        weight = len(changes)
         return self._writer.submit(
-            Task(lambda truth: truth.apply(changes, position, failures), publish, weight=len(changes), grows=bool(changes))
+            Task(lambda truth: truth.apply(changes, position, failures), publish, weight=weight, grows=weight > 0)
         )
 
     def delete_matching(self, filter: Filter) -> Future[int]:

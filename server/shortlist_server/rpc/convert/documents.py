@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from google.protobuf import duration_pb2
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from shortlist.v1 import document_pb2 as pb
 from shortlist.v1 import document_service_pb2 as service_pb
+from shortlist.v1 import error_pb2 as error_pb
 from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import DocumentTooLarge, InvalidArgument, InvalidVector, ShortlistError
@@ -24,6 +26,7 @@ def operation_in(message: service_pb.IngestOperation, config: Config) -> Operati
     change: domain.Document | domain.Deletion | ShortlistError
     kind = message.WhichOneof("change")
     identifier, cost = "", 1
+    payload: Callable[[], bytes | None] = _no_payload
     try:
         if kind == "upsert":
             document = message.upsert
@@ -31,6 +34,7 @@ def operation_in(message: service_pb.IngestOperation, config: Config) -> Operati
             size = len(document.title.encode()) + len(document.text.encode())
             # The cost in credit tokens, as the proto defines it.
             cost = 1 + size // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
+            payload = partial(_payload, document, config.max_document_bytes + config.max_metadata_bytes)
             change = document_in(document, size, config)
         elif kind == "delete_id":
             identifier = message.delete_id
@@ -39,7 +43,44 @@ def operation_in(message: service_pb.IngestOperation, config: Config) -> Operati
             change = InvalidArgument("an operation needs a change", field="change")
     except ShortlistError as error:
         change = error
-    return Operation(position=message.position, id=identifier, change=change, cost=cost)
+    return Operation(position=message.position, id=identifier, change=change, cost=cost, payload=payload)
+
+
+def _payload(document: pb.Document, max_bytes: int) -> bytes | None:
+    return document.SerializeToString() if document.ByteSize() <= max_bytes else None
+
+
+def _no_payload() -> bytes | None:
+    return None
+
+
+def retried_in(failure: domain.Quarantined, config: Config) -> Operation:
+    """The operation of a document that was kept in the quarantine; its position is the failure's number."""
+    assert failure.document is not None
+    operation = service_pb.IngestOperation(position=failure.number)
+    operation.upsert.ParseFromString(failure.document)
+    return operation_in(operation, config)
+
+
+def quarantined_out(failure: domain.Quarantined, *, with_document: bool) -> service_pb.QuarantinedDocument:
+    """A document of the quarantine."""
+    message = service_pb.QuarantinedDocument(
+        number=failure.number,
+        id=failure.id,
+        stream=failure.stream,
+        position=failure.position,
+        retriable=failure.document is not None,
+        error=error_pb.Error(
+            reason=error_pb.ErrorReason.Value(f"ERROR_REASON_{failure.reason}"),
+            message=failure.message,
+            field=failure.field,
+            retryable=failure.retryable,
+        ),
+    )
+    message.time.FromMilliseconds(round(failure.time_seconds * 1000))
+    if with_document and failure.document is not None:
+        message.document.ParseFromString(failure.document)
+    return message
 
 
 def document_in(message: pb.Document, size: int, config: Config) -> domain.Document:
