@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -223,6 +224,16 @@ class Server:
         self._work_threads.shutdown()
 
 
+class Running(Protocol):
+    """What ``serve_until_stopped`` starts and stops: a server, or a worker."""
+
+    async def start(self) -> int:
+        """Starts; returns the port."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stops."""
+
+
 def run(config: Config) -> None:
     """Serves until SIGTERM or SIGINT; a second signal exits at once.
 
@@ -231,17 +242,22 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: the server could not start; the message says why and what to do.
     """
+    serve_until_stopped(Server, config)
+
+
+def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> None:
+    """Configures logging, and runs what ``make`` makes; see ``run``."""
     try:
         logs.configure(config.log_level, config.log_format)
     except ValueError as error:
         sys.exit(f"shortlist: the server cannot start: {error}")
     try:
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(make, config))
     except ShortlistError as error:
         sys.exit(f"shortlist: the server cannot start: {error.message}")
 
 
-async def _serve(config: Config) -> None:
+async def _serve(make: Callable[[Config], Running], config: Config) -> None:
     stopping = asyncio.Event()
 
     def stop() -> None:
@@ -252,7 +268,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    server = Server(config)
+    server = make(config)
     starting = asyncio.create_task(server.start())
     interrupted = asyncio.create_task(stopping.wait())
     try:

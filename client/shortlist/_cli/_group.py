@@ -17,6 +17,7 @@ from shortlist._errors import InvalidArgument, ServerUnavailable, ShortlistError
 
 COMMANDS = {
     "serve": ("shortlist._cli.serve:serve_command", "Run a server."),
+    "worker": ("shortlist._cli.worker:worker_command", "Run models for servers on other machines."),
     "config": ("shortlist._cli.config:config_command", "Print the settings a server would run with."),
     "key": ("shortlist._cli.key:key_command", "Make an API key for a server."),
     "ingest": ("shortlist._cli.ingest:ingest_command", "Put documents from files into a collection."),

@@ -48,6 +48,7 @@ class ServerProcess:
         log_path: Path | None = None,
         listen: str = "127.0.0.1:0",
         start_seconds: float = START_SECONDS,
+        command: str = "serve",
     ) -> None:
         """Starts the child and waits until it answers.
 
@@ -57,14 +58,15 @@ class ServerProcess:
             log_path: file for its standard error, appended to; by default one that is gone with the process.
             listen: address to listen on; port 0 takes a free one.
             start_seconds: longest wait for the ready line.
+            command: "serve" or "worker".
 
         Raises:
             ServerNotStarted: the child ended or was not ready in time; it is gone.
         """
         self._log: IO[bytes] = log_path.open("ab+") if log_path else tempfile.TemporaryFile(mode="ab+")  # noqa: SIM115 -- closed in kill()
-        command = [sys.executable, "-m", "shortlist", "serve", "--listen", listen, "--data-dir", str(data_dir)]
+        program = [sys.executable, "-m", "shortlist", command, "--listen", listen, "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(  # noqa: S603 -- our own interpreter and command
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
+            [*program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._drain = threading.Thread(target=self._read_lines, name="shortlist-serve-output", daemon=True)
