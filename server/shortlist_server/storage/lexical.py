@@ -14,6 +14,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,15 @@ def words(text: str) -> list[str]:
     return list(dict.fromkeys(_WORD.findall(text.lower())))[:_MAX_WORDS]
 
 
+@dataclass(frozen=True, slots=True)
+class _Frequency:
+    """A count that stopped at ``limit``, made when the collection had so many documents."""
+
+    frequency: int
+    limit: int
+    documents: int
+
+
 class Lexicon:
     """The lexical index of one collection, from the side that reads."""
 
@@ -44,7 +54,7 @@ class Lexicon:
         self._documents = documents
         self._budget = budget
         self._lock = threading.Lock()
-        self._frequencies: dict[str, tuple[int, int]] = {}
+        self._frequencies: dict[str, _Frequency] = {}
 
     def search(self, text: str, documents: int, selection: KeySelection | None) -> LexicalCandidates:
         """The documents that share words with ``text``, best first, at most ``documents``."""
@@ -74,7 +84,10 @@ class Lexicon:
         total, budget = self._documents(), self._budget
         if total * len(terms) <= budget:
             return terms, 0, False
-        found = sorted((self._frequency(connection, term, total), term) for term in terms)
+        found = sorted((self._frequency(connection, term, total, budget + 1), term) for term in terms)
+        if found[0][0] > budget:
+            # None is affordable whole; only exact counts tell which of them says most.
+            found = sorted((self._frequency(connection, term, total, total), term) for term in terms)
         kept: list[str] = []
         spent = 0
         for frequency, term in found:
@@ -92,19 +105,22 @@ class Lexicon:
             oldest = row[0] + 1 if row else 0
         return kept, oldest, len(kept) < len(terms) or oldest > 0
 
-    def _frequency(self, connection: sqlite3.Connection, term: str, total: int) -> int:
-        """In how many documents a word occurs, counted up to one more than the budget."""
+    def _frequency(self, connection: sqlite3.Connection, term: str, total: int, limit: int) -> int:
+        """In how many documents a word occurs, or ``limit`` when in more."""
         known = self._frequencies.get(term)
-        if known is not None and known[1] / _GROWTH <= total <= known[1] * _GROWTH:
-            return known[0]
+        if (
+            known is not None
+            and known.documents / _GROWTH <= total <= known.documents * _GROWTH
+            and (known.frequency < known.limit or known.limit >= limit)
+        ):
+            return min(known.frequency, limit)
         frequency: int = connection.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT ?)",
-            (f'"{term}"', self._budget + 1),
+            "SELECT count(*) FROM (SELECT 1 FROM lexical WHERE lexical MATCH ? LIMIT ?)", (f'"{term}"', limit)
         ).fetchone()[0]
         with self._lock:
             if len(self._frequencies) >= _KEPT_FREQUENCIES:
                 self._frequencies.clear()
-            self._frequencies[term] = (frequency, total)
+            self._frequencies[term] = _Frequency(frequency, limit, total)
         return frequency
 
 

@@ -126,7 +126,7 @@ class SelectionCache:
         with self._lock:
             self._selections[name] = fresh
             self._selections.move_to_end(name)
-            kept = sum(one.matches for one in self._selections.values())
-            while len(self._selections) > 1 and (len(self._selections) > _KEPT_SELECTIONS or kept > _KEPT_KEYS):
-                kept -= self._selections.popitem(last=False)[1].matches
+            held = sum(one.matches for one in self._selections.values())
+            while len(self._selections) > 1 and (len(self._selections) > _KEPT_SELECTIONS or held > _KEPT_KEYS):
+                held -= self._selections.popitem(last=False)[1].matches
         return fresh

@@ -68,3 +68,21 @@ def test_the_best_of_a_bounded_search_are_those_of_the_full_one_that_have_the_ra
 def test_words_are_distinct_lower_case_and_bounded():
     assert words("The the THE fox-hound's 3rd") == ["the", "fox", "hound", "s", "3rd"]
     assert len(words(" ".join(map(str, range(1000))))) == 256
+
+
+def test_when_every_word_is_too_common_the_rarest_of_them_is_searched(filled):
+    bounded = lexicon(filled, 50)
+    for _ in range(2):
+        found = bounded.search("common middle", 1000, None)
+        assert found.bounded
+        assert len(found.keys) == 50
+        assert all(key % 5 == 1 for key in found.keys.tolist())
+
+
+def test_frequencies_are_counted_again_when_the_collection_has_grown(filled, maker):
+    bounded = lexicon(filled, 150)
+    assert len(bounded.search("common rare", 1000, None).keys) == 10
+    filled.commit([maker.upsert(f"more{i}", text="rare") for i in range(600)]).result(30)
+    found = bounded.search("common rare", 1000, None)
+    assert found.bounded
+    assert len(found.keys) == 150
