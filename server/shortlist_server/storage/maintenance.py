@@ -8,6 +8,7 @@ tried again, later each time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -286,7 +287,9 @@ class Caretaker:
                 child.stdin.write(spec.dump() + "\n")
                 child.stdin.flush()
             except BrokenPipeError:
-                pass
+                # The child is gone already; closing tries to write once more, and fails for good.
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
             said = child.stdout.read().strip().splitlines()
             code = child.wait()
         with self._lock:
