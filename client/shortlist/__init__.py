@@ -4,6 +4,17 @@ Everything public is here and in ``shortlist.testing``; modules with an undersco
 generated code of the contract, for those who need the raw messages.
 """
 
+from shortlist._admin_types import (
+    Backup,
+    BackupCollection,
+    CopyProgress,
+    EmbedderModel,
+    RerankerModel,
+    ServerInfo,
+    VerifyCheck,
+    VerifyProgress,
+    VerifyReport,
+)
 from shortlist._aio import AsyncClient
 from shortlist._calls import SearchQuery
 from shortlist._channel import Tls
@@ -62,7 +73,7 @@ from shortlist._errors import (
 from shortlist._filters import Field, Filter
 from shortlist._ingest import Ingest
 from shortlist._ingest_aio import AsyncIngest
-from shortlist._ingest_types import Ack, AckStatus, IngestSummary
+from shortlist._ingest_types import Ack, AckStatus, IngestSummary, QuarantinedDocument
 from shortlist._pages import AsyncPages, Pages
 from shortlist._search_types import (
     Degradation,
@@ -80,6 +91,8 @@ __all__ = [
     "AsyncClient",
     "AsyncIngest",
     "AsyncPages",
+    "Backup",
+    "BackupCollection",
     "Cancelled",
     "Candidates",
     "Chunking",
@@ -89,6 +102,7 @@ __all__ = [
     "CollectionConfig",
     "CollectionExists",
     "CollectionNotFound",
+    "CopyProgress",
     "DataCorrupted",
     "DeadlineExceeded",
     "Degradation",
@@ -96,6 +110,7 @@ __all__ = [
     "Deletion",
     "Document",
     "DocumentTooLarge",
+    "EmbedderModel",
     "FailedPrecondition",
     "FailurePolicy",
     "Field",
@@ -125,8 +140,10 @@ __all__ = [
     "Passage",
     "PassageHit",
     "PermissionDenied",
+    "QuarantinedDocument",
     "Rerank",
     "RerankScore",
+    "RerankerModel",
     "ResourceExhausted",
     "ResumeMismatch",
     "RetrievalMode",
@@ -135,6 +152,7 @@ __all__ = [
     "SearchReport",
     "SearchResult",
     "SequenceNotReached",
+    "ServerInfo",
     "ServerUnavailable",
     "ShortlistError",
     "StageScore",
@@ -147,4 +165,7 @@ __all__ = [
     "Unimplemented",
     "UnsupportedByCollection",
     "UsedAfterFork",
+    "VerifyCheck",
+    "VerifyProgress",
+    "VerifyReport",
 ]

@@ -1,21 +1,18 @@
 """The client for asyncio.
 
 One client holds one connection and belongs to one event loop. The methods are those of ``_client``, which a test holds
-equal; only what waits is awaited. Requests and answers are ``_calls``' work, errors ``_status``'.
+equal; only what waits is awaited. The connection is in ``_aio_base``, what operators ask in ``_aio_admin``; requests
+and answers are ``_calls``' work, errors ``_status``'.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
+from typing import Any
 
 from shortlist import _calls as calls
-from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
+from shortlist._aio_admin import AsyncAdminCalls
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -26,23 +23,20 @@ from shortlist._collection_types import (
     SearchDefaults,
 )
 from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
-from shortlist._errors import DeadlineExceeded, ShortlistError, Unavailable
+from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
 from shortlist._ingest_aio import AsyncIngest
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
 from shortlist._pages import AsyncPages
 from shortlist._search_types import SearchResult
-from shortlist._status import from_rpc_error
-
-T = TypeVar("T")
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
 BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient:
+class AsyncClient(AsyncAdminCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
@@ -50,41 +44,6 @@ class AsyncClient:
     ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
     own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
     """
-
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        api_key: str | None = None,
-        tls: bool | Tls = False,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        """Prepares a connection.
-
-        Args:
-            target: the server's address, "HOST:PORT", or another gRPC target.
-            timeout_seconds: deadline of each call that has none of its own.
-            api_key: sent with every call; use ``tls`` with it outside this machine, or others can read it.
-            tls: encrypt the connection: True to trust the system's authorities, or how to know the server.
-            credentials: gRPC's own credentials, in place of ``tls``.
-            max_message_bytes: largest message sent or received.
-        """
-        self._connection = Connection(
-            target,
-            timeout_seconds=timeout_seconds,
-            api_key=api_key,
-            tls=tls,
-            credentials=credentials,
-            max_message_bytes=max_message_bytes,
-        )
-        if self._connection.credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=self._connection.options)
-        else:
-            self._channel = grpc.aio.secure_channel(
-                target, self._connection.credentials, options=self._connection.options
-            )
 
     # ------------------------------------------------------------------------------------------------------ collections
 
@@ -312,60 +271,3 @@ class AsyncClient:
             reconnect_seconds=reconnect_seconds,
         )
         return AsyncIngest(self._connection, self._channel, operations, options)
-
-    # ------------------------------------------------------------------------------------------------------- connection
-
-    async def ready(self, *, timeout_seconds: float = 5.0) -> bool:
-        """Whether the server answers queries now; False when it is not there, too."""
-        try:
-            return await self._unary(calls.health(), timeout_seconds)
-        except (Unavailable, DeadlineExceeded):
-            return False
-
-    async def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
-        """Waits until the server answers queries.
-
-        Raises:
-            ServerUnavailable: it did not in time.
-        """
-        wait = ReadyWait(timeout_seconds)
-        while not wait.over():
-            try:
-                if await self._unary(calls.health(), wait.call_seconds()):
-                    return
-            except (Unavailable, DeadlineExceeded) as error:
-                wait.error = error
-            await asyncio.sleep(wait.pause_seconds())
-        raise self._connection.unavailable(timeout_seconds, wait.error)
-
-    async def close(self) -> None:
-        """Ends the connection and the calls in progress on it; harmless when closed."""
-        self._connection.closed = True
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._connection.target!r})"
-
-    async def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
-        connection = self._connection
-        connection.check()
-        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
-        try:
-            response = await method(
-                call.request, timeout=connection.timeout(timeout_seconds), metadata=connection.metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        except (grpc.aio.UsageError, asyncio.CancelledError):
-            # Closed between the check and the answer; otherwise the caller's own cancellation goes on its way.
-            connection.check()
-            raise
-        return call.read(response)

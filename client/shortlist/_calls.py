@@ -33,13 +33,15 @@ SEARCH = "shortlist.v1.SearchService"
 class Call(Generic[T]):
     """One unary call: its method as "service/method", its request, and what reads the response.
 
-    ``response_type`` is the message to parse, or None for the bytes as they are.
+    ``response_type`` is the message to parse, or None for the bytes as they are. Without ``deadline`` the call takes as
+    long as it needs, unless its caller says otherwise.
     """
 
     method: str
     request: Any
     response_type: Any
     read: Callable[[Any], T]
+    deadline: bool = True
 
     def parse(self, data: bytes) -> Any:
         """The response from the wire."""
@@ -192,7 +194,7 @@ def get(
     collection: str, ids: Iterable[str], include: documents.Include | None
 ) -> Call[list[documents.StoredDocument | None]]:
     """Documents by id, None where there is none, in the order of the ids."""
-    wanted = _ids(ids)
+    wanted = names_of(ids, "ids")
     request = document_service.GetRequest(collection=collection, ids=wanted, include=convert.include_to_proto(include))
 
     def read(response: document_service.GetResponse) -> list[documents.StoredDocument | None]:
@@ -208,7 +210,7 @@ def delete(collection: str, ids: Iterable[str] | None, filter: Filter | None) ->
         raise InvalidArgument("delete takes either ids or a filter", field="ids")
     request = document_service.DeleteRequest(collection=collection, filter=_filter(filter))
     if ids is not None:
-        request.ids.ids.extend(_ids(ids))
+        request.ids.ids.extend(names_of(ids, "ids"))
         request.ids.SetInParent()
     return Call(
         f"{DOCUMENTS}/Delete",
@@ -243,9 +245,10 @@ def count(collection: str, filter: Filter | None) -> Call[int]:
     return Call(f"{DOCUMENTS}/Count", request, document_service.CountResponse, lambda response: int(response.count))
 
 
-def _ids(ids: Iterable[str]) -> list[str]:
+def names_of(names: Iterable[str], field: str) -> list[str]:
+    """Several ids or names, as a list; a single one may be given as it is."""
     # A string is an iterable of strings too, and deleting its letters is never meant.
-    return [ids] if isinstance(ids, str) else [checked_text(id, "ids") for id in ids]
+    return [checked_text(name, field) for name in ([names] if isinstance(names, str) else names)]
 
 
 def _filter(filter: Filter | None) -> filter_pb2.Filter | None:

@@ -41,8 +41,9 @@ _RETRY_POLICY = {
 
 IDEMPOTENT_METHODS = {
     "shortlist.v1.SearchService": ("Search", "BatchSearch"),
-    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count"),
+    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListQuarantine", "DeleteQuarantine"),
     "shortlist.v1.CollectionService": ("GetCollection", "ListCollections", "UpdateCollection"),
+    "shortlist.v1.AdminService": ("GetServerInfo", "Verify", "ListBackups"),
 }
 """Methods that gRPC repeats by itself while the server is unavailable."""
 
@@ -105,9 +106,11 @@ class Connection:
         if self.closed:
             raise ClientClosed("this client is closed; make a new one")
 
-    def timeout(self, seconds: float | None) -> float:
-        """The deadline of a call in seconds: the given one or the client's."""
-        return self.timeout_seconds if seconds is None else checked_timeout(seconds)
+    def timeout(self, seconds: float | None, *, by_default: bool = True) -> float | None:
+        """The deadline of a call in seconds: the given one, else the client's, or none when it has none by default."""
+        if seconds is None:
+            return self.timeout_seconds if by_default else None
+        return checked_timeout(seconds)
 
     def unavailable(self, seconds: float, cause: ShortlistError | None) -> ServerUnavailable:
         """The error of a server that did not become ready."""

@@ -1,21 +1,18 @@
 """The blocking client.
 
 One client holds one connection and may be used from any thread, but not after a fork. ``_aio`` has the same methods for
-asyncio; a test holds the two equal. Requests and answers are ``_calls``' work, errors ``_status``'.
+asyncio; a test holds the two equal. The connection is in ``_base``, what operators ask in ``_admin``; requests and
+answers are ``_calls``' work, errors ``_status``'.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
+from typing import Any
 
 from shortlist import _calls as calls
-from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
+from shortlist._admin import AdminCalls
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -26,23 +23,20 @@ from shortlist._collection_types import (
     SearchDefaults,
 )
 from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
-from shortlist._errors import DeadlineExceeded, ShortlistError, Unavailable
+from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
 from shortlist._ingest import Ingest
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
 from shortlist._pages import Pages
 from shortlist._search_types import SearchResult
-from shortlist._status import from_rpc_error
-
-T = TypeVar("T")
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
 BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class Client:
+class Client(AdminCalls):
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
@@ -50,39 +44,6 @@ class Client:
     ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
     own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
     """
-
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        api_key: str | None = None,
-        tls: bool | Tls = False,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-    ) -> None:
-        """Prepares a connection.
-
-        Args:
-            target: the server's address, "HOST:PORT", or another gRPC target.
-            timeout_seconds: deadline of each call that has none of its own.
-            api_key: sent with every call; use ``tls`` with it outside this machine, or others can read it.
-            tls: encrypt the connection: True to trust the system's authorities, or how to know the server.
-            credentials: gRPC's own credentials, in place of ``tls``.
-            max_message_bytes: largest message sent or received.
-        """
-        self._connection = Connection(
-            target,
-            timeout_seconds=timeout_seconds,
-            api_key=api_key,
-            tls=tls,
-            credentials=credentials,
-            max_message_bytes=max_message_bytes,
-        )
-        if self._connection.credentials is None:
-            self._channel = grpc.insecure_channel(target, options=self._connection.options)
-        else:
-            self._channel = grpc.secure_channel(target, self._connection.credentials, options=self._connection.options)
 
     # ------------------------------------------------------------------------------------------------------ collections
 
@@ -307,58 +268,3 @@ class Client:
             reconnect_seconds=reconnect_seconds,
         )
         return Ingest(self._connection, self._channel, operations, options)
-
-    # ------------------------------------------------------------------------------------------------------- connection
-
-    def ready(self, *, timeout_seconds: float = 5.0) -> bool:
-        """Whether the server answers queries now; False when it is not there, too."""
-        try:
-            return self._unary(calls.health(), timeout_seconds)
-        except (Unavailable, DeadlineExceeded):
-            return False
-
-    def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
-        """Waits until the server answers queries.
-
-        Raises:
-            ServerUnavailable: it did not in time.
-        """
-        wait = ReadyWait(timeout_seconds)
-        while not wait.over():
-            try:
-                if self._unary(calls.health(), wait.call_seconds()):
-                    return
-            except (Unavailable, DeadlineExceeded) as error:
-                wait.error = error
-            time.sleep(wait.pause_seconds())
-        raise self._connection.unavailable(timeout_seconds, wait.error)
-
-    def close(self) -> None:
-        """Ends the connection and the calls in progress on it; harmless when closed."""
-        self._connection.closed = True
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self._connection.target!r})"
-
-    def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
-        connection = self._connection
-        connection.check()
-        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
-        try:
-            response = method(call.request, timeout=connection.timeout(timeout_seconds), metadata=connection.metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        except ValueError as error:
-            # Closed by another thread between the check and the call.
-            connection.check()
-            raise error
-        return call.read(response)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import datetime
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, InvalidVector
 from shortlist._metadata import checked_text, struct_from_mapping, struct_to_dict
 from shortlist.v1 import collection_pb2, document_pb2, search_pb2
+
+_NOT_FLAT = "must be a flat sequence of numbers"
 
 # ------------------------------------------------------------------------------------------------------------ documents
 
@@ -38,7 +41,40 @@ def fill_document(proto: document_pb2.Document, document: documents.Document | M
     if document.metadata:
         struct_from_mapping(document.metadata, proto.metadata)
     if document.vector is not None:
-        proto.vector.extend(checked_vector(document.vector, "document.vector"))
+        proto.vector_f32 = vector_bytes(document.vector, "document.vector")
+
+
+def vector_bytes(vector: Sequence[float], field: str) -> bytes:
+    """The vector as little-endian float32. Its values are for the server to judge: NaN, zero, a wrong dimension.
+
+    Args:
+        vector: shape (dimension,). An array of numpy's is written by numpy; anything else is a sequence of numbers, or
+            has ``tolist`` (torch).
+        field: what an error names.
+
+    Raises:
+        InvalidVector: it is empty, or no flat sequence of numbers in the range of float32.
+    """
+    # Bytes would pass as a sequence of small integers, and a matrix as one long vector.
+    if isinstance(vector, bytes | bytearray) or getattr(vector, "ndim", 1) != 1:
+        raise InvalidVector(_NOT_FLAT, field=field)
+    try:
+        if hasattr(vector, "astype") and hasattr(vector, "tobytes"):
+            data: bytes = vector.astype("<f4").tobytes()
+        else:
+            numbers = tuple(vector.tolist() if hasattr(vector, "tolist") else vector)
+            data = struct.pack(f"<{len(numbers)}f", *numbers)
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
+        raise InvalidVector(_NOT_FLAT, field=field) from error
+    if not data:
+        # No bytes are no vector to the server, which would embed the text instead.
+        raise InvalidVector("is empty", field=field)
+    return data
+
+
+def vector_from_bytes(data: bytes) -> tuple[float, ...]:
+    """The values of a little-endian float32 vector."""
+    return struct.unpack(f"<{len(data) // 4}f", data)
 
 
 def checked_vector(vector: Sequence[float], field: str) -> Sequence[float]:
@@ -47,12 +83,23 @@ def checked_vector(vector: Sequence[float], field: str) -> Sequence[float]:
     try:
         numbers = array.array("d", values)
     except (TypeError, ValueError) as error:
-        raise InvalidVector("must be a flat sequence of numbers", field=field) from error
+        raise InvalidVector(_NOT_FLAT, field=field) from error
     if not numbers:
         raise InvalidVector("is empty", field=field)
     if not all(map(math.isfinite, numbers)):
         raise InvalidVector("holds NaN or infinity", field=field)
     return numbers
+
+
+def document(proto: document_pb2.Document) -> documents.Document:
+    """A document as a client sent it, from the wire."""
+    return documents.Document(
+        id=proto.id,
+        title=proto.title,
+        text=proto.text,
+        metadata=struct_to_dict(proto.metadata),
+        vector=vector_from_bytes(proto.vector_f32) or tuple(proto.vector) or None,
+    )
 
 
 def stored_document(proto: document_pb2.StoredDocument) -> documents.StoredDocument:

@@ -22,7 +22,8 @@ class Document:
         text: may be empty only when the title or the vector is given; at most 1 MiB of UTF-8 by default.
         metadata: a JSON object. Numbers are doubles in the server; whole ones come back as ``int``.
         vector: the caller's own embedding, of the collection's dimension; any length, it is normalised. When given, the
-            document is one passage and the server's embedder is not used for it. Never comes back: see ``Passage``.
+            document is one passage and the server's embedder is not used for it. An array of numpy's is cheapest. Comes
+            back in ``Passage``, not here.
     """
 
     id: str

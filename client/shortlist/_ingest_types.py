@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 
+from shortlist._document_types import Document
 from shortlist._errors import ShortlistError
 
 
@@ -33,7 +35,7 @@ class Ack:
     """What became of one operation; acks come in the order of the operations.
 
     Attributes:
-        index: place of the operation in what was ingested, from 0.
+        index: place of the operation in what was ingested, from 0; of a retry, the document's number in the quarantine.
         id: the document's id.
         sequence: number of the commit, or of the version that is there; 0 when it failed.
         error: why it failed, as one would be raised; None when it did not. ``error.retryable`` says whether the same
@@ -96,3 +98,27 @@ class IngestSummary:
     seconds: float = 0.0
     stream: str = ""
     complete: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedDocument:
+    """A document that an ingest stream could not take; the server keeps the newest failure of each id.
+
+    Attributes:
+        number: identifies the failure in the collection.
+        id: as the client sent it, well-formed or not.
+        stream, position: where it came from; "" for an unnamed stream.
+        time: when it failed, in UTC.
+        error: why, as one would be raised.
+        retriable: whether the document was kept, so that it can be retried; one over the size limits was not.
+        document: the document with its vector, when it was asked for and kept.
+    """
+
+    number: int
+    id: str
+    stream: str
+    position: int
+    time: datetime
+    error: ShortlistError
+    retriable: bool
+    document: Document | None = None

@@ -68,7 +68,7 @@ def operation_cost(proto: pb.IngestOperation) -> int:
     """Tokens of credit that an operation takes; the formula is the contract's (``IngestCredit``)."""
     document = proto.upsert
     length = len(document.title.encode()) + len(document.text.encode())
-    return 1 + length // 4 + len(document.vector) // 16
+    return 1 + length // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
 
 
 def _to_proto(operation: object) -> pb.IngestOperation:

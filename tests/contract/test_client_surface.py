@@ -17,7 +17,13 @@ from shortlist import AsyncClient, Client
 from shortlist import _errors as client_errors
 from shortlist._channel import IDEMPOTENT_METHODS
 from shortlist._status import BY_REASON
-from shortlist.v1 import collection_service_pb2, document_service_pb2, error_pb2, search_service_pb2
+from shortlist.v1 import (
+    admin_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    error_pb2,
+    search_service_pb2,
+)
 
 PUBLIC = {
     "Ack",
@@ -25,6 +31,8 @@ PUBLIC = {
     "AsyncClient",
     "AsyncIngest",
     "AsyncPages",
+    "Backup",
+    "BackupCollection",
     "Cancelled",
     "Candidates",
     "Chunking",
@@ -34,6 +42,7 @@ PUBLIC = {
     "CollectionConfig",
     "CollectionExists",
     "CollectionNotFound",
+    "CopyProgress",
     "DataCorrupted",
     "DeadlineExceeded",
     "Degradation",
@@ -41,6 +50,7 @@ PUBLIC = {
     "Deletion",
     "Document",
     "DocumentTooLarge",
+    "EmbedderModel",
     "FailedPrecondition",
     "FailurePolicy",
     "Field",
@@ -70,8 +80,10 @@ PUBLIC = {
     "Passage",
     "PassageHit",
     "PermissionDenied",
+    "QuarantinedDocument",
     "Rerank",
     "RerankScore",
+    "RerankerModel",
     "ResourceExhausted",
     "ResumeMismatch",
     "RetrievalMode",
@@ -80,6 +92,7 @@ PUBLIC = {
     "SearchReport",
     "SearchResult",
     "SequenceNotReached",
+    "ServerInfo",
     "ServerUnavailable",
     "ShortlistError",
     "StageScore",
@@ -92,6 +105,9 @@ PUBLIC = {
     "Unimplemented",
     "UnsupportedByCollection",
     "UsedAfterFork",
+    "VerifyCheck",
+    "VerifyProgress",
+    "VerifyReport",
 }
 
 METHOD_OF_RPC = {
@@ -107,11 +123,19 @@ METHOD_OF_RPC = {
     "ListCollections": "list_collections",
     "UpdateCollection": "update_collection",
     "DeleteCollection": "delete_collection",
+    "GetServerInfo": "server_info",
+    "Verify": "verify",
+    "Backup": "backup",
+    "ListBackups": "list_backups",
+    "Restore": "restore",
+    "ListQuarantine": "list_quarantine",
+    "RetryQuarantine": "retry_quarantine",
+    "DeleteQuarantine": "delete_quarantine",
 }
 
 SERVICES = [
     service
-    for module in (search_service_pb2, document_service_pb2, collection_service_pb2)
+    for module in (search_service_pb2, document_service_pb2, collection_service_pb2, admin_service_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 RPCS = [method.name for service in SERVICES for method in service.methods]

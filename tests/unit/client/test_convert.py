@@ -1,15 +1,17 @@
 """What goes into a proto comes back, and what cannot go in is named."""
 
+import array
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist import Document, InvalidArgument, InvalidVector
-from shortlist._convert import fill_document
+from shortlist._convert import checked_vector, document, fill_document
 from shortlist._metadata import MAX_LEVELS, struct_from_mapping, struct_to_dict
 from shortlist.v1 import document_pb2, document_service_pb2
 
@@ -85,20 +87,60 @@ def test_the_deepest_metadata_that_is_translated_can_be_sent() -> None:
         document_to_proto(Document(id="a", metadata={"a": metadata}))
 
 
-@pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], ["a"], [[1.0]], 3])
+MATRIX = np.ones((2, 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "vector", [[], (), np.array([]), ["a"], "12", b"12", [[1.0]], MATRIX, np.float32(1), np.array(["a"]), [1e300], 3]
+)
 def test_a_vector_that_is_none_is_refused(vector: Any) -> None:
     with pytest.raises(InvalidVector) as caught:
         document_to_proto(Document(id="a", vector=vector))
     assert caught.value.field == "document.vector"
 
 
-def test_arrays_with_tolist_are_vectors() -> None:
-    class Array:
-        def tolist(self) -> list[float]:
-            return [0.5, 2]
+class Tensor:
+    """An array of a library that the client does not know."""
 
-    document = document_to_proto(Document(id="a", vector=Array()))  # type: ignore[arg-type]
-    assert list(document.vector) == [0.5, 2.0]
+    def tolist(self) -> list[float]:
+        return [0.5, 2]
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        [0.5, 2],
+        (0.5, 2.0),
+        array.array("d", [0.5, 2]),
+        Tensor(),
+        np.array([0.5, 2], dtype=np.float64),
+        np.array([0.5, 2], dtype=">f4"),
+        np.array([0.5, 9, 2], dtype=np.float32)[::2],
+    ],
+)
+def test_vectors_of_any_kind_are_sent_as_little_endian_float32(vector: Any) -> None:
+    document = document_to_proto(Document(id="a", vector=vector))
+    assert document.vector_f32 == b"\x00\x00\x00\x3f\x00\x00\x00\x40"
+    assert not document.vector
+
+
+def test_the_values_of_a_documents_vector_are_the_servers_to_judge() -> None:
+    assert len(document_to_proto(Document(id="a", vector=[math.nan, math.inf, 0])).vector_f32) == 12
+
+
+@pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], ["a"], [[1.0]], 3])
+def test_a_query_vector_that_is_none_is_refused(vector: Any) -> None:
+    with pytest.raises(InvalidVector) as caught:
+        checked_vector(vector, "query.vector")
+    assert caught.value.field == "query.vector"
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=8))
+def test_a_vector_comes_back_equal_by_either_field(vector: list[float]) -> None:
+    proto = document_to_proto(Document(id="a", vector=vector))
+    assert document(proto).vector == tuple(vector)
+    assert document(document_pb2.Document(id="a", vector=vector)).vector == tuple(vector)
+    assert document(document_pb2.Document(id="a")).vector is None
 
 
 def test_a_mapping_is_a_document_and_unknown_keys_are_refused() -> None:

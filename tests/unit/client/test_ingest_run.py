@@ -108,6 +108,7 @@ def test_the_cost_is_that_of_the_contract() -> None:
     assert operation_cost(pb.IngestOperation(delete_id="x" * 100)) == 1
     document = prepare(Document(id="a", title="é", text="12345", vector=[0.0] * 32), 10_000)
     assert document.cost == 1 + 7 // 4 + 32 // 16
+    assert operation_cost(pb.IngestOperation(upsert={"id": "a", "vector": [0.0] * 47})) == 1 + 47 // 16
 
 
 def test_reading_stops_while_there_is_no_credit_or_too_much_is_pending() -> None:

@@ -1,0 +1,89 @@
+"""From the protos of ``AdminService`` to values. Pure functions."""
+
+from __future__ import annotations
+
+import datetime
+
+from shortlist import _admin_types as admin
+from shortlist.v1 import admin_service_pb2 as pb
+
+
+def server_info(proto: pb.GetServerInfoResponse) -> admin.ServerInfo:
+    """What a server is, from the wire."""
+    return admin.ServerInfo(
+        version=proto.version,
+        start_time=proto.start_time.ToDatetime(datetime.UTC),
+        startup_seconds=proto.startup_time.ToTimedelta().total_seconds(),
+        embedders=tuple(map(_embedder, proto.embedders)),
+        rerankers=tuple(map(_reranker, proto.rerankers)),
+        collection_count=proto.collection_count,
+    )
+
+
+def _embedder(proto: pb.EmbedderModel) -> admin.EmbedderModel:
+    return admin.EmbedderModel(
+        name=proto.name,
+        revision=proto.revision,
+        dimension=proto.dimension,
+        min_dimension=proto.min_dimension,
+        max_tokens=proto.max_tokens,
+        token_vectors=proto.token_vectors,
+        takes_instruction=proto.takes_instruction,
+    )
+
+
+def _reranker(proto: pb.RerankerModel) -> admin.RerankerModel:
+    return admin.RerankerModel(
+        name=proto.name,
+        revision=proto.revision,
+        takes_instruction=proto.takes_instruction,
+        default_weight=proto.default_weight,
+        default_depth=proto.default_depth,
+    )
+
+
+def verify_progress(proto: pb.VerifyProgress) -> admin.VerifyProgress:
+    """What a verification is at, from the wire."""
+    return admin.VerifyProgress(collection=proto.collection, step=proto.step)
+
+
+def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
+    """What a verification found, from the wire."""
+    return admin.VerifyReport(
+        collection=proto.collection,
+        ok=proto.ok,
+        checks=tuple(
+            admin.VerifyCheck(name=check.name, ok=check.ok, detail="" if check.ok else check.detail)
+            for check in proto.checks
+        ),
+        document_count=proto.document_count,
+        passage_count=proto.passage_count,
+        segment_passage_count=proto.segment_passage_count,
+        tail_passage_count=proto.tail_passage_count,
+        sampled_count=proto.sampled_count,
+        reached_count=proto.reached_count,
+        repairs=tuple(proto.repairs),
+    )
+
+
+def copy_progress(proto: pb.CopyProgress) -> admin.CopyProgress:
+    """How far a copy is, from the wire."""
+    return admin.CopyProgress(collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes)
+
+
+def backup(proto: pb.BackupInfo) -> admin.Backup:
+    """A backup, from the wire."""
+    return admin.Backup(
+        name=proto.name,
+        create_time=proto.create_time.ToDatetime(datetime.UTC),
+        collections=tuple(
+            admin.BackupCollection(
+                name=collection.name,
+                sequence=collection.sequence,
+                document_count=collection.document_count,
+                passage_count=collection.passage_count,
+                disk_bytes=collection.disk_bytes,
+            )
+            for collection in proto.collections
+        ),
+    )

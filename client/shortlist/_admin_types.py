@@ -1,0 +1,147 @@
+"""What operating a server answers, as values.
+
+Frozen, safe to share between threads. ``_admin_convert`` makes them from the proto, whose names they have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderModel:
+    """An embedder that a server serves.
+
+    Attributes:
+        name: as in ``CollectionConfig.embedder``.
+        revision: digest over all that its vectors depend on; equal revisions, equal vectors.
+        dimension: of its full vectors.
+        min_dimension: smallest dimension its vectors may be cut to; equal to ``dimension`` where they may not.
+        max_tokens: its window.
+        token_vectors: whether it gives token vectors for late interaction.
+        takes_instruction: whether queries may carry an instruction.
+    """
+
+    name: str
+    revision: str
+    dimension: int
+    min_dimension: int
+    max_tokens: int
+    token_vectors: bool
+    takes_instruction: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankerModel:
+    """A reranker that a server serves.
+
+    Attributes:
+        name: as in ``CollectionConfig.reranker``.
+        revision: digest over all that its scores depend on.
+        takes_instruction: whether queries may carry an instruction.
+        default_weight: weight of its score unless a request says otherwise, 0 to 1.
+        default_depth: documents it reranks unless a request says otherwise.
+    """
+
+    name: str
+    revision: str
+    takes_instruction: bool
+    default_weight: float
+    default_depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What a server is and serves.
+
+    Attributes:
+        version: its release, as in "0.1.0".
+        start_time: since when it has been ready, in UTC.
+        startup_seconds: from the start of its process to being ready.
+        embedders, rerankers: the models; the first of each is the default.
+        collection_count: collections it has.
+    """
+
+    version: str
+    start_time: datetime
+    startup_seconds: float
+    embedders: tuple[EmbedderModel, ...]
+    rerankers: tuple[RerankerModel, ...]
+    collection_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyProgress:
+    """What a verification is at: the collection, and the step, as in "database"."""
+
+    collection: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyCheck:
+    """One thing that was checked; ``detail`` says what is wrong when it does not hold."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a verification found in a collection.
+
+    Attributes:
+        ok: whether every check holds.
+        document_count, passage_count: live ones.
+        segment_passage_count, tail_passage_count: where the live passages are.
+        sampled_count: vectors that were looked up by themselves.
+        reached_count: those that were found.
+        repairs: what was repaired, a sentence each.
+    """
+
+    collection: str
+    ok: bool
+    checks: tuple[VerifyCheck, ...]
+    document_count: int = 0
+    passage_count: int = 0
+    segment_passage_count: int = 0
+    tail_passage_count: int = 0
+    sampled_count: int = 0
+    reached_count: int = 0
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[VerifyCheck, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.ok)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyProgress:
+    """How far a backup or a restore is: bytes of the collection it is at. The total may grow."""
+
+    collection: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupCollection:
+    """A collection in a backup, as of the commit ``sequence``."""
+
+    name: str
+    sequence: int
+    document_count: int
+    passage_count: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """A complete backup in the server's backup folder; ``create_time`` is in UTC."""
+
+    name: str
+    create_time: datetime
+    collections: tuple[BackupCollection, ...]

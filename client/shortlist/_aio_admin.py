@@ -1,0 +1,180 @@
+"""The client for asyncio's calls for those who operate a server.
+
+``_admin`` has the same methods for threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from shortlist import _admin_calls as admin_calls
+from shortlist import _quarantine_calls as quarantine
+from shortlist._admin_types import Backup, CopyProgress, ServerInfo, VerifyProgress, VerifyReport
+from shortlist._aio_base import AsyncClientBase
+from shortlist._collection_types import Collection
+from shortlist._ingest_types import Ack, QuarantinedDocument
+from shortlist._pages import AsyncPages
+
+
+class AsyncAdminCalls(AsyncClientBase):
+    """What operators ask.
+
+    ``verify``, ``backup``, ``restore`` and ``retry_quarantine`` take as long as they need: they have a deadline only
+    when it is given, and a broken connection ends them. The server may carry through what its caller has given up.
+    """
+
+    async def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
+        """What the server is, and which models it serves."""
+        return await self._unary(admin_calls.server_info(), timeout_seconds)
+
+    async def verify(
+        self,
+        collection: str | None = None,
+        *,
+        sample: int = 200,
+        repair: bool = False,
+        progress: Callable[[VerifyProgress], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> list[VerifyReport]:
+        """Checks a collection, or all, while searches go on; a report each.
+
+        Args:
+            collection: its name; all when None.
+            sample: vectors of each segment to look up by themselves, 0 to 10,000.
+            repair: rebuild from the database what does not hold, then check again.
+            progress: called with each step, in the event loop.
+            timeout_seconds: deadline of the call; none by default.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: ``sample`` is out of its range.
+        """
+        call = admin_calls.verify(collection, sample=sample, repair=repair)
+        return await self._stream(call, progress, timeout_seconds)
+
+    async def backup(
+        self,
+        name: str,
+        collections: Iterable[str] = (),
+        *,
+        progress: Callable[[CopyProgress], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Backup:
+        """Makes a backup in the server's backup folder while the server serves; it is checked and synced to disk.
+
+        Args:
+            name: its name, a new one: 1 to 64 of a-z, 0-9, "_" and "-".
+            collections: what goes into it, each as of one commit; all when empty.
+            progress: called with the bytes copied, a few times a second, in the event loop.
+            timeout_seconds: deadline of the call; none by default.
+
+        Raises:
+            InvalidArgument: the name is wrong, or taken.
+            CollectionNotFound: there is no collection of one of the names.
+            DataCorrupted: a collection is damaged; see ``verify``.
+            OutOfSpace: the backup folder's disk is full; nothing is left there.
+        """
+        return admin_calls.only(await self._stream(admin_calls.backup(name, collections), progress, timeout_seconds))
+
+    def list_backups(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Backup]:
+        """Backups, newest first; the timeout is one page's."""
+        return AsyncPages(lambda token: self._unary(admin_calls.list_backups(page_size, token), timeout_seconds))
+
+    async def restore(
+        self,
+        backup: str,
+        collection: str,
+        *,
+        new_name: str | None = None,
+        progress: Callable[[CopyProgress], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Collection:
+        """Makes a collection from one in a backup; when it returns, it serves.
+
+        Args:
+            backup: name of the backup.
+            collection: name of the collection in it.
+            new_name: name of the collection to make; as in the backup when None.
+            progress: called with the bytes copied, a few times a second, in the event loop.
+            timeout_seconds: deadline of the call; none by default.
+
+        Raises:
+            InvalidArgument: there is no backup of that name.
+            CollectionNotFound: it has no such collection.
+            CollectionExists: there is a collection of the name to make.
+            DataCorrupted: the backup is damaged; use another.
+        """
+        call = admin_calls.restore(backup, collection, new_name)
+        return admin_calls.only(await self._stream(call, progress, timeout_seconds))
+
+    def list_quarantine(
+        self,
+        collection: str,
+        *,
+        include_document: bool = False,
+        page_size: int = 100,
+        timeout_seconds: float | None = None,
+    ) -> AsyncPages[QuarantinedDocument]:
+        """Documents that ingests could not take, oldest failure first; the timeout is one page's.
+
+        Args:
+            collection: where they were to go.
+            include_document: return the documents themselves, too, where they were kept.
+            page_size: documents in a page, at most 1,000.
+            timeout_seconds: deadline of each page; the client's by default.
+
+        Raises:
+            CollectionNotFound: there is none of that name; out of the iteration, as everything else.
+        """
+        return AsyncPages(
+            lambda token: self._unary(
+                quarantine.list_quarantine(
+                    collection, include_document=include_document, page_size=page_size, page_token=token
+                ),
+                timeout_seconds,
+            )
+        )
+
+    async def retry_quarantine(
+        self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
+    ) -> list[Ack]:
+        """Ingests quarantined documents again; those that succeed leave the quarantine.
+
+        Args:
+            collection: where they are to go.
+            numbers: which; when None, all that are there now and can be retried.
+            timeout_seconds: deadline of each call, which has up to 100 documents; none by default.
+
+        Returns:
+            An ack of each document that was tried; its ``index`` is the number. One that failed again is in the
+            quarantine under a new number. After an error, call again: what succeeded is not done twice.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: a number is none.
+        """
+        if numbers is None:
+            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE)
+            numbers = [one.number async for one in found if one.retriable]
+        acks: list[Ack] = []
+        for batch in quarantine.batches(numbers, quarantine.RETRY_AT_ONCE):
+            answer = await self._unary(quarantine.retry_quarantine(collection, batch), timeout_seconds)
+            acks += answer
+        return acks
+
+    async def delete_quarantine(
+        self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
+    ) -> int:
+        """Forgets quarantined documents, by number or all that are there now; returns how many there were.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: a number is none.
+        """
+        if numbers is None:
+            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE, timeout_seconds=timeout_seconds)
+            numbers = [one.number async for one in found]
+        deleted = 0
+        for batch in quarantine.batches(numbers, quarantine.DELETE_AT_ONCE):
+            deleted += await self._unary(quarantine.delete_quarantine(collection, batch), timeout_seconds)
+        return deleted

@@ -1,0 +1,142 @@
+"""The connection of the blocking client: how calls are carried, and whether the server is ready.
+
+May be used from any thread, but not after a fork. ``_aio_base`` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from shortlist import _calls as calls
+from shortlist._admin_calls import StreamCall
+from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
+from shortlist._errors import DeadlineExceeded, Unavailable
+from shortlist._status import from_rpc_error
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+class ClientBase:
+    """A connection to a server, without the calls."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        api_key: str | None = None,
+        tls: bool | Tls = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Prepares a connection.
+
+        Args:
+            target: the server's address, "HOST:PORT", or another gRPC target.
+            timeout_seconds: deadline of each call that has none of its own.
+            api_key: sent with every call; use ``tls`` with it outside this machine, or others can read it.
+            tls: encrypt the connection: True to trust the system's authorities, or how to know the server.
+            credentials: gRPC's own credentials, in place of ``tls``.
+            max_message_bytes: largest message sent or received.
+        """
+        self._connection = Connection(
+            target,
+            timeout_seconds=timeout_seconds,
+            api_key=api_key,
+            tls=tls,
+            credentials=credentials,
+            max_message_bytes=max_message_bytes,
+        )
+        if self._connection.credentials is None:
+            self._channel = grpc.insecure_channel(target, options=self._connection.options)
+        else:
+            self._channel = grpc.secure_channel(target, self._connection.credentials, options=self._connection.options)
+
+    def ready(self, *, timeout_seconds: float = 5.0) -> bool:
+        """Whether the server answers queries now; False when it is not there, too."""
+        try:
+            return self._unary(calls.health(), timeout_seconds)
+        except (Unavailable, DeadlineExceeded):
+            return False
+
+    def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
+        """Waits until the server answers queries.
+
+        Raises:
+            ServerUnavailable: it did not in time.
+        """
+        wait = ReadyWait(timeout_seconds)
+        while not wait.over():
+            try:
+                if self._unary(calls.health(), wait.call_seconds()):
+                    return
+            except (Unavailable, DeadlineExceeded) as error:
+                wait.error = error
+            time.sleep(wait.pause_seconds())
+        raise self._connection.unavailable(timeout_seconds, wait.error)
+
+    def close(self) -> None:
+        """Ends the connection and the calls in progress on it; harmless when closed."""
+        self._connection.closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._connection.target!r})"
+
+    def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
+        connection = self._connection
+        connection.check()
+        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
+        try:
+            response = method(
+                call.request,
+                timeout=connection.timeout(timeout_seconds, by_default=call.deadline),
+                metadata=connection.metadata,
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        except ValueError:
+            # Closed by another thread between the check and the call.
+            connection.check()
+            raise
+        return call.read(response)
+
+    def _stream(
+        self, call: StreamCall[P, T], progress: Callable[[P], None] | None, timeout_seconds: float | None
+    ) -> list[T]:
+        connection = self._connection
+        connection.check()
+        method = self._channel.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
+        results: list[T] = []
+        try:
+            answer = method(
+                call.request,
+                timeout=connection.timeout(timeout_seconds, by_default=False),
+                metadata=connection.metadata,
+            )
+            try:
+                for message in answer:
+                    call.take(message, results, progress)
+            finally:
+                # What ``progress`` raises, too, ends the call; harmless when it has ended.
+                answer.cancel()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        except ValueError:
+            connection.check()
+            raise
+        return results
