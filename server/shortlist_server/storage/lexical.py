@@ -30,6 +30,7 @@ _WORD = re.compile(r"\w+")
 _MAX_WORDS = 256
 _KEPT_FREQUENCIES = 100_000
 _GROWTH = 1.2
+_FEW_DOCUMENTS = 1000
 
 
 def words(text: str) -> list[str]:
@@ -82,6 +83,7 @@ class Lexicon:
     def _affordable(self, connection: sqlite3.Connection, terms: list[str]) -> tuple[list[str], int, bool]:
         """The words to search for, the oldest key to score, and whether anything was left out."""
         total, budget = self._documents(), self._budget
+        terms = self._telling(connection, terms, total)
         if total * len(terms) <= budget:
             return terms, 0, False
         found = sorted((self._frequency(connection, term, total, budget + 1), term) for term in terms)
@@ -104,6 +106,19 @@ class Lexicon:
             ).fetchone()
             oldest = row[0] + 1 if row else 0
         return kept, oldest, len(kept) < len(terms) or oldest > 0
+
+    def _telling(self, connection: sqlite3.Connection, terms: list[str], total: int) -> list[str]:
+        """The words without those that are in more than half of the documents, where others are left.
+
+        FTS5 gives such a word a weight of a millionth (the inverse document frequency, which would be negative):
+        leaving it out changes no order, but its postings are most of the work. In a large collection the budget leaves
+        it out.
+        """
+        if not _FEW_DOCUMENTS <= total <= 2 * self._budget:
+            return terms
+        limit = total // 2 + 1
+        frequencies = {term: self._frequency(connection, term, total, limit) for term in terms}
+        return [term for term in terms if 0 < frequencies[term] < limit] or terms
 
     def _frequency(self, connection: sqlite3.Connection, term: str, total: int, limit: int) -> int:
         """In how many documents a word occurs, or ``limit`` when in more."""
