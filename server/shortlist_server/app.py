@@ -115,7 +115,9 @@ class Server:
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         await loop.run_in_executor(self._work_threads, _open_all, store)
         observer = self._observer()
-        ingester = self._ingester = Ingester(store, models, self._work_threads)
+        ingester = self._ingester = Ingester(
+            store, models, self._work_threads, max_document_tokens=config.max_document_tokens
+        )
         searcher = Searcher(store, models, self._search_threads, observer)
         limits = LimitInterceptor(config)
         server = grpc.aio.server(

@@ -76,6 +76,9 @@ class Config:
     max_header_bytes: int = _setting(16 * 1024, "Largest headers of a call, in bytes.")
     max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.")
     max_document_bytes: int = _setting(1024 * 1024, "Largest title and text of a document, in bytes of UTF-8.")
+    max_document_tokens: int = _setting(
+        262_144, "Most tokens embedded for one document, overlaps included; one with more is refused."
+    )
     max_metadata_bytes: int = _setting(64 * 1024, "Largest metadata of a document, in bytes of JSON.")
     max_query_bytes: int = _setting(32 * 1024, "Largest query text, in bytes of UTF-8.")
     max_hits: int = _setting(1000, "Largest limit + offset of a search.")

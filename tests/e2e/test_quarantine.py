@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from shortlist import Client
+from shortlist import Client, Document, DocumentTooLarge
 from shortlist.testing import server
 from shortlist.v1 import collection_pb2, collection_service_pb2, collection_service_pb2_grpc, document_pb2, error_pb2
 from shortlist.v1 import document_service_pb2 as pb
@@ -127,3 +127,12 @@ def test_a_retry_after_the_limit_was_raised_succeeds_and_leaves_the_quarantine(t
         assert [(ack.position, ack.status) for ack in acks] == [(kept.number, pb.ACK_STATUS_DURABLE)]
         assert quarantine(stub, "texts") == []
         assert stub.Count(pb.CountRequest(collection="texts"), timeout=5).count == 1
+
+
+def test_a_document_of_too_many_tokens_is_refused_alone(tmp_path: Path) -> None:
+    with server(data_dir=tmp_path, max_document_tokens=40) as small, Client(small.target) as client:
+        client.create_collection("texts")
+        run = client.ingest("texts", [Document(id="long", text="word " * 60), Document(id="short", text="a word")])
+        acks = list(run)
+    assert [ack.ok for ack in acks] == [False, True]
+    assert isinstance(acks[0].error, DocumentTooLarge)

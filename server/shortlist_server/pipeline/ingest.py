@@ -25,7 +25,14 @@ from shortlist_server.domain import (
     StreamPosition,
     Upsert,
 )
-from shortlist_server.errors import InvalidArgument, InvalidVector, Overloaded, ShortlistError, StreamConflict
+from shortlist_server.errors import (
+    DocumentTooLarge,
+    InvalidArgument,
+    InvalidVector,
+    Overloaded,
+    ShortlistError,
+    StreamConflict,
+)
 from shortlist_server.inference.base import (
     NO_MODEL,
     CutText,
@@ -42,6 +49,9 @@ from shortlist_server.storage.base import CollectionStore, Store
 
 T = TypeVar("T")
 
+MAX_DOCUMENT_TOKENS = 262_144
+"""Most tokens embedded for one document unless the server is told otherwise."""
+
 RETRY_SECONDS = 0.1
 """Wait before a full queue is tried again, where it does not say how long."""
 
@@ -52,10 +62,13 @@ WINDOWS_AHEAD = 1
 class Ingester:
     """Opens ingest sessions; at most one for each named stream, the newest."""
 
-    def __init__(self, store: Store, models: ModelCatalog, threads: Executor) -> None:
+    def __init__(
+        self, store: Store, models: ModelCatalog, threads: Executor, *, max_document_tokens: int = MAX_DOCUMENT_TOKENS
+    ) -> None:
         self._store = store
         self._models = models
         self._threads = threads
+        self._max_document_tokens = max_document_tokens
         self._sessions: set[IngestSession] = set()
 
     async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
@@ -73,7 +86,15 @@ class Ingester:
         for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
             await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
         position = await loop.run_in_executor(self._threads, store.stream_position, stream) if stream else 0
-        session = IngestSession(store, embedder, self._threads, stream=stream, position=position, dry_run=dry_run)
+        session = IngestSession(
+            store,
+            embedder,
+            self._threads,
+            stream=stream,
+            position=position,
+            dry_run=dry_run,
+            max_document_tokens=self._max_document_tokens,
+        )
         self._sessions.add(session)
         return session
 
@@ -105,6 +126,7 @@ class IngestSession:
         stream: str,
         position: int,
         dry_run: bool,
+        max_document_tokens: int,
     ) -> None:
         self.collection = collection
         self.stream = stream
@@ -114,6 +136,7 @@ class IngestSession:
         self._embedder = embedder
         self._threads = threads
         self._dry_run = dry_run
+        self._max_document_tokens = max_document_tokens
         self._seen = position
         self._in_flight: Counter[str] = Counter()
         self._stop = asyncio.Event()
@@ -271,7 +294,16 @@ class IngestSession:
         if self._embedder is None:
             raise InvalidArgument("the collection has no embedder: give the document a vector", field="document.vector")
         config = self.collection.config
-        return self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
+        cut = self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
+        tokens = sum(passage.tokens for passage in cut.passages)
+        if tokens > self._max_document_tokens:
+            raise DocumentTooLarge(
+                f"{tokens} tokens in {len(cut.passages)} passages, at most {self._max_document_tokens} are allowed; "
+                "split the document",
+                field="document.text",
+                metadata={"limit": str(self._max_document_tokens)},
+            )
+        return cut
 
     async def _commit(self, prepared: Sequence[Prepared]) -> list[Ack]:
         if self._dry_run:
