@@ -114,3 +114,64 @@ def test_nobody_at_the_target_is_an_error_and_not_a_traceback(folder: Path) -> N
     ran = run(folder, "--target", "127.0.0.1:1")
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
+
+
+def test_a_sweep_is_saved_with_its_report_and_can_be_compared(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sweep = ("--sweep", "rerank.weight=0,1", "--sweep", "candidates.exact=true")
+    ran = run(folder, "--json", *sweep, "--output", out, "--", "--embedder", "hashing")
+    assert ran.returncode == 0, ran.stderr
+    settings = json.loads(ran.stdout)["settings"]
+    assert [setting["label"] for setting in settings] == [
+        "defaults",
+        "rerank.weight=0, candidates.exact=true",
+        "rerank.weight=1, candidates.exact=true",
+    ]
+    assert settings[0]["versus_defaults"] is None
+    assert settings[1]["versus_defaults"]["p_adjusted"] <= 1
+    assert all(setting["latency"]["p50_ms"] > 0 for setting in settings)
+    queries = [json.loads(line) for line in (out / "queries.jsonl").read_text().splitlines()]
+    assert len(queries) == 6
+    assert queries[0]["ids"]["lexical"][0] == "owl"
+    assert "chart-stages" in (out / "report.html").read_text()
+    compared = run("compare", out, out, "--setting-b", "rerank.weight=1, candidates.exact=true", "--json")
+    assert compared.returncode == 0, compared.stderr
+    assert json.loads(compared.stdout)["queries"] == 2
+    table = run("compare", out, out, "--fail-if-worse")
+    assert table.returncode == 0
+    assert table.stdout.splitlines()[0].split("\t")[:4] == ["ranking", "measure", "A", "B"]
+
+
+def test_a_collection_that_is_there_is_measured_as_it_is(folder: Path, target: str) -> None:
+    with Client(target) as client:
+        client.create_collection("live")
+        client.ingest("live", [{"id": id, "text": text} for id, text in CORPUS.items() if text]).finish()
+        before = client.get_collection("live").sequence
+        files = ("--qrels", folder / "qrels" / "test.tsv", "--queries", folder / "queries.jsonl")
+        ran = run("--json", "--target", target, "--collection", "live", *files)
+        assert ran.returncode == 0, ran.stderr
+        figures = json.loads(ran.stdout)
+        assert figures["ndcg_at_10"]["lexical"] == 1.0
+        assert figures["documents"] == 3
+        assert figures["ingest_documents_per_second"] is None
+        assert client.get_collection("live").sequence == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweep", "rerank.height=1"], "with a path of"),
+        (["--qrels", "x"], "--qrels and --queries go together"),
+        (["--qrels", "x", "--queries", "y", "--target", "z"], "either a folder DIR, or --qrels"),
+    ],
+)
+def test_options_that_do_not_go_together_end_with_code_2(folder: Path, arguments: list[str], message: str) -> None:
+    ran = run(folder, *arguments)
+    assert ran.returncode == 2
+    assert message in " ".join(ran.stderr.split())
+
+
+def test_comparing_what_is_no_run_ends_with_code_2(tmp_path: Path) -> None:
+    ran = run("compare", tmp_path, tmp_path)
+    assert ran.returncode == 2
+    assert "run.json is missing" in ran.stderr

@@ -1,7 +1,8 @@
-"""Evaluation folders in the format of the BEIR benchmark (https://github.com/beir-cellar/beir).
+"""Evaluation folders in the format of the BEIR benchmark (https://github.com/beir-cellar/beir), and their parts.
 
 A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and for
-each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading).
+each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Judgements are also read in
+the format of TREC (query, anything, document, grade, separated by blanks).
 
 Everything is checked before anything is measured. Documents are read twice rather than kept: once to check them, once
 to send them.
@@ -9,7 +10,6 @@ to send them.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,21 +24,32 @@ class InvalidDataset(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Judged:
+    """Queries and what is known to answer them.
+
+    Attributes:
+        name: what to call them in a report.
+        queries: text of every query that has a judgement, by id, in the order of the file.
+        judgements: grade of each judged document, by query id and document id; 0 is not relevant.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    judgements: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset(Judged):
     """A checked folder and split.
 
     Attributes:
         folder: where it is.
         document_count: documents in the corpus.
-        queries: text of every query that has a judgement in the split, by id, in the order of the file.
-        judgements: grade of each judged document, by query id and document id; 0 is not relevant.
         judged_but_missing: judged documents that the corpus does not have; nothing can find them.
     """
 
     folder: Path
     document_count: int
-    queries: Mapping[str, str]
-    judgements: Mapping[str, Mapping[str, int]]
     judged_but_missing: int
 
     def documents(self) -> Iterator[Document]:
@@ -55,24 +66,53 @@ def load_dataset(folder: Path, split: str) -> Dataset:
     """
     if not folder.is_dir():
         raise InvalidDataset(f"{folder} is not a folder")
-    judgements = _judgements(folder / "qrels" / f"{split}.tsv")
+    judged = load_split(folder, split)
     document_ids = set(_texts(folder / "corpus.jsonl", ("title", "text")))
-    texts = _texts(folder / "queries.jsonl", ("text",))
+    documents = {document for grades in judged.judgements.values() for document in grades}
+    return Dataset(
+        name=judged.name,
+        folder=folder,
+        document_count=len(document_ids),
+        queries=judged.queries,
+        judgements=judged.judgements,
+        judged_but_missing=len(documents - document_ids),
+    )
+
+
+def load_split(folder: Path, split: str) -> Judged:
+    """The queries and judgements of a split of a folder, without its corpus.
+
+    Raises:
+        InvalidDataset: as ``load_dataset``.
+    """
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():
+        splits = sorted(other.stem for other in path.parent.glob("*.tsv"))
+        there = f"; there are: {', '.join(splits)}" if splits else ""
+        raise InvalidDataset(f"qrels/{path.name} is missing in {folder}{there}")
+    return load_judged(folder / "queries.jsonl", path, name=f"{folder.resolve().name}/{split}")
+
+
+def load_judged(queries: Path, qrels: Path, *, name: str | None = None) -> Judged:
+    """Reads queries (JSON Lines) and judgements (tab-separated, or TREC's), each from a file of its own.
+
+    Raises:
+        InvalidDataset: a file is missing or malformed, ids repeat, or queries are judged that do not exist.
+    """
+    judgements = _judgements(qrels)
+    texts = _texts(queries, ("text",))
     unknown = [query for query in judgements if query not in texts]
     if unknown:
         raise InvalidDataset(
-            f"qrels/{split}.tsv judges {len(unknown)} queries that are not in queries.jsonl, for example {unknown[0]!r}"
+            f"{_short(qrels)} judges {len(unknown)} queries that are not in {queries.name}, for example {unknown[0]!r}"
         )
     empty = [query for query in judgements if not texts[query].strip()]
     if empty:
-        raise InvalidDataset(f"queries.jsonl: query {empty[0]!r} has no text")
-    judged = {document for grades in judgements.values() for document in grades}
-    return Dataset(
-        folder=folder,
-        document_count=len(document_ids),
+        raise InvalidDataset(f"{queries.name}: query {empty[0]!r} has no text")
+    return Judged(
+        name=name or qrels.stem,
         queries={query: text for query, text in texts.items() if query in judgements},
         judgements=judgements,
-        judged_but_missing=len(judged - document_ids),
     )
 
 
@@ -116,26 +156,33 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
-    if not path.is_file():
-        splits = sorted(other.stem for other in path.parent.glob("*.tsv"))
-        there = f"; there are: {', '.join(splits)}" if splits else ""
-        raise InvalidDataset(f"qrels/{path.name} is missing in {path.parents[1]}{there}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidDataset(f"{_short(path)} cannot be read: {error}") from error
     judgements: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if not row:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = line.split("\t")
+        if len(row) == 1 or len(row) == 4:
+            row = line.split()
+        try:
+            query, *_, document, grade = row
+            if len(row) not in {3, 4}:
+                raise ValueError
+            judgements.setdefault(query, {})[document] = int(grade)
+        except ValueError as error:
+            if number == 1 and len(row) == 3:
+                judgements.clear()
                 continue
-            try:
-                query, document, grade = row
-                judgements.setdefault(query, {})[document] = int(grade)
-            except ValueError as error:
-                if number == 1 and len(row) == 3:
-                    judgements.clear()
-                    continue
-                raise InvalidDataset(
-                    f"qrels/{path.name}, line {number}: not a query id, a document id and a whole number, "
-                    "separated by tabs"
-                ) from error
+            raise InvalidDataset(
+                f"{_short(path)}, line {number}: not a query id, a document id and a whole number, separated by tabs"
+            ) from error
     if not any(grade > 0 for grades in judgements.values() for grade in grades.values()):
-        raise InvalidDataset(f"qrels/{path.name} judges no document as relevant")
+        raise InvalidDataset(f"{_short(path)} judges no document as relevant")
     return judgements
+
+
+def _short(path: Path) -> str:
+    return "/".join(path.parts[-2:])

@@ -27,7 +27,13 @@ COMMANDS = {
     "list": ("shortlist._cli.documents:list_command", "Print the documents of a collection as JSON lines."),
     "count": ("shortlist._cli.documents:count_command", "Count documents."),
     "delete": ("shortlist._cli.documents:delete_command", "Delete documents by id or filter."),
-    "eval": ("shortlist._cli.eval:eval_command", "Measure ranking quality on a BEIR folder."),
+    "info": ("shortlist._cli.info:info_command", "Show what a server is and which models it serves."),
+    "verify": ("shortlist._cli.verify:verify_command", "Check a data folder, or the collections of a server."),
+    "backup": ("shortlist._cli.backup:backup_command", "Back up collections of a server."),
+    "backups": ("shortlist._cli.backup:backups_command", "List the backups of a server."),
+    "restore": ("shortlist._cli.backup:restore_command", "Make a collection from a backup."),
+    "quarantine": ("shortlist._cli.quarantine:quarantine_group", "List, retry and delete documents that failed."),
+    "eval": ("shortlist._cli.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
     "demo": ("shortlist._cli.demo:demo_command", "Search the documentation of Python's standard library."),
 }
 """The commands: where each is, and its line in the help, so that the help imports none of them."""
@@ -72,6 +78,15 @@ def explain(error: ShortlistError) -> str:
 
 def client_options(command: Any) -> Any:
     """Adds the options every command that talks to a server has; see ``_connect.connect``."""
+    return _with_options(command, default_seconds=30.0, help="Longest time for one call.")
+
+
+def long_client_options(command: Any) -> Any:
+    """The same for a command whose call takes as long as it needs; see ``_connect.connect_for_long``."""
+    return _with_options(command, default_seconds=None, help="Longest time for the call; none by default.")
+
+
+def _with_options(command: Any, *, default_seconds: float | None, help: str) -> Any:
     options = [
         click.option(
             "--target",
@@ -93,10 +108,10 @@ def client_options(command: Any) -> Any:
             "--timeout",
             "timeout_seconds",
             type=click.FloatRange(min=0, min_open=True),
-            default=30.0,
+            default=default_seconds,
             show_default=True,
             metavar="SECONDS",
-            help="Longest time for one call.",
+            help=help,
         ),
     ]
     for option in reversed(options):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shortlist import Document
-from shortlist._cli._beir import InvalidDataset, load_dataset
+from shortlist._cli._beir import InvalidDataset, load_dataset, load_judged
 
 Rows = list[dict[str, Any]]
 Write = Callable[..., Path]
@@ -95,3 +95,10 @@ def test_text_that_is_not_utf8_is_an_error_of_the_folder(write: Write) -> None:
     (folder / "corpus.jsonl").write_bytes(b'{"_id": "d", "text": "\xff"}\n')
     with pytest.raises(InvalidDataset, match=r"corpus\.jsonl cannot be read"):
         load_dataset(folder, "test")
+
+
+def test_judgements_in_the_format_of_trec_are_read_too(write: Write, tmp_path: Path) -> None:
+    folder = write()
+    (tmp_path / "trec.qrels").write_text("q 0 d 2\nq\t0\te\t0\n")
+    judged = load_judged(folder / "queries.jsonl", tmp_path / "trec.qrels")
+    assert (judged.name, judged.judgements, judged.queries) == ("trec", {"q": {"d": 2, "e": 0}}, {"q": "Query"})

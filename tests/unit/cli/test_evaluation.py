@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from shortlist._cli._evaluation import IngestFigures, judge, percentile, turned
+from shortlist._cli._evaluation.measures import judge, judge_each
+from shortlist._cli._evaluation.measuring import IngestFigures, percentile, turned
 
 
 def test_measures_have_their_textbook_values() -> None:
@@ -30,6 +31,11 @@ def test_the_order_given_counts_and_not_that_of_the_ids() -> None:
 def test_a_query_without_hits_counts_as_zero() -> None:
     judged = judge({"found": ["a"], "lost": []}, {"found": {"a": 1}, "lost": {"b": 1}})
     assert judged == {"ndcg_at_10": 0.5, "recall_at_100": 0.5, "mrr_at_10": 0.5}
+
+
+def test_each_query_has_its_own_figures() -> None:
+    judged = judge_each({"found": ["a"], "lost": []}, {"found": {"a": 1}, "lost": {"b": 1}}, ["ndcg_at_10"])
+    assert judged == {"found": {"ndcg_at_10": 1.0}, "lost": {"ndcg_at_10": 0.0}}
 
 
 @pytest.mark.parametrize(("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a b c"), (4, "b c a")])

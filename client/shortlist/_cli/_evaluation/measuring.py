@@ -1,8 +1,8 @@
-"""Measuring a collection through its client: how good its rankings are, and how fast its answers.
+"""Measuring a collection through its client: what its searches find, and how fast they answer.
 
 Every figure is made by calls a user would make. The ranking of a stage is that of its own searches, not something
-picked from the answer of another one. Quality is by ``ir-measures``, whose definitions are those of trec_eval; times
-are the caller's, network and decoding included. Called from one thread; searches run in threads of their own.
+picked from the answer of another one; times are the caller's, network and decoding included. Called from one thread;
+searches run in threads of their own.
 """
 
 from __future__ import annotations
@@ -10,21 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from shortlist import Ack, Client, SearchResult
+from shortlist import Ack, Client, Include, SearchResult
 from shortlist._cli._beir import Dataset
-
-RANKINGS: Mapping[str, Mapping[str, Any]] = {
-    "dense": {"mode": "dense", "rerank": False},
-    "lexical": {"mode": "lexical", "rerank": False},
-    "fused": {"mode": "hybrid", "rerank": False},
-    "final": {},
-}
-"""The rankings that are judged, with the settings of their searches; "final" is a search without settings."""
 
 QUALITY_LIMIT = 100
 """Hits of a search that is judged; the depth of recall@100."""
@@ -37,6 +29,9 @@ LATENCY_LIMIT = 10
 
 WARMUP_SEARCHES = 10
 """Searches before the first that is timed."""
+
+KEPT_HITS = 10
+"""Hits whose account of every stage is kept."""
 
 Step = Callable[[], None]
 
@@ -69,7 +64,7 @@ class IngestFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyFigures:
-    """Times of searches with the default settings, in milliseconds.
+    """Times of searches, in milliseconds.
 
     Attributes:
         p50_ms, p99_ms: of the whole call, as the caller sees it.
@@ -81,6 +76,21 @@ class LatencyFigures:
     p99_ms: float
     queries_per_second: float
     stages_p50_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one search found.
+
+    Attributes:
+        ids: the documents, best first.
+        hits: the first ``KEPT_HITS``: id, score and, by stage, rank and score.
+        report: the models that took part and what was lost, as the server says.
+    """
+
+    ids: tuple[str, ...]
+    hits: tuple[Mapping[str, Any], ...]
+    report: Mapping[str, Any]
 
 
 def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Callable[[int], None]) -> IngestFigures:
@@ -112,66 +122,76 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     )
 
 
-def measure_quality(client: Client, collection: str, dataset: Dataset, step: Step) -> dict[str, dict[str, float]]:
-    """Searches every query once for each of ``RANKINGS``, and judges the rankings.
-
-    Returns:
-        By measure ("ndcg_at_10", "recall_at_100", "mrr_at_10"), then by ranking: the mean over all queries, 0 to 1. A
-        query without hits counts as 0.
-    """
-    judged: dict[str, dict[str, float]] = {"ndcg_at_10": {}, "recall_at_100": {}, "mrr_at_10": {}}
-    for name, settings in RANKINGS.items():
-
-        def search(text: str, settings: Mapping[str, Any] = settings) -> list[str]:
-            hits = [hit.id for hit in client.search(collection, text, limit=QUALITY_LIMIT, **settings)]
-            step()
-            return hits
-
-        with ThreadPoolExecutor(QUALITY_CONCURRENCY) as threads:
-            found = list(threads.map(search, dataset.queries.values()))
-        for measure, value in judge(dict(zip(dataset.queries, found, strict=True)), dataset.judgements).items():
-            judged[measure][name] = value
-    return judged
-
-
-def judge(rankings: Mapping[str, Sequence[str]], judgements: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """nDCG@10, recall@100 and MRR@10 of rankings: the mean over all judged queries.
+def find_all(
+    client: Client,
+    collection: str,
+    queries: Mapping[str, str],
+    arguments: Mapping[str, Any],
+    step: Step,
+    *,
+    limit: int = QUALITY_LIMIT,
+) -> dict[str, Found]:
+    """Searches for every query once; returns what was found by query id, in the order of ``queries``.
 
     Args:
-        rankings: ids of the documents found, best first, by query id.
-        judgements: grades by query id and document id.
+        client: a client of the server.
+        collection: the collection.
+        queries: texts by id.
+        arguments: more arguments of ``Client.search``.
+        step: called after each search.
+        limit: hits of each search; the server raises the number of candidates to it.
     """
-    import ir_measures
 
-    measures = {
-        "ndcg_at_10": ir_measures.nDCG @ 10,
-        "recall_at_100": ir_measures.R @ 100,
-        "mrr_at_10": ir_measures.RR @ 10,
-    }
-    # trec_eval orders by score and breaks ties by id: the negated rank says that the order given is the order meant.
-    run = {
-        query: {document: -float(rank) for rank, document in enumerate(ranking)} for query, ranking in rankings.items()
-    }
-    grades = {query: dict(documents) for query, documents in judgements.items()}
-    means = ir_measures.calc_aggregate(measures.values(), grades, run)
-    return {name: float(means[measure]) for name, measure in measures.items()}
+    def search(text: str) -> Found:
+        result = client.search(collection, text, limit=limit, include=Include(text=False, metadata=False), **arguments)
+        step()
+        return _found(result)
+
+    with ThreadPoolExecutor(QUALITY_CONCURRENCY) as threads:
+        return dict(zip(queries, threads.map(search, queries.values()), strict=True))
+
+
+def _found(result: SearchResult) -> Found:
+    report = result.report
+    hits = []
+    for hit in result.hits[:KEPT_HITS]:
+        scores = {"dense": hit.dense, "lexical": hit.lexical, "fused": hit.fused, "rerank": hit.rerank}
+        account = {name: {"rank": at.rank, "score": at.score} for name, at in scores.items() if at is not None}
+        hits.append({"id": hit.id, "score": hit.score, **account})
+    return Found(
+        ids=tuple(hit.id for hit in result),
+        hits=tuple(hits),
+        report={
+            "embedder": report.embedder,
+            "reranker": report.reranker,
+            "dense_strategy": report.dense_strategy,
+            "degradations": [lost.kind for lost in report.degradations],
+        },
+    )
 
 
 def measure_latency(
-    client: Client, collection: str, queries: Iterable[str], *, concurrency: int, turn: int, step: Step
+    client: Client,
+    collection: str,
+    queries: Iterable[str],
+    arguments: Mapping[str, Any],
+    *,
+    concurrency: int,
+    turn: int,
+    step: Step,
 ) -> LatencyFigures:
-    """Searches every query once with the default settings, ``concurrency`` at a time.
+    """Searches every query once with the default limit, ``concurrency`` at a time.
 
     Servers keep the embeddings of queries they saw. ``turn``, from 1 and another one for each call, turns the words of
     the queries, so that they are new while their length and the words looked up stay the same.
     """
     texts = [turned(text, turn) for text in queries]
     for text in texts[:WARMUP_SEARCHES]:
-        client.search(collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT)
+        client.search(collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT, **arguments)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
-        result = client.search(collection, text, limit=LATENCY_LIMIT)
+        result = client.search(collection, text, limit=LATENCY_LIMIT, **arguments)
         seconds = time.perf_counter() - started
         step()
         return seconds, result
@@ -200,6 +220,7 @@ def turned(text: str, places: int) -> str:
     return " ".join(words[first:] + words[:first])
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
+def percentile(values: Iterable[float], percent: float) -> float:
     """The smallest of ``values`` that is not less than ``percent`` percent of them (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]

@@ -1,0 +1,49 @@
+"""Judging rankings with ``ir-measures``, whose definitions are those of trec_eval.
+
+Pure functions; any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Rankings = Mapping[str, Sequence[str]]
+"""Ids of the documents found, best first, by query id."""
+
+Judgements = Mapping[str, Mapping[str, int]]
+"""Grades by query id and document id; 0 is not relevant."""
+
+MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+"""The measures, by the name they have in JSON, with the name they have for a person. The first one decides."""
+
+_DEFINITIONS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "R@100", "mrr_at_10": "RR@10"}
+
+
+def judge_each(
+    rankings: Rankings, judgements: Judgements, measures: Sequence[str] = tuple(MEASURES)
+) -> dict[str, dict[str, float]]:
+    """Every measure of every judged query, 0 to 1, by query id; a query without hits has 0 throughout.
+
+    Args:
+        rankings: what was found.
+        judgements: what should have been.
+        measures: names out of ``MEASURES``.
+    """
+    import ir_measures
+
+    names = {ir_measures.parse_measure(_DEFINITIONS[name]): name for name in measures}
+    # trec_eval orders by score and breaks ties by id: the negated rank says that the order given is the order meant.
+    run = {
+        query: {document: -float(rank) for rank, document in enumerate(ranking)} for query, ranking in rankings.items()
+    }
+    grades = {query: dict(documents) for query, documents in judgements.items()}
+    judged = {query: dict.fromkeys(measures, 0.0) for query in judgements}
+    for metric in ir_measures.iter_calc(list(names), grades, run):
+        judged[metric.query_id][names[metric.measure]] = float(metric.value)
+    return judged
+
+
+def judge(rankings: Rankings, judgements: Judgements) -> dict[str, float]:
+    """The mean of every measure over all judged queries."""
+    judged = judge_each(rankings, judgements).values()
+    return {name: sum(values[name] for values in judged) / len(judged) for name in MEASURES}

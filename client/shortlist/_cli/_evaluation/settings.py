@@ -1,0 +1,115 @@
+"""Settings of a search as ``--sweep`` writes them, and what they mean for each of the rankings that are judged.
+
+Pure functions and values; any thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shortlist import Candidates, Fusion, Rerank, SearchDefaults
+
+RANKINGS = ("dense", "lexical", "fused", "final")
+"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search."""
+
+
+class InvalidSweep(ValueError):
+    """A sweep that cannot be read; the message says what it should be."""
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+PATHS: Mapping[str, Callable[[str], Any]] = {
+    "mode": str,
+    "candidates": int,
+    "candidates.dense": int,
+    "candidates.lexical": int,
+    "candidates.ef": int,
+    "candidates.exact": _yes_or_no,
+    "fusion.method": str,
+    "fusion.dense_weight": float,
+    "fusion.rrf_k": int,
+    "rerank.enabled": _yes_or_no,
+    "rerank.model": str,
+    "rerank.depth": int,
+    "rerank.weight": float,
+}
+"""The settings, and how their values are read. "candidates" is both indexes'; the rest are fields of the contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Values by path; what is not there is the collection's or the server's default."""
+
+    values: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The settings in a line; "defaults" for none."""
+        return ", ".join(f"{path}={_shown(value)}" for path, value in self.values) or "defaults"
+
+    def defaults(self) -> SearchDefaults:
+        """The settings as the client has them."""
+        parts: dict[str, dict[str, Any]] = {"candidates": {}, "fusion": {}, "rerank": {}}
+        mode = None
+        for path, value in self.values:
+            part, _, name = path.partition(".")
+            if path == "mode":
+                mode = value
+            elif path == "candidates":
+                parts[part] |= {"dense": value, "lexical": value}
+            else:
+                parts[part][name] = value
+        return SearchDefaults(
+            mode=mode,
+            candidates=Candidates(**parts["candidates"]),
+            fusion=Fusion(**parts["fusion"]),
+            rerank=Rerank(**parts["rerank"]),
+        )
+
+    def search(self, ranking: str) -> dict[str, Any]:
+        """Arguments of ``Client.search`` for one of ``RANKINGS``; equal arguments, equal ranking."""
+        chosen = self.defaults()
+        candidates = chosen.candidates
+        match ranking:
+            case "dense":
+                only = Candidates(dense=candidates.dense, ef=candidates.ef, exact=candidates.exact)
+                return {"mode": "dense", "rerank": False, "candidates": only}
+            case "lexical":
+                return {"mode": "lexical", "rerank": False, "candidates": Candidates(lexical=candidates.lexical)}
+            case "fused":
+                mode = chosen.mode or "hybrid"
+                return {"mode": mode, "rerank": False, "candidates": candidates, "fusion": chosen.fusion}
+            case _:
+                return {"mode": chosen.mode, "rerank": chosen.rerank, "candidates": candidates, "fusion": chosen.fusion}
+
+
+def parse_sweeps(sweeps: Sequence[str]) -> list[Settings]:
+    """The product of sweeps such as "rerank.weight=0,0.3,0.5"; the defaults alone for none.
+
+    Raises:
+        InvalidSweep: it is not PATH=VALUE,VALUE, the path is unknown or there twice, or a value is of another type.
+    """
+    axes: dict[str, list[tuple[str, Any]]] = {}
+    for sweep in sweeps:
+        path, equals, values = (part.strip() for part in sweep.partition("="))
+        if not equals or path not in PATHS:
+            raise InvalidSweep(f"{sweep!r} is not PATH=VALUE,VALUE,... with a path of: {', '.join(PATHS)}")
+        if path in axes:
+            raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
+        try:
+            axes[path] = [(path, PATHS[path](value.strip())) for value in values.split(",")]
+        except ValueError as error:
+            raise InvalidSweep(f"{sweep!r}: {path} takes other values") from error
+    return [Settings(tuple(chosen)) for chosen in itertools.product(*axes.values())]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
