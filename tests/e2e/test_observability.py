@@ -1,0 +1,264 @@
+"""What an operator sees: the page of metrics, traces, logs, and health that follows the parts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+
+from shortlist import Client, CollectionConfig, Document, InvalidArgument
+from shortlist.testing import TestServer, server
+from shortlist.v1 import (
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    search_pb2,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
+from shortlist.v1 import document_service_pb2 as documents_pb
+from shortlist.v1 import document_service_pb2_grpc as documents_grpc
+from shortlist_server.app import Server
+from shortlist_server.config import Config
+from shortlist_server.observe.logs import HumanFormatter, JsonFormatter, request_id
+
+DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
+SERVICES = ["", *(f"shortlist.v1.{name}Service" for name in ("Search", "Document", "Collection", "Admin"))]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of metrics of a server that has done a little of everything."""
+    running = TestServer(tmp_path_factory.mktemp("data"), metrics_listen="127.0.0.1:0", max_requests_per_second=50.0)
+    running.start()
+    try:
+        with Client(running.target) as client:
+            client.create_collection("docs", CollectionConfig(filterable_fields=("n",)))
+            client.ingest(
+                "docs", [Document(id=f"d{i}", text=f"owl {i}", metadata={"n": i}) for i in range(30)]
+            ).finish()
+            client.search("docs", "owl")
+            with pytest.raises(InvalidArgument):
+                client.search("docs", "owl", limit=-1)
+        port = running._server.metrics_port
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            return str(answer.read().decode())
+    finally:
+        running.stop()
+
+
+def values(page: str, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of a name: the values of their labels, in the order of the labels' names, and the number."""
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_the_page_counts_what_was_done(page: str) -> None:
+    search = "/shortlist.v1.SearchService/Search"
+    assert values(page, "shortlist_rpc_seconds_count")["OK", search] == 1
+    assert values(page, "shortlist_rpc_seconds_count")["INVALID_ARGUMENT", search] == 1
+    stages = values(page, "shortlist_search_stage_seconds_count")
+    assert {stage for (stage,), count in stages.items() if count} >= {"embed", "lexical", "dense", "fuse", "group"}
+    assert values(page, "shortlist_collection_documents")[("docs",)] == 30
+    assert values(page, "shortlist_collection_tail_passages")[("docs",)] == 30
+    assert values(page, "shortlist_ingest_operations_total")[("durable",)] == 30
+    assert values(page, "shortlist_query_tokens_total")[()] > 0
+    assert values(page, "shortlist_disk_free_bytes")[()] > 0
+    assert values(page, "process_resident_memory_bytes")[()] > 0
+
+
+def test_every_metric_has_help_a_unit_and_a_name_as_prometheus_wants_it(page: str) -> None:
+    """The rules of ``promtool check metrics``."""
+    families = [f for f in text_string_to_metric_families(page) if f.name.startswith("shortlist_")]
+    assert len(families) > 15
+    for family in families:
+        assert family.documentation.endswith("."), family.name
+        assert re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]", family.name), family.name
+        assert not re.search(r"_(ms|milliseconds|kb|mb|minutes|percent)(_|$)", family.name), "base units only"
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        assert not (family.type in ("gauge", "histogram") and family.name.endswith(("_total", "_count", "_sum")))
+        if family.type == "counter":
+            assert all(sample.name.endswith(("_total", "_created")) for sample in family.samples)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds"), "a histogram here is one of times"
+        for sample in family.samples:
+            assert all(re.fullmatch(r"[a-z_]+", label) for label in sample.labels)
+
+
+def test_the_dashboard_asks_for_metrics_that_are_on_the_page(page: str) -> None:
+    names = {sample.name for family in text_string_to_metric_families(page) for sample in family.samples}
+    names |= {family.name for family in text_string_to_metric_families(page)}
+    names |= {f"{name}_total" for name in names}
+    asked = set(re.findall(r"\b(?:shortlist|process)_[a-z_]+", DASHBOARD.read_text()))
+    assert len(asked) > 12
+    assert asked <= names
+
+
+@pytest.mark.parametrize("panel", json.loads(DASHBOARD.read_text())["panels"], ids=lambda panel: panel["title"])
+def test_a_panel_of_the_dashboard_has_what_grafana_needs(panel: dict[str, Any]) -> None:
+    if panel["type"] == "row":
+        return
+    assert panel["gridPos"].keys() == {"h", "w", "x", "y"}
+    assert panel["targets"]
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert all(target["expr"] and target["datasource"]["uid"] == "${source}" for target in panel["targets"])
+
+
+# -------------------------------------------------------------------------------------------------------------- traces
+
+
+async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_callers_above(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    config = Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",))
+    running = Server(config, tracer=provider.get_tracer("test"))
+    port = await running.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
+                collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
+            )
+            operation = documents_pb.IngestOperation(position=1)
+            operation.upsert.id, operation.upsert.text = "a", "an owl"
+            operation.upsert.metadata.update({"n": 1})
+            messages = [
+                documents_pb.IngestRequest(start=documents_pb.IngestStart(collection="docs")),
+                documents_pb.IngestRequest(batch=documents_pb.IngestBatch(operations=[operation])),
+            ]
+            async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
+                pass
+            exporter.clear()
+            request = search_service_pb2.SearchRequest(collection="docs", query=search_pb2.Query(text="owl"))
+            request.filter.exists.field = "n"
+            parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            answer = await search_service_pb2_grpc.SearchServiceStub(channel).Search(
+                request, timeout=10, metadata=(("traceparent", parent),)
+            )
+    finally:
+        await running.stop(1)
+        provider.shutdown()
+    assert len(answer.hits) == 1
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    call, search = spans.pop("shortlist.v1.SearchService/Search"), spans.pop("search")
+    assert f"{call.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+    assert f"{call.parent.span_id:016x}" == "b7ad6b7169203331"
+    assert search.parent.span_id == call.context.span_id
+    ran = {field.name for field, _ in answer.report.timings.ListFields()} - {"total"}
+    assert set(spans) == ran >= {"embed", "filter", "lexical", "dense", "fuse", "fetch", "rerank", "group"}
+    for span in spans.values():
+        assert span.parent.span_id == search.context.span_id
+        assert span.context.trace_id == call.context.trace_id
+        assert search.start_time <= span.start_time <= span.end_time <= search.end_time + 1_000_000
+    assert dict(call.attributes)["rpc.grpc.status_code"] == "OK"
+
+
+# ---------------------------------------------------------------------------------------------------------------- logs
+
+
+@pytest.fixture
+def record() -> Iterator[logging.LogRecord]:
+    token = request_id.set("abc")
+    record = logging.LogRecord("shortlist_server.x", logging.WARNING, "f.py", 1, "what %s", ("happened",), None)
+    record.fields = {"total_ms": 3}
+    yield record
+    request_id.reset(token)
+
+
+def test_a_line_for_machines_is_one_object_with_the_request_id(record: logging.LogRecord) -> None:
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    parsed = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", parsed.pop("time"))
+    assert parsed == {
+        "level": "warning",
+        "logger": "shortlist_server.x",
+        "message": "what happened",
+        "request_id": "abc",
+        "fields": {"total_ms": 3},
+    }
+
+
+def test_a_line_for_people_has_the_request_id_and_the_fields(record: logging.LogRecord) -> None:
+    assert HumanFormatter().format(record).endswith("WARNING abc shortlist_server.x: what happened total_ms=3")
+
+
+def test_a_slow_search_is_logged_with_its_stages_and_the_callers_request_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+    caplog.handler.addFilter(lambda _: seen.append(request_id.get()) is None)
+    with server(data_dir=tmp_path, slow_search_seconds=1e-6) as running:
+        with Client(running.target) as client:
+            client.create_collection("docs")
+        with grpc.insecure_channel(running.target) as channel, caplog.at_level(logging.WARNING):
+            request = search_service_pb2.SearchRequest(collection="docs", query=search_pb2.Query(text="owl"))
+            search_service_pb2_grpc.SearchServiceStub(channel).Search(
+                request, timeout=10, metadata=(("x-request-id", "mine-1"),)
+            )
+    (line,) = [r for r in caplog.records if r.name == "shortlist_server.slow"]
+    assert line.fields.keys() >= {"collection", "total_ms", "embed_ms", "dense_ms", "group_ms", "dense_strategy"}
+    assert seen == ["mine-1"]
+
+
+# -------------------------------------------------------------------------------------------------------------- health
+
+
+def healthy(target: str) -> dict[str, bool]:
+    with grpc.insecure_channel(target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return {
+            name: stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5).status
+            == health_pb2.HealthCheckResponse.SERVING
+            for name in SERVICES
+        }
+
+
+def test_a_server_at_rest_is_healthy_in_all_its_parts(tmp_path: Path) -> None:
+    with server(data_dir=tmp_path) as running:
+        assert healthy(running.target) == dict.fromkeys(SERVICES, True)
+
+
+def test_with_a_full_disk_searching_is_healthy_and_writing_is_not(tmp_path: Path) -> None:
+    with server(data_dir=tmp_path, min_free_disk_bytes=2**62) as running:
+        unhealthy = {name for name, good in healthy(running.target).items() if not good}
+    assert unhealthy == {"shortlist.v1.DocumentService"}
+
+
+def test_when_the_model_stops_answering_searching_is_not_healthy(tmp_path: Path) -> None:
+    with server(data_dir=tmp_path, health_interval_seconds=0.05) as running:
+        running._server._models.close()
+        end = time.monotonic() + 10
+        while healthy(running.target)["shortlist.v1.SearchService"]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert {name for name, good in healthy(running.target).items() if not good} == {"", SERVICES[1]}
+
+
+async def test_a_watch_is_told_when_the_server_leaves(tmp_path: Path) -> None:
+    running = Server(Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",)))
+    port = await running.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(running.stop(10))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.wait_for(stopping, 5)
