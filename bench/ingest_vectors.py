@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -20,8 +19,11 @@ import numpy as np
 from bars import at_least, at_most, finish, percentile
 from numpy.typing import NDArray
 
-from shortlist import Client, CollectionConfig, Document
+from shortlist import Client, Document
+from shortlist import CollectionConfig as NewCollection
 from shortlist._cli._server import ServerProcess
+from shortlist_server.domain import Chunking, CollectionConfig
+from shortlist_server.storage import schema
 
 DIMENSION = 384
 GROUP = 655
@@ -41,18 +43,37 @@ def vectors(rows: int, seed: int = 1) -> Vectors:
 
 
 def bare_rate(data: Vectors, folder: Path) -> float:
-    """Rows per second of bare SQLite, synced to disk as often as the server does."""
-    connection = sqlite3.connect(folder / "bare.db")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("CREATE TABLE rows (id TEXT PRIMARY KEY, metadata TEXT, vector BLOB)")
+    """Rows per second of bare ``executemany`` into the tables the server has, synced to disk as often as it does.
+
+    The rows are the server's: a document, its lexical row, its passage and its vector.
+    """
+    path = folder / "bare.db"
+    config = CollectionConfig(
+        embedder="none",
+        embedder_revision="",
+        dimension=DIMENSION,
+        reranker="none",
+        chunking=Chunking(max_tokens=0, overlap_tokens=0),
+    )
+    schema.create(path, "bare", config)
+    connection = schema.open_writer(path, "bare")
+    rows = [(i, f"v{i}", row.tobytes()) for i, row in enumerate(data, 1)]
     begin = time.perf_counter()
-    for start in range(0, len(data), GROUP):
-        with connection:
-            connection.executemany(
-                "INSERT INTO rows VALUES (?, ?, ?)",
-                ((f"v{start + i}", '{"n":1}', row.tobytes()) for i, row in enumerate(data[start : start + GROUP])),
-            )
+    for start in range(0, len(rows), GROUP):
+        group = rows[start : start + GROUP]
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
+            " text_checksum, title, text) VALUES (?, ?, ?, 1, x'00112233445566778899aabbccddeeff', '{\"n\":1}', 0, 0,"
+            " '', '')",
+            ((key, identifier, key) for key, identifier, _ in group),
+        )
+        connection.executemany(
+            "INSERT INTO lexical (rowid, title, text) VALUES (?, '', '')", ((key,) for key, _, _ in group)
+        )
+        connection.executemany("INSERT INTO passages VALUES (?, ?, 0, 0, 0, 0)", ((key, key) for key, _, _ in group))
+        connection.executemany("INSERT INTO vectors VALUES (?, 0, ?)", ((key, vector) for key, _, vector in group))
+        connection.execute("COMMIT")
     rate = len(data) / (time.perf_counter() - begin)
     connection.close()
     return rate
@@ -93,7 +114,7 @@ def main() -> None:
             server = ServerProcess(folder / str(i) / "data", arguments=["--embedder", "hashing"])
             try:
                 with Client(server.target) as client:
-                    client.create_collection("vectors", CollectionConfig(embedder="none", dimension=DIMENSION))
+                    client.create_collection("vectors", NewCollection(embedder="none", dimension=DIMENSION))
                     bare = bare_rate(data, folder / str(i))
                     begin = time.perf_counter()
                     client.ingest("vectors", rows_of(data, "v")).finish()

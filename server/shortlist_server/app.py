@@ -22,6 +22,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
+from threadpoolctl import threadpool_limits
 
 from shortlist.v1 import (
     admin_service_pb2,
@@ -67,6 +68,10 @@ SERVICES = (
 
 SEARCH_THREADS = 8
 """Threads for the blocking parts of searches; they spend their time in SQLite, hnswlib and numpy, outside the GIL."""
+
+SWITCH_SECONDS = 0.0005
+"""Longest turn of a thread while others wait for the interpreter; a tenth of Python's default. A search changes threads
+several times, and while ingest computes it waits a turn each time."""
 
 WORK_THREADS = 4
 """Threads for everything else that blocks, so that ingest never takes a search's thread."""
@@ -254,7 +259,10 @@ def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> No
     except ValueError as error:
         sys.exit(f"shortlist: the server cannot start: {error}")
     try:
-        asyncio.run(_serve(make, config))
+        sys.setswitchinterval(SWITCH_SECONDS)
+        # OpenBLAS's threads wait for each other, on cores that ingest may hold; searches run side by side as it is.
+        with threadpool_limits(limits=1, user_api="blas"):
+            asyncio.run(_serve(make, config))
     except ShortlistError as error:
         sys.exit(f"shortlist: the server cannot start: {error.message}")
 

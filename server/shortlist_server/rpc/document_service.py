@@ -8,6 +8,7 @@ import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import document_service_pb2 as pb
@@ -39,6 +40,9 @@ T = TypeVar("T")
 MAX_GET = 1000
 MAX_DELETE = 10_000
 MAX_OPERATIONS = 1000
+
+INLINE_OPERATIONS = 32
+"""Operations that are converted on the event loop, at some ten microseconds each; more go to a thread."""
 
 
 class DocumentServicer(pb_grpc.DocumentServiceServicer):
@@ -87,7 +91,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             )
         )
         async for acks in session.run(self._operations(requests)):
-            yield acks_out(acks, session.collection.sequence)
+            yield await self._aside(len(acks), partial(acks_out, acks, session.collection.sequence))
             self._observer.acknowledged([ack.status.value for ack in acks], sum(ack.tokens for ack in acks))
             yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
         if session.draining:
@@ -98,7 +102,16 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             if request.WhichOneof("message") != "batch":
                 raise InvalidArgument("after the start an ingest stream has batches only", field="batch")
             fields.within(len(request.batch.operations), 1, MAX_OPERATIONS, "batch.operations")
-            yield [operation_in(operation, self._config) for operation in request.batch.operations]
+            yield await self._aside(len(request.batch.operations), partial(self._converted, request.batch))
+
+    def _converted(self, batch: pb.IngestBatch) -> list[Operation]:
+        return [operation_in(operation, self._config) for operation in batch.operations]
+
+    async def _aside(self, count: int, function: Callable[[], T]) -> T:
+        """Runs work on so many operations in a thread where it would hold the event loop up for long."""
+        if count <= INLINE_OPERATIONS:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """See the proto."""
