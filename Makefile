@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+ROUNDS ?= 20
+BENCHES := $(filter-out bars served,$(basename $(notdir $(wildcard bench/*.py))))
 
 .PHONY: setup demo test lint type bench crash image
 
@@ -21,10 +23,10 @@ type: $(READY)
 	$(BIN)/mypy -p shortlist -p shortlist_server
 
 bench: $(READY)
-	$(BIN)/shortlist eval $(or $(DATASET),$(error say which BEIR folder: make bench DATASET=FOLDER))
+	failed=0; for program in $(BENCHES); do $(BIN)/python bench/$$program.py $(ARGS) || failed=1; done; exit $$failed
 
 crash: $(READY)
-	$(BIN)/python -m pytest -m crash
+	CRASH_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -m crash --timeout=36000 tests/crash/storage
 
 image:
 	docker build -t shortlist .
