@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -22,6 +23,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.progress import Task as ProgressTask
 from rich.table import Table
@@ -96,6 +98,32 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         _FailedColumn(),
         console=stderr(),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def copy_bar() -> Progress:
+    """A progress display of bytes on standard error; as ``progress_bar``."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=stderr(),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def step_display() -> Progress:
+    """A display on standard error of what is being done, for steps that cannot be counted; as ``progress_bar``."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=stderr(),
+        transient=True,
         disable=not sys.stderr.isatty(),
     )
 
