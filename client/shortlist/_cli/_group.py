@@ -34,6 +34,7 @@ COMMANDS = {
     "restore": ("shortlist._cli.backup:restore_command", "Make a collection from a backup."),
     "quarantine": ("shortlist._cli.quarantine:quarantine_group", "List, retry and delete documents that failed."),
     "eval": ("shortlist._cli.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
+    "tune-search": ("shortlist._cli.tune_search:tune_command", "Find a collection's best search settings."),
     "demo": ("shortlist._cli.demo:demo_command", "Search the documentation of Python's standard library."),
 }
 """The commands: where each is, and its line in the help, so that the help imports none of them."""

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from shortlist import Client, CollectionExists, ShortlistError
-from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_dataset, load_judged
+from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_dataset, load_judged, load_split
 from shortlist._cli._connect import connect
 from shortlist._cli._output import note
 from shortlist._cli._server import ServerNotStarted, ServerProcess
@@ -64,8 +64,13 @@ def subject_options(command: Any) -> Any:
     return command
 
 
-def read_judged(options: dict[str, Any], split: str) -> Judged:
+def read_judged(options: dict[str, Any], split: str, *, corpus: bool = True) -> Judged:
     """What ``subject_options`` name, checked: a ``Dataset`` for DIR, else queries and judgements alone.
+
+    Args:
+        options: what ``subject_options`` added.
+        split: the split of DIR.
+        corpus: whether the documents of DIR are wanted.
 
     Raises:
         click.UsageError: the options do not go together, or a file is not what it should be.
@@ -84,7 +89,9 @@ def read_judged(options: dict[str, Any], split: str) -> Judged:
     if qrels and not (target or options["data_dir"]):
         raise click.UsageError("--qrels is for a collection that is there: name its server (--target) or --data-dir")
     try:
-        return load_judged(queries, qrels) if qrels else load_dataset(folder, split)
+        if qrels:
+            return load_judged(queries, qrels)
+        return load_dataset(folder, split) if corpus else load_split(folder, split)
     except InvalidDataset as error:
         raise click.BadParameter(str(error), param_hint="--qrels" if qrels else "DIR") from error
 

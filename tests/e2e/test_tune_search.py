@@ -1,0 +1,105 @@
+"""``shortlist tune-search`` as a user runs it: against a collection of a running server, with judgements from files."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shortlist import Client, Fusion, Rerank, SearchDefaults
+from shortlist._cli._evaluation.tuning import Grid, observe, rankings
+
+WORDS = ("owl", "whale", "camel", "lynx", "heron", "otter", "gecko", "bison", "river", "stone", "cloud", "grass")
+QUERIES = 40
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rare word says which document answers a query; all its other words are those of another document."""
+    folder = tmp_path_factory.mktemp("judged")
+    dice = random.Random(5)
+    texts = [" ".join(dice.choices(WORDS, k=12)) for _ in range(QUERIES)]
+    documents = [{"_id": f"d{n}", "text": f"{text} place{n}"} for n, text in enumerate(texts)]
+    queries = [{"_id": f"q{n}", "text": f"{texts[n - 1]} place{n}"} for n in range(QUERIES)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    (folder / "qrels").mkdir()
+    for split in ("train", "test"):
+        lines = "".join(f"q{n}\td{n}\t1\n" for n in range(QUERIES))
+        (folder / "qrels" / f"{split}.tsv").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def client(target: str, judged: Path) -> Iterator[Client]:
+    """A client of a server with the collection "tuned", whose defaults ask only the embeddings."""
+    with Client(target) as connected:
+        if "tuned" not in {collection.name for collection in connected.list_collections()}:
+            connected.create_collection("tuned")
+            rows = [json.loads(line) for line in (judged / "corpus.jsonl").read_text().splitlines()]
+            connected.ingest("tuned", [{"id": row["_id"], "text": row["text"]} for row in rows]).finish()
+        bad = SearchDefaults(mode=None, fusion=Fusion(dense_weight=1.0), rerank=Rerank(weight=1.0, depth=40))
+        connected.update_collection("tuned", bad)
+        yield connected
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shortlist", "tune-search", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+SMALL = ("--sweep", "fusion.dense_weight=0,0.5,1", "--sweep", "rerank.weight=0,0.5", "--sweep", "candidates=20,40")
+
+
+def test_a_significant_gain_becomes_the_collections_defaults(client: Client, target: str, judged: Path) -> None:
+    ran = run(judged, "--target", target, "--collection", "tuned", "--test-split", "test", *SMALL, "--apply", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["applied"] and found["objection"] is None
+    assert found["gain"]["mean"] > 0.1 and found["gain"]["significant"]
+    assert found["served"] == pytest.approx(found["fitted"], abs=0.01)
+    assert found["test"]["chosen"] > found["test"]["present"]
+    defaults = client.get_collection("tuned").config.search_defaults
+    assert defaults.fusion.dense_weight == found["choice"]["dense_weight"] < 1
+    assert defaults.candidates.dense == found["choice"]["candidates"]
+
+
+def test_what_is_not_significant_is_refused_and_changes_nothing(client: Client, target: str, judged: Path) -> None:
+    before = client.get_collection("tuned").config.search_defaults
+    same = ("--sweep", "fusion.dense_weight=1", "--sweep", "rerank.weight=1", "--sweep", "rerank.depth=40")
+    ran = run(judged, "--target", target, "--collection", "tuned", *same, "--sweep", "candidates=100", "--apply")
+    assert ran.returncode == 4
+    assert "not applied:" in ran.stderr
+    assert client.get_collection("tuned").config.search_defaults == before
+
+
+def test_without_apply_nothing_is_written(client: Client, target: str, judged: Path) -> None:
+    before = client.get_collection("tuned").config.search_defaults
+    files = ("--qrels", judged / "qrels" / "train.tsv", "--queries", judged / "queries.jsonl")
+    ran = run("--target", target, "--collection", "tuned", *files, *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("setting\tvalue\n")
+    assert "--apply makes these" in ran.stderr
+    assert client.get_collection("tuned").config.search_defaults == before
+
+
+def test_apply_needs_a_collection_that_stays(judged: Path) -> None:
+    ran = run(judged, "--apply")
+    assert ran.returncode == 2
+    assert "--apply is for a collection that stays" in " ".join(ran.stderr.split())
+
+
+def test_what_is_worked_out_is_what_the_server_answers(client: Client, judged: Path) -> None:
+    queries = {"a": "owl whale place8", "b": "stone in the cloud", "c": "bison gecko bison"}
+    grid = Grid(dense_weights=(0.0, 0.4, 1.0), rerank_weights=(0.0, 0.5, 1.0), depths=(5, 30), candidates=(10, 40))
+    observations = observe(client, "tuned", queries, grid, lambda: None)
+    choices = grid.choices()
+    for query, text in queries.items():
+        for choice, expected in zip(choices, rankings(observations[query], choices), strict=True):
+            served = [hit.id for hit in client.search("tuned", text, **choice.search())]
+            assert served == list(expected), (text, choice)

@@ -1,0 +1,142 @@
+"""Tuning: rankings that are worked out are those the server's own formulas give, and choices are not luck."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shortlist import Candidates, Fusion, Rerank, SearchDefaults
+from shortlist._cli._evaluation.settings import InvalidSweep
+from shortlist._cli._evaluation.significance import difference
+from shortlist._cli._evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
+from shortlist._cli.tune_search import grid_of
+from shortlist_server.domain import FusionMethod
+from shortlist_server.pipeline.fusion import StageScores, blend, fuse
+
+
+def observed(seed: int, documents: int = 120) -> Observation:
+    """Random scores: about half of the documents found by words, most by meaning."""
+    numbers = np.random.default_rng(seed)
+    cosine = numbers.uniform(-0.1, 0.9, documents)
+    words = np.where(numbers.random(documents) < 0.5, numbers.gamma(2.0, 3.0, documents), np.nan)
+    dense_rank = np.zeros(documents, dtype=np.int64)
+    dense_rank[np.argsort(-cosine)[:80]] = np.arange(1, 81)
+    lexical_rank = np.zeros(documents, dtype=np.int64)
+    by_words = np.argsort(-np.nan_to_num(words, nan=-1.0))[: int((~np.isnan(words)).sum())]
+    lexical_rank[by_words] = np.arange(1, len(by_words) + 1)
+    rerank = np.where(numbers.random(documents) < 0.9, numbers.normal(size=documents), np.nan)
+    return Observation(
+        ids=[f"d{number}" for number in range(documents)],
+        cosine=cosine,
+        lexical=words,
+        rerank=rerank,
+        dense_rank=dense_rank,
+        lexical_rank=lexical_rank,
+    )
+
+
+def by_the_server(at: Observation, choice: Choice) -> list[str]:
+    n = range(len(at.ids))
+    dense = sorted((i for i in n if 0 < at.dense_rank[i] <= choice.candidates), key=lambda i: at.dense_rank[i])
+    words = sorted((i for i in n if 0 < at.lexical_rank[i] <= choice.candidates), key=lambda i: at.lexical_rank[i])
+    cosines = {i: float(at.cosine[i]) for i in [*dense, *(i for i in words if i not in dense)]}
+    fused = fuse(
+        StageScores(scores=cosines, ranks={i: r for r, i in enumerate(dense, 1)}),
+        StageScores(scores={i: float(at.lexical[i]) for i in words}, ranks={i: r for r, i in enumerate(words, 1)}),
+        FusionMethod.CONVEX,
+        dense_weight=choice.dense_weight,
+        rrf_k=60,
+    )
+    if choice.rerank_weight == 0:
+        return [at.ids[i] for i in fused.keys[:LIMIT]]
+    shortlist = fused.keys[: choice.depth]
+    final, normalized = blend(fused.scores[: choice.depth], at.rerank[shortlist], choice.rerank_weight)
+    order = np.lexsort((-np.nan_to_num(normalized, nan=-1.0), -final))
+    return [at.ids[i] for i in [*(shortlist[i] for i in order), *fused.keys[choice.depth :]][:LIMIT]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rankings_are_those_of_the_servers_formulas(seed: int) -> None:
+    at = observed(seed)
+    grid = Grid(
+        dense_weights=(0.0, 0.3, 0.6, 1.0), rerank_weights=(0.0, 0.3, 1.0), depths=(5, 20, 200), candidates=(7, 50)
+    )
+    choices = grid.choices()
+    for choice, ranking in zip(choices, rankings(at, choices), strict=True):
+        assert list(ranking) == by_the_server(at, choice), choice
+
+
+def test_a_query_that_finds_nothing_has_an_empty_ranking() -> None:
+    none = np.empty(0)
+    ranks = np.empty(0, dtype=np.int64)
+    empty = Observation(ids=[], cosine=none, lexical=none, rerank=none, dense_rank=ranks, lexical_rank=ranks)
+    assert rankings(empty, Grid().choices()[:3]) == [(), (), ()]
+
+
+def test_without_a_second_stage_its_depth_is_not_a_choice() -> None:
+    choices = Grid(dense_weights=(0.5,), rerank_weights=(0.0, 0.5), depths=(20, 50), candidates=(100,)).choices()
+    assert [(choice.rerank_weight, choice.depth) for choice in choices] == [(0.0, 20), (0.5, 20), (0.5, 50)]
+
+
+CHOICES = [
+    Choice(dense_weight=0.5, rerank_weight=0.4, depth=depth, candidates=candidates)
+    for depth, candidates in ((50, 100), (20, 100), (20, 50))
+]
+
+
+def test_a_real_gain_is_found_and_held_out_figures_have_it_too() -> None:
+    numbers = np.random.default_rng(3)
+    present = numbers.uniform(0.2, 0.7, 200)
+    scores = np.column_stack([present + 0.1, present - 0.1, present])
+    tuned = tune(present, scores, CHOICES)
+    assert tuned.choice == CHOICES[0]
+    assert tuned.held_out == pytest.approx(present + 0.1)
+    assert tuned.agreement == 1
+
+
+def test_noise_leads_to_no_gain_on_queries_without_a_part_in_the_choice() -> None:
+    numbers = np.random.default_rng(4)
+    present = numbers.uniform(0, 1, 400)
+    choices = [Choice(dense_weight=w / 200, rerank_weight=0.4, depth=50, candidates=100) for w in range(200)]
+    scores = np.clip(present[:, None] + numbers.normal(0, 0.3, (400, 200)), 0, 1)
+    tuned = tune(present, scores, choices)
+    assert difference(present.tolist(), tuned.fitted.tolist()).significant
+    assert not difference(present.tolist(), tuned.held_out.tolist()).significant
+
+
+def test_what_is_as_good_as_the_present_is_left_as_it_is() -> None:
+    present = np.linspace(0, 1, 50)
+    assert tune(present, np.column_stack([present + 0.0005] * 3), CHOICES).choice is None
+
+
+def test_of_equals_the_cheapest_is_chosen() -> None:
+    present = np.linspace(0, 0.5, 50)
+    assert tune(present, np.column_stack([present + 0.3] * 3), CHOICES).choice == CHOICES[2]
+
+
+def test_applying_changes_what_was_tuned_and_leaves_the_rest() -> None:
+    present = SearchDefaults(
+        mode="hybrid",
+        candidates=Candidates(dense=10, ef=200),
+        fusion=Fusion(method="rrf", rrf_k=30),
+        rerank=Rerank(weight=0.9, instruction="Find it"),
+    )
+    assert CHOICES[0].over(present) == SearchDefaults(
+        mode="hybrid",
+        candidates=Candidates(dense=100, lexical=100, ef=200),
+        fusion=Fusion(method="convex", dense_weight=0.5, rrf_k=30),
+        rerank=Rerank(weight=0.4, depth=50, instruction="Find it"),
+    )
+    without = Choice(dense_weight=0.5, rerank_weight=0, depth=20, candidates=100)
+    assert without.over(present).rerank == Rerank(enabled=False, weight=0.9, instruction="Find it")
+
+
+def test_a_sweep_replaces_the_values_to_choose_from() -> None:
+    grid = grid_of(["rerank.depth=5,10", "fusion.dense_weight=0.5"])
+    assert (grid.depths, grid.dense_weights, grid.candidates) == ((5, 10), (0.5,), Grid().candidates)
+
+
+@pytest.mark.parametrize("sweep", ["mode=dense", "rerank.weight=1.5", "rerank.depth=0", "candidates=x"])
+def test_a_sweep_that_tuning_cannot_use_is_refused(sweep: str) -> None:
+    with pytest.raises(InvalidSweep):
+        grid_of([sweep])
