@@ -340,3 +340,19 @@ def test_words_alone_give_passages_too(service: Service) -> None:
     ).hits[0]
     assert hit.passages[0].passage.text == ANIMALS[hit.id]
     assert not hit.passages[0].HasField("dense_score")
+
+
+def test_a_second_stage_without_time_leaves_the_order_of_the_first_and_says_so(service: Service) -> None:
+    plain = service.found("animals", "hunts at night", rerank=search_pb2.Rerank(enabled=False))
+    answer = service.search("animals", "hunts at night", rerank=search_pb2.Rerank(deadline_share=1e-9))
+    assert [hit.id for hit in answer.hits] == plain
+    assert answer.report.degraded
+    assert answer.report.degradations[0].kind == search_pb2.DEGRADATION_KIND_RERANK_SKIPPED
+    assert not answer.hits[0].HasField("rerank")
+
+
+def test_a_caller_can_ask_to_fail_rather_than_to_go_without_the_second_stage(service: Service) -> None:
+    strict = search_pb2.Rerank(deadline_share=1e-9, on_failure=search_pb2.RERANK_FAILURE_POLICY_FAIL)
+    with pytest.raises(grpc.RpcError) as caught:
+        service.search("animals", "hunts at night", rerank=strict)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -6,13 +6,13 @@ A ``SearchRun`` belongs to one search; its stages run one after the other or, wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shortlist_server.domain import Deadline, Degradation, DenseCandidates, RerankScore, SearchRequest, Vector
 from shortlist_server.errors import DeadlineExceeded
-from shortlist_server.inference.base import EmbedderService, QueryEmbedding, RerankerService
+from shortlist_server.inference.base import EmbedderService, QueryEmbedding, RerankCandidate, RerankerService
 from shortlist_server.observe.observer import SearchWatch
 from shortlist_server.pipeline.fusion import Fused, StageScores
 from shortlist_server.pipeline.settings import SearchSettings
@@ -72,6 +72,16 @@ class Retrieved:
     candidates: DenseCandidates | None
     fused: Fused
     passages: dict[int, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortlist:
+    """What is reranked: ``keys`` in fused order, and their passages as ``pairs`` (key, label) with what the reranker
+    reads of each, document after document."""
+
+    keys: Sequence[int]
+    pairs: Sequence[tuple[int, int]]
+    candidates: Sequence[RerankCandidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from shortlist_server.domain import (
     Deadline,
     Degradation,
     DegradationKind,
+    Hit,
     LexicalCandidates,
     RerankFailurePolicy,
     RetrievalMode,
@@ -38,12 +39,13 @@ from shortlist_server.inference.base import (
     ModelCatalog,
     RerankerService,
     RerankQuery,
+    RerankScores,
 )
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.rerank import blended, fetch, note_partial
 from shortlist_server.pipeline.retrieve import match, retrieve
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun
+from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
 from shortlist_server.pipeline.settings import SearchSettings, resolve
 from shortlist_server.storage.base import CollectionStore, Selection, Store
 
@@ -84,9 +86,9 @@ class Searcher:
         run = await self._begin(request, deadline, watch)
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
-            retrieved = await self._in_thread(retrieve, run, selection, lexical)
-            ranked = await self._rerank(run, retrieved)
-            hits = await self._in_thread(answer, run, retrieved, ranked, attempt == ATTEMPTS)
+            retrieved, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
+            scores = await _rerank(run, shortlist)
+            ranked, hits = await self._in_thread(_second_stage, run, retrieved, shortlist, scores, attempt == ATTEMPTS)
             if hits is not None:
                 break
             run.sequence = run.collection.sequence
@@ -168,40 +170,6 @@ class Searcher:
         matched, _ = await asyncio.gather(self._in_thread(match, run), _embed(run, run.embedder))
         return matched
 
-    async def _rerank(self, run: SearchRun, retrieved: Retrieved) -> Ranked:
-        fused = retrieved.fused
-        unranked = Ranked(keys=fused.keys, scores=fused.scores.tolist(), reranked={}, passages={})
-        if run.reranker is None or not fused.keys:
-            return unranked
-        info = run.reranker.info
-        depth = run.settings.rerank_depth or info.default_depth
-        labels, candidates = await self._in_thread(fetch, run, retrieved, fused.keys[:depth])
-        if not candidates:
-            return unranked
-        try:
-            with run.stage("rerank"):
-                scores = await run.reranker.rerank(
-                    RerankQuery(
-                        text=run.request.text,
-                        instruction=run.settings.rerank_instruction or run.request.instruction,
-                        token_vectors=None if run.embedding is None else run.embedding.token_vectors,
-                    ),
-                    candidates,
-                    Deadline.after(max(0.0, run.deadline.left_seconds()) * run.settings.rerank_deadline_share),
-                )
-        except ShortlistError as error:
-            if run.settings.rerank_on_failure is RerankFailurePolicy.FAIL or run.deadline.passed():
-                raise
-            late = isinstance(error, DeadlineExceeded)
-            kind = DegradationKind.RERANK_SKIPPED if late else DegradationKind.RERANK_FAILED
-            run.degradations.append(Degradation(kind=kind, message=error.message))
-            return unranked
-        run.rerank_tokens += scores.tokens
-        if len(scores.scores) < len(candidates):
-            note_partial(run, len(scores.scores), len(candidates))
-        weight = info.default_weight if run.settings.rerank_weight is None else run.settings.rerank_weight
-        return blended(fused, depth, labels, scores, weight)
-
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
@@ -248,3 +216,47 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
             dimension=run.collection.config.dimension,
             deadline=run.deadline,
         )
+
+
+def _first_stage(
+    run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None
+) -> tuple[Retrieved, Shortlist]:
+    """Retrieves, and reads what the reranker needs: one turn in a thread for both."""
+    retrieved = retrieve(run, selection, lexical)
+    return retrieved, fetch(run, retrieved)
+
+
+async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:
+    """The reranker's scores; None where there are none, be it by plan or, under the policy DEGRADE, by failure."""
+    if run.reranker is None or not shortlist.candidates:
+        return None
+    try:
+        with run.stage("rerank"):
+            scores = await run.reranker.rerank(
+                RerankQuery(
+                    text=run.request.text,
+                    instruction=run.settings.rerank_instruction or run.request.instruction,
+                    token_vectors=None if run.embedding is None else run.embedding.token_vectors,
+                ),
+                shortlist.candidates,
+                Deadline.after(max(0.0, run.deadline.left_seconds()) * run.settings.rerank_deadline_share),
+            )
+    except ShortlistError as error:
+        if run.settings.rerank_on_failure is RerankFailurePolicy.FAIL or run.deadline.passed():
+            raise
+        late = isinstance(error, DeadlineExceeded)
+        kind = DegradationKind.RERANK_SKIPPED if late else DegradationKind.RERANK_FAILED
+        run.degradations.append(Degradation(kind=kind, message=error.message))
+        return None
+    run.rerank_tokens += scores.tokens
+    if len(scores.scores) < len(shortlist.candidates):
+        note_partial(run, len(scores.scores), len(shortlist.candidates))
+    return scores
+
+
+def _second_stage(
+    run: SearchRun, retrieved: Retrieved, shortlist: Shortlist, scores: RerankScores | None, last_attempt: bool
+) -> tuple[Ranked, list[Hit] | None]:
+    """Orders by the reranker's scores and reads the answer: one turn in a thread for both."""
+    ranked = blended(run, retrieved.fused, shortlist, scores)
+    return ranked, answer(run, retrieved, ranked, last_attempt)
