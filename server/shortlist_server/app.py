@@ -89,6 +89,7 @@ class Server:
         self._models: ModelCatalog | None = None
         self._store: EmbeddedStore | None = None
         self._ingester: Ingester | None = None
+        self._calls: CallInterceptor | None = None
         self._health: HealthServicer | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
@@ -124,17 +125,12 @@ class Server:
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
         searcher = Searcher(store, models, self._search_threads, observer)
+        calls = self._calls = CallInterceptor(
+            max_concurrent=config.max_concurrent_rpcs, max_seconds=config.max_deadline_seconds, observer=observer
+        )
         limits = LimitInterceptor(config)
         server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(
-                    max_concurrent=config.max_concurrent_rpcs,
-                    max_seconds=config.max_deadline_seconds,
-                    observer=observer,
-                ),
-                AuthorizationInterceptor(keys),
-                limits,
-            ],
+            interceptors=[calls, AuthorizationInterceptor(keys), limits],
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
@@ -204,6 +200,7 @@ class Server:
         Health answers NOT_SERVING first, for ``config.drain_delay_seconds`` before calls are refused, so that those who
         balance load can look elsewhere; ingest streams are told to resume.
         """
+        loop = asyncio.get_running_loop()
         if self._keeping is not None:
             self._keeping.cancel()
         if self._health is not None:
@@ -215,9 +212,11 @@ class Server:
         if self._health is not None:
             self._health.release()
         if self._server is not None:
-            await self._server.stop(grace_seconds)
+            begin = loop.time()
+            if self._calls is not None:
+                await self._calls.drain(grace_seconds)
+            await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
-        loop = asyncio.get_running_loop()
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,
             None if self._models is None else self._models.close,

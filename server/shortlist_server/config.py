@@ -62,7 +62,12 @@ class Config:
     max_concurrent_rpcs: int = _setting(
         256, "Calls served at once, ingest streams apart; more are refused with RESOURCE_EXHAUSTED."
     )
-    max_concurrent_searches: int = _setting(32, "Search and BatchSearch calls served at once; more are refused.")
+    max_concurrent_searches: int = _setting(
+        0, "Search and BatchSearch calls worked on at once; others wait. 0: four for each core, at least eight."
+    )
+    max_search_wait_seconds: float = _setting(
+        0.5, "Longest time a search waits for its turn; one that would have to wait longer is refused at once."
+    )
     max_concurrent_rpcs_per_caller: int = _setting(
         0, "Calls served at once for one caller: an API key or, without keys, a client's address. 0: no limit."
     )

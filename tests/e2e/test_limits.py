@@ -98,7 +98,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(start: Started) -> None:
-    channel = start(max_concurrent_searches=2)
+    channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.0)
     stub = search_service_pb2_grpc.SearchServiceStub(channel)
     waiting = [stub.Search.future(waiting_search(), timeout=3) for _ in range(2)]
     time.sleep(0.3)
@@ -116,18 +116,38 @@ def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(star
     search(channel)
 
 
+def test_a_burst_of_searches_waits_for_its_turn_and_a_wait_that_is_too_long_is_refused(start: Started) -> None:
+    channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.5)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: search(channel), range(64)))
+    stub = search_service_pb2_grpc.SearchServiceStub(channel)
+    waiting = [stub.Search.future(waiting_search(), timeout=5) for _ in range(2)]
+    time.sleep(0.2)
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        search(channel)
+    assert 0.3 < time.monotonic() - begin < 3
+    assert refusal(caught.value)[0] == "max_concurrent_searches"
+    for call in waiting:
+        call.cancel()
+
+
 async def test_a_thousand_open_streams_do_not_starve_searches(start: Started) -> None:
-    with_few = start(max_ingest_streams=20, max_ingest_streams_per_caller=0)
+    searching = start(max_ingest_streams=20, max_ingest_streams_per_caller=0, stream_start_seconds=60.0)
     async with grpc.aio.insecure_channel(start.target) as channel:
         stub = pb_grpc.DocumentServiceStub(channel)
         streams = [stub.Ingest() for _ in range(1000)]
-        codes = await asyncio.gather(*(asyncio.wait_for(stream.code(), 20) for stream in streams[20:]))
-        assert set(codes) == {EXHAUSTED}
+        begin = time.monotonic()
+        while sum(stream.done() for stream in streams) < 980:
+            assert time.monotonic() - begin < 30
+            await asyncio.sleep(0.05)
+        ended = [stream for stream in streams if stream.done()]
+        assert {await stream.code() for stream in ended} == {EXHAUSTED}
+        assert len(ended) == 980
         begin = time.monotonic()
         for _ in range(20):
-            await asyncio.to_thread(search, with_few)
+            await asyncio.to_thread(search, searching)
         assert time.monotonic() - begin < 5
-        assert not any(stream.done() for stream in streams[:20])
         for stream in streams:
             stream.cancel()
 

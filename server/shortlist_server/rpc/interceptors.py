@@ -10,7 +10,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError
+from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
 from shortlist_server.rpc.handlers import HEALTH, Behaviour, Deserializer, Streaming, Unary, wrap
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
+
+DRAIN_SECONDS = 0.1
+"""Time in which those who keep calling learn that the server is stopping."""
 
 
 def deadline_of(context: Context, limit_seconds: float) -> Deadline:
@@ -59,6 +62,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_seconds = max_seconds
         self._observer = observer or Observer()
         self._running = 0
+        self._under_way = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Refuses calls that begin from now on, with UNAVAILABLE, and waits for those under way, as long as told.
+
+        gRPC's own stop cancels calls that have reached the server and not yet their handler, and a client cannot tell
+        that from its own cancelling. After this there are hardly any, for clients that were refused look elsewhere.
+        """
+        self._draining = True
+        await asyncio.sleep(min(grace_seconds, DRAIN_SECONDS))
+        self._idle.clear()
+        if self._under_way:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), max(0.0, grace_seconds - DRAIN_SECONDS))
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -73,7 +92,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async def call(request: Any, context: Context) -> Any:
                 request_id, watch = self._begin(method, context)
                 code = "CANCELLED"
+                self._under_way += 1
                 try:
+                    self._check_staying()
                     _check_readable(request)
                     with self._slot():
                         deadline = deadline_of(context, self._max_seconds)
@@ -88,7 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     code = _code(error)
                     await self._abort(context, error, method, request_id)
                 finally:
-                    watch.ended(code)
+                    self._end(watch, code)
 
             return call
 
@@ -96,7 +117,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
                 request_id, watch = self._begin(method, context)
                 code = "CANCELLED"
+                self._under_way += 1
                 try:
+                    self._check_staying()
                     if hasattr(requests, "__aiter__"):
                         async for response in behaviour(_readable(requests), context):
                             yield response
@@ -110,7 +133,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     code = _code(error)
                     await self._abort(context, error, method, request_id)
                 finally:
-                    watch.ended(code)
+                    self._end(watch, code)
 
             return call
 
@@ -125,6 +148,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Never reset: every call is served by a task of its own, with which the variable goes.
         current_request_id.set(request_id)
         return request_id, self._observer.call(method, metadata)
+
+    def _end(self, watch: CallWatch, code: str) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+        watch.ended(code)
+
+    def _check_staying(self) -> None:
+        if self._draining:
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:

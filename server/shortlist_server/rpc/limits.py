@@ -1,16 +1,19 @@
 """How much is served at once: of searches, of ingest streams, and for one caller.
 
 A caller is an API key or, on a server without keys, a client's address without its port. What is over a limit is
-refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait; nothing queues here. Streams have
-a limit of their own, so that however many are open, searches are served. Coroutines on the server's event loop.
+refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait. Streams have a limit of their own,
+so that however many are open, searches are served. Searches alone may wait for their turn, so that a burst is served
+rather than refused, but only where the wait is short. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -32,6 +35,12 @@ RETRY_SECONDS = 0.25
 
 STREAM_RETRY_SECONDS = 2.0
 """When a refused stream should come again; streams are long."""
+
+SEARCHES_PER_CORE, MIN_SEARCHES = 4, 8
+"""Searches at once where the setting is 0: more would only make each of them slower."""
+
+INTERVAL_WEIGHT = 0.1
+"""Weight of the newest in the running mean of the time between two turns."""
 
 MAX_CALLERS = 10_000
 """Callers whose rate is remembered; the one that has been quiet for longest is forgotten first."""
@@ -72,6 +81,63 @@ class Slots:
                 del self._of_caller[caller]
 
 
+class Turns:
+    """Lets so many through at once; others wait in line, unless that would take too long.
+
+    What a wait would take is known from how fast turns came lately, so that a caller for whom there will be no turn in
+    time hears of it at once.
+    """
+
+    def __init__(self, limit: int, wait_seconds: float) -> None:
+        self._limit = limit
+        self._wait_seconds = wait_seconds
+        self._turns = asyncio.Semaphore(limit)
+        self._waiting = 0
+        self._interval_seconds = 0.0
+        self._last = 0.0
+
+    @asynccontextmanager
+    async def taking(self) -> AsyncIterator[None]:
+        """A turn for the time of a block. Raises ``Overloaded``."""
+        if self._turns.locked():
+            await self._wait()
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._note()
+            self._turns.release()
+
+    async def _wait(self) -> None:
+        expected = (self._waiting + 1) * self._interval_seconds
+        if self._wait_seconds <= 0 or expected > self._wait_seconds:
+            raise self._refusal(expected)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise self._refusal(expected) from None
+        finally:
+            self._waiting -= 1
+
+    def _note(self) -> None:
+        """Measures how fast turns come; only while somebody waits do they come as fast as they can."""
+        now = time.monotonic()
+        if self._waiting and self._last:
+            self._interval_seconds += INTERVAL_WEIGHT * (now - self._last - self._interval_seconds)
+        self._last = now if self._waiting else 0.0
+
+    def _refusal(self, expected_seconds: float) -> Overloaded:
+        return _refusal(
+            "more searches are waiting than can be answered in time",
+            "max_concurrent_searches",
+            self._limit,
+            max(RETRY_SECONDS, expected_seconds),
+        )
+
+
 class Rates:
     """A token bucket for each caller, holding one second's worth of calls, and at least one."""
 
@@ -103,7 +169,11 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, config: Config) -> None:
         each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
-        self.searches = Slots("max_concurrent_searches", config.max_concurrent_searches, *each)
+        self._turns = Turns(
+            config.max_concurrent_searches or max(MIN_SEARCHES, SEARCHES_PER_CORE * (os.cpu_count() or 1)),
+            config.max_search_wait_seconds,
+        )
+        self.searches = Slots("max_concurrent_rpcs", config.max_concurrent_rpcs, *each)
         self.calls = Slots("max_concurrent_rpcs", config.max_concurrent_rpcs, *each)
         self.streams = Slots(
             "max_ingest_streams",
@@ -124,12 +194,16 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
             return handler
         slots = self.streams if method == INGEST else self.searches if method.startswith(SEARCH) else self.calls
 
+        def turn() -> AbstractAsyncContextManager[None]:
+            return self._turns.taking() if slots is self.searches else nullcontext()
+
         def unary(behaviour: Behaviour) -> Unary:
             async def call(request: Any, context: Context) -> Any:
                 caller = caller_of(context)
                 self._rates.take(caller)
                 with slots.taking(caller):
-                    return await behaviour(request, context)
+                    async with turn():
+                        return await behaviour(request, context)
 
             return call
 
