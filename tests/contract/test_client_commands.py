@@ -22,9 +22,11 @@ def test_every_command_has_help(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert command.name == name
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, f"{name} {parameter.name}"
+    for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        assert one.help, f"{name} {one.name}"
+        for parameter in one.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {one.name} {parameter.name}"
 
 
 def test_the_help_lists_commands_without_importing_them() -> None:
@@ -87,6 +89,16 @@ def test_without_the_server_serve_says_what_to_install(monkeypatch: pytest.Monke
     for module in ("shortlist_server", "shortlist_server.app", "shortlist_server.config"):
         monkeypatch.setitem(sys.modules, module, None)
     result = CliRunner().invoke(serve._command(), ["--embedder", "hashing"])
+    assert result.exit_code == 1
+    assert "pip install 'shortlist[server]'" in result.output
+
+
+def test_without_the_server_a_folder_cannot_be_verified_and_what_to_install_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("shortlist_server", "shortlist_server.config"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = CliRunner().invoke(cli, ["verify", str(tmp_path)])
     assert result.exit_code == 1
     assert "pip install 'shortlist[server]'" in result.output
 

@@ -88,8 +88,6 @@ def verify_folder(
         from shortlist_server.errors import ShortlistError
         from shortlist_server.storage.store import COLLECTIONS_FOLDER, EmbeddedStore
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("shortlist_server."):
-            raise
         raise click.ClickException(MISSING_SERVER) from error
     # Opening would make what is missing.
     if not (folder / COLLECTIONS_FOLDER).is_dir():

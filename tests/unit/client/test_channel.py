@@ -71,6 +71,23 @@ def test_every_call_has_a_deadline(bare: Bare, target: str) -> None:
     assert second is not None and second < 3.5
 
 
+def test_calls_that_take_as_long_as_they_need_have_a_deadline_only_when_it_is_given(bare: Bare, target: str) -> None:
+    with Client(target, timeout_seconds=7) as client:
+        client.verify()
+        client.retry_quarantine("books", [1])
+        client.verify(timeout_seconds=3)
+        client.list_quarantine("books").pages().__next__()
+    verified, retried, given, listed = (left for _, _, left in bare.calls)
+    assert all(left is None or left > 1e6 for left in (verified, retried))
+    assert given is not None and given < 3.5
+    assert listed is not None and listed < 8
+
+
+def test_a_server_that_ends_a_call_without_a_result_is_an_error(target: str) -> None:
+    with Client(target) as client, pytest.raises(shortlist.InternalError, match="without a result"):
+        client.backup("x")
+
+
 def test_idempotent_calls_are_repeated_while_the_server_is_unavailable(bare: Bare, target: str) -> None:
     bare.failures = 2
     with Client(target) as client:
