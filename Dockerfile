@@ -21,4 +21,5 @@ VOLUME /data
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import shortlist; raise SystemExit(not shortlist.Client('127.0.0.1:50051').ready())"]
+# It listens on all addresses, so it does not start without --api-keys-file, --api-key or --insecure.
 ENTRYPOINT ["shortlist", "serve", "--listen", "0.0.0.0:50051", "--data-dir", "/data"]
