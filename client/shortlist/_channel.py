@@ -31,6 +31,9 @@ KEEPALIVE_SECONDS = 30
 KEEPALIVE_TIMEOUT_SECONDS = 15
 """A connection whose ping is not answered for this long is broken."""
 
+CONNECT_SECONDS = 5
+"""Time that an attempt to connect is given, the TLS handshake included; gRPC's name for it is another."""
+
 _RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -155,7 +158,7 @@ def _options(max_message_bytes: int, server_name: str | None) -> list[tuple[str,
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
         ("grpc.max_reconnect_backoff_ms", 5000),
         # A global subchannel pool would share connections, and their backoff, between unrelated clients.
         ("grpc.use_local_subchannel_pool", 1),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,6 +90,33 @@ def test_calls_that_take_as_long_as_they_need_have_a_deadline_only_when_it_is_gi
 def test_a_server_that_ends_a_call_without_a_result_is_an_error(target: str) -> None:
     with Client(target) as client, pytest.raises(shortlist.InternalError, match="without a result"):
         client.backup("x")
+
+
+def far_away(target: str, delay_seconds: float) -> str:
+    """The address of a way to the target on which every packet is late."""
+    port = int(target.rpartition(":")[2])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(delay_seconds)
+                sink.sendall(data)
+
+    def carry() -> None:
+        with listener, listener.accept()[0] as near, socket.create_connection(("127.0.0.1", port)) as far:
+            there = threading.Thread(target=pass_on, args=(near, far))
+            there.start()
+            pass_on(far, near)
+            there.join()
+
+    threading.Thread(target=carry, daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_is_far_away_is_reached_at_once(target: str) -> None:
+    with Client(far_away(target, 0.2)) as client:
+        client.delete_collection("books")
 
 
 def test_idempotent_calls_are_repeated_while_the_server_is_unavailable(bare: Bare, target: str) -> None:
