@@ -1,0 +1,93 @@
+"""Shortlist: ``shortlist serve`` through its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from engine import Engine, Vectors, wait_until_quiet
+
+from shortlist import Candidates, Client, CollectionConfig, Document, Field, Include
+from shortlist._cli._server import ServerProcess
+
+NAME = "bench"
+NOTHING = Include(text=False, metadata=False)
+
+
+class Peer(Engine):
+    """A server process; the vectors are the caller's own, but for the search of text."""
+
+    title = "Shortlist"
+    kind = "server"
+    requirements = None
+    settings = "its defaults; ef as needed"
+
+    def start(self) -> None:
+        # The same models in every phase: a server without texts to embed would start faster.
+        self._process = ServerProcess(self.folder / "data", log_path=self.folder / "server.log")
+        self._client = Client(self._process.target, timeout_seconds=120)
+        self._client.list_collections(page_size=1)
+
+    def create(self) -> None:
+        config = CollectionConfig(
+            embedder="none", reranker="none", dimension=self.dimension, filterable_fields=("bucket",)
+        )
+        self._client.create_collection(NAME, config)
+
+    def add(self, ids: Sequence[int], vectors: Vectors, buckets: Sequence[int]) -> None:
+        self._client.ingest(NAME, _documents(ids, vectors, buckets)).finish()
+
+    def add_all(
+        self, vectors: Vectors, buckets: Sequence[int], first: int, size: int, acked: Callable[[int], None]
+    ) -> None:
+        ids = range(first, first + len(vectors))
+        for count, ack in enumerate(self._client.ingest(NAME, _documents(ids, vectors, buckets)), 1):
+            if not ack.ok:
+                raise RuntimeError(f"{ack.id}: {ack.error}")
+            if count % size == 0 or count == len(vectors):
+                acked(count)
+
+    def settle(self) -> None:
+        wait_until_quiet(self.pids())
+
+    def search(self, vector: Vectors, limit: int, below: int | None = None) -> list[int]:
+        hits = self._client.search(
+            NAME,
+            vector=vector,
+            limit=limit,
+            mode="dense",
+            candidates=Candidates(dense=limit, ef=max(self.effort, limit)),
+            filter=None if below is None else Field("bucket") < below,
+            include=NOTHING,
+        )
+        return [int(hit.id) for hit in hits]
+
+    def present(self, ids: Sequence[int]) -> int:
+        wanted, found = [str(id) for id in ids], 0
+        for start in range(0, len(wanted), 1000):
+            some = self._client.get(NAME, wanted[start : start + 1000], include=NOTHING)
+            found += sum(one is not None for one in some)
+        return found
+
+    def text_run(self, text: dict[str, Any]) -> list[list[int]]:
+        """The whole search, on the texts: its own passages of the same embedder, words, and the second stage."""
+        self._client.create_collection("text", CollectionConfig(embedder=text["embedder"].partition("=")[0]))
+        documents = (
+            Document(id=str(number), title=row["title"], text=row["text"])
+            for number, row in enumerate(text["documents"])
+        )
+        self._client.ingest("text", documents).finish()
+        self.settle()
+        return [[int(hit.id) for hit in self._client.search("text", query)] for query in text["queries"]]
+
+    def stop(self) -> None:
+        self._client.close()
+        self._process.stop()
+
+    def pids(self) -> list[int]:
+        return [self._process.process.pid]
+
+
+def _documents(ids: Sequence[int], vectors: Vectors, buckets: Sequence[int]) -> Iterator[Document]:
+    for id, vector, bucket in zip(ids, vectors, buckets, strict=True):
+        yield Document(id=str(id), vector=vector, metadata={"bucket": int(bucket)})
