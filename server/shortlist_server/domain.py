@@ -408,6 +408,7 @@ class SearchRequest:
     parts: Parts = Parts()
     min_score: float | None = None
     min_sequence: int | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -493,12 +494,50 @@ class SearchReport:
     degradations: Sequence[Degradation]
 
 
+class CandidateOutcome(enum.Enum):
+    """What became of a candidate in the end."""
+
+    RETURNED = "returned"
+    BELOW_MIN_SCORE = "below_min_score"
+    SKIPPED = "skipped"
+    BEYOND_LIMIT = "beyond_limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedCandidate:
+    """A document that a stage found, and its way through the stages; ``id`` "" where it has gone meanwhile."""
+
+    id: str
+    rank: int
+    score: float
+    dense: StageScore | None
+    lexical: StageScore | None
+    fused: StageScore
+    rerank: RerankScore | None
+    outcome: CandidateOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The settings a search ran with and the way of every candidate, in the order of the final ranking."""
+
+    candidates: Sequence[ExplainedCandidate]
+    dense_candidates: int
+    lexical_candidates: int
+    fusion: FusionMethod
+    dense_weight: float
+    rrf_k: int
+    rerank_depth: int
+    rerank_weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Hits, best first, and how they came about."""
+    """Hits, best first, and how they came about; the explanation where it was asked for."""
 
     hits: Sequence[Hit]
     report: SearchReport
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ def answer(run: SearchRun, retrieved: Retrieved, ranked: Ranked, last_attempt: b
             Hit(
                 rank=rank,
                 score=score,
-                dense=_stage_score(key, retrieved.dense, retrieved.fused.dense),
-                lexical=_stage_score(key, retrieved.lexical, retrieved.fused.lexical),
+                dense=stage_score(key, retrieved.dense, retrieved.fused.dense),
+                lexical=stage_score(key, retrieved.lexical, retrieved.fused.lexical),
                 fused=StageScore(score=fused_scores[key], rank=fused_ranks[key], normalized=fused_scores[key]),
                 rerank=ranked.reranked.get(key),
                 document=documents[key],
@@ -78,7 +78,8 @@ def _matched_passages(
     return hits
 
 
-def _stage_score(key: int, stage: StageScores | None, normalized: dict[int, float]) -> StageScore | None:
+def stage_score(key: int, stage: StageScores | None, normalized: dict[int, float]) -> StageScore | None:
+    """A document's score in a stage; None where the stage did not score it."""
     if stage is None or key not in stage.scores:
         return None
     return StageScore(score=stage.scores[key], rank=stage.ranks.get(key, 0), normalized=normalized[key])

@@ -43,6 +43,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
+from shortlist_server.pipeline.explain import explain
 from shortlist_server.pipeline.rerank import blended, fetch, note_partial
 from shortlist_server.pipeline.retrieve import match, retrieve
 from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
@@ -95,7 +96,9 @@ class Searcher:
             run.degradations.clear()
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
-        return SearchResult(hits=hits, report=report(run, retrieved, selection, ranked))
+        account = report(run, retrieved, selection, ranked)
+        explanation = await self._in_thread(explain, run, retrieved, ranked) if request.explain else None
+        return SearchResult(hits=hits, report=account, explanation=explanation)
 
     async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
         started = time.perf_counter()

@@ -53,6 +53,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         parts=parts_in(message.include),
         min_score=message.min_score if message.HasField("min_score") else None,
         min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
+        explain=message.explain,
     )
 
 
@@ -132,7 +133,9 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
 def response_out(result: domain.SearchResult, parts: domain.Parts) -> service_pb.SearchResponse:
     """The answer to a search."""
     return service_pb.SearchResponse(
-        hits=[_hit_out(hit, parts) for hit in result.hits], report=_report_out(result.report)
+        hits=[_hit_out(hit, parts) for hit in result.hits],
+        report=_report_out(result.report),
+        explanation=None if result.explanation is None else _explanation_out(result.explanation),
     )
 
 
@@ -153,20 +156,46 @@ def _hit_out(hit: domain.Hit, parts: domain.Parts) -> pb.Hit:
         ],
         sequence=hit.document.sequence,
     )
-    if hit.dense is not None:
-        message.dense.CopyFrom(_score_out(hit.dense))
-    if hit.lexical is not None:
-        message.lexical.CopyFrom(_score_out(hit.lexical))
-    if hit.rerank is not None:
+    _add_stages(message, hit)
+    return message
+
+
+def _add_stages(message: pb.Hit | pb.ExplainedCandidate, candidate: domain.Hit | domain.ExplainedCandidate) -> None:
+    if candidate.dense is not None:
+        message.dense.CopyFrom(_score_out(candidate.dense))
+    if candidate.lexical is not None:
+        message.lexical.CopyFrom(_score_out(candidate.lexical))
+    if candidate.rerank is not None:
         message.rerank.CopyFrom(
             pb.RerankScore(
-                score=hit.rerank.score,
-                rank=hit.rerank.rank,
-                normalized=hit.rerank.normalized,
-                probability=hit.rerank.probability,
-                truncated_tokens=hit.rerank.truncated_tokens,
+                score=candidate.rerank.score,
+                rank=candidate.rerank.rank,
+                normalized=candidate.rerank.normalized,
+                probability=candidate.rerank.probability,
+                truncated_tokens=candidate.rerank.truncated_tokens,
             )
         )
+
+
+def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
+    message = pb.Explanation(
+        dense_candidates=explanation.dense_candidates,
+        lexical_candidates=explanation.lexical_candidates,
+        fusion_method=pb.FusionMethod.Value(f"FUSION_METHOD_{explanation.fusion.name}"),
+        dense_weight=explanation.dense_weight,
+        rrf_k=explanation.rrf_k,
+        rerank_depth=explanation.rerank_depth,
+        rerank_weight=explanation.rerank_weight,
+    )
+    for candidate in explanation.candidates:
+        added = message.candidates.add(
+            id=candidate.id,
+            rank=candidate.rank,
+            score=candidate.score,
+            fused=_score_out(candidate.fused),
+            outcome=pb.CandidateOutcome.Value(f"CANDIDATE_OUTCOME_{candidate.outcome.name}"),
+        )
+        _add_stages(added, candidate)
     return message
 
 

@@ -1,0 +1,77 @@
+"""The full account of a search: every candidate, once, with what each stage made of it and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from shortlist import Client, Document
+from shortlist.v1 import search_pb2 as pb
+from shortlist.v1 import search_service_pb2, search_service_pb2_grpc
+
+RETURNED, SKIPPED = pb.CANDIDATE_OUTCOME_RETURNED, pb.CANDIDATE_OUTCOME_SKIPPED
+BEYOND, BELOW = pb.CANDIDATE_OUTCOME_BEYOND_LIMIT, pb.CANDIDATE_OUTCOME_BELOW_MIN_SCORE
+
+
+@pytest.fixture(scope="module")
+def stub(target: str) -> Iterator[Any]:
+    with Client(target) as client:
+        client.create_collection("docs")
+        texts = [f"owl {'bird ' * (i % 5)}number {i}" for i in range(60)]
+        documents = [Document(id=f"d{i}", text=text) for i, text in enumerate(texts)]
+        client.ingest("docs", documents).finish()
+    with grpc.insecure_channel(target) as channel:
+        yield search_service_pb2_grpc.SearchServiceStub(channel)
+
+
+def search(stub: Any, **fields: Any) -> search_service_pb2.SearchResponse:
+    fields = {"query": pb.Query(text="owl bird"), "explain": True, **fields}
+    return stub.Search(search_service_pb2.SearchRequest(collection="docs", **fields), timeout=10)
+
+
+def test_without_being_asked_a_search_explains_nothing(stub: Any) -> None:
+    assert not search(stub, explain=False).HasField("explanation")
+
+
+def test_every_candidate_is_there_once_in_the_order_of_the_final_ranking(stub: Any) -> None:
+    answer = search(stub, limit=5, rerank=pb.Rerank(depth=20))
+    candidates = answer.explanation.candidates
+    assert len(candidates) == answer.report.fused_candidates == len({candidate.id for candidate in candidates})
+    assert [candidate.rank for candidate in candidates] == list(range(1, len(candidates) + 1))
+    scores = [candidate.score for candidate in candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(candidate.HasField("rerank") for candidate in candidates) == answer.report.reranked == 20
+    assert answer.explanation.rerank_depth == 20
+
+
+def test_what_an_explanation_says_of_a_hit_is_what_the_hit_says(stub: Any) -> None:
+    answer = search(stub, limit=5)
+    for hit, candidate in zip(answer.hits, answer.explanation.candidates, strict=False):
+        assert (hit.id, hit.rank, hit.score) == (candidate.id, candidate.rank, candidate.score)
+        assert (hit.dense, hit.lexical, hit.fused, hit.rerank) == (
+            candidate.dense,
+            candidate.lexical,
+            candidate.fused,
+            candidate.rerank,
+        )
+
+
+def test_every_candidate_says_where_it_was_cut(stub: Any) -> None:
+    every = search(stub, limit=60)
+    worst = every.hits[9].score
+    answer = search(stub, limit=4, offset=3, min_score=worst)
+    outcomes = [candidate.outcome for candidate in answer.explanation.candidates]
+    good = sum(hit.score >= worst for hit in every.hits)
+    assert outcomes == [SKIPPED] * 3 + [RETURNED] * 4 + [BEYOND] * (good - 7) + [BELOW] * (len(outcomes) - good)
+    returned = [candidate.id for candidate in answer.explanation.candidates if candidate.outcome == RETURNED]
+    assert returned == [hit.id for hit in answer.hits]
+
+
+def test_the_settings_are_those_that_were_used(stub: Any) -> None:
+    fusion = pb.Fusion(method=pb.FUSION_METHOD_RRF, rrf_k=7)
+    said = search(stub, fusion=fusion, rerank=pb.Rerank(enabled=False), candidates=pb.Candidates(dense=30)).explanation
+    assert (said.fusion_method, said.rrf_k, said.dense_candidates) == (pb.FUSION_METHOD_RRF, 7, 30)
+    assert (said.rerank_depth, said.rerank_weight) == (0, 0.0)
