@@ -12,15 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
-
 from shortlist_server.errors import PermissionDenied, Unauthenticated
 from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
-from shortlist_server.rpc.handlers import HEALTH, Behaviour, Streaming, Unary, wrap
+from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+    from shortlist_server.rpc.handlers import Context, Handler
 
 AUTHORIZATION = "authorization"
 BEARER = "bearer "
@@ -79,6 +76,7 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.AdminService/Restore": Rule(
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
+    "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _field("collection")),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
 """Every method but those of the health service, which anyone may call."""
@@ -89,21 +87,16 @@ def calling_key() -> ApiKey:
     return _key.get()
 
 
-class AuthorizationInterceptor(grpc.aio.ServerInterceptor):
+class AuthorizationInterceptor(WrappingInterceptor):
     """Refuses calls without a known key, without the method's scope, or for a collection the key is not granted."""
 
     def __init__(self, keys: KeyRing | None) -> None:
         """``keys`` None: the server has no keys, and anyone may call."""
+        super().__init__()
         self._keys = keys
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """Wraps the method's handler."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(HEALTH):
-            return handler
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """See ``WrappingInterceptor``."""
 
         def unary(behaviour: Behaviour) -> Unary:
             async def call(request: Any, context: Context) -> Any:

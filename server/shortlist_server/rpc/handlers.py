@@ -27,6 +27,30 @@ HEALTH = "/grpc.health.v1.Health/"
 overloaded server must not be taken for a dead one."""
 
 
+class WrappingInterceptor(grpc.aio.ServerInterceptor):
+    """An interceptor that wraps each method once. gRPC asks interceptors anew for every call."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The method's wrapped handler; None for a method that nobody serves."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(HEALTH):
+            return handler
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self.wrapped(method, handler))
+        return known[1]
+
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """The handler of a method, with what this interceptor puts around it."""
+        raise NotImplementedError
+
+
 def wrap(
     handler: Handler,
     *,

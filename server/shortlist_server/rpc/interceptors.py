@@ -22,13 +22,13 @@ from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
-from shortlist_server.rpc.handlers import HEALTH, Behaviour, Deserializer, Streaming, Unary, wrap
+from shortlist_server.rpc.handlers import Behaviour, Deserializer, Streaming, Unary, WrappingInterceptor, wrap
 from shortlist_server.rpc.status import grpc_status, internal_status
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+    from shortlist_server.rpc.handlers import Context, Handler
 
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
@@ -50,7 +50,7 @@ class Malformed:
     reason: str
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor(WrappingInterceptor):
     """Bounds the calls served at once, reports every call, and turns errors into statuses.
 
     Health checks are never refused, so that an overloaded server is not taken for a dead one. Calls that stream both
@@ -58,6 +58,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, *, max_concurrent: int, max_seconds: float, observer: Observer | None = None) -> None:
+        super().__init__()
         self._max_concurrent = max_concurrent
         self._max_seconds = max_seconds
         self._observer = observer or Observer()
@@ -79,14 +80,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), max(0.0, grace_seconds - DRAIN_SECONDS))
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """Wraps the method's handler."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(HEALTH):
-            return handler
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """See ``WrappingInterceptor``."""
 
         def unary(behaviour: Behaviour) -> Unary:
             async def call(request: Any, context: Context) -> Any:

@@ -16,16 +16,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
-
 from shortlist_server.config import Config
 from shortlist_server.errors import Overloaded
 from shortlist_server.rpc.authorization import calling_key
-from shortlist_server.rpc.handlers import HEALTH, Behaviour, Streaming, Unary, wrap
+from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 
 if TYPE_CHECKING:
-    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+    from shortlist_server.rpc.handlers import Context, Handler
 
 SEARCH = "/shortlist.v1.SearchService/"
 INGEST = "/shortlist.v1.DocumentService/Ingest"
@@ -164,10 +161,11 @@ class Rates:
             self._buckets.popitem(last=False)
 
 
-class LimitInterceptor(grpc.aio.ServerInterceptor):
+class LimitInterceptor(WrappingInterceptor):
     """Refuses what is over a limit. Stands behind the authorisation, which tells callers apart."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
         self._turns = Turns(
             config.max_concurrent_searches or max(MIN_SEARCHES, SEARCHES_PER_CORE * (os.cpu_count() or 1)),
@@ -184,14 +182,8 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
         )
         self._rates = Rates(config.max_requests_per_second)
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """Wraps the method's handler."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(HEALTH):
-            return handler
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """See ``WrappingInterceptor``."""
         slots = self.streams if method == INGEST else self.searches if method.startswith(SEARCH) else self.calls
 
         def turn() -> AbstractAsyncContextManager[None]:
