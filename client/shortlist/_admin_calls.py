@@ -6,17 +6,20 @@ both clients only carry them. Pure functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from shortlist import _admin_convert as convert
 from shortlist import _admin_types as admin
 from shortlist._calls import Call, names_of
-from shortlist._collection_types import Collection
+from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._convert import collection as convert_collection
+from shortlist._convert import search_defaults_to_proto
 from shortlist._errors import InternalError, InvalidArgument
+from shortlist._metadata import checked_text
 from shortlist.v1 import admin_service_pb2 as pb
+from shortlist.v1 import evaluation_pb2
 
 ADMIN = "shortlist.v1.AdminService"
 
@@ -117,4 +120,41 @@ def restore(backup: str, collection: str, new_name: str | None) -> StreamCall[ad
         read_progress=convert.copy_progress,
         result_field="collection",
         read_result=convert_collection,
+    )
+
+
+def evaluate(
+    collection: str,
+    queries: Mapping[str, str],
+    judgements: Mapping[str, Mapping[str, int]],
+    settings: Iterable[SearchDefaults],
+    *,
+    include_queries: bool,
+) -> StreamCall[admin.EvaluateProgress, admin.EvaluateReport]:
+    """Measures how well a collection ranks."""
+    unjudged = [id for id in queries if id not in judgements]
+    if unjudged:
+        raise InvalidArgument(f"query {unjudged[0]!r} has no judgements", field="judgements")
+    return StreamCall(
+        method=f"{ADMIN}/Evaluate",
+        request=pb.EvaluateRequest(
+            collection=collection,
+            queries=[
+                evaluation_pb2.JudgedQuery(
+                    id=checked_text(id, "queries"),
+                    text=checked_text(text, "queries"),
+                    judgements=[
+                        evaluation_pb2.Judgement(document_id=checked_text(document, "judgements"), grade=grade)
+                        for document, grade in judgements[id].items()
+                    ],
+                )
+                for id, text in queries.items()
+            ],
+            settings=map(search_defaults_to_proto, settings),
+            include_queries=include_queries,
+        ),
+        response_type=pb.EvaluateResponse,
+        read_progress=convert.evaluate_progress,
+        result_field="report",
+        read_result=convert.evaluate_report,
     )

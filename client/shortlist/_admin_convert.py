@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 
 from shortlist import _admin_types as admin
+from shortlist._convert import choice_from_proto
 from shortlist.v1 import admin_service_pb2 as pb
+from shortlist.v1 import evaluation_pb2
 
 
 def server_info(proto: pb.GetServerInfoResponse) -> admin.ServerInfo:
@@ -87,3 +90,32 @@ def backup(proto: pb.BackupInfo) -> admin.Backup:
             for collection in proto.collections
         ),
     )
+
+
+def evaluate_progress(proto: pb.EvaluateProgress) -> admin.EvaluateProgress:
+    """How far an evaluation is, from the wire."""
+    return admin.EvaluateProgress(done_searches=proto.done_searches, total_searches=proto.total_searches)
+
+
+def evaluate_report(proto: pb.EvaluateReport) -> admin.EvaluateReport:
+    """What was measured, from the wire."""
+    return admin.EvaluateReport(
+        setting=proto.setting,
+        rankings=_rankings(proto.rankings),
+        queries={query.id: _rankings(query.rankings) for query in proto.queries},
+        sequence=proto.sequence,
+        embedder=proto.embedder,
+        reranker=proto.reranker,
+        degraded_searches=proto.degraded_searches,
+    )
+
+
+def _rankings(protos: Iterable[evaluation_pb2.RankingQuality]) -> dict[str, admin.RankingQuality]:
+    return {
+        str(choice_from_proto(evaluation_pb2.EvaluatedRanking, "EVALUATED_RANKING", proto.ranking)): (
+            admin.RankingQuality(
+                ndcg_at_10=proto.ndcg_at_10, recall_at_100=proto.recall_at_100, mrr_at_10=proto.mrr_at_10
+            )
+        )
+        for proto in protos
+    }

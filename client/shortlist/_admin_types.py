@@ -5,6 +5,7 @@ Frozen, safe to share between threads. ``_admin_convert`` makes them from the pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -145,3 +146,49 @@ class Backup:
     name: str
     create_time: datetime
     collections: tuple[BackupCollection, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateProgress:
+    """How far an evaluation is, in searches."""
+
+    done_searches: int
+    total_searches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingQuality:
+    """Measures of a ranking, 0 to 1, as trec_eval defines them.
+
+    Attributes:
+        ndcg_at_10: normalised discounted cumulative gain of the first 10.
+        recall_at_100: relevant documents among the first 100, of all relevant ones.
+        mrr_at_10: one over the rank of the first relevant document, if that is among the first 10.
+    """
+
+    ndcg_at_10: float
+    recall_at_100: float
+    mrr_at_10: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReport:
+    """What was measured with one of the settings.
+
+    Attributes:
+        setting: its place among those asked for, from 0.
+        rankings: by ranking, "dense", "lexical", "fused" and "final", the mean over all queries. Without an embedder
+            there are only "lexical" and "final".
+        queries: the same of each query by its id, when asked for.
+        sequence: the searches were at least as new as this commit.
+        embedder, reranker: "name@revision"; "" when none was used.
+        degraded_searches: whole searches that were less than what was asked.
+    """
+
+    setting: int
+    rankings: Mapping[str, RankingQuality]
+    queries: Mapping[str, Mapping[str, RankingQuality]]
+    sequence: int
+    embedder: str
+    reranker: str
+    degraded_searches: int

@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from shortlist import _admin_calls as admin_calls
 from shortlist import _quarantine_calls as quarantine
-from shortlist._admin_types import Backup, CopyProgress, ServerInfo, VerifyProgress, VerifyReport
+from shortlist._admin_types import (
+    Backup,
+    CopyProgress,
+    EvaluateProgress,
+    EvaluateReport,
+    ServerInfo,
+    VerifyProgress,
+    VerifyReport,
+)
 from shortlist._aio_base import AsyncClientBase
-from shortlist._collection_types import Collection
+from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._ingest_types import Ack, QuarantinedDocument
 from shortlist._pages import AsyncPages
 
@@ -19,8 +27,9 @@ from shortlist._pages import AsyncPages
 class AsyncAdminCalls(AsyncClientBase):
     """What operators ask.
 
-    ``verify``, ``backup``, ``restore`` and ``retry_quarantine`` take as long as they need: they have a deadline only
-    when it is given, and a broken connection ends them. The server may carry through what its caller has given up.
+    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_quarantine`` take as long as they need: they have a
+    deadline only when it is given, and a broken connection ends them. The server may carry through what its caller has
+    given up.
     """
 
     async def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
@@ -106,6 +115,37 @@ class AsyncAdminCalls(AsyncClientBase):
         """
         call = admin_calls.restore(backup, collection, new_name)
         return admin_calls.only(await self._stream(call, progress, timeout_seconds))
+
+    async def evaluate(
+        self,
+        collection: str,
+        queries: Mapping[str, str],
+        judgements: Mapping[str, Mapping[str, int]],
+        *,
+        settings: Iterable[SearchDefaults] = (),
+        include_queries: bool = False,
+        progress: Callable[[EvaluateProgress], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> list[EvaluateReport]:
+        """Measures how well a collection ranks, on the live data; a report for each of the settings.
+
+        The server searches once for each query, ranking and setting, one after the other at the priority of ingest.
+
+        Args:
+            collection: its name.
+            queries: texts by id, 1 to 10,000.
+            judgements: by query id, grades by document id: 0 is not relevant, more is better.
+            settings: what to measure, each over the collection's defaults, at most 32; the defaults alone when empty.
+            include_queries: return each query's measures, too.
+            progress: called with the searches done, a few times a second, in the event loop.
+            timeout_seconds: deadline of the call; none by default.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+            InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
+        """
+        call = admin_calls.evaluate(collection, queries, judgements, settings, include_queries=include_queries)
+        return await self._stream(call, progress, timeout_seconds)
 
     def list_quarantine(
         self,

@@ -39,10 +39,13 @@ from shortlist_server.domain import CollectionInfo
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
+from shortlist_server.inference.loading import INGEST_NICENESS
+from shortlist_server.inference.scheduler import lower_priority
 from shortlist_server.keys import KeyRing
 from shortlist_server.observe import logs, tracing
 from shortlist_server.observe.metrics import Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
+from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingest import Ingester
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
@@ -76,6 +79,9 @@ several times, and while ingest computes it waits a turn each time."""
 WORK_THREADS = 4
 """Threads for everything else that blocks, so that ingest never takes a search's thread."""
 
+QUIET_THREADS = 2
+"""Threads for evaluations: a search embeds and asks the lexical index side by side."""
+
 
 class Server:
     """A Shortlist server."""
@@ -86,6 +92,9 @@ class Server:
         self._tracer = tracer
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
+        self._quiet_threads = ThreadPoolExecutor(
+            QUIET_THREADS, thread_name_prefix="quiet", initializer=lower_priority, initargs=(INGEST_NICENESS,)
+        )
         self._models: ModelCatalog | None = None
         self._store: EmbeddedStore | None = None
         self._ingester: Ingester | None = None
@@ -141,7 +150,17 @@ class Server:
             CollectionServicer(store, models, self._work_threads, config), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(store, models, self._work_threads, _backup_dir(config), _server_info()), server
+            AdminServicer(
+                store,
+                models,
+                self._work_threads,
+                _backup_dir(config),
+                _server_info(),
+                # Not observed: the metrics are of what users search.
+                Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
+                config,
+            ),
+            server,
         )
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -228,6 +247,7 @@ class Server:
         self._models = self._store = self._metrics_page = self._end_tracing = None
         self._search_threads.shutdown()
         self._work_threads.shutdown()
+        self._quiet_threads.shutdown()
 
 
 class Running(Protocol):

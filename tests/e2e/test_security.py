@@ -60,6 +60,9 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "Delete": lambda name: D.DeleteRequest(collection=name, ids=D.DocumentIds(ids=["a"])),
     "List": lambda name: D.ListRequest(collection=name),
     "Count": lambda name: D.CountRequest(collection=name),
+    "ListQuarantine": lambda name: D.ListQuarantineRequest(collection=name),
+    "RetryQuarantine": lambda name: D.RetryQuarantineRequest(collection=name),
+    "DeleteQuarantine": lambda name: D.DeleteQuarantineRequest(collection=name),
     "CreateCollection": lambda name: C.CreateCollectionRequest(name=name),
     "GetCollection": lambda name: C.GetCollectionRequest(name=name),
     "ListCollections": lambda name: C.ListCollectionsRequest(),
@@ -70,6 +73,7 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "Backup": lambda name: A.BackupRequest(name="b", collections=[name]),
     "ListBackups": lambda name: A.ListBackupsRequest(),
     "Restore": lambda name: A.RestoreRequest(backup="b", collection=name),
+    "Evaluate": lambda name: A.EvaluateRequest(collection=name),
     "ServerReflectionInfo": lambda name: iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
 }
 """A request of every method, for a collection of that name."""

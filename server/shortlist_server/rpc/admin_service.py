@@ -1,11 +1,13 @@
-"""AdminService: what the server is, and verifying, backing up and restoring its collections."""
+"""AdminService: what the server is, and verifying, backing up, restoring and evaluating its collections."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,9 +16,12 @@ from google.protobuf import timestamp_pb2
 
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+from shortlist_server.config import Config
+from shortlist_server.domain import Deadline
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
-from shortlist_server.rpc.convert import fields
+from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
+from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
 from shortlist_server.storage import backup as backups
@@ -31,6 +36,8 @@ Message = TypeVar("Message")
 
 MAX_SAMPLE = 10_000
 DEFAULT_SAMPLE = 200
+PROGRESS_SECONDS = 0.1
+"""Shortest time between two messages of progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +53,22 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     """Serves operators. Backups live in one folder and have names, so that no caller names a path of the server."""
 
     def __init__(
-        self, store: EmbeddedStore, models: ModelCatalog, threads: Executor, backup_dir: Path, info: ServerInfo
+        self,
+        store: EmbeddedStore,
+        models: ModelCatalog,
+        threads: Executor,
+        backup_dir: Path,
+        info: ServerInfo,
+        evaluator: Evaluator,
+        config: Config,
     ) -> None:
         self._store = store
         self._models = models
         self._threads = threads
         self._backup_dir = backup_dir
         self._info = info
+        self._evaluator = evaluator
+        self._config = config
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the proto."""
@@ -138,6 +154,24 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         async for message in self._telling(restore):
             yield message
 
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> AsyncIterator[pb.EvaluateResponse]:
+        """See the proto."""
+        name = fields.collection_name(request.collection)
+        queries = evaluation.queries_in(request, self._config)
+        settings = evaluation.all_settings_in(request, self._config)
+        left = context.time_remaining()
+        deadline = Deadline(math.inf) if left is None else Deadline.after(left)
+        told = 0.0
+        # Closed at once when the caller goes: the evaluation after this one waits for it.
+        async with aclosing(self._evaluator.evaluate(name, queries, settings, deadline)) as evaluations:
+            async for one in evaluations:
+                if isinstance(one, Evaluation):
+                    report = evaluation.report_out(one, include_queries=request.include_queries)
+                    yield pb.EvaluateResponse(report=report)
+                elif time.monotonic() - told >= PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    yield pb.EvaluateResponse(progress=evaluation.progress_out(one))
+
     def _backup_folder(self, name: str, field: str) -> Path:
         if not fields.NAME.fullmatch(name):
             raise InvalidArgument(
@@ -166,7 +200,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
         def tell(message: Message) -> None:
             nonlocal last
-            if time.monotonic() - last >= 0.1:
+            if time.monotonic() - last >= PROGRESS_SECONDS:
                 last = time.monotonic()
                 loop.call_soon_threadsafe(told.put_nowait, message)
 
