@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from shortlist_server.storage.verify import Check, CollectionReport, verify_coll
 
 COLLECTIONS_FOLDER = "collections"
 LOCK_FILE = "LOCK"
+_LOCK_SECONDS = 2.0
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -239,10 +241,18 @@ def check_name(name: str) -> None:
 
 
 def _lock(path: Path) -> int:
+    """Locks the data folder for this process, or says that another has it.
+
+    Waits a little first: a child that a killed server was just starting holds the lock until it runs its own program.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Unavailable(f"the data folder {path.parent} is in use by another process") from error
-    return descriptor
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError as error:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise Unavailable(f"the data folder {path.parent} is in use by another process") from error
+            time.sleep(0.02)
