@@ -8,8 +8,8 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
 from shortlist_server.rpc.convert.filters import filter_in, path_in
 
-
 CONFIG = Config()
+
 
 def equals(field: str = "a", **value: object) -> pb.Filter:
     return pb.Filter(equals=pb.Equals(field=field, value=pb.Scalar(**value)))
