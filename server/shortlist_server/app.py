@@ -35,7 +35,6 @@ from shortlist.v1 import (
     search_service_pb2_grpc,
 )
 from shortlist_server.config import Config
-from shortlist_server.domain import CollectionInfo
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
@@ -43,7 +42,7 @@ from shortlist_server.inference.loading import INGEST_NICENESS
 from shortlist_server.inference.scheduler import lower_priority
 from shortlist_server.keys import KeyRing
 from shortlist_server.observe import logs, tracing
-from shortlist_server.observe.metrics import Metrics, MetricsPage, StateCollector
+from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingest import Ingester
@@ -58,6 +57,7 @@ from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.base import Store
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -193,13 +193,14 @@ class Server:
             slow_search_seconds=self._config.slow_search_seconds,
         )
 
-    def _serve_metrics(self, observer: Observer, store: Store, limits: LimitInterceptor) -> None:
+    def _serve_metrics(self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor) -> None:
         metrics = observer.metrics
         if metrics is None:
             return
         metrics.watch_state(
             StateCollector(
-                collections=lambda: _infos(store),
+                collections=lambda: [collection.info() for collection in _opened(store)],
+                maintenance=lambda: [_maintenance(collection) for collection in _opened(store)],
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
@@ -356,10 +357,20 @@ def _keys(config: Config) -> KeyRing | None:
     return keys if len(keys) else None
 
 
-def _infos(store: Store) -> list[CollectionInfo]:
+def _opened(store: EmbeddedStore) -> list[EmbeddedCollection]:
     """The collections that can be opened."""
-    infos = []
+    collections = []
     for name in store.names():
         with contextlib.suppress(ShortlistError):
-            infos.append(store.open(name).info())
-    return infos
+            collections.append(store.open(name))
+    return collections
+
+
+def _maintenance(collection: EmbeddedCollection) -> Maintenance:
+    stats = collection.stats()
+    return Maintenance(
+        collection=collection.name,
+        builds=stats.builds,
+        build_failures=stats.build_failures,
+        waited_seconds=stats.waited_seconds,
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -21,7 +22,7 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shortlist_server.domain import CollectionInfo, SearchReport
@@ -148,6 +149,16 @@ class MetricsPage:
         self._thread.join()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintenance:
+    """What the building of a collection's segments has done since it was opened."""
+
+    collection: str
+    builds: int
+    build_failures: int
+    waited_seconds: float
+
+
 class StateCollector(Collector):
     """Sizes of collections, calls under way and disk space, read anew for every page."""
 
@@ -155,11 +166,13 @@ class StateCollector(Collector):
         self,
         *,
         collections: Callable[[], Sequence[CollectionInfo]],
+        maintenance: Callable[[], Sequence[Maintenance]],
         running: Callable[[], dict[str, int]],
         data_dir: Path,
     ) -> None:
-        """``collections`` is called from the page's thread, and so is ``running``, calls under way by kind."""
+        """The functions are called from the page's thread; ``running`` gives the calls under way by kind."""
         self._collections = collections
+        self._maintenance = maintenance
         self._running = running
         self._data_dir = data_dir
 
@@ -177,6 +190,24 @@ class StateCollector(Collector):
         yield GaugeMetricFamily("shortlist_disk_free_bytes", "Space left for the data folder.", value=disk.free)
         yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)
         yield from _of_collections(self._collections())
+        yield from _of_maintenance(self._maintenance())
+
+
+def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
+    counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
+        ("builds", "Segments built, merges included, since the start.", lambda m: m.builds),
+        ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
+        (
+            "commit_wait_seconds",
+            "Time commits were held back because the tail outgrew the builder, since the start.",
+            lambda m: m.waited_seconds,
+        ),
+    ]
+    for name, help, read in counters:
+        counter = CounterMetricFamily(f"shortlist_collection_{name}", help, labels=["collection"])
+        for collection in collections:
+            counter.add_metric([collection.collection], read(collection))
+        yield counter
 
 
 def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:

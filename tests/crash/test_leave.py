@@ -1,0 +1,83 @@
+"""SIGTERM at a server at work: nothing acknowledged is lost, nothing begun fails, and a second one is obeyed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shortlist import Ack, AckStatus, Client, Document, ShortlistError
+from shortlist import _errors as errors
+from shortlist._cli._server import ServerProcess
+
+pytestmark = pytest.mark.crash
+
+HASHING = ["--embedder", "hashing"]
+
+
+def documents(count: int) -> list[Document]:
+    return [Document(id=f"d{i}", text=f"owl number {i} in the forest") for i in range(count)]
+
+
+def test_sigterm_under_load_loses_no_acknowledged_document_and_fails_no_search(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "data", arguments=HASHING, log_path=tmp_path / "log")
+    acks: list[Ack] = []
+    failures: list[ShortlistError] = []
+    stopped = threading.Event()
+
+    def ingest(client: Client) -> None:
+        with contextlib.suppress(errors.IngestInterrupted):
+            acks.extend(client.ingest("docs", documents(50_000), reconnect_seconds=1.0))
+
+    def search(client: Client) -> None:
+        while not stopped.is_set():
+            try:
+                client.search("docs", "owl in the forest")
+            except (errors.Unavailable, errors.DeadlineExceeded):
+                return
+            except ShortlistError as error:
+                failures.append(error)
+                return
+
+    with Client(server.target, timeout_seconds=5) as client:
+        client.create_collection("docs")
+        client.ingest("docs", documents(100)).finish()
+        threads = [threading.Thread(target=ingest, args=(client,))]
+        threads += [threading.Thread(target=search, args=(client,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.5)
+        begin = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - begin < 15
+        stopped.set()
+        for thread in threads:
+            thread.join(30)
+    server.kill()
+    assert failures == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    durable = [ack.id for ack in acks if ack.status is AckStatus.DURABLE]
+    assert durable
+    again = ServerProcess(tmp_path / "data", arguments=HASHING, log_path=tmp_path / "log")
+    try:
+        with Client(again.target) as client:
+            for start in range(0, len(durable), 1000):
+                assert None not in client.get("docs", durable[start : start + 1000])
+    finally:
+        again.stop()
+
+
+def test_a_second_sigterm_ends_the_server_at_once(tmp_path: Path) -> None:
+    arguments = [*HASHING, "--drain-delay-seconds", "60"]
+    server = ServerProcess(tmp_path / "data", arguments=arguments, log_path=tmp_path / "log")
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(2) == 1
+    server.kill()
