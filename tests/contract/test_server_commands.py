@@ -1,0 +1,59 @@
+"""The commands for those who run a server: ``config`` says what would be run and why, ``key`` makes keys."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shortlist._cli._group import cli
+from shortlist_server.config import Config
+from shortlist_server.keys import KeyRing, Scope
+
+
+def run(*arguments: str, **environment: str) -> str:
+    result = CliRunner().invoke(cli, arguments, env=environment)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_every_setting_is_printed_with_its_origin(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('device = "cpu"\nlog_level = "error"\n')
+    output = run("config", "--config", str(file), "--embedder", "hashing", SHORTLIST_LOG_LEVEL="debug")
+    origins = {line.split(" = ")[0]: line.rpartition("# ")[2] for line in output.splitlines()}
+    assert list(origins) == [field.name for field in dataclasses.fields(Config)]
+    assert (origins.pop("embedders"), origins.pop("log_level"), origins.pop("device")) == (
+        "flag",
+        "environment",
+        "file",
+    )
+    assert set(origins.values()) == {"default"}
+
+
+def test_what_is_printed_is_a_file_of_settings_that_means_the_same(tmp_path: Path) -> None:
+    output = run("config", "--embedder", "hashing", "--embedder", 'a="b"', "--no-reflection", "--drain-seconds", "3")
+    file = tmp_path / "settings.toml"
+    file.write_text(output)
+    assert tomllib.loads(output)["embedders"] == ["hashing", 'a="b"']
+    again = run("config", "--config", str(file))
+    assert tomllib.loads(again) == tomllib.loads(output)
+    assert (
+        Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in tomllib.loads(output).items()}).reflection
+        is False
+    )
+
+
+@pytest.mark.parametrize(("arguments", "scopes"), [((), {Scope.READ}), (("--scope", "write"), {Scope.WRITE})])
+def test_a_made_key_opens_a_server_with_its_entry(arguments: tuple[str, ...], scopes: set[Scope]) -> None:
+    secret, entry = run("key", "web", "--collection", "books*", *arguments).splitlines()
+    key = KeyRing([entry], None).find(secret)
+    assert key is not None
+    assert (key.name, key.scopes, key.collections) == ("web", scopes, ("books*",))
+
+
+def test_a_key_for_an_impossible_collection_is_refused() -> None:
+    result = CliRunner().invoke(cli, ["key", "web", "--collection", "../etc"])
+    assert result.exit_code == 1
+    assert "cannot exist" in result.output
