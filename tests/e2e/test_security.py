@@ -69,7 +69,6 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "UpdateCollection": lambda name: C.UpdateCollectionRequest(name=name),
     "DeleteCollection": lambda name: C.DeleteCollectionRequest(name=name),
     "GetServerInfo": lambda name: A.GetServerInfoRequest(),
-    "Evaluate": lambda name: A.EvaluateRequest(collection=name),
     "Verify": lambda name: A.VerifyRequest(collection=name),
     "Backup": lambda name: A.BackupRequest(name="b", collections=[name]),
     "ListBackups": lambda name: A.ListBackupsRequest(),
