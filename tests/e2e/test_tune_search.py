@@ -94,6 +94,14 @@ def test_apply_needs_a_collection_that_stays(judged: Path) -> None:
     assert "--apply is for a collection that stays" in " ".join(ran.stderr.split())
 
 
+def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.tsv").write_text("q1\td1\t1\n")
+    files = ("--qrels", tmp_path / "few.tsv", "--queries", judged / "queries.jsonl")
+    ran = run("--target", "127.0.0.1:1", *files)
+    assert ran.returncode == 2
+    assert "at least 10 are needed" in " ".join(ran.stderr.split())
+
+
 def test_what_is_worked_out_is_what_the_server_answers(client: Client, judged: Path) -> None:
     queries = {"a": "owl whale place8", "b": "stone in the cloud", "c": "bison gecko bison"}
     grid = Grid(dense_weights=(0.0, 0.4, 1.0), rerank_weights=(0.0, 0.5, 1.0), depths=(5, 30), candidates=(10, 40))

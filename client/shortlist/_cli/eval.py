@@ -19,6 +19,7 @@ from shortlist._cli._evaluation.measuring import LATENCY_LIMIT, QUALITY_LIMIT
 from shortlist._cli._evaluation.record import InvalidRecord, load_run
 from shortlist._cli._evaluation.run import Figures, evaluate
 from shortlist._cli._evaluation.settings import PATHS, RANKINGS, InvalidSweep, Settings, parse_sweeps
+from shortlist._cli._evaluation.significance import shown
 from shortlist._cli._output import note, print_json, print_table
 
 DEFAULT_COLLECTION = "eval"
@@ -231,7 +232,7 @@ def _print_sweep(figures: Figures) -> None:
                 setting.quality[measure]["final"]["mean"],
                 None if versus is None else f"{versus['mean']:+.4f}",
                 None if versus is None else f"{versus['low']:+.4f} to {versus['high']:+.4f}",
-                None if versus is None else f"{versus['p_adjusted']:.3f}",
+                None if versus is None else shown(versus["p_adjusted"]),
                 f"{setting.latency['p50_ms']:.1f}",
             ]
         )

@@ -15,7 +15,7 @@ from shortlist._cli._evaluation import subject
 from shortlist._cli._evaluation.measures import MEASURES, judge_each
 from shortlist._cli._evaluation.measuring import find_all, measure_ingest
 from shortlist._cli._evaluation.settings import InvalidSweep, parse_sweeps
-from shortlist._cli._evaluation.significance import Difference, difference
+from shortlist._cli._evaluation.significance import Difference, difference, shown
 from shortlist._cli._evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
 from shortlist._cli._output import note, print_json, print_table, progress_bar
 
@@ -27,6 +27,9 @@ AXES = {
 }
 MAX_DISAGREEMENT = 0.01
 """Largest difference between the figure that was worked out and that of real searches."""
+
+MIN_QUERIES = 10
+"""Fewer cannot be divided into parts to choose from and to check on."""
 
 REFUSED = 4
 """Exit code when ``--apply`` was refused."""
@@ -101,6 +104,8 @@ def tune_command(
     if apply and not (options["target"] or options["data_dir"]):
         raise click.UsageError("--apply is for a collection that stays: name its server with --target, or --data-dir")
     judged = subject.read_judged(options, split, corpus=options["target"] is None)
+    if len(judged.queries) < MIN_QUERIES:
+        raise click.UsageError(f"{len(judged.queries)} judged queries say nothing; at least {MIN_QUERIES} are needed")
     test = None
     if test_split:
         try:
@@ -250,4 +255,4 @@ def _rows(choice: Choice) -> list[list[Any]]:
 
 
 def _change(of: Difference) -> list[Any]:
-    return [f"{of.mean:+.4f}", f"{of.low:+.4f} to {of.high:+.4f}", f"{of.p:.3f}", of.better, of.worse]
+    return [f"{of.mean:+.4f}", f"{of.low:+.4f} to {of.high:+.4f}", shown(of.p), of.better, of.worse]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from shortlist._cli._evaluation.significance import adjusted, difference, interval
+from shortlist._cli._evaluation.significance import adjusted, difference, interval, shown
 
 
 def test_equal_lists_do_not_differ() -> None:
@@ -39,6 +39,10 @@ def test_an_interval_holds_the_mean_and_has_no_width_without_spread() -> None:
     assert spread.low < spread.mean == 0.5 < spread.high
     flat = interval([0.25] * 5)
     assert flat.low == flat.mean == flat.high == 0.25
+
+
+def test_no_p_value_is_shown_as_nothing() -> None:
+    assert (shown(0.0001), shown(0.0214), shown(1)) == ("<0.001", "0.021", "1.000")
 
 
 def test_many_comparisons_raise_the_bar() -> None:

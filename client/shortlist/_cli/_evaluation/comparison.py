@@ -9,7 +9,7 @@ from typing import Any
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import InvalidRecord, RunRecord, SettingRecord
 from shortlist._cli._evaluation.settings import RANKINGS
-from shortlist._cli._evaluation.significance import Difference, difference
+from shortlist._cli._evaluation.significance import Difference, difference, shown
 from shortlist._cli._output import note, print_table
 
 SHOWN_QUERIES = 5
@@ -114,7 +114,7 @@ def print_comparison(comparison: Comparison) -> None:
             between = f"{of.low:+.4f} to {of.high:+.4f}"
             change = f"{of.mean:+.4f}"
             name = MEASURES[measure]
-            rows.append([ranking, name, before, after, change, between, f"{of.p:.3f}", of.better, of.worse, verdict])
+            rows.append([ranking, name, before, after, change, between, shown(of.p), of.better, of.worse, verdict])
     title = f"A: {comparison.names[0]}\nB: {comparison.names[1]}\n{comparison.queries:,} queries"
     print_table(columns, rows, title=title, right=columns[2:9], styles={"ranking": "bold"})
     lost = [row for row in comparison.moved[:SHOWN_QUERIES] if row[2] < 0]

@@ -18,6 +18,7 @@ from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist._cli._evaluation.run import WORST_HITS, worst_queries
 from shortlist._cli._evaluation.settings import RANKINGS
+from shortlist._cli._evaluation.significance import shown
 
 _DRAW = """
 const charts = JSON.parse(document.getElementById("charts").textContent);
@@ -139,7 +140,7 @@ def _settings_table(run: RunRecord) -> str:
                 *(f"{setting.quality[measure]['final']['mean']:.4f}" for measure in MEASURES),
                 "" if versus is None else f"{versus['mean']:+.4f}",
                 "" if versus is None else f"{versus['low']:+.4f} to {versus['high']:+.4f}",
-                "" if versus is None else f"{versus['p_adjusted']:.3f}",
+                "" if versus is None else shown(versus["p_adjusted"]),
                 f'<span class="{verdict}">{ {"same": "not shown"}.get(verdict, verdict) }</span>',
                 f"{timed['p50_ms']:.1f}" if timed else "",
                 f"{timed['p99_ms']:.1f}" if timed else "",
@@ -163,7 +164,7 @@ def _movement_line(setting: SettingRecord) -> str:
     lost = sum(before is None and after is None for before, after, _ in moves)
     return (
         f"Of {len(moves):,} relevant documents {up:,} moved up and {down:,} down; {into:,} came into the first ten and "
-        f"{out:,} left it. {lost:,} are in neither ranking's first {DEPTH}. Points above the line moved up."
+        f"{out:,} left it. In neither ranking's first {DEPTH}: {lost:,}. Points above the line moved up."
     )
 
 

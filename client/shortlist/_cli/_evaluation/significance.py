@@ -114,3 +114,8 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     from scipy import stats
 
     return [float(value) for value in stats.false_discovery_control(list(p_values))] if p_values else []
+
+
+def shown(p: float) -> str:
+    """A p-value for a person: what is below the resolution of the test is not shown as 0."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
