@@ -116,9 +116,14 @@ class Bench:
         return {"acked": acked, "lost": acked - found["present"], "recover_seconds": found["recover_seconds"]}
 
     def run_text(self, python: Path, name: str) -> dict[str, Any]:
-        found = self.phase(python, name, "text", "text")["found"]
-        rankings = {str(number): [str(place) for place in places] for number, places in enumerate(found)}
-        return {"text_ndcg_at_10": judge(rankings, self.text.grades)["ndcg_at_10"]}
+        told = self.phase(python, name, "text", "text")
+
+        def quality(found: list[list[int]]) -> float:
+            rankings = {str(number): [str(place) for place in places] for number, places in enumerate(found)}
+            return judge(rankings, self.text.grades)["ndcg_at_10"]
+
+        names = {"found": "text_ndcg_at_10", "found_by_vectors": "text_by_vectors_ndcg_at_10"}
+        return {figure: quality(told[found]) for found, figure in names.items() if found in told}
 
     def phase(self, python: Path, name: str, phase: str, folder: str) -> dict[str, Any]:
         """Runs a phase to its end and returns all it told.

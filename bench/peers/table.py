@@ -26,7 +26,7 @@ def _pair(first: str, second: str, form: str = "{:.1f}") -> Callable[[Result], s
 
 
 def _filtered(share: str) -> Callable[[Result], str]:
-    recall, time = _number(f"filtered {share}/recall", "{:.3f}"), _number(f"filtered {share}/search_p50_ms", "{:.1f}")
+    recall, time = _number(f"filtered {share}/recall", "{:.3f}"), _number(f"filtered {share}/search_p50_ms", "{:.2f}")
     return lambda result: f"{recall(result)}, {time(result)} ms"
 
 
@@ -49,7 +49,8 @@ ROWS: Sequence[tuple[str, Callable[[Result], str]]] = (
     ("restart to first answer, s", _number("restart_seconds", "{:.2f}")),
     ("acknowledged rows lost after kill -9", _lost),
     ("restart after that, s", _number("recover_seconds", "{:.2f}")),
-    ("text search, nDCG@10", _number("text_ndcg_at_10", "{:.3f}")),
+    ("text by vectors alone, nDCG@10", _number("text_by_vectors_ndcg_at_10", "{:.3f}")),
+    ("text, whole search, nDCG@10", _number("text_ndcg_at_10", "{:.3f}")),
     ("memory after ingest, MB", _number("memory_bytes", "{:,.0f}", 1e-6)),
     ("on disk, MB", _number("disk_bytes", "{:,.0f}", 1e-6)),
 )

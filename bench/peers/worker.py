@@ -158,14 +158,14 @@ class Phases:
         corpus, queries = np.asarray(self.array("text_documents")), np.asarray(self.array("text_queries"))
         with self.opened(corpus.shape[1]) as (engine, _):
             if hasattr(engine, "text_run"):
-                self.tell({"found": engine.text_run(self.settings["text"])})
+                self.tell(engine.text_run(self.settings["text"]))
                 return
             engine.create()
             engine.add_all(corpus, [0] * len(corpus), 0, self.settings["batch"], lambda count: None)
             engine.commit()
             engine.settle()
             engine.effort = engine.efforts[-1]
-            self.tell({"found": [engine.search(query, LIMIT) for query in queries]})
+            self.tell({"found_by_vectors": [engine.search(query, LIMIT) for query in queries]})
 
 
 def timed(engine: Engine, queries: Vectors, below: int | None) -> tuple[list[list[int]], list[float]]:

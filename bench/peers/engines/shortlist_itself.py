@@ -69,8 +69,8 @@ class Peer(Engine):
             found += sum(one is not None for one in some)
         return found
 
-    def text_run(self, text: dict[str, Any]) -> list[list[int]]:
-        """The whole search, on the texts: its own passages of the same embedder, words, and the second stage."""
+    def text_run(self, text: dict[str, Any]) -> dict[str, list[list[int]]]:
+        """On the texts, cut into its own passages: the whole search, and its vectors alone."""
         self._client.create_collection("text", CollectionConfig(embedder=text["embedder"].partition("=")[0]))
         documents = (
             Document(id=str(number), title=row["title"], text=row["text"])
@@ -78,7 +78,14 @@ class Peer(Engine):
         )
         self._client.ingest("text", documents).finish()
         self.settle()
-        return [[int(hit.id) for hit in self._client.search("text", query)] for query in text["queries"]]
+
+        def search(query: str, **settings: Any) -> list[int]:
+            return [int(hit.id) for hit in self._client.search("text", query, **settings)]
+
+        return {
+            "found": [search(query) for query in text["queries"]],
+            "found_by_vectors": [search(query, mode="dense", rerank=False) for query in text["queries"]],
+        }
 
     def stop(self) -> None:
         self._client.close()

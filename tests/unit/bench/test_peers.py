@@ -82,7 +82,7 @@ def test_the_table_has_what_was_measured_and_says_what_was_not() -> None:
     lines = load("table").markdown(report).splitlines()
     assert "| search p50 / p99, ms | 1.23 / 5.00 |" in lines
     assert "| acknowledged rows lost after kill -9 | 2 of 1,500 |" in lines
-    assert "| filter passing 1 %: recall, p50 | 0.500, 2.0 ms |" in lines
+    assert "| filter passing 1 %: recall, p50 | 0.500, 2.00 ms |" in lines
     assert "| restart to first answer, s | - |" in lines
     assert "Not measured: Two (cannot be installed)." in lines
     assert "One, text: it broke" in lines
