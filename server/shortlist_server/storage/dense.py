@@ -21,14 +21,18 @@ from shortlist_server.storage.segments import Segment, Unreachable
 from shortlist_server.storage.selection import KeySelection
 from shortlist_server.storage.tail import TailSnapshot
 
-DEFAULT_BREADTH = 64
-"""Rows a graph is asked for at least; recall at 10 rises with it, and so does the cost."""
+DEFAULT_BREADTH = 128
+"""Rows a graph is asked for at least.
+
+On 200,000 rows in clusters of 100, recall at 10 was 0.973 with 64, 0.990 with 100 and 0.997 with 128, at 0.21, 0.31 and
+0.34 ms: what is missed is whole clusters.
+"""
 
 # Costs in microseconds, measured on 384 dimensions; only their ratios matter.
 _GATHER_ROW = 0.17
 _SCAN_ROW = 0.08
-_GRAPH_ROW = 4.0
-_GRAPH_FIXED = 100.0
+_GRAPH_ROW = 2.0
+_GRAPH_FIXED = 80.0
 _ROWS_AT_ONCE = 8192
 _WORTH_A_THREAD = 20_000
 
