@@ -85,7 +85,11 @@ class Ingester:
             check_revision(store, embedder)
         for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
             await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
-        position = await loop.run_in_executor(self._threads, store.stream_position, stream) if stream else 0
+        position = 0
+        if stream:
+            # A session whose client is gone may have left a commit under way; an empty one comes after it.
+            await asyncio.wrap_future(store.commit(()))
+            position = await loop.run_in_executor(self._threads, store.stream_position, stream)
         session = IngestSession(
             store,
             embedder,

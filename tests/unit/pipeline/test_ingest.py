@@ -1,0 +1,84 @@
+"""Sessions of one named stream, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shortlist_server.config import Config
+from shortlist_server.domain import Document
+from shortlist_server.inference.catalog import load_models
+from shortlist_server.pipeline.collections import NewCollection, create_collection
+from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.operations import AckStatus, Operation
+from shortlist_server.storage.store import EmbeddedStore
+
+
+class Gate:
+    """A crash point at which commits can be held."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        self.open = threading.Event()
+        self.open.set()
+
+    def __call__(self, point: str) -> None:
+        if point == "commit:before" and not self.open.is_set():
+            self.held.set()
+            assert self.open.wait(30)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def ingester(tmp_path: Path, gate: Gate) -> Iterator[Ingester]:
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), EmbeddedStore(config, crash_point=gate)
+    with ThreadPoolExecutor(4) as threads:
+        create_collection(store, models, NewCollection(name="docs"))
+        yield Ingester(store, models, threads)
+    gate.open.set()
+    store.close()
+    models.close()
+
+
+async def messages(*texts: str) -> AsyncIterator[Sequence[Operation]]:
+    yield [
+        Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text=text), cost=1)
+        for i, text in enumerate(texts, 1)
+    ]
+    await asyncio.Event().wait()
+
+
+async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_left_under_way(
+    ingester: Ingester, gate: Gate
+) -> None:
+    session = await ingester.open("docs", stream="s", dry_run=False)
+    gate.open.clear()
+    run = session.run(messages("one", "two"))
+    first = asyncio.ensure_future(anext(run))
+    await asyncio.to_thread(gate.held.wait, 30)
+    first.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await first
+    await run.aclose()
+    await ingester.close(session)
+    opening = asyncio.create_task(ingester.open("docs", stream="s", dry_run=False))
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    gate.open.set()
+    again = await opening
+    assert again.durable_position == 2
+    run = again.run(messages("one", "two"))
+    assert [ack.status for ack in await anext(run)] == [AckStatus.REPLAYED, AckStatus.REPLAYED]
+    await run.aclose()
+    await ingester.close(again)
