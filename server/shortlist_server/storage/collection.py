@@ -80,7 +80,7 @@ class EmbeddedCollection:
         self._lexicon = Lexicon(self._pool, lambda: self._index.view.documents)
         self._selections = SelectionCache()
         self._upkeep = Upkeep(name, folder, self._uid, self._config.dimension, self._index, self._submit, parameters)
-        self._deletions = BulkDeletion(self._submit, self._publish)
+        self._deletions = BulkDeletion(self._submit, self._publish, parameters.crash_point)
         self._writer = Writer(
             name,
             self._connection,

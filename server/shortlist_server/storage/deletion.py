@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from shortlist_server.errors import Unavailable
+from shortlist_server.storage.files import CrashPoint, pass_by
 from shortlist_server.storage.truth import Effect, Truth
 from shortlist_server.storage.writer import Task
 
@@ -22,9 +23,15 @@ _PAGES_AT_ONCE = 256
 class BulkDeletion:
     """Deletes documents by key, in steps."""
 
-    def __init__(self, submit: Callable[[Task[Any]], Future[Any]], show: Callable[[Effect], None]) -> None:
+    def __init__(
+        self,
+        submit: Callable[[Task[Any]], Future[Any]],
+        show: Callable[[Effect], None],
+        crash_point: CrashPoint = pass_by,
+    ) -> None:
         self._submit = submit
         self._show = show
+        self._crash_point = crash_point
         self._reclaiming = False
 
     @property
@@ -51,7 +58,13 @@ class BulkDeletion:
             return
         chunk = keys[start : start + _DOCUMENTS_AT_ONCE]
 
+        def apply(truth: Truth) -> Effect:
+            effect = truth.remove(chunk)
+            self._crash_point("delete:removed")
+            return effect
+
         def publish(effect: Effect) -> int:
+            self._crash_point("delete:committed")
             self._show(effect)
             return len(effect.removed_keys)
 
@@ -63,7 +76,7 @@ class BulkDeletion:
                 self._next(keys, start + len(chunk), deleted + step.result(), done)
 
         try:
-            task = Task(lambda truth: truth.remove(chunk), publish, weight=len(chunk))
+            task = Task(apply, publish, weight=len(chunk))
             self._submit(task).add_done_callback(go_on)
         except Unavailable as error:
             done.set_exception(error)
