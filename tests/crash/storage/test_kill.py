@@ -40,7 +40,7 @@ POINTS = [
     ("publish:after", 1),
     ("publish:after", 3),
     ("publish:removed", 1),
-    *((point, nth) for point in ("delete:removed", "delete:committed") for nth in (1, 3)),
+    *((point, nth) for point in ("delete:removed", "delete:committed") for nth in (1, 2)),
     ("backup:collection", 1),
     ("backup:written", 1),
 ]
