@@ -175,18 +175,20 @@ def _filtered(
     asked = max(breadth, math.ceil(2 * wanted / share)) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
-    passes = selection.mask(segment)
+    passes, wide = selection.mask(segment), False
     while asked < segment.live and asked * _GRAPH_ROW <= limit:
         try:
             found, scores = segment.nearest(vector, asked)
         except Unreachable:
             break
         kept = passes[found]
-        if np.count_nonzero(kept) >= wanted:
+        passed = np.count_nonzero(kept)
+        # Where far fewer pass than by chance, the filter goes against the query, whose neighbourhood fails it. What
+        # passes is far off, where a graph is less sure of its way: a wide step finds more of it than a just sufficient
+        # one.
+        if passed >= wanted and (wide or passed >= asked * share / 2):
             return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH)
-        # The filter goes against the query, whose neighbourhood fails it. What passes is far off, where a graph is
-        # less sure of its way: a wide step finds more of it than a just sufficient one.
-        asked *= 10
+        asked, wide = asked * 10, True
     return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK)
 
 
