@@ -67,8 +67,9 @@ def prepare(operation: object, max_message_bytes: int) -> Prepared:
 def operation_cost(proto: pb.IngestOperation) -> int:
     """Tokens of credit that an operation takes; the formula is the contract's (``IngestCredit``)."""
     document = proto.upsert
-    length = len(document.title.encode()) + len(document.text.encode())
-    return 1 + length // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
+    texts = (document.id, proto.delete_id, document.title, document.text)
+    encoded = sum(len(text.encode()) for text in texts) + document.metadata.ByteSize()
+    return 1 + encoded // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
 
 
 def _to_proto(operation: object) -> pb.IngestOperation:

@@ -135,7 +135,10 @@ class Server:
         )
         searcher = Searcher(store, models, self._search_threads, observer)
         calls = self._calls = CallInterceptor(
-            max_concurrent=config.max_concurrent_rpcs, max_seconds=config.max_deadline_seconds, observer=observer
+            max_concurrent=config.max_concurrent_rpcs,
+            max_seconds=config.max_deadline_seconds,
+            max_write_seconds=config.stream_idle_seconds,
+            observer=observer,
         )
         limits = LimitInterceptor(config)
         server = grpc.aio.server(

@@ -76,7 +76,9 @@ class Config:
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")
     stream_idle_seconds: float = _setting(
-        600.0, "An ingest stream on which nothing moves for so long is ended with UNAVAILABLE; clients resume it."
+        600.0,
+        "A stream on which nothing moves, or whose client takes no message, for so long is ended with UNAVAILABLE;"
+        " clients resume an ingest.",
     )
     max_header_bytes: int = _setting(16 * 1024, "Largest headers of a call, in bytes.")
     max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.")

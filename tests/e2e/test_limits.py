@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,9 +21,9 @@ from grpc_status import rpc_status
 
 from shortlist import Client, Document
 from shortlist.testing import TestServer, server
+from shortlist.v1 import document_pb2, search_pb2, search_service_pb2, search_service_pb2_grpc
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
-from shortlist.v1 import search_pb2, search_service_pb2, search_service_pb2_grpc
 from shortlist_server.keys import Scope, new_key
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -62,6 +63,15 @@ def search(channel: grpc.Channel) -> None:
     query = search_pb2.Query(text="owls")
     request = search_service_pb2.SearchRequest(collection="docs", query=query)
     assert search_service_pb2_grpc.SearchServiceStub(channel).Search(request, timeout=10).hits
+
+
+def gets_in(channel: grpc.Channel) -> bool:
+    """Whether an ingest stream may begin now."""
+    try:
+        return bool(list(pb_grpc.DocumentServiceStub(channel).Ingest(iter([START]), timeout=10)))
+    except grpc.RpcError as error:
+        assert refusal(error)[0] == "max_ingest_streams"
+        return False
 
 
 def refusal(error: grpc.RpcError) -> tuple[str, float]:
@@ -162,6 +172,52 @@ def test_a_stream_on_which_nothing_moves_is_ended(start: Started, messages: tupl
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert 0.2 < time.monotonic() - begin < 5
     stream.close()
+
+
+def test_a_client_that_never_reads_its_acks_costs_little_and_is_ended(start: Started) -> None:
+    searching = start(stream_idle_seconds=2.0, max_ingest_streams=1)
+    sent = 0
+
+    def requests() -> Iterator[pb.IngestRequest]:
+        nonlocal sent
+        yield START
+        for number in range(100):
+            ids = [f"{number * 500 + i}".ljust(500, "x") for i in range(500)]
+            yield pb.IngestRequest(
+                batch=pb.IngestBatch(
+                    operations=[
+                        pb.IngestOperation(position=number * 500 + i, upsert=document_pb2.Document(id=id, text="owl"))
+                        for i, id in enumerate(ids, start=1)
+                    ]
+                )
+            )
+            sent += 1
+
+    with grpc.insecure_channel(start.target) as channel:
+        call = pb_grpc.DocumentServiceStub(channel).Ingest(requests())
+        search(searching)
+        before = psutil.Process().memory_info().rss
+        time.sleep(1)
+        search(searching)
+        assert 0 < sent < 100, "the server reads on though nobody takes its acks"
+        assert psutil.Process().memory_info().rss - before < 64 * 2**20
+        # Its place is free again after a while.
+        until(lambda: gets_in(searching))
+        with pytest.raises(grpc.RpcError) as caught:
+            for response in call:
+                assert response.HasField("started") or response.HasField("acks") or response.HasField("credit")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_client_that_reads_slowly_gets_every_ack(start: Started) -> None:
+    start(stream_idle_seconds=1.0)
+    documents = [Document(id=f"{number}".ljust(400, "x"), text="owl") for number in range(3000)]
+    with Client(start.target) as client:
+        for number, ack in enumerate(client.ingest("docs", documents)):
+            assert ack.ok
+            if number % 500 == 0:
+                time.sleep(0.5)
+        assert client.count("docs") == len(documents) + 1
 
 
 def test_one_caller_has_no_more_streams_than_allowed_and_another_still_gets_in(tmp_path: Path) -> None:

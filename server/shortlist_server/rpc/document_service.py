@@ -40,6 +40,7 @@ T = TypeVar("T")
 MAX_GET = 1000
 MAX_DELETE = 10_000
 MAX_OPERATIONS = 1000
+"""Operations of a message, and acknowledgements of one."""
 
 INLINE_OPERATIONS = 32
 """Operations that are converted on the event loop, at some ten microseconds each; more go to a thread."""
@@ -91,7 +92,9 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             )
         )
         async for acks in session.run(self._operations(requests)):
-            yield await self._aside(len(acks), partial(acks_out, acks, session.collection.sequence))
+            for first in range(0, len(acks), MAX_OPERATIONS):
+                part = acks[first : first + MAX_OPERATIONS]
+                yield await self._aside(len(part), partial(acks_out, part, session.collection.sequence))
             self._observer.acknowledged([ack.status.value for ack in acks], sum(ack.tokens for ack in acks))
             yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
         if session.draining:

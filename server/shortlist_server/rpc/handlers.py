@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # gRPC's classes take type parameters in their stubs only
 Behaviour = Callable[..., Any]
 Unary = Callable[[Any, "Context"], Awaitable[Any]]
 Streaming = Callable[[Any, "Context"], AsyncIterator[Any]]
+Writing = Callable[[Any, "Context"], Awaitable[None]]
 Deserializer = Callable[[bytes], Any]
 
 HEALTH = "/grpc.health.v1.Health/"
@@ -55,7 +56,7 @@ def wrap(
     handler: Handler,
     *,
     unary: Callable[[Behaviour], Unary],
-    streaming: Callable[[Behaviour], Streaming],
+    streaming: Callable[[Behaviour], Streaming | Writing],
     deserializer: Callable[[Deserializer], Deserializer] = lambda deserializer: deserializer,
 ) -> Handler:
     """The handler with its behaviour wrapped.
@@ -63,7 +64,8 @@ def wrap(
     Args:
         handler: of a method. A client-streaming method with one response is refused: the contract has none.
         unary: wraps the behaviour of a method with one response.
-        streaming: wraps the behaviour of a method with a stream of responses, an asynchronous generator.
+        streaming: wraps the behaviour of a method with a stream of responses, an asynchronous generator, into another
+            or, where no interceptor stands before this one, into a coroutine that writes the responses itself.
         deserializer: wraps what reads requests.
     """
     if handler.unary_unary is not None:

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
-from shortlist_server.rpc.handlers import Behaviour, Deserializer, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.handlers import Behaviour, Deserializer, Unary, WrappingInterceptor, Writing, wrap
 from shortlist_server.rpc.status import grpc_status, internal_status
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,19 @@ class CallInterceptor(WrappingInterceptor):
     ways are not counted: they are long, and have a limit of their own.
     """
 
-    def __init__(self, *, max_concurrent: int, max_seconds: float, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_concurrent: int,
+        max_seconds: float,
+        max_write_seconds: float | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """``max_write_seconds``: time for a client of a stream to take a message; None: for ever."""
         super().__init__()
         self._max_concurrent = max_concurrent
         self._max_seconds = max_seconds
+        self._write_seconds = max_write_seconds
         self._observer = observer or Observer()
         self._running = 0
         self._under_way = 0
@@ -108,21 +117,19 @@ class CallInterceptor(WrappingInterceptor):
 
             return call
 
-        def streaming(behaviour: Behaviour) -> Streaming:
-            async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+        def streaming(behaviour: Behaviour) -> Writing:
+            async def call(requests: Any, context: Context) -> None:
                 request_id, watch = self._begin(method, context)
                 code = "CANCELLED"
                 self._under_way += 1
                 try:
                     self._check_staying()
                     if hasattr(requests, "__aiter__"):
-                        async for response in behaviour(_readable(requests), context):
-                            yield response
+                        await self._write(behaviour(_readable(requests), context), context)
                     else:
                         _check_readable(requests)
                         with self._slot():
-                            async for response in behaviour(requests, context):
-                                yield response
+                            await self._write(behaviour(requests, context), context)
                     code = "OK"
                 except Exception as error:
                     code = _code(error)
@@ -167,6 +174,23 @@ class CallInterceptor(WrappingInterceptor):
             yield
         finally:
             self._running -= 1
+
+    async def _write(self, responses: AsyncGenerator[Any, None], context: Context) -> None:
+        """Writes a stream's responses, each when there is room for it in the transport.
+
+        Raises:
+            Unavailable: the client left no room for too long; it would hold the stream's place for ever.
+        """
+        async with aclosing(responses):
+            async for response in responses:
+                try:
+                    async with asyncio.timeout(self._write_seconds):
+                        await context.write(response)
+                except TimeoutError:
+                    raise Unavailable(
+                        f"the client took no message for {self._write_seconds:g} s; connect again to go on",
+                        metadata={"idle": "true"},
+                    ) from None
 
     async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
         if isinstance(error, grpc.aio.AbortError):

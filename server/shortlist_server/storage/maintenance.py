@@ -22,6 +22,7 @@ from pathlib import Path
 
 import shortlist_server
 from shortlist_server.errors import ShortlistError
+from shortlist_server.storage import memory
 from shortlist_server.storage.builder import TEMPORARY_PREFIX, BuildSpec
 from shortlist_server.storage.dense import View
 from shortlist_server.storage.files import Files
@@ -193,6 +194,7 @@ class Caretaker:
 
     def _run(self) -> None:
         retry = _FIRST_RETRY_SECONDS
+        built = self.built
         while not self._closed:
             try:
                 with self._working:
@@ -217,6 +219,9 @@ class Caretaker:
                 retry = min(2 * retry, _LAST_RETRY_SECONDS)
                 continue
             if job is None:
+                if self.built > built:
+                    built = self.built
+                    memory.give_back()
                 self._wake.wait(_LOOK_SECONDS)
                 self._wake.clear()
             else:

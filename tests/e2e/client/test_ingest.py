@@ -57,11 +57,16 @@ async def test_a_poisonous_mix_fails_one_by_one(client: Any, collection: str) ->
         object(),
     ]
     mixed = list(itertools.chain.from_iterable(zip(poison, documents(len(poison)), strict=True)))
-    acks = [ack async for ack in client.ingest(collection, mixed)]
-    assert [ack.ok for ack in acks] == [False, True] * len(poison)
-    for ack in acks[::2]:
+    twice = [Document(id="twice", text="first"), Document(id="twice", text="last")]
+    acks = [ack async for ack in client.ingest(collection, [*mixed, *twice])]
+    assert [ack.ok for ack in acks] == [False, True] * len(poison) + [True, True]
+    for ack in acks[: len(mixed) : 2]:
         assert isinstance(ack.error, shortlist.InvalidArgument), ack
-    assert await client.count(collection) == len(poison)
+    assert acks[-2].status in {AckStatus.SUPERSEDED, AckStatus.DURABLE}
+    assert acks[-1].status is AckStatus.DURABLE
+    assert await client.count(collection) == len(poison) + 1
+    found, _ = await client.get(collection, ["twice", "none"])
+    assert found.text == "last"
 
 
 def _nested(levels: int) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from shortlist._ingest_run import IngestOptions, IngestRun
 from shortlist._operations import operation_cost, prepare
 from shortlist._window import MAX_PENDING_OPERATIONS
 from shortlist.v1 import document_service_pb2 as pb
+from shortlist_server.config import Config
+from shortlist_server.rpc.convert.documents import operation_in
 
 
 def make_run(**options: Any) -> IngestRun:
@@ -105,10 +107,15 @@ def test_an_operation_larger_than_the_credit_goes_when_nothing_else_is_under_way
 
 
 def test_the_cost_is_that_of_the_contract() -> None:
-    assert operation_cost(pb.IngestOperation(delete_id="x" * 100)) == 1
+    assert operation_cost(pb.IngestOperation(delete_id="x" * 100)) == 1 + 100 // 4
     document = prepare(Document(id="a", title="é", text="12345", vector=[0.0] * 32), 10_000)
-    assert document.cost == 1 + 7 // 4 + 32 // 16
+    assert document.cost == 1 + 8 // 4 + 32 // 16
     assert operation_cost(pb.IngestOperation(upsert={"id": "a", "vector": [0.0] * 47})) == 1 + 47 // 16
+    metadata = {"tags": ["a", "b"], "year": 2020}
+    operation = prepare(Document(id="a", text="x", metadata=metadata), 10_000)
+    assert operation.proto is not None
+    assert operation.cost == 1 + (2 + operation.proto.upsert.metadata.ByteSize()) // 4 > 5
+    assert operation.cost == operation_in(operation.proto, Config()).cost
 
 
 def test_reading_stops_while_there_is_no_credit_or_too_much_is_pending() -> None:

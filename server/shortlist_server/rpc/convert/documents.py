@@ -32,18 +32,24 @@ def operation_in(message: service_pb.IngestOperation, config: Config) -> Operati
             document = message.upsert
             identifier = document.id
             size = len(document.title.encode()) + len(document.text.encode())
-            # The cost in credit tokens, as the proto defines it.
-            cost = 1 + size // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
+            cost = _cost(document, size)
             payload = partial(_payload, document, config.max_document_bytes + config.max_metadata_bytes)
             change = document_in(document, size, config)
         elif kind == "delete_id":
             identifier = message.delete_id
+            cost = 1 + len(identifier.encode()) // 4
             change = domain.Deletion(id=fields.document_id(identifier, "delete_id"))
         else:
             change = InvalidArgument("an operation needs a change", field="change")
     except ShortlistError as error:
         change = error
     return Operation(position=message.position, id=identifier, change=change, cost=cost, payload=payload)
+
+
+def _cost(document: pb.Document, text_bytes: int) -> int:
+    """Credit tokens that a document takes, as the proto defines them; its title and text have so many bytes."""
+    encoded = text_bytes + len(document.id.encode()) + document.metadata.ByteSize()
+    return 1 + encoded // 4 + (len(document.vector) + len(document.vector_f32) // 4) // 16
 
 
 def _payload(document: pb.Document, max_bytes: int) -> bytes | None:
