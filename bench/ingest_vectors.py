@@ -26,7 +26,7 @@ from shortlist_server.domain import Chunking, CollectionConfig
 from shortlist_server.storage import schema
 
 DIMENSION = 384
-GROUP = 655
+GROUP = 546
 """Rows of a commit: what fits the server's window at this dimension."""
 
 RATE_LIMIT = 0.5

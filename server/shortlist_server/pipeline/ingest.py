@@ -84,10 +84,10 @@ class Ingester:
             embedder = self._models.embedder(store.config.embedder)
             check_revision(store, embedder)
         for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
-            await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
+            other.end(StreamConflict(f"another client opened the stream '{stream}'"))
         position = 0
         if stream:
-            # A session whose client is gone may have left a commit under way; an empty one comes after it.
+            # The session before may have a commit under way; an empty one comes after it.
             await asyncio.wrap_future(store.commit(()))
             position = await loop.run_in_executor(self._threads, store.stream_position, stream)
         session = IngestSession(
@@ -102,9 +102,8 @@ class Ingester:
         self._sessions.add(session)
         return session
 
-    async def close(self, session: IngestSession) -> None:
+    def close(self, session: IngestSession) -> None:
         """Forgets a session whose ``run`` has ended or will not be used again."""
-        session.closed.set()
         self._sessions.discard(session)
 
     def drain(self) -> None:
@@ -136,7 +135,6 @@ class IngestSession:
         self.stream = stream
         self.durable_position = position
         self.draining = False
-        self.closed = asyncio.Event()
         self._embedder = embedder
         self._threads = threads
         self._dry_run = dry_run
@@ -152,11 +150,10 @@ class IngestSession:
         self.draining = True
         self._stop.set()
 
-    async def end(self, error: ShortlistError) -> None:
-        """Ends ``run`` with this error after the operations that are under way, and waits for that."""
+    def end(self, error: ShortlistError) -> None:
+        """Ends ``run`` with this error; from now on nothing is committed, however long its client takes to notice."""
         self._error = error
         self._stop.set()
-        await self.closed.wait()
 
     async def run(self, messages: AsyncIterator[Sequence[Operation]]) -> AsyncIterator[Sequence[Ack]]:
         """Applies operations, yielding acknowledgements in the order of positions, a window at a time.
@@ -344,6 +341,8 @@ class IngestSession:
     async def _apply(
         self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
     ) -> None:
+        if self._error is not None:
+            raise self._error
         changes = [item.change for item in pending if item.change is not None]
         commit = await asyncio.wrap_future(self.collection.commit(changes, mark, failures))
         for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):

@@ -78,7 +78,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
                 yield response
                 patience.moved()
         finally:
-            await self._ingester.close(session)
+            self._ingester.close(session)
 
     async def _acknowledge(
         self, session: IngestSession, requests: AsyncIterator[pb.IngestRequest]
@@ -206,7 +206,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             acks = [ack async for group in session.run(operations()) for ack in group]
         finally:
-            await self._ingester.close(session)
+            self._ingester.close(session)
         # What failed again is recorded anew; what was taken is recorded no more.
         await asyncio.wrap_future(session.collection.forget_quarantined([failure.number for failure in kept]))
         return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)

@@ -13,10 +13,12 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Document
+from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.pipeline.ingest import Ingester
 from shortlist_server.pipeline.operations import AckStatus, Operation
+from shortlist_server.pipeline.windows import WINDOW_TOKENS
 from shortlist_server.storage.store import EmbeddedStore
 
 
@@ -71,7 +73,7 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     with contextlib.suppress(asyncio.CancelledError):
         await first
     await run.aclose()
-    await ingester.close(session)
+    ingester.close(session)
     opening = asyncio.create_task(ingester.open("docs", stream="s", dry_run=False))
     await asyncio.sleep(0.2)
     assert not opening.done()
@@ -81,4 +83,27 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     run = again.run(messages("one", "two"))
     assert [ack.status for ack in await anext(run)] == [AckStatus.REPLAYED, AckStatus.REPLAYED]
     await run.aclose()
-    await ingester.close(again)
+    ingester.close(again)
+
+
+async def test_a_stream_is_taken_over_from_a_client_that_is_stuck_and_writes_no_more(
+    ingester: Ingester,
+) -> None:
+    async def one_by_one() -> AsyncIterator[Sequence[Operation]]:
+        for i in range(1, 6):
+            yield [Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text="old"), cost=WINDOW_TOKENS)]
+
+    stuck = await ingester.open("docs", stream="s", dry_run=False)
+    run = stuck.run(one_by_one())
+    await anext(run)
+    # Its client takes nothing more: what comes next is embedded and waits.
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(5):
+        new = await ingester.open("docs", stream="s", dry_run=False)
+    assert new.durable_position == 1
+    with pytest.raises(StreamConflict):
+        await anext(run)
+    assert new.collection.count(None) == 1
+    assert new.collection.stream_position("s") == 1
+    for session in (stuck, new):
+        ingester.close(session)
