@@ -11,6 +11,7 @@ from shortlist import _admin_calls as admin_calls
 from shortlist import _quarantine_calls as quarantine
 from shortlist._admin_types import (
     Backup,
+    CollectionRecall,
     CopyProgress,
     EvaluateProgress,
     EvaluateReport,
@@ -35,6 +36,14 @@ class AdminCalls(ClientBase):
     def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
         """What the server is, and which models it serves."""
         return self._unary(admin_calls.server_info(), timeout_seconds)
+
+    def recall(self, collection: str, *, timeout_seconds: float | None = None) -> CollectionRecall:
+        """How much of what is nearest a collection's searches find, as checks in the background estimate it.
+
+        Raises:
+            CollectionNotFound: there is none of that name.
+        """
+        return self._unary(admin_calls.recall(collection), timeout_seconds)
 
     def verify(
         self,

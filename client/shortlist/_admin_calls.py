@@ -73,6 +73,11 @@ def server_info() -> Call[admin.ServerInfo]:
     return Call(f"{ADMIN}/GetServerInfo", pb.GetServerInfoRequest(), pb.GetServerInfoResponse, convert.server_info)
 
 
+def recall(collection: str) -> Call[admin.CollectionRecall]:
+    """Says how much of what is nearest a collection's searches find."""
+    return Call(f"{ADMIN}/GetRecall", pb.GetRecallRequest(collection=collection), pb.GetRecallResponse, convert.recall)
+
+
 def verify(
     collection: str | None, *, sample: int, repair: bool
 ) -> StreamCall[admin.VerifyProgress, admin.VerifyReport]:

@@ -45,6 +45,24 @@ def _reranker(proto: pb.RerankerModel) -> admin.RerankerModel:
     )
 
 
+def recall(proto: pb.GetRecallResponse) -> admin.CollectionRecall:
+    """The recall of a collection's searches, from the wire."""
+    return admin.CollectionRecall(
+        target=proto.target, unfiltered=_estimate(proto.unfiltered), filtered=_estimate(proto.filtered)
+    )
+
+
+def _estimate(proto: pb.RecallEstimate) -> admin.RecallEstimate:
+    return admin.RecallEstimate(
+        ef=proto.ef,
+        recall=proto.recall if proto.HasField("recall") else None,
+        lower=proto.lower,
+        upper=proto.upper,
+        query_count=proto.query_count,
+        check_count=proto.check_count,
+    )
+
+
 def verify_progress(proto: pb.VerifyProgress) -> admin.VerifyProgress:
     """What a verification is at, from the wire."""
     return admin.VerifyProgress(collection=proto.collection, step=proto.step)

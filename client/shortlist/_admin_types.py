@@ -73,6 +73,37 @@ class ServerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecallEstimate:
+    """How many of the ten documents whose vectors are nearest the searches of callers find, as checks estimate it.
+
+    It is of searches that go through an HNSW graph and set no ``ef``: others are exact, or as they were asked for.
+
+    Attributes:
+        ef: width of such searches now.
+        recall: the mean over the queries checked with this ``ef``, 0 to 1; None before the first.
+        lower, upper: its 95 % confidence interval; 0 and 1 before the first check.
+        query_count: queries the estimate rests on, the latest, at most 500.
+        check_count: queries checked since the server started, with any ``ef``.
+    """
+
+    ef: int
+    recall: float | None
+    lower: float
+    upper: float
+    query_count: int
+    check_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionRecall:
+    """The recall of a collection's searches without and with a filter, and the ``target`` it is to meet."""
+
+    target: float
+    unfiltered: RecallEstimate
+    filtered: RecallEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyProgress:
     """What a verification is at: the collection, and the step, as in "database"."""
 

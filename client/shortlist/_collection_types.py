@@ -29,7 +29,7 @@ class Candidates:
 
     Attributes:
         dense, lexical: documents from each index, 1 to 1,000; the server's default is 100.
-        ef: width of the HNSW search, 1 to 10,000; chosen by the server when not set.
+        ef: width of the HNSW search, 1 to 10,000; chosen by the server, to meet the recall target, when not set.
         exact: score every vector instead of using HNSW.
     """
 
@@ -79,12 +79,18 @@ class Rerank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchDefaults:
-    """What a collection presets for its searches; the fields mean what the parameters of ``search`` mean."""
+    """What a collection presets for its searches; the fields mean what the parameters of ``search`` mean.
+
+    Attributes:
+        recall_target: share of the ten nearest documents that searches are to find, 0 to 1; 0.98 by default. Where the
+            server finds less by checks in the background, it raises the ``ef`` of searches that set none; with 0 never.
+    """
 
     mode: RetrievalMode | None = None
     candidates: Candidates = Candidates()
     fusion: Fusion = Fusion()
     rerank: Rerank = Rerank()
+    recall_target: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

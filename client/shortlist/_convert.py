@@ -216,6 +216,7 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
         candidates=candidates_to_proto(defaults.candidates),
         fusion=fusion_to_proto(defaults.fusion),
         rerank=rerank_to_proto(defaults.rerank),
+        recall_target=defaults.recall_target,
     )
 
 
@@ -288,6 +289,7 @@ def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.Search
             on_failure=_choice(search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure),
             deadline_share=_optional(rerank, "deadline_share"),
         ),
+        recall_target=_optional(proto, "recall_target"),
     )
 
 

@@ -46,6 +46,7 @@ from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, 
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
@@ -80,7 +81,7 @@ WORK_THREADS = 4
 """Threads for everything else that blocks, so that ingest never takes a search's thread."""
 
 QUIET_THREADS = 2
-"""Threads for evaluations: a search embeds and asks the lexical index side by side."""
+"""Threads for evaluations, whose searches embed and ask the lexical index side by side, and for checks of recall."""
 
 
 class Server:
@@ -101,6 +102,7 @@ class Server:
         self._calls: CallInterceptor | None = None
         self._health: HealthServicer | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._metrics_page: MetricsPage | None = None
         self._end_tracing: Callable[[], None] | None = None
@@ -133,14 +135,20 @@ class Server:
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
-        searcher = Searcher(store, models, self._search_threads, observer)
+        limits = LimitInterceptor(config)
+        recall = RecallMonitor(
+            self._quiet_threads,
+            interval_seconds=config.recall_check_interval_seconds,
+            busy=lambda: limits.saturated,
+        )
+        checks_recall = config.recall_check_interval_seconds > 0
+        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None)
         calls = self._calls = CallInterceptor(
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
             max_write_seconds=config.stream_idle_seconds,
             observer=observer,
         )
-        limits = LimitInterceptor(config)
         server = grpc.aio.server(
             interceptors=[calls, AuthorizationInterceptor(keys), limits],
             options=transport.options(config),
@@ -159,8 +167,9 @@ class Server:
                 self._work_threads,
                 _backup_dir(config),
                 _server_info(),
-                # Not observed: the metrics are of what users search.
+                # Not observed, nor checked for recall: that is of what users search.
                 Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
+                recall,
                 config,
             ),
             server,
@@ -170,7 +179,7 @@ class Server:
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits)
+        self._serve_metrics(observer, store, limits, recall)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -184,6 +193,8 @@ class Server:
         self._server = server
         await server.start()
         self._keeping = asyncio.create_task(keeper.keep())
+        if checks_recall:
+            self._checking = asyncio.create_task(recall.keep())
         return port
 
     def _observer(self) -> Observer:
@@ -196,7 +207,9 @@ class Server:
             slow_search_seconds=self._config.slow_search_seconds,
         )
 
-    def _serve_metrics(self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor) -> None:
+    def _serve_metrics(
+        self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor, recall: RecallMonitor
+    ) -> None:
         metrics = observer.metrics
         if metrics is None:
             return
@@ -204,6 +217,7 @@ class Server:
             StateCollector(
                 collections=lambda: [collection.info() for collection in _opened(store)],
                 maintenance=lambda: [_maintenance(collection) for collection in _opened(store)],
+                recall=lambda: [recall.of(collection) for collection in _opened(store)],
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
@@ -224,8 +238,9 @@ class Server:
         balance load can look elsewhere; ingest streams are told to resume.
         """
         loop = asyncio.get_running_loop()
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in (self._keeping, self._checking):
+            if task is not None:
+                task.cancel()
         if self._health is not None:
             await self._health.end()
         if self._server is not None:

@@ -107,6 +107,9 @@ class Config:
         256 * 1024 * 1024, "With less space than this left for the data, health of writing is NOT_SERVING."
     )
     health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.")
+    recall_check_interval_seconds: float = _setting(
+        10.0, "Time between two checks of a search against an exact one, which estimate recall and raise ef; 0: none."
+    )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT; empty: none are served.")
     tracing: bool = _setting(
         False, "Send OpenTelemetry traces as the OTEL_* environment variables say; needs the extra 'tracing'."

@@ -73,7 +73,10 @@ class RerankFailurePolicy(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchDefaults:
-    """Settings of a search; ``None`` means "not set here": the next level decides (request, collection, server)."""
+    """Settings of a search; ``None`` means "not set here": the next level decides (request, collection, server).
+
+    ``recall_target`` is a collection's alone.
+    """
 
     mode: RetrievalMode | None = None
     dense_candidates: int | None = None
@@ -90,6 +93,7 @@ class SearchDefaults:
     rerank_instruction: str | None = None
     rerank_on_failure: RerankFailurePolicy | None = None
     rerank_deadline_share: float | None = None
+    recall_target: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +132,36 @@ class CollectionInfo:
     segment_passage_count: int
     segment_count: int
     disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallEstimate:
+    """How much of what is nearest a collection's dense searches find; ``pipeline/recall.py`` says of which searches.
+
+    Attributes:
+        ef: breadth of such searches now.
+        recall: mean recall@10 at this ``ef``, 0 to 1; None before the first check.
+        lower, upper: its 95 % confidence interval; 0 and 1 before the first check.
+        query_count: queries the estimate rests on.
+        check_count: queries checked since the server started, with any ``ef``.
+    """
+
+    ef: int
+    recall: float | None = None
+    lower: float = 0.0
+    upper: float = 1.0
+    query_count: int = 0
+    check_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionRecall:
+    """The recall of a collection's searches without and with a filter, and what it is to be at least."""
+
+    collection: str
+    target: float
+    unfiltered: RecallEstimate
+    filtered: RecallEstimate
 
 
 # ------------------------------------------------------------------------------------------------------------ documents

@@ -69,6 +69,7 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "UpdateCollection": lambda name: C.UpdateCollectionRequest(name=name),
     "DeleteCollection": lambda name: C.DeleteCollectionRequest(name=name),
     "GetServerInfo": lambda name: A.GetServerInfoRequest(),
+    "GetRecall": lambda name: A.GetRecallRequest(collection=name),
     "Verify": lambda name: A.VerifyRequest(collection=name),
     "Backup": lambda name: A.BackupRequest(name="b", collections=[name]),
     "ListBackups": lambda name: A.ListBackupsRequest(),

@@ -1,4 +1,4 @@
-"""``shortlist collections``: list, create, show and delete."""
+"""``shortlist collections``: list, create, show, recall and delete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shortlist._collection_types import Chunking, Collection, CollectionConfig
 
 @click.group("collections")
 def collections_group() -> None:
-    """Lists, creates, shows and deletes collections."""
+    """Lists, creates, shows and deletes collections, and tells their recall."""
 
 
 @collections_group.command("list")
@@ -78,6 +78,25 @@ def show_command(name: str, *, as_json: bool, **options: Any) -> None:
     """Shows the settings and the size of the collection NAME."""
     with connect(options) as client:
         _print(client.get_collection(name), as_json=as_json)
+
+
+@collections_group.command("recall")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@client_options
+def recall_command(name: str, *, as_json: bool, **options: Any) -> None:
+    """Shows how much of what is nearest the searches of the collection NAME find, as the server estimates it."""
+    with connect(options) as client:
+        recall = client.recall(name)
+    if as_json:
+        output.print_json(dataclasses.asdict(recall))
+        return
+    rows = [
+        [kind, one.recall, one.lower, one.upper, recall.target, one.query_count, one.ef]
+        for kind, one in (("without filter", recall.unfiltered), ("with filter", recall.filtered))
+    ]
+    columns = ["searches", "recall@10", "lower", "upper", "target", "queries", "ef"]
+    output.print_table(columns, rows, right=columns[1:], styles={"recall@10": "bold"})
 
 
 @collections_group.command("delete")

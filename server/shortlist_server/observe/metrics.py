@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shortlist_server.domain import CollectionInfo, SearchReport
+from shortlist_server.domain import CollectionInfo, CollectionRecall, RecallEstimate, SearchReport
 
 RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -167,12 +167,14 @@ class StateCollector(Collector):
         *,
         collections: Callable[[], Sequence[CollectionInfo]],
         maintenance: Callable[[], Sequence[Maintenance]],
+        recall: Callable[[], Sequence[CollectionRecall]],
         running: Callable[[], dict[str, int]],
         data_dir: Path,
     ) -> None:
         """The functions are called from the page's thread; ``running`` gives the calls under way by kind."""
         self._collections = collections
         self._maintenance = maintenance
+        self._recall = recall
         self._running = running
         self._data_dir = data_dir
 
@@ -191,6 +193,7 @@ class StateCollector(Collector):
         yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)
         yield from _of_collections(self._collections())
         yield from _of_maintenance(self._maintenance())
+        yield from _of_recall(self._recall())
 
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
@@ -208,6 +211,37 @@ def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
         for collection in collections:
             counter.add_metric([collection.collection], read(collection))
         yield counter
+
+
+def _of_recall(collections: Sequence[CollectionRecall]) -> Iterator[Metric]:
+    target = GaugeMetricFamily(
+        "shortlist_collection_recall_target_ratio", "Recall that searches are to have.", labels=["collection"]
+    )
+    estimates: list[tuple[list[str], RecallEstimate]] = []
+    for one in collections:
+        target.add_metric([one.collection], one.target)
+        estimates += [([one.collection, "false"], one.unfiltered), ([one.collection, "true"], one.filtered)]
+    yield target
+    gauges: list[tuple[str, str, Callable[[RecallEstimate], float | None]]] = [
+        ("recall_ratio", "Recall at 10 of searches through a graph, estimated.", lambda e: e.recall),
+        ("recall_lower_ratio", "Lower end of the 95 % interval of that recall.", lambda e: e.lower),
+        ("recall_upper_ratio", "Upper end of the 95 % interval of that recall.", lambda e: e.upper),
+        ("ef", "Breadth of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
+    ]
+    names = ["collection", "filtered"]
+    for name, help, read in gauges:
+        gauge = GaugeMetricFamily(f"shortlist_collection_{name}", help, labels=names)
+        for labels, estimate in estimates:
+            value = read(estimate)
+            if value is not None:
+                gauge.add_metric(labels, value)
+        yield gauge
+    checks = CounterMetricFamily(
+        "shortlist_collection_recall_checks", "Searches checked against an exact one, since the start.", labels=names
+    )
+    for labels, estimate in estimates:
+        checks.add_metric(labels, estimate.check_count)
+    yield checks
 
 
 def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:

@@ -40,7 +40,7 @@ def explain(run: SearchRun, retrieved: Retrieved, ranked: Ranked) -> Explanation
     info = None if run.reranker is None else run.reranker.info
     return Explanation(
         candidates=candidates,
-        dense_candidates=max(settings.dense_candidates, run.wanted),
+        dense_candidates=run.dense_candidates,
         lexical_candidates=max(settings.lexical_candidates, run.wanted),
         fusion=settings.fusion,
         dense_weight=settings.dense_weight,

@@ -31,9 +31,8 @@ def retrieve(run: SearchRun, selection: Selection | None, lexical: LexicalCandid
     if run.settings.mode is not RetrievalMode.LEXICAL:
         assert run.vector is not None
         with run.stage("dense"):
-            wanted = max(run.settings.dense_candidates, run.wanted)
             candidates = run.collection.dense(
-                run.vector, wanted, selection, ef=run.settings.ef, exact=run.settings.exact
+                run.vector, run.dense_candidates, selection, ef=run.settings.ef, exact=run.settings.exact
             )
             dense = by_document(candidates, passages)
             if lexical is not None:

@@ -56,6 +56,11 @@ class SearchRun:
         return self.request.limit + self.request.offset
 
     @property
+    def dense_candidates(self) -> int:
+        """Documents the dense index is asked for."""
+        return max(self.settings.dense_candidates, self.wanted)
+
+    @property
     def vector(self) -> Vector | None:
         """The query vector: the caller's own, else the embedding of the text."""
         if self.request.vector is not None:

@@ -44,6 +44,7 @@ from shortlist_server.inference.base import (
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.explain import explain
+from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.rerank import blended, fetch, note_partial
 from shortlist_server.pipeline.retrieve import match, retrieve
 from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
@@ -59,11 +60,20 @@ ATTEMPTS = 3
 class Searcher:
     """Answers searches over the collections of a store with the models of a catalog."""
 
-    def __init__(self, store: Store, models: ModelCatalog, threads: Executor, observer: Observer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        models: ModelCatalog,
+        threads: Executor,
+        observer: Observer,
+        recall: RecallMonitor | None = None,
+    ) -> None:
+        """``recall`` is told of every search; None: nobody is."""
         self._store = store
         self._models = models
         self._threads = threads
         self._observer = observer
+        self._recall = recall
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
         """The best documents for a query, with the scores and ranks of every stage.
@@ -96,6 +106,8 @@ class Searcher:
             run.degradations.clear()
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
+        if self._recall is not None:
+            self._recall.note(run, retrieved)
         account = report(run, retrieved, selection, ranked)
         explanation = await self._in_thread(explain, run, retrieved, ranked) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)

@@ -13,11 +13,12 @@ DEFAULT_CANDIDATES = 100
 DEFAULT_DENSE_WEIGHT = 0.6
 DEFAULT_RRF_K = 60
 DEFAULT_DEADLINE_SHARE = 0.8
+DEFAULT_RECALL_TARGET = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
-    """What a search runs with. ``None`` for ``ef``, rerank depth and weight: the store's or the reranker's own."""
+    """What a search runs with. ``None`` for ``ef``, rerank depth and weight: the collection's or the reranker's own."""
 
     mode: RetrievalMode
     dense_candidates: int
@@ -68,7 +69,8 @@ def resolve(
         mode=mode,
         dense_candidates=s.dense_candidates or DEFAULT_CANDIDATES,
         lexical_candidates=s.lexical_candidates or DEFAULT_CANDIDATES,
-        ef=s.ef,
+        # Not the collection's preset, which is only where the collection's own begins.
+        ef=request.ef,
         exact=bool(s.exact),
         fusion=s.fusion or FusionMethod.CONVEX,
         dense_weight=DEFAULT_DENSE_WEIGHT if s.dense_weight is None else s.dense_weight,

@@ -1,4 +1,4 @@
-"""AdminService: what the server is, and verifying, backing up, restoring and evaluating its collections."""
+"""AdminService: what the server is, how collections do, and verifying, backing up, restoring and evaluating them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from google.protobuf import timestamp_pb2
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.domain import Deadline
+from shortlist_server.domain import Deadline, RecallEstimate
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
+from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
@@ -60,6 +61,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         backup_dir: Path,
         info: ServerInfo,
         evaluator: Evaluator,
+        recall: RecallMonitor,
         config: Config,
     ) -> None:
         self._store = store
@@ -68,6 +70,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self._backup_dir = backup_dir
         self._info = info
         self._evaluator = evaluator
+        self._recall = recall
         self._config = config
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
@@ -81,6 +84,14 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
             rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
             collection_count=len(await self._in_thread(self._store.names)),
+        )
+
+    async def GetRecall(self, request: pb.GetRecallRequest, context: Context) -> pb.GetRecallResponse:
+        """See the proto."""
+        name = fields.collection_name(request.collection)
+        recall = self._recall.of(await self._in_thread(lambda: self._store.open(name)))
+        return pb.GetRecallResponse(
+            target=recall.target, unfiltered=_estimate_out(recall.unfiltered), filtered=_estimate_out(recall.filtered)
         )
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> AsyncIterator[pb.VerifyResponse]:
@@ -209,6 +220,17 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         while (message := await told.get()) is not None:
             yield message
         yield await task
+
+
+def _estimate_out(estimate: RecallEstimate) -> pb.RecallEstimate:
+    return pb.RecallEstimate(
+        ef=estimate.ef,
+        recall=estimate.recall,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        query_count=estimate.query_count,
+        check_count=estimate.check_count,
+    )
 
 
 def _progress_out(progress: backups.Progress) -> pb.CopyProgress:

@@ -68,6 +68,8 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _field("name")),
     "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _field("name")),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
+    # Tells nothing that two searches, one of them exact, do not.
+    "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _field("collection")),
     "/shortlist.v1.AdminService/Verify": Rule(
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else EVERY_COLLECTION
     ),

@@ -93,6 +93,11 @@ class Turns:
         self._interval_seconds = 0.0
         self._last = 0.0
 
+    @property
+    def all_taken(self) -> bool:
+        """Whether a newcomer has to wait."""
+        return self._turns.locked()
+
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[None]:
         """A turn for the time of a block. Raises ``Overloaded``."""
@@ -181,6 +186,11 @@ class LimitInterceptor(WrappingInterceptor):
             STREAM_RETRY_SECONDS,
         )
         self._rates = Rates(config.max_requests_per_second)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether searches have to wait for their turn."""
+        return self._turns.all_taken
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""

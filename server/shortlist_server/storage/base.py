@@ -122,8 +122,8 @@ class CollectionStore(Protocol):
     ) -> DenseCandidates:
         """The passages nearest to ``vector`` by cosine, enough of them to cover ``documents`` distinct documents.
 
-        Covers fewer only when fewer are live (or selected). With ``exact`` every vector is scored. ``ef`` None: the
-        store chooses.
+        Covers fewer only when fewer are live (or selected). With ``exact`` every vector is scored. ``ef`` None: that
+        of the method ``ef``.
 
         Raises:
             UnsupportedByCollection: ``vector`` is not of the collection's dimension.
@@ -141,7 +141,13 @@ class CollectionStore(Protocol):
         """The passages with these labels that still exist, by label."""
 
     def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably."""
+        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did."""
+
+    def ef(self, *, filtered: bool) -> int:
+        """Breadth of dense searches that ask for none: the preset, else the store's own, or what it was raised to."""
+
+    def raise_ef(self, ef: int, *, filtered: bool) -> None:
+        """Raises that breadth, durably, beside the search defaults and not in them."""
 
 
 class Store(Protocol):

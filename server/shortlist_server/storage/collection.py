@@ -48,6 +48,7 @@ from shortlist_server.storage.reader import Reader, ReaderPool
 from shortlist_server.storage.recovery import recover
 from shortlist_server.storage.segments import Segment
 from shortlist_server.storage.selection import KeySelection, SelectionCache
+from shortlist_server.storage.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.truth import Effect, Truth
 from shortlist_server.storage.upkeep import CollectionStats, Upkeep
 from shortlist_server.storage.writer import Task, Writer
@@ -96,6 +97,7 @@ class EmbeddedCollection:
             self._config = settings.load(stored["config"])
             self._uid = stored["uid"]
             self._create_time = float(stored["create_time"])
+            self._raised_ef = settings.load_raised_ef(stored.get("raised_ef"))
         except (KeyError, ValueError, TypeError) as error:
             raise DataCorrupted(
                 f"the settings of collection {self._name} cannot be read ({error}); restore a backup"
@@ -130,6 +132,10 @@ class EmbeddedCollection:
     def sequence(self) -> int:
         """Sequence of the last commit."""
         return self._index.view.sequence
+
+    def ef(self, *, filtered: bool) -> int:
+        """Breadth of dense searches that ask for none."""
+        return max(self._config.search_defaults.ef or dense.DEFAULT_BREADTH, self._raised_ef[filtered])
 
     def info(self) -> CollectionInfo:
         """Counts and sizes now, from memory and a few ``stat`` calls."""
@@ -253,13 +259,32 @@ class EmbeddedCollection:
     def update_search_defaults(self, defaults: SearchDefaults) -> None:
         """Replaces the search defaults, durably."""
 
-        def apply(truth: Truth) -> CollectionConfig:
+        def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
+            before = self._config.search_defaults
             config = replace(self._config, search_defaults=defaults)
             truth.save_config(config)
-            return config
+            raised = self._raised_ef
+            if (defaults.ef, defaults.recall_target) != (before.ef, before.recall_target):
+                raised = NOT_RAISED
+                truth.save_raised_ef(raised)
+            return config, raised
 
-        def publish(config: CollectionConfig) -> None:
-            self._config = config
+        def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
+            self._config, self._raised_ef = saved
+
+        self._writer.submit(Task(apply, publish)).result()
+
+    def raise_ef(self, ef: int, *, filtered: bool) -> None:
+        """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""
+
+        def apply(truth: Truth) -> RaisedEf:
+            unfiltered_ef, filtered_ef = self._raised_ef
+            raised = (unfiltered_ef, ef) if filtered else (ef, filtered_ef)
+            truth.save_raised_ef(raised)
+            return raised
+
+        def publish(raised: RaisedEf) -> None:
+            self._raised_ef = raised
 
         self._writer.submit(Task(apply, publish)).result()
 
@@ -341,7 +366,7 @@ class EmbeddedCollection:
             self._checked(vector),
             documents,
             selection,
-            ef=ef,
+            ef=ef or self.ef(filtered=selection is not None),
             exact=exact,
             pool=self._parameters.pool,
         )

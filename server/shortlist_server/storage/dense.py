@@ -93,7 +93,7 @@ def search(
     documents: int,
     selection: KeySelection | None,
     *,
-    ef: int | None,
+    ef: int,
     exact: bool,
     pool: ThreadPoolExecutor | None,
 ) -> DenseCandidates:
@@ -102,11 +102,10 @@ def search(
     if documents <= 0 or available <= 0:
         return _candidates([], 0, DenseStrategy.EXACT)[0]
     wanted = math.ceil(min(documents, available) * max(1.0, view.passages / max(1, view.documents)))
-    breadth = ef or DEFAULT_BREADTH
     sources = view.sources
 
     def ask(source: Source) -> _Part:
-        return _nearest(source, vector, wanted, breadth, selection, exact)
+        return _nearest(source, vector, wanted, ef, selection, exact)
 
     while True:
         parts = _ask_all(ask, sources, None if exact else pool)
@@ -172,7 +171,8 @@ def _filtered(
     matches = len(rows)
     limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.labels) * _SCAN_ROW)
     share = matches / len(segment.labels)
-    asked = max(breadth, math.ceil(2 * wanted / share)) if matches else 0
+    # Over-fetching grows with a breadth above the default, which alone would change nothing where few rows pass.
+    asked = max(breadth, math.ceil(2 * wanted / share * max(1.0, breadth / DEFAULT_BREADTH))) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
     passes, wide = selection.mask(segment), False

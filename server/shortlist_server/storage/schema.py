@@ -23,7 +23,7 @@ from shortlist_server.storage import quarantine, settings
 from shortlist_server.storage.filters import index_columns
 from shortlist_server.storage.metadata import parse_field
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of the newest migration."""
 
 APPLICATION_ID = 0x53484C53
@@ -106,6 +106,12 @@ def _quarantine(db: Database) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
+@migrations(name="0003_recall_target")
+def _recall_target(db: Database) -> None:
+    # No table changes: a config may have the key "recall_target", which older releases do not know.
+    db.execute("PRAGMA user_version = 3")
+
+
 def create(path: Path, name: str, config: CollectionConfig) -> None:
     """Makes the database of a new, empty collection; complete and checkpointed when it returns."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -167,7 +173,7 @@ def open_reader(path: Path, name: str) -> sqlite3.Connection:
 
 
 def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
-    """Name, uid, create_time and config of the collection, as text."""
+    """Name, uid, create_time and config of the collection, and raised_ef where it was raised, as text."""
     return dict(connection.execute("SELECT name, value FROM settings"))
 
 

@@ -28,6 +28,12 @@ _ENUMS: dict[str, type[enum.Enum]] = {
 }
 
 
+RaisedEf = tuple[int, int]
+"""What the breadth of searches without and with a filter was raised to; 0 where it was not."""
+
+NOT_RAISED: RaisedEf = (0, 0)
+
+
 def dump(config: CollectionConfig) -> str:
     """The JSON text of a collection's settings."""
     return json.dumps(_plain(dataclasses.asdict(config)), ensure_ascii=False)
@@ -40,6 +46,14 @@ def load(text: str) -> CollectionConfig:
     values["search_defaults"] = SearchDefaults(**_rich(values["search_defaults"]))
     values["filterable_fields"] = tuple(values["filterable_fields"])
     return CollectionConfig(**_rich(values))
+
+
+def load_raised_ef(text: str | None) -> RaisedEf:
+    """The raised breadths of a JSON list; None where there never was one."""
+    if text is None:
+        return NOT_RAISED
+    unfiltered, filtered = json.loads(text)
+    return int(unfiltered), int(filtered)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

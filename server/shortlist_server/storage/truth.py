@@ -196,6 +196,14 @@ class Truth:
         """Replaces the collection's settings."""
         self.connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
 
+    def save_raised_ef(self, raised: settings.RaisedEf) -> None:
+        """Replaces the breadths that searches were raised to."""
+        self.connection.execute(
+            "INSERT INTO settings (name, value) VALUES ('raised_ef', ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (json.dumps(raised),),
+        )
+
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
         """Changes the manifest: the flip that makes a segment exist."""
         self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])

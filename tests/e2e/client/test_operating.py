@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 import shortlist
-from shortlist import CopyProgress, Document, VerifyProgress
+from shortlist import CollectionRecall, CopyProgress, Document, RecallEstimate, SearchDefaults, VerifyProgress
 from shortlist.testing import server
 from shortlist.v1 import admin_service_pb2 as pb
 
@@ -42,6 +42,18 @@ async def test_the_server_says_what_it_is(client: Any, notes: str) -> None:
     assert (info.embedders[0].name, info.embedders[0].dimension) == ("hashing", 256)
     assert [model.name for model in info.rerankers] == ["late-interaction"]
     assert info.collection_count >= 1
+
+
+async def test_the_recall_of_a_collection_that_is_searched_exactly_is_not_known(client: Any, notes: str) -> None:
+    await client.search(notes, "note3")
+    recall = await client.recall(notes)
+    unknown = RecallEstimate(ef=128, recall=None, lower=0.0, upper=1.0, query_count=0, check_count=0)
+    assert recall == CollectionRecall(target=0.98, unfiltered=unknown, filtered=unknown)
+    await client.update_collection(notes, SearchDefaults(recall_target=0.9))
+    assert (await client.get_collection(notes)).config.search_defaults == SearchDefaults(recall_target=0.9)
+    assert (await client.recall(notes)).target == 0.9
+    with pytest.raises(shortlist.CollectionNotFound):
+        await client.recall("absent")
 
 
 async def test_verification_reports_a_collection_and_tells_its_steps(client: Any, notes: str) -> None:

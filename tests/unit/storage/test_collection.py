@@ -19,6 +19,7 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
+from shortlist_server.storage.dense import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
 from shortlist_server.storage.writer import Task
 
@@ -240,6 +241,28 @@ def test_search_defaults_are_replaced_durably(collection, store, open_store):
     assert collection.config.search_defaults.rrf_k == 7
     store.close()
     assert open_store().open("papers").config == collection.config
+
+
+def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collection, store, open_store):
+    collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9))
+    collection.raise_ef(256, filtered=True)
+    collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9, rerank=False))
+    store.close()
+    again = open_store().open("papers")
+    assert (again.ef(filtered=False), again.ef(filtered=True)) == (64, 256)
+    assert again.config.search_defaults.ef == 64
+
+
+@pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
+def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, open_store, change):
+    assert collection.ef(filtered=False) == DEFAULT_BREADTH
+    collection.raise_ef(512, filtered=False)
+    collection.raise_ef(256, filtered=True)
+    collection.update_search_defaults(SearchDefaults(**change))
+    expected = change.get("ef", DEFAULT_BREADTH)
+    assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
+    store.close()
+    assert open_store().open("papers").ef(filtered=False) == expected
 
 
 def test_info_counts_what_is_there(collection, maker):

@@ -136,6 +136,19 @@ def test_the_strategy_says_how_a_search_was_run(open_store, maker):
     assert collection.dense(query, 10, most).strategy is DenseStrategy.HNSW_OVERFETCH
 
 
+def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store, maker):
+    collection = open_store(segment_min_passages=3000).create("papers", collection_config())
+    fill(collection, maker, 4000)
+    wait_until(lambda: collection.info().segment_count == 1)
+    query, half = maker.vector(), collection.select(Range(("n",), lower=2000.0))
+    assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
+    collection.raise_ef(512, filtered=False)
+    assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
+    collection.raise_ef(512, filtered=True)
+    assert collection.dense(query, 30, half).strategy is DenseStrategy.EXACT
+    assert collection.dense(query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
+
+
 def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, maker):
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     centre = maker.vector()

@@ -78,6 +78,9 @@ def settings_in(
     share = bounded(rerank, "rerank", "deadline_share", 0, 1)
     if share == 0:
         raise InvalidArgument("a share above 0 is needed", field=f"{prefix}rerank.deadline_share")
+    target = None
+    if isinstance(message, collection_pb.SearchDefaults) and message.HasField("recall_target"):
+        target = fields.within(message.recall_target, 0.0, 1.0, f"{prefix}recall_target")
     return domain.SearchDefaults(
         mode=enum_in(domain.RetrievalMode, pb.RetrievalMode, message.mode, f"{prefix}mode"),
         dense_candidates=count(candidates, "candidates", "dense", config.max_candidates),
@@ -97,6 +100,7 @@ def settings_in(
             domain.RerankFailurePolicy, pb.RerankFailurePolicy, rerank.on_failure, f"{prefix}rerank.on_failure"
         ),
         rerank_deadline_share=share,
+        recall_target=target,
     )
 
 
@@ -118,6 +122,7 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
             instruction=settings.rerank_instruction or "",
             deadline_share=settings.rerank_deadline_share,
         ),
+        recall_target=settings.recall_target,
     )
     if settings.mode is not None:
         message.mode = pb.RetrievalMode.Value(f"RETRIEVAL_MODE_{settings.mode.name}")
