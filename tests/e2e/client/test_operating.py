@@ -144,7 +144,7 @@ async def test_damage_is_told_and_repaired(connect: Any, tmp_path: Path) -> None
         client = connect(running.target)
         await client.create_collection("notes")
         await client.ingest("notes", NOTES).finish()
-        segment = await _first_segment(tmp_path / "data" / "collections" / "notes" / "segments")
+        segment = await _taken_over(client, tmp_path / "data" / "collections" / "notes" / "segments")
         shutil.rmtree(segment)
         (report,) = await client.verify("notes")
         assert not report.ok
@@ -154,9 +154,11 @@ async def test_damage_is_told_and_repaired(connect: Any, tmp_path: Path) -> None
         assert report.repairs
 
 
-async def _first_segment(folder: Path) -> Path:
+async def _taken_over(client: Any, folder: Path) -> Path:
+    """A segment that the server searches: a folder alone may have just been written."""
     while True:
-        if found := [path for path in folder.iterdir() if not path.name.startswith(".")]:
+        found = list(folder.glob("[!.]*"))
+        if found and len(found) == (await client.get_collection("notes")).segment_count:
             return found[0]
         await asyncio.sleep(0.05)
 
