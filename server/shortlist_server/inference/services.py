@@ -34,6 +34,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.query_cache import QueryCache, QueryKey
 from shortlist_server.inference.scheduler import Lane, LaneLimits
+from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
 
@@ -56,14 +57,22 @@ class ScheduledEmbedder:
     """An ``EmbedderService`` over an engine; it owns the engine's lanes and its cache of queries."""
 
     def __init__(
-        self, engine: Embedder, *, query_limits: LaneLimits = QUERY_LIMITS, passage_limits: LaneLimits = PASSAGE_LIMITS
+        self,
+        engine: Embedder,
+        *,
+        query_limits: LaneLimits = QUERY_LIMITS,
+        passage_limits: LaneLimits = PASSAGE_LIMITS,
+        observer: Observer | None = None,
     ) -> None:
         self._engine = engine
         self._cache = QueryCache()
-        name = engine.info.name
-        self._queries: Lane[QueryText, QueryEmbedding] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
+        name, observer = engine.info.name, observer or Observer()
+        observer.watch_cache(name, lambda: self._cache.counts)
+        self._queries: Lane[QueryText, QueryEmbedding] = Lane(
+            f"embed-query-{name}", self._run_queries, query_limits, observer.lane(name, "query")
+        )
         self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
-            f"embed-passage-{name}", self._run_passages, passage_limits
+            f"embed-passage-{name}", self._run_passages, passage_limits, observer.lane(name, "passage")
         )
 
     @property
@@ -121,9 +130,12 @@ class ScheduledEmbedder:
 class ScheduledReranker:
     """A ``RerankerService`` over an engine; requests are scored one after the other."""
 
-    def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS) -> None:
+    def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS, observer: Observer | None = None) -> None:
         self._engine = engine
-        self._lane: Lane[_RerankWork, RerankScores] = Lane(f"rerank-{engine.info.name}", self._run, limits)
+        name, observer = engine.info.name, observer or Observer()
+        self._lane: Lane[_RerankWork, RerankScores] = Lane(
+            f"rerank-{name}", self._run, limits, observer.lane(name, "rerank")
+        )
 
     @property
     def info(self) -> RerankerInfo:
