@@ -16,6 +16,7 @@ from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, ShortlistError
 from shortlist._filters import Filter
 from shortlist._metadata import checked_text
+from shortlist._search_convert import search_result
 from shortlist._status import from_item_error
 from shortlist.v1 import collection_service_pb2 as collection_service
 from shortlist.v1 import document_service_pb2 as document_service
@@ -72,6 +73,8 @@ class SearchQuery:
     include: documents.Include | None = None
     min_score: float | None = None
     min_sequence: int | None = None
+    explain: bool = False
+    explain_texts: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------- collections
@@ -142,7 +145,7 @@ def search(query: SearchQuery) -> Call[searches.SearchResult]:
         f"{SEARCH}/Search",
         _search_request(query),
         search_service.SearchResponse,
-        lambda response: convert.search_result(response.hits, response.report),
+        search_result,
     )
 
 
@@ -156,9 +159,7 @@ def _batch_results(
     response: search_service.BatchSearchResponse,
 ) -> list[searches.SearchResult | ShortlistError]:
     return [
-        from_item_error(result.error)
-        if result.WhichOneof("result") == "error"
-        else convert.search_result(result.response.hits, result.response.report)
+        from_item_error(result.error) if result.WhichOneof("result") == "error" else search_result(result.response)
         for result in response.results
     ]
 
@@ -184,6 +185,8 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
         include=convert.include_to_proto(query.include),
         min_score=query.min_score,
         min_sequence=query.min_sequence,
+        explain=query.explain,
+        explain_texts=query.explain_texts,
     )
 
 

@@ -141,6 +141,25 @@ def test_a_key_needs_the_scope_of_the_method(channel: grpc.Channel, name: str, s
     assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
 
 
+@pytest.mark.parametrize("method", ["Search", "BatchSearch"])
+@pytest.mark.parametrize(("key", "may"), [(SCOPE_KEYS[Scope.READ][0], False), (GRANTED_KEY, True), (ALL_KEY, True)])
+def test_the_texts_that_models_read_are_for_admins(channel: grpc.Channel, method: str, key: str, may: bool) -> None:
+    request = REQUESTS[method]("mine")
+    for search in [request] if method == "Search" else request.requests[1:]:
+        search.explain_texts = True
+    call = getattr(search_service_pb2_grpc.SearchServiceStub(channel), method)
+    metadata = (("authorization", f"Bearer {key}"),)
+    if may:
+        answer = call(request, timeout=10, metadata=metadata)
+        response = answer if method == "Search" else answer.results[1].response
+        assert response.explanation.texts.query == "a"
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=10, metadata=metadata)
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+    assert "explain_texts" in caught.value.details()
+
+
 @pytest.mark.parametrize("name", sorted(REQUESTS.keys() - OF_NO_COLLECTION))
 def test_a_key_needs_a_grant_for_the_collection(channel: grpc.Channel, name: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -139,6 +139,14 @@ class RerankCandidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedCandidate:
+    """What a reranker reads of a candidate: one text, query and special tokens included, or stored token vectors."""
+
+    text: str = ""
+    token_vectors: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RerankScores:
     """Scores of the first ``len(scores)`` candidates, in their order; fewer than asked when time ran out.
 
@@ -180,6 +188,9 @@ class Embedder(Protocol):
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """Embeds queries as one batch: full vectors, token vectors where it has them. An exception fails the batch."""
 
+    def render_query(self, query: QueryText) -> str:
+        """The text that ``embed_queries`` has the model read: behind its prompt, with special tokens, cut to fit."""
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
         """Embeds the contents of passages as one batch: full vectors. An exception raised fails the batch."""
 
@@ -189,7 +200,7 @@ MayGoOn = Callable[[float], bool]
 
 
 class Reranker(Protocol):
-    """A reranking engine. Blocking; called by one thread at a time."""
+    """A reranking engine. Blocking; ``score`` is called by one thread at a time, ``render`` by any."""
 
     @property
     def info(self) -> RerankerInfo:
@@ -197,6 +208,9 @@ class Reranker(Protocol):
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """Scores candidates in order until done or told to stop. Any exception fails the request."""
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """For each candidate what ``score`` has the model read, cut to fit."""
 
 
 class EmbedderService(Protocol):
@@ -212,6 +226,9 @@ class EmbedderService(Protocol):
         Raises:
             DocumentTooLarge: it does not fit one passage and the policy is ERROR.
         """
+
+    def render_query(self, text: str, *, instruction: str) -> str:
+        """The text that the model reads for a query; see ``Embedder.render_query``. Blocking, any thread."""
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """Embeds a query in the query lane.
@@ -245,6 +262,9 @@ class RerankerService(Protocol):
             Overloaded: the queue is full.
             InferenceFailed: the model failed.
         """
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """For each candidate what the model reads. Blocking, any thread."""
 
 
 class ModelCatalog(Protocol):

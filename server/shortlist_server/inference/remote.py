@@ -41,6 +41,7 @@ from shortlist_server.inference.base import (
     PassageText,
     QueryEmbedding,
     QueryText,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -199,6 +200,15 @@ class RemoteEmbedder:
             for one in response.embeddings
         ]
 
+    def render_query(self, query: QueryText) -> str:
+        """See ``Embedder.render_query``."""
+        request = pb.RenderQueryRequest(
+            model=self.info.name,
+            revision=self.info.revision,
+            query=pb.Query(text=query.text, instruction=query.instruction),
+        )
+        return str(self._pool.call(lambda stub, seconds: stub.RenderQuery(request, timeout=seconds)).text)
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
         """See ``Embedder.embed_passages``."""
         request = pb.EmbedPassagesRequest(
@@ -258,6 +268,17 @@ class RemoteReranker:
             truncated_tokens=np.array([value for part in parts for value in part.truncated_tokens], dtype=np.int32),
             tokens=sum(part.tokens for part in parts),
         )
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``Reranker.render``."""
+        request = pb.RenderCandidatesRequest(
+            model=self.info.name,
+            revision=self.info.revision,
+            query=pb.Query(text=query.text, instruction=query.instruction),
+            texts=[candidate.text for candidate in candidates],
+        )
+        response = self._pool.call(lambda stub, seconds: stub.RenderCandidates(request, timeout=seconds))
+        return [RenderedCandidate(text=text) for text in response.texts]
 
 
 def _rerank(request: pb.RerankRequest, stub: Any, seconds: float) -> pb.RerankResponse:

@@ -26,6 +26,7 @@ from shortlist_server.inference.base import (
     PassageText,
     QueryEmbedding,
     QueryText,
+    RenderedCandidate,
     RerankCandidate,
     Reranker,
     RerankerInfo,
@@ -84,16 +85,20 @@ class ScheduledEmbedder:
         """See ``EmbedderService.cut``."""
         return self._engine.cut(title, text, chunking, overflow)
 
+    def render_query(self, text: str, *, instruction: str) -> str:
+        """See ``EmbedderService.render_query``."""
+        return self._engine.render_query(self._query(text, instruction))
+
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
-        instruction = instruction if self.info.takes_instruction else ""
-        key = QueryKey(self.info.revision, instruction, text, dimension)
+        query = self._query(text, instruction)
+        key = QueryKey(self.info.revision, query.instruction, text, dimension)
         if (cached := self._cache.get(key)) is not None:
             return cached
         # The query is tokenised in its lane, not on the event loop; a third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)
-        (future,) = self._queries.submit([(QueryText(text=text, instruction=instruction), cost)], deadline)
+        (future,) = self._queries.submit([(query, cost)], deadline)
         embedding = await _wait(future, deadline)
         embedding = dataclasses.replace(embedding, vector=shorten(embedding.vector, dimension))
         self._cache.put(key, embedding)
@@ -116,6 +121,9 @@ class ScheduledEmbedder:
         """Fails queued work with ``Unavailable``. Idempotent."""
         self._queries.close()
         self._passages.close()
+
+    def _query(self, text: str, instruction: str) -> QueryText:
+        return QueryText(text=text, instruction=instruction if self.info.takes_instruction else "")
 
     def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding | Exception]:
         return [one if _is_finite(one.vector) else _not_finite() for one in self._engine.embed_queries(queries)]
@@ -155,6 +163,10 @@ class ScheduledReranker:
         if candidates and not len(scores.scores):
             raise DeadlineExceeded("The deadline passed before a candidate was reranked.")
         return scores
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``RerankerService.render``."""
+        return self._engine.render(query, candidates)
 
     def close(self) -> None:
         """Fails queued work with ``Unavailable``. Idempotent."""

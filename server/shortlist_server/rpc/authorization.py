@@ -28,10 +28,15 @@ _key: ContextVar[ApiKey] = ContextVar("key", default=ANYONE)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a method demands: a scope, and a right to the collections that a request names."""
+    """What a method demands: a scope, and a right to the collections that a request names.
+
+    A request that asks for the texts that models read, which show documents and the server's prompts as they are,
+    demands the scope admin as well.
+    """
 
     scope: Scope
     collections: Callable[[Any], Iterable[str]]
+    asks_texts: Callable[[Any], bool] = lambda _: False
 
 
 def _none(_: Any) -> Iterable[str]:
@@ -47,9 +52,11 @@ def _every(_: Any) -> Iterable[str]:
 
 
 RULES: dict[str, Rule] = {
-    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection"), lambda request: request.explain_texts),
     "/shortlist.v1.SearchService/BatchSearch": Rule(
-        Scope.READ, lambda request: {search.collection for search in request.requests}
+        Scope.READ,
+        lambda request: {search.collection for search in request.requests},
+        lambda request: any(search.explain_texts for search in request.requests),
     ),
     "/shortlist.v1.DocumentService/Ingest": Rule(
         Scope.WRITE, lambda request: (request.start.collection,) if request.HasField("start") else ()
@@ -101,7 +108,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         def unary(behaviour: Behaviour) -> Unary:
             async def call(request: Any, context: Context) -> Any:
                 key, rule = self._admit(method, context)
-                _check_collections(key, rule, request)
+                _check_request(key, rule, request)
                 return await behaviour(request, context)
 
             return call
@@ -112,7 +119,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
                 if hasattr(requests, "__aiter__"):
                     requests = _checked(requests, key, rule)
                 else:
-                    _check_collections(key, rule, requests)
+                    _check_request(key, rule, requests)
                 async for response in behaviour(requests, context):
                     yield response
 
@@ -147,11 +154,16 @@ class AuthorizationInterceptor(WrappingInterceptor):
 
 async def _checked(requests: AsyncIterator[Any], key: ApiKey, rule: Rule) -> AsyncIterator[Any]:
     async for request in requests:
-        _check_collections(key, rule, request)
+        _check_request(key, rule, request)
         yield request
 
 
-def _check_collections(key: ApiKey, rule: Rule, request: Any) -> None:
+def _check_request(key: ApiKey, rule: Rule, request: Any) -> None:
+    if Scope.ADMIN not in key.scopes and rule.asks_texts(request):
+        raise PermissionDenied(
+            f"API key '{key.name}' lacks the scope 'admin', which explain_texts needs",
+            metadata={"key": key.name, "scope": Scope.ADMIN.value},
+        )
     if not key.collections:
         return
     for name in rule.collections(request):

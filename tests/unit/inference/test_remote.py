@@ -21,6 +21,7 @@ from shortlist_server.inference.base import (
     LATE_INTERACTION,
     MayGoOn,
     PassageEmbedding,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -66,6 +67,9 @@ class LengthReranker:
         lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
         cut = np.zeros(len(candidates), dtype=np.int32)
         return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        return [RenderedCandidate(text=f"{query.instruction}: {query.text}? {one.text}") for one in candidates]
 
 
 class Worker:
@@ -165,6 +169,17 @@ def test_reranking_goes_to_the_worker_in_slices(
     assert scores.scores.tolist() == list(range(40))
     assert scores.probabilities is not None
     assert models.reranker("length").info.default_depth == 7
+
+
+def test_what_the_models_of_a_worker_read_is_told(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    models = connect(start())
+    assert models.embedder("held").render_query("an owl", instruction="") == "an owl"
+    rendered = models.reranker("length").render(
+        RerankQuery(text="q", instruction="find"), [RerankCandidate(text="a"), RerankCandidate(text="b")]
+    )
+    assert [one.text for one in rendered] == ["find: q? a", "find: q? b"]
 
 
 def test_errors_keep_their_kind(start: Callable[..., Worker], connect: Callable[..., LoadedModels]) -> None:
