@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from google.protobuf import wrappers_pb2
+
 from shortlist import _collection_types as collections
 from shortlist import _convert as convert
 from shortlist import _document_types as documents
@@ -269,10 +271,11 @@ HEALTH_METHOD = "grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
 
 
-def health() -> Call[bool]:
-    """Whether the server answers queries.
+def health(service: str = "") -> Call[bool]:
+    """Whether the server, or one of its services, is serving.
 
-    The messages of the health protocol are a string in and an enum out, so they are written here by hand; their package
-    is a dependency of the server only.
+    The messages of the health protocol have one field each, a string in and an enum out; their package is a dependency
+    of the server only, so another message of one string is sent, and the answer read by hand.
     """
-    return Call(HEALTH_METHOD, b"", None, lambda response: response == _SERVING)
+    request = wrappers_pb2.StringValue(value=checked_text(service, "service"))
+    return Call(HEALTH_METHOD, request, None, lambda response: response == _SERVING)

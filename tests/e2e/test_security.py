@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from click.testing import CliRunner
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from shortlist import Client, Document, Tls
 from shortlist import _errors as errors
+from shortlist._cli._group import cli
 from shortlist.testing import TestServer, server
 from shortlist.v1 import (
     admin_service_pb2,
@@ -319,6 +321,14 @@ def test_a_client_without_tls_or_without_trust_gets_nothing(secured: Any) -> Non
 def test_half_of_a_tls_setup_is_refused(tmp_path: Path, files: Path, settings: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=r"certificate|TLS"):
         TestServer(tmp_path, **{name: str(files / value) for name, value in settings.items()}).start()
+
+
+def test_a_command_shows_its_certificate(secured: Any, files: Path) -> None:
+    running, mutual = secured
+    trust = ["--target", running.target, "--tls-ca", str(files / "ca.pem"), "--timeout", "3"]
+    own = ["--client-certificate", str(files / "good.pem"), "--client-key", str(files / "good.key")]
+    for arguments, answered in ((trust, not mutual), ([*trust, *own], True), ([*own, *trust[:2]], False)):
+        assert (CliRunner().invoke(cli, ["health", *arguments]).exit_code == 0) is answered
 
 
 # ------------------------------------------------------------------------------------------- what is refused to anyone

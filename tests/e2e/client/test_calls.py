@@ -211,6 +211,10 @@ async def test_an_error_of_the_server_keeps_the_raw_status(client: Any) -> None:
 
 async def test_readiness(client: Any, connect: Any) -> None:
     assert await client.ready()
+    assert await client.health()
+    assert await client.health("shortlist.v1.SearchService")
+    with pytest.raises(shortlist.NotFound):
+        await client.health("s" * 200)
     await client.wait_until_ready(5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
