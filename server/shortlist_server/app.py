@@ -124,7 +124,7 @@ class Server:
         """
         config = self._config
         loop = asyncio.get_running_loop()
-        keys = _keys(config)
+        keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(config, self._tracer)
         models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
@@ -353,7 +353,7 @@ def _process_start(now: float) -> float:
         return now
 
 
-def _keys(config: Config) -> KeyRing | None:
+def key_ring(config: Config) -> KeyRing | None:
     """The keys to accept; None where none are given, and every caller may do everything."""
     file = Path(config.api_keys_file) if config.api_keys_file else None
     keys = KeyRing(config.api_keys, file)

@@ -13,12 +13,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
-from shortlist_server.app import make_observer, serve_metrics, serve_until_stopped
+from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.observe.metrics import MetricsPage
 from shortlist_server.rpc import transport
+from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.worker_service import WorkerServicer
 
@@ -46,11 +47,12 @@ class Worker:
         """Loads the models and listens; returns the port.
 
         Raises:
-            InvalidArgument: others could reach the worker, which knows no keys, and ``insecure`` does not allow it.
+            InvalidArgument: a setting is wrong, or others could reach the worker without a key.
             ModelNotFound: a model's files are not there; the message says what to do.
             Unavailable: an address cannot be listened on.
         """
-        transport.check_exposure(self._config, has_keys=False)
+        keys = key_ring(self._config)
+        transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(self._config)
         with ThreadPoolExecutor(1) as loader:
             self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
@@ -59,7 +61,10 @@ class Worker:
             max_seconds=self._config.max_deadline_seconds,
             observer=observer,
         )
-        server = grpc.aio.server(interceptors=[calls], options=transport.options(self._config))
+        server = grpc.aio.server(
+            interceptors=[calls, AuthorizationInterceptor(keys, WORKER_RULES)],
+            options=transport.options(self._config),
+        )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = transport.listen(server, self._config)

@@ -6,6 +6,7 @@ queue, batch and prioritise work, and those are what the pipeline calls. No torc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,9 @@ from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 
 NO_MODEL = "none"
 """The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
+
+NO_DEADLINE = Deadline(math.inf)
+"""Of work that nobody waits for by a certain time."""
 
 LATE_INTERACTION = "late-interaction"
 """The reranker that scores the embedder's own token vectors."""
@@ -123,11 +127,15 @@ class RerankerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuery:
-    """The query as a reranker sees it; ``instruction`` "" for the model's default."""
+    """The query as a reranker sees it; ``instruction`` "" for the model's default.
+
+    ``deadline`` is for engines elsewhere, as in ``QueryText``.
+    """
 
     text: str
     instruction: str = ""
     token_vectors: NDArray[np.float32] | None = None
+    deadline: Deadline = NO_DEADLINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +173,14 @@ class RerankScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryText:
-    """A query for an engine; ``instruction`` "" for the model's default."""
+    """A query for an engine; ``instruction`` "" for the model's default.
+
+    ``deadline``: when its caller is gone, which lanes see to; an engine that asks another machine passes it on.
+    """
 
     text: str
     instruction: str = ""
+    deadline: Deadline = NO_DEADLINE
 
 
 class Embedder(Protocol):

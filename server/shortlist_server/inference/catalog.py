@@ -101,7 +101,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     """
     observer = observer or Observer()
     if config.workers:
-        return _find_remote(config.workers, observer)
+        return _find_remote(config, observer)
     engines: dict[str, Embedder] = {}
     for entry in config.embedders:
         if entry == NO_MODEL:
@@ -140,10 +140,10 @@ def _schedule(engine: Embedder, config: Config, observer: Observer) -> Scheduled
     )
 
 
-def _find_remote(addresses: Sequence[str], observer: Observer) -> LoadedModels:
-    from shortlist_server.inference.remote import RemoteEmbedder, RemoteReranker, WorkerPool
+def _find_remote(config: Config, observer: Observer) -> LoadedModels:
+    from shortlist_server.inference.remote import RemoteEmbedder, RemoteReranker, open_pool
 
-    pool = WorkerPool(addresses)
+    pool = open_pool(config)
     try:
         described = pool.describe()
     except Exception:

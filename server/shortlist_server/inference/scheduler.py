@@ -201,7 +201,7 @@ class Lane(Generic[Item, Result]):
             if len(results) != len(live):
                 raise RuntimeError(f"{len(results)} results for {len(live)} items")
         except Exception as error:
-            if len(live) > 1 and not isinstance(error, Unavailable | Overloaded):
+            if len(live) > 1 and not isinstance(error, Unavailable | Overloaded | DeadlineExceeded):
                 _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
                 middle = len(live) // 2
                 self._run_live(live[:middle])

@@ -19,6 +19,7 @@ import numpy as np
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument
 from shortlist_server.inference.base import (
+    NO_DEADLINE,
     CutText,
     Embedder,
     EmbedderInfo,
@@ -38,8 +39,6 @@ from shortlist_server.inference.scheduler import Lane, LaneLimits
 from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
-
-NO_DEADLINE = Deadline(float("inf"))
 
 QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
 # Small batches: while one runs, a query that came in shares the processor with it.
@@ -87,12 +86,12 @@ class ScheduledEmbedder:
 
     def render_query(self, text: str, *, instruction: str) -> str:
         """See ``EmbedderService.render_query``."""
-        return self._engine.render_query(self._query(text, instruction))
+        return self._engine.render_query(self._query(text, instruction, NO_DEADLINE))
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
-        query = self._query(text, instruction)
+        query = self._query(text, instruction, deadline)
         key = QueryKey(self.info.revision, query.instruction, text, dimension)
         if (cached := self._cache.get(key)) is not None:
             return cached
@@ -122,8 +121,9 @@ class ScheduledEmbedder:
         self._queries.close()
         self._passages.close()
 
-    def _query(self, text: str, instruction: str) -> QueryText:
-        return QueryText(text=text, instruction=instruction if self.info.takes_instruction else "")
+    def _query(self, text: str, instruction: str, deadline: Deadline) -> QueryText:
+        instruction = instruction if self.info.takes_instruction else ""
+        return QueryText(text=text, instruction=instruction, deadline=deadline)
 
     def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding | Exception]:
         return [one if _is_finite(one.vector) else _not_finite() for one in self._engine.embed_queries(queries)]
@@ -154,7 +154,8 @@ class ScheduledReranker:
         self, query: RerankQuery, candidates: Sequence[RerankCandidate], deadline: Deadline
     ) -> RerankScores:
         """See ``RerankerService.rerank``."""
-        work = _RerankWork(query=query, candidates=candidates, deadline=deadline, gone=threading.Event())
+        query = dataclasses.replace(query, deadline=deadline)
+        work = _RerankWork(query=query, candidates=candidates, gone=threading.Event())
         (future,) = self._lane.submit([(work, 1)], deadline)
         try:
             scores = await _wait(future, deadline)
@@ -180,11 +181,10 @@ class ScheduledReranker:
 class _RerankWork:
     query: RerankQuery
     candidates: Sequence[RerankCandidate]
-    deadline: Deadline
     gone: threading.Event
 
     def may_go_on(self, seconds: float) -> bool:
-        return not self.gone.is_set() and self.deadline.left_seconds() > seconds
+        return not self.gone.is_set() and self.query.deadline.left_seconds() > seconds
 
 
 def shorten(vector: Vector, dimension: int) -> Vector:

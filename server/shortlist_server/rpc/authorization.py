@@ -7,7 +7,7 @@ those of a stream with the message that names them. Coroutines on the server's e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,13 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _field("collection")),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
-"""Every method but those of the health service, which anyone may call."""
+"""Every method of a server but those of the health service, which anyone may call."""
+
+WORKER_RULES: dict[str, Rule] = {
+    f"/shortlist.worker.v1.WorkerService/{name}": Rule(Scope.READ, _none)
+    for name in ("Describe", "Cut", "EmbedQueries", "EmbedPassages", "Rerank", "RenderQuery", "RenderCandidates")
+}
+"""Every method of a worker; it holds no collections, and changes nothing."""
 
 
 def calling_key() -> ApiKey:
@@ -97,10 +103,11 @@ def calling_key() -> ApiKey:
 class AuthorizationInterceptor(WrappingInterceptor):
     """Refuses calls without a known key, without the method's scope, or for a collection the key is not granted."""
 
-    def __init__(self, keys: KeyRing | None) -> None:
-        """``keys`` None: the server has no keys, and anyone may call."""
+    def __init__(self, keys: KeyRing | None, rules: Mapping[str, Rule] = RULES) -> None:
+        """``keys`` None: there are no keys, and anyone may call."""
         super().__init__()
         self._keys = keys
+        self._rules = rules
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
@@ -128,7 +135,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         return wrap(handler, unary=unary, streaming=streaming)
 
     def _admit(self, method: str, context: Context) -> tuple[ApiKey, Rule]:
-        rule = RULES.get(method)
+        rule = self._rules.get(method)
         if rule is None:
             raise PermissionDenied("no key has a right to this method", metadata={"method": method})
         key = self._identify(context)
