@@ -15,11 +15,12 @@ RUN HNSWLIB_NO_NATIVE=1 pip install --constraint constraints.txt '.[server]'
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 shortlist && install --directory --owner=shortlist /data
 COPY --from=build /opt/shortlist /opt/shortlist
-ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1
+# Models from a hub are kept in the volume: all else may be read-only.
+ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface
 USER shortlist
 VOLUME /data
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import shortlist; raise SystemExit(not shortlist.Client('127.0.0.1:50051').ready())"]
+    CMD ["shortlist", "health", "--target", "127.0.0.1:50051", "--timeout", "4"]
 # It listens on all addresses, so it does not start without --api-keys-file, --api-key or --insecure.
 ENTRYPOINT ["shortlist", "serve", "--listen", "0.0.0.0:50051", "--data-dir", "/data"]

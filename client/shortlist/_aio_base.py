@@ -60,10 +60,18 @@ class AsyncClientBase:
                 target, self._connection.credentials, options=self._connection.options
             )
 
+    async def health(self, service: str = "", *, timeout_seconds: float | None = None) -> bool:
+        """Whether the server is serving, by its health protocol; or one of its services, named in full.
+
+        Raises:
+            NotFound: the server has no service of that name.
+        """
+        return await self._unary(calls.health(service), timeout_seconds)
+
     async def ready(self, *, timeout_seconds: float = 5.0) -> bool:
         """Whether the server answers queries now; False when it is not there, too."""
         try:
-            return await self._unary(calls.health(), timeout_seconds)
+            return await self.health(timeout_seconds=timeout_seconds)
         except (Unavailable, DeadlineExceeded):
             return False
 

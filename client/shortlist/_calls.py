@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from google.protobuf import wrappers_pb2
+
 from shortlist import _collection_types as collections
 from shortlist import _convert as convert
 from shortlist import _document_types as documents
@@ -16,6 +18,7 @@ from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, ShortlistError
 from shortlist._filters import Filter
 from shortlist._metadata import checked_text
+from shortlist._search_convert import search_result
 from shortlist._status import from_item_error
 from shortlist.v1 import collection_service_pb2 as collection_service
 from shortlist.v1 import document_service_pb2 as document_service
@@ -72,6 +75,8 @@ class SearchQuery:
     include: documents.Include | None = None
     min_score: float | None = None
     min_sequence: int | None = None
+    explain: bool = False
+    explain_texts: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------- collections
@@ -142,7 +147,7 @@ def search(query: SearchQuery) -> Call[searches.SearchResult]:
         f"{SEARCH}/Search",
         _search_request(query),
         search_service.SearchResponse,
-        lambda response: convert.search_result(response.hits, response.report),
+        search_result,
     )
 
 
@@ -156,9 +161,7 @@ def _batch_results(
     response: search_service.BatchSearchResponse,
 ) -> list[searches.SearchResult | ShortlistError]:
     return [
-        from_item_error(result.error)
-        if result.WhichOneof("result") == "error"
-        else convert.search_result(result.response.hits, result.response.report)
+        from_item_error(result.error) if result.WhichOneof("result") == "error" else search_result(result.response)
         for result in response.results
     ]
 
@@ -184,6 +187,8 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
         include=convert.include_to_proto(query.include),
         min_score=query.min_score,
         min_sequence=query.min_sequence,
+        explain=query.explain,
+        explain_texts=query.explain_texts,
     )
 
 
@@ -266,10 +271,11 @@ HEALTH_METHOD = "grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
 
 
-def health() -> Call[bool]:
-    """Whether the server answers queries.
+def health(service: str = "") -> Call[bool]:
+    """Whether the server, or one of its services, is serving.
 
-    The messages of the health protocol are a string in and an enum out, so they are written here by hand; their package
-    is a dependency of the server only.
+    The messages of the health protocol have one field each, a string in and an enum out; their package is a dependency
+    of the server only, so another message of one string is sent, and the answer read by hand.
     """
-    return Call(HEALTH_METHOD, b"", None, lambda response: response == _SERVING)
+    request = wrappers_pb2.StringValue(value=checked_text(service, "service"))
+    return Call(HEALTH_METHOD, request, None, lambda response: response == _SERVING)

@@ -109,6 +109,8 @@ class Client(AdminCalls):
         include: Include | None = None,
         min_score: float | None = None,
         min_sequence: int | None = None,
+        explain: bool = False,
+        explain_texts: bool = False,
         timeout_seconds: float | None = None,
     ) -> SearchResult:
         """Retrieves, then reranks, in one call.
@@ -128,6 +130,8 @@ class Client(AdminCalls):
             include: what to return of each document; text and metadata by default.
             min_score: leave out hits with a lower final score, 0 to 1.
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
+            explain: return the way of every candidate through the stages, as the result's ``explanation``.
+            explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
@@ -137,6 +141,7 @@ class Client(AdminCalls):
             CollectionNotFound: there is none of that name.
             ModelMismatch: the server's embedder is not the one the vectors were made with.
             SequenceNotReached: the commit asked for did not come in time.
+            PermissionDenied: the key may not see the texts that models read.
         """
         query = calls.SearchQuery(
             collection=collection,
@@ -153,6 +158,8 @@ class Client(AdminCalls):
             include=include,
             min_score=min_score,
             min_sequence=min_sequence,
+            explain=explain,
+            explain_texts=explain_texts,
         )
         return self._unary(calls.search(query), timeout_seconds)
 

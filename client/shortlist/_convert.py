@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from shortlist import _collection_types as collections
 from shortlist import _document_types as documents
-from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, InvalidVector
 from shortlist._metadata import checked_text, struct_from_mapping, struct_to_dict
 from shortlist.v1 import collection_pb2, document_pb2, search_pb2
@@ -259,7 +258,7 @@ def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionCon
         dimension=proto.dimension,
         reranker=proto.reranker,
         chunking=collections.Chunking(
-            max_tokens=chunking.max_tokens, overlap_tokens=_optional(chunking, "overlap_tokens")
+            max_tokens=chunking.max_tokens, overlap_tokens=optional(chunking, "overlap_tokens")
         ),
         overflow=_choice(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),
         filterable_fields=tuple(proto.filterable_fields),
@@ -273,108 +272,26 @@ def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.Search
     return collections.SearchDefaults(
         mode=_choice(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode),
         candidates=collections.Candidates(
-            **{name: _optional(candidates, name) for name in ("dense", "lexical", "ef", "exact")}
+            **{name: optional(candidates, name) for name in ("dense", "lexical", "ef", "exact")}
         ),
         fusion=collections.Fusion(
             method=_choice(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method),
-            dense_weight=_optional(fusion, "dense_weight"),
-            rrf_k=_optional(fusion, "rrf_k"),
+            dense_weight=optional(fusion, "dense_weight"),
+            rrf_k=optional(fusion, "rrf_k"),
         ),
         rerank=collections.Rerank(
-            enabled=_optional(rerank, "enabled"),
+            enabled=optional(rerank, "enabled"),
             model=rerank.model,
-            depth=_optional(rerank, "depth"),
-            weight=_optional(rerank, "weight"),
+            depth=optional(rerank, "depth"),
+            weight=optional(rerank, "weight"),
             instruction=rerank.instruction,
             on_failure=_choice(search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure),
-            deadline_share=_optional(rerank, "deadline_share"),
+            deadline_share=optional(rerank, "deadline_share"),
         ),
-        recall_target=_optional(proto, "recall_target"),
+        recall_target=optional(proto, "recall_target"),
     )
 
 
-def _optional(proto: Any, name: str) -> Any:
+def optional(proto: Any, name: str) -> Any:
+    """The field's value, or None where it is not set."""
     return getattr(proto, name) if proto.HasField(name) else None
-
-
-# --------------------------------------------------------------------------------------------------------------- search
-
-
-def search_result(hits: Sequence[search_pb2.Hit], report: search_pb2.SearchReport) -> searches.SearchResult:
-    """The answer to a search from the wire."""
-    return searches.SearchResult(hits=tuple(map(_hit, hits)), report=_report(report))
-
-
-def _hit(proto: search_pb2.Hit) -> searches.Hit:
-    document = proto.document
-    return searches.Hit(
-        id=proto.id,
-        rank=proto.rank,
-        score=proto.score,
-        dense=_stage(proto.dense) if proto.HasField("dense") else None,
-        lexical=_stage(proto.lexical) if proto.HasField("lexical") else None,
-        fused=_stage(proto.fused),
-        rerank=_rerank(proto.rerank) if proto.HasField("rerank") else None,
-        document=documents.Document(
-            id=proto.id, title=document.title, text=document.text, metadata=struct_to_dict(document.metadata)
-        ),
-        passages=tuple(
-            searches.PassageHit(
-                passage=passage(hit.passage),
-                dense_score=_optional(hit, "dense_score"),
-                rerank_score=_optional(hit, "rerank_score"),
-            )
-            for hit in proto.passages
-        ),
-        sequence=proto.sequence,
-    )
-
-
-def _stage(proto: search_pb2.StageScore) -> searches.StageScore:
-    return searches.StageScore(score=proto.score, rank=proto.rank, normalized=proto.normalized)
-
-
-def _rerank(proto: search_pb2.RerankScore) -> searches.RerankScore:
-    return searches.RerankScore(
-        score=proto.score,
-        rank=proto.rank,
-        normalized=proto.normalized,
-        probability=_optional(proto, "probability"),
-        truncated_tokens=proto.truncated_tokens,
-    )
-
-
-STAGES = ("embed", "filter", "dense", "lexical", "fuse", "fetch", "rerank", "group")
-"""The stages that a report has times of, in their order."""
-
-
-def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
-    timings = proto.timings
-    return searches.SearchReport(
-        total_seconds=timings.total.ToTimedelta().total_seconds(),
-        stage_seconds={
-            name: getattr(timings, name).ToTimedelta().total_seconds()
-            for name in STAGES
-            if timings.HasField(name)  # type: ignore[arg-type]
-        },
-        mode=choice_from_proto(search_pb2.RetrievalMode, "RETRIEVAL_MODE", proto.mode) or "",
-        dense_strategy=choice_from_proto(search_pb2.DenseStrategy, "DENSE_STRATEGY", proto.dense_strategy) or "",
-        dense_candidates=proto.dense_candidates,
-        lexical_candidates=proto.lexical_candidates,
-        fused_candidates=proto.fused_candidates,
-        reranked=proto.reranked,
-        filter_matches=_optional(proto, "filter_matches"),
-        query_tokens=proto.query_tokens,
-        query_truncated_tokens=proto.query_truncated_tokens,
-        rerank_tokens=proto.rerank_tokens,
-        sequence=proto.sequence,
-        embedder=proto.embedder,
-        reranker=proto.reranker,
-        degradations=tuple(
-            searches.Degradation(
-                kind=choice_from_proto(search_pb2.DegradationKind, "DEGRADATION_KIND", degradation.kind) or "",
-                message=degradation.message,
-            )
-            for degradation in proto.degradations
-        ),
-    )

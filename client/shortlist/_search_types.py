@@ -140,11 +140,117 @@ class SearchReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedCandidate:
+    """A document that a stage found, and its way through the stages.
+
+    Attributes:
+        id: the document's id; "" when it was deleted or replaced while the search ran.
+        rank: in the final ranking, from 1, before ``min_score``, offset and limit.
+        score: the final score, 0 to 1.
+        dense, lexical, fused, rerank: as in ``Hit``.
+        outcome: "returned", "below_min_score", "skipped" (before the offset) or "beyond_limit".
+        rerank_outcome: "scored", "beyond_depth", "out_of_time", "nothing_to_read" or "failed"; "" without a second
+            stage.
+    """
+
+    id: str
+    rank: int
+    score: float
+    dense: StageScore | None
+    lexical: StageScore | None
+    fused: StageScore
+    rerank: RerankScore | None
+    outcome: str
+    rerank_outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSource:
+    """How one part of the dense index was asked.
+
+    Attributes:
+        name: the segment's id, or "tail" for the passages in no segment yet.
+        passages: those in it, deleted ones included.
+        matches: those that pass the filter, as counted beforehand, which chooses the strategy; None without a filter.
+        breadth: passages that its graph was asked for; 0 when it was not asked.
+        found: passages it gave.
+        strategy: as ``SearchReport.dense_strategy``.
+    """
+
+    name: str
+    passages: int
+    matches: int | None
+    breadth: int
+    found: int
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankedPassage:
+    """What the reranker read of a passage.
+
+    Attributes:
+        id: the document's id; "" when it was deleted or replaced while the search ran.
+        ordinal: the passage's place in the document, from 0.
+        text: the whole of what the model read, query and special tokens included; "" for late interaction.
+        token_vectors: stored token vectors that late interaction compared with the query's; 0 for other rerankers.
+    """
+
+    id: str
+    ordinal: int
+    text: str
+    token_vectors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedTexts:
+    """What the models read.
+
+    Attributes:
+        query: the query as the embedder read it, prompt and special tokens included; "" when none was embedded.
+        passages: those the reranker scored, in the order in which it read them.
+    """
+
+    query: str
+    passages: tuple[RerankedPassage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The settings a search ran with, and the way of every candidate.
+
+    Attributes:
+        candidates: all documents that the dense or the lexical stage found, in the order of the final ranking.
+        dense_candidates, lexical_candidates: documents that the indexes were asked for.
+        dense_passages: passages that each part of the dense index was asked for, to cover so many documents.
+        dense_sources: how each part of the dense index was asked.
+        fusion_method: "convex" or "rrf".
+        dense_weight: of the dense score in the convex method.
+        rrf_k: constant of the other.
+        rerank_depth, rerank_weight: of the second stage; 0 without one.
+        texts: None unless asked for.
+    """
+
+    candidates: tuple[ExplainedCandidate, ...]
+    dense_candidates: int
+    dense_passages: int
+    dense_sources: tuple[DenseSource, ...]
+    lexical_candidates: int
+    fusion_method: str
+    dense_weight: float
+    rrf_k: int
+    rerank_depth: int
+    rerank_weight: float
+    texts: ExplainedTexts | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Hits, best first, and how they came about; iterating gives the hits."""
+    """Hits, best first, and how they came about; iterating gives the hits. ``explanation`` where it was asked for."""
 
     hits: tuple[Hit, ...]
     report: SearchReport
+    explanation: Explanation | None = None
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

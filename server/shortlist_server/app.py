@@ -126,12 +126,12 @@ class Server:
         """
         config = self._config
         loop = asyncio.get_running_loop()
-        keys = _keys(config)
+        keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
-        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config)
+        observer, self._end_tracing = make_observer(config, self._tracer)
+        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         await loop.run_in_executor(self._work_threads, _open_all, store)
-        observer = self._observer()
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
@@ -197,23 +197,12 @@ class Server:
             self._checking = asyncio.create_task(recall.keep())
         return port
 
-    def _observer(self) -> Observer:
-        tracer = self._tracer
-        if tracer is None and self._config.tracing:
-            tracer, self._end_tracing = tracing.start_exporting(version("shortlist"))
-        return Observer(
-            metrics=Metrics() if self._config.metrics_listen else None,
-            tracer=tracer,
-            slow_search_seconds=self._config.slow_search_seconds,
-        )
-
     def _serve_metrics(
         self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor, recall: RecallMonitor
     ) -> None:
-        metrics = observer.metrics
-        if metrics is None:
+        if observer.metrics is None:
             return
-        metrics.watch_state(
+        observer.metrics.watch_state(
             StateCollector(
                 collections=lambda: [collection.info() for collection in _opened(store)],
                 maintenance=lambda: [_maintenance(collection) for collection in _opened(store)],
@@ -226,10 +215,7 @@ class Server:
                 data_dir=self._config.data_dir,
             )
         )
-        try:
-            self._metrics_page = metrics.serve(self._config.metrics_listen)
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"cannot serve metrics on {self._config.metrics_listen}: {error}") from error
+        self._metrics_page = serve_metrics(observer.metrics, self._config)
 
     async def stop(self, grace_seconds: float) -> None:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and closes everything. Idempotent.
@@ -267,6 +253,27 @@ class Server:
         self._search_threads.shutdown()
         self._work_threads.shutdown()
         self._quiet_threads.shutdown()
+
+
+def make_observer(config: Config, tracer: Tracer | None = None) -> tuple[Observer, Callable[[], None] | None]:
+    """The observer that the settings ask for, and what ends its tracing. ``tracer``: in place of the settings' own.
+
+    Raises:
+        InvalidArgument: traces are to be sent, and the libraries for it are not installed.
+    """
+    end = None
+    if tracer is None and config.tracing:
+        tracer, end = tracing.start_exporting(version("shortlist"))
+    metrics = Metrics() if config.metrics_listen else None
+    return Observer(metrics=metrics, tracer=tracer, slow_search_seconds=config.slow_search_seconds), end
+
+
+def serve_metrics(metrics: Metrics, config: Config) -> MetricsPage:
+    """Serves the page of metrics. Raises ``Unavailable``."""
+    try:
+        return metrics.serve(config.metrics_listen)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"cannot serve metrics on {config.metrics_listen}: {error}") from error
 
 
 class Running(Protocol):
@@ -364,7 +371,7 @@ def _process_start(now: float) -> float:
         return now
 
 
-def _keys(config: Config) -> KeyRing | None:
+def key_ring(config: Config) -> KeyRing | None:
     """The keys to accept; None where none are given, and every caller may do everything."""
     file = Path(config.api_keys_file) if config.api_keys_file else None
     keys = KeyRing(config.api_keys, file)
@@ -388,7 +395,8 @@ def _maintenance(collection: EmbeddedCollection) -> Maintenance:
     stats = collection.stats()
     return Maintenance(
         collection=collection.name,
-        builds=stats.builds,
+        seals=stats.seals,
+        merges=stats.merges,
         build_failures=stats.build_failures,
         waited_seconds=stats.waited_seconds,
     )

@@ -51,6 +51,12 @@ class Config:
         "Address of a 'shortlist worker', HOST:PORT; repeatable. The models are then the workers', and none is loaded"
         " here.",
     )
+    worker_tls_ca: str = _setting(
+        "", "PEM file of authorities; workers are called over TLS and must show a certificate of theirs."
+    )
+    worker_tls_certificate: str = _setting("", "PEM file of the certificate to show to workers that demand one.")
+    worker_tls_key: str = _setting("", "PEM file of that certificate's private key.")
+    worker_api_key_file: str = _setting("", "File that holds the API key to send to workers, of scope read.")
     device: str = _setting("auto", "Where torch models run: auto, cpu or cuda.")
     backend: str = _setting("auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx or torch.")
     dtype: str = _setting(

@@ -391,6 +391,26 @@ class DenseStrategy(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSource:
+    """How one part of the dense index was asked.
+
+    Attributes:
+        name: the segment's id, or "tail".
+        passages: those in it, deleted ones included.
+        matches: those that pass the filter, as counted beforehand; None without a filter.
+        breadth: passages its graph was asked for; 0 where it was not asked.
+        found: passages it gave.
+    """
+
+    name: str
+    passages: int
+    matches: int | None
+    breadth: int
+    found: int
+    strategy: DenseStrategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DenseCandidates:
     """Passages of the dense stage, best first.
 
@@ -399,12 +419,16 @@ class DenseCandidates:
         keys: shape (n,), int64: the document of each passage; a document may come several times.
         scores: shape (n,), float32: cosine similarity, descending.
         strategy: how they were found.
+        asked: passages that each source was asked for.
+        sources: how each part of the index was asked, at last; empty where an engine does not tell.
     """
 
     labels: NDArray[np.int64]
     keys: NDArray[np.int64]
     scores: NDArray[np.float32]
     strategy: DenseStrategy
+    asked: int = 0
+    sources: Sequence[DenseSource] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,6 +467,7 @@ class SearchRequest:
     min_score: float | None = None
     min_sequence: int | None = None
     explain: bool = False
+    explain_texts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -537,6 +562,16 @@ class CandidateOutcome(enum.Enum):
     BEYOND_LIMIT = "beyond_limit"
 
 
+class RerankOutcome(enum.Enum):
+    """What the second stage did with a candidate."""
+
+    SCORED = "scored"
+    BEYOND_DEPTH = "beyond_depth"
+    OUT_OF_TIME = "out_of_time"
+    NOTHING_TO_READ = "nothing_to_read"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedCandidate:
     """A document that a stage found, and its way through the stages; ``id`` "" where it has gone meanwhile."""
@@ -549,11 +584,35 @@ class ExplainedCandidate:
     fused: StageScore
     rerank: RerankScore | None
     outcome: CandidateOutcome
+    rerank_outcome: RerankOutcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankedPassage:
+    """What the reranker read of a passage: a text, query included, or so many of its stored token vectors."""
+
+    id: str
+    ordinal: int
+    text: str
+    token_vectors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedTexts:
+    """What the models read: the query as the embedder did, "" where there was none, and the passages reranked."""
+
+    query: str
+    passages: Sequence[RerankedPassage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The settings a search ran with and the way of every candidate, in the order of the final ranking."""
+    """The settings a search ran with and the way of every candidate, in the order of the final ranking.
+
+    Attributes:
+        dense_passages, dense_sources: what the dense index was asked, and how; see ``DenseCandidates``.
+        texts: None unless asked for.
+    """
 
     candidates: Sequence[ExplainedCandidate]
     dense_candidates: int
@@ -563,6 +622,9 @@ class Explanation:
     rrf_k: int
     rerank_depth: int
     rerank_weight: float
+    dense_passages: int
+    dense_sources: Sequence[DenseSource]
+    texts: ExplainedTexts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
-from shortlist_server.app import serve_until_stopped
+from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
-from shortlist_server.observe.observer import Observer
+from shortlist_server.observe.metrics import MetricsPage
 from shortlist_server.rpc import transport
+from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.worker_service import WorkerServicer
 
@@ -33,28 +35,41 @@ class Worker:
         self._health = health.aio.HealthServicer()
         self._models: ModelCatalog | None = None
         self._server: grpc.aio.Server | None = None
+        self._metrics_page: MetricsPage | None = None
+        self._end_tracing: Callable[[], None] | None = None
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics page; None where there is none."""
+        return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
         """Loads the models and listens; returns the port.
 
         Raises:
-            InvalidArgument: others could reach the worker, which knows no keys, and ``insecure`` does not allow it.
+            InvalidArgument: a setting is wrong, or others could reach the worker without a key.
             ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: the address cannot be listened on.
+            Unavailable: an address cannot be listened on.
         """
-        transport.check_exposure(self._config, has_keys=False)
+        keys = key_ring(self._config)
+        transport.check_exposure(self._config, has_keys=keys is not None)
+        observer, self._end_tracing = make_observer(self._config)
         with ThreadPoolExecutor(1) as loader:
-            self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config)
-        observer = Observer(metrics=None, tracer=None, slow_search_seconds=self._config.slow_search_seconds)
+            self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
         calls = CallInterceptor(
             max_concurrent=self._config.max_concurrent_rpcs,
             max_seconds=self._config.max_deadline_seconds,
             observer=observer,
         )
-        server = grpc.aio.server(interceptors=[calls], options=transport.options(self._config))
+        server = grpc.aio.server(
+            interceptors=[calls, AuthorizationInterceptor(keys, WORKER_RULES)],
+            options=transport.options(self._config),
+        )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = transport.listen(server, self._config)
+        if observer.metrics is not None:
+            self._metrics_page = serve_metrics(observer.metrics, self._config)
         self._server = server
         await server.start()
         for service in ("", SERVICE):
@@ -67,9 +82,14 @@ class Worker:
         if self._server is not None:
             await self._server.stop(grace_seconds)
             self._server = None
-        if self._models is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._models.close)
-            self._models = None
+        for close in (
+            None if self._metrics_page is None else self._metrics_page.close,
+            None if self._models is None else self._models.close,
+            self._end_tracing,
+        ):
+            if close is not None:
+                await asyncio.get_running_loop().run_in_executor(None, close)
+        self._models = self._metrics_page = self._end_tracing = None
 
 
 def run(config: Config) -> None:

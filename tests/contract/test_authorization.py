@@ -10,8 +10,9 @@ from shortlist.v1 import (
     document_service_pb2,
     search_service_pb2,
 )
+from shortlist.worker.v1 import worker_service_pb2
 from shortlist_server.app import SERVICES
-from shortlist_server.rpc.authorization import RULES
+from shortlist_server.rpc.authorization import RULES, WORKER_RULES
 from shortlist_server.rpc.convert import fields
 
 MODULES = (admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2)
@@ -26,6 +27,11 @@ METHODS = {
 
 def test_every_method_has_a_rule_and_every_rule_a_method() -> None:
     assert set(RULES) == {*METHODS, REFLECTION}
+
+
+def test_every_method_of_a_worker_has_a_rule_and_every_rule_a_method() -> None:
+    service = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"]
+    assert set(WORKER_RULES) == {f"/{service.full_name}/{method.name}" for method in service.methods}
 
 
 def test_the_services_above_are_all_that_the_server_serves() -> None:

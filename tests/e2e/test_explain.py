@@ -13,6 +13,7 @@ from shortlist.v1 import search_pb2 as pb
 from shortlist.v1 import search_service_pb2, search_service_pb2_grpc
 
 RETURNED, SKIPPED = pb.CANDIDATE_OUTCOME_RETURNED, pb.CANDIDATE_OUTCOME_SKIPPED
+SCORED, BEYOND_DEPTH = pb.RERANK_OUTCOME_SCORED, pb.RERANK_OUTCOME_BEYOND_DEPTH
 BEYOND, BELOW = pb.CANDIDATE_OUTCOME_BEYOND_LIMIT, pb.CANDIDATE_OUTCOME_BELOW_MIN_SCORE
 
 
@@ -75,3 +76,49 @@ def test_the_settings_are_those_that_were_used(stub: Any) -> None:
     said = search(stub, fusion=fusion, rerank=pb.Rerank(enabled=False), candidates=pb.Candidates(dense=30)).explanation
     assert (said.fusion_method, said.rrf_k, said.dense_candidates) == (pb.FUSION_METHOD_RRF, 7, 30)
     assert (said.rerank_depth, said.rerank_weight) == (0, 0.0)
+
+
+def test_every_candidate_says_what_the_second_stage_did_with_it(stub: Any) -> None:
+    said = search(stub, rerank=pb.Rerank(depth=20)).explanation
+    by_fusion = sorted(said.candidates, key=lambda candidate: candidate.fused.rank)
+    assert [candidate.rerank_outcome for candidate in by_fusion] == [SCORED] * 20 + [BEYOND_DEPTH] * (
+        len(by_fusion) - 20
+    )
+    late = search(stub, rerank=pb.Rerank(depth=20, deadline_share=1e-9)).explanation
+    assert [candidate.rerank_outcome for candidate in late.candidates[:20]] == [pb.RERANK_OUTCOME_OUT_OF_TIME] * 20
+    assert late.candidates[20].rerank_outcome == BEYOND_DEPTH
+    without = search(stub, rerank=pb.Rerank(enabled=False)).explanation
+    assert {candidate.rerank_outcome for candidate in without.candidates} == {pb.RERANK_OUTCOME_UNSPECIFIED}
+
+
+def test_a_candidate_without_token_vectors_had_nothing_for_the_second_stage_to_read(target: str, stub: Any) -> None:
+    with Client(target) as client:
+        client.create_collection("mixed")
+        vector = [1.0] + [0.0] * 255
+        client.ingest("mixed", [{"id": "own", "text": "owl", "vector": vector}, {"id": "made", "text": "owl"}]).finish()
+    request = search_service_pb2.SearchRequest(collection="mixed", query=pb.Query(text="owl"), explain=True)
+    outcomes = {one.id: one.rerank_outcome for one in stub.Search(request, timeout=10).explanation.candidates}
+    assert outcomes == {"own": pb.RERANK_OUTCOME_NOTHING_TO_READ, "made": SCORED}
+
+
+def test_how_the_dense_index_was_asked_is_told_with_what_was_expected(stub: Any) -> None:
+    (tail,) = search(stub, candidates=pb.Candidates(dense=7)).explanation.dense_sources
+    assert (tail.name, tail.passages, tail.HasField("matches"), tail.breadth, tail.found) == ("tail", 60, False, 0, 10)
+    assert tail.strategy == pb.DENSE_STRATEGY_EXACT
+    said = search(stub, mode=pb.RETRIEVAL_MODE_LEXICAL).explanation
+    assert (said.dense_passages, len(said.dense_sources)) == (0, 0)
+
+
+def test_texts_are_told_only_when_they_are_asked_for(stub: Any) -> None:
+    assert not search(stub).explanation.HasField("texts")
+    answer = search(stub, explain=False, explain_texts=True, rerank=pb.Rerank(depth=5))
+    texts = answer.explanation.texts
+    assert texts.query == "owl bird"
+    reranked = {candidate.id for candidate in answer.explanation.candidates if candidate.rerank_outcome == SCORED}
+    assert {passage.id for passage in texts.passages} == reranked
+    assert len(reranked) == 5
+    # A document of at most four words and a number is one row of pooled token vectors, or two.
+    assert all((passage.text, passage.ordinal) == ("", 0) for passage in texts.passages)
+    assert {passage.token_vectors for passage in texts.passages} <= {1, 2}
+    alone = search(stub, explain_texts=True, rerank=pb.Rerank(enabled=False), mode=pb.RETRIEVAL_MODE_LEXICAL)
+    assert (alone.explanation.texts.query, len(alone.explanation.texts.passages)) == ("", 0)

@@ -6,9 +6,11 @@ import asyncio
 import json
 import logging
 import re
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
 from shortlist import Client, CollectionConfig, Document, InvalidArgument
@@ -33,7 +36,12 @@ from shortlist.v1 import document_service_pb2 as documents_pb
 from shortlist.v1 import document_service_pb2_grpc as documents_grpc
 from shortlist_server.app import Server
 from shortlist_server.config import Config
+from shortlist_server.domain import Deadline
+from shortlist_server.inference.catalog import load_models
+from shortlist_server.inference.scheduler import Lane, LaneLimits
 from shortlist_server.observe.logs import HumanFormatter, JsonFormatter, request_id
+from shortlist_server.observe.observer import Observer
+from shortlist_server.worker import Worker
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 SERVICES = ["", *(f"shortlist.v1.{name}Service" for name in ("Search", "Document", "Collection", "Admin"))]
@@ -42,7 +50,12 @@ SERVICES = ["", *(f"shortlist.v1.{name}Service" for name in ("Search", "Document
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of metrics of a server that has done a little of everything."""
-    running = TestServer(tmp_path_factory.mktemp("data"), metrics_listen="127.0.0.1:0", max_requests_per_second=50.0)
+    running = TestServer(
+        tmp_path_factory.mktemp("data"),
+        metrics_listen="127.0.0.1:0",
+        max_requests_per_second=50.0,
+        health_interval_seconds=600.0,
+    )
     running.start()
     try:
         with Client(running.target) as client:
@@ -51,14 +64,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
                 "docs", [Document(id=f"d{i}", text=f"owl {i}", metadata={"n": i}) for i in range(30)]
             ).finish()
             client.search("docs", "owl")
+            client.search("docs", "owl")
             with pytest.raises(InvalidArgument):
                 client.search("docs", "owl", limit=-1)
-        port = running._server.metrics_port
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            assert answer.headers["Content-Type"].startswith("text/plain")
-            return str(answer.read().decode())
+        return read_page(running._server.metrics_port)
     finally:
         running.stop()
+
+
+def read_page(port: int | None) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        return str(answer.read().decode())
 
 
 def values(page: str, name: str) -> dict[tuple[str, ...], float]:
@@ -73,7 +90,7 @@ def values(page: str, name: str) -> dict[tuple[str, ...], float]:
 
 def test_the_page_counts_what_was_done(page: str) -> None:
     search = "/shortlist.v1.SearchService/Search"
-    assert values(page, "shortlist_rpc_seconds_count")["OK", search] == 1
+    assert values(page, "shortlist_rpc_seconds_count")["OK", search] == 2
     assert values(page, "shortlist_rpc_seconds_count")["INVALID_ARGUMENT", search] == 1
     stages = values(page, "shortlist_search_stage_seconds_count")
     assert {stage for (stage,), count in stages.items() if count} >= {"embed", "lexical", "dense", "fuse", "group"}
@@ -83,6 +100,47 @@ def test_the_page_counts_what_was_done(page: str) -> None:
     assert values(page, "shortlist_query_tokens_total")[()] > 0
     assert values(page, "shortlist_disk_free_bytes")[()] > 0
     assert values(page, "process_resident_memory_bytes")[()] > 0
+
+
+LANES = {("passage", "hashing"), ("query", "hashing"), ("rerank", "late-interaction")}
+
+
+def test_every_lane_tells_of_its_queue_its_waits_and_its_batches(page: str) -> None:
+    waits = values(page, "shortlist_lane_wait_seconds_count")
+    assert set(waits) == LANES
+    # The two searches ask the same, so the query is embedded once; one more is health's probe.
+    assert waits == {("passage", "hashing"): 30, ("query", "hashing"): 2, ("rerank", "late-interaction"): 2}
+    assert values(page, "shortlist_lane_batch_items_sum") == waits
+    batches = values(page, "shortlist_lane_batch_seconds_count")
+    assert set(batches) == LANES
+    assert 1 <= batches["passage", "hashing"] <= 30
+    tokens = values(page, "shortlist_lane_batch_tokens_sum")
+    assert tokens["passage", "hashing"] == values(page, "shortlist_ingest_tokens_total")[()] == 60
+    assert tokens["rerank", "late-interaction"] == 0
+    assert values(page, "shortlist_lane_queued_items") == dict.fromkeys(LANES, 0)
+    assert values(page, "shortlist_lane_queued_cost") == dict.fromkeys(LANES, 0)
+    assert values(page, "shortlist_query_cache_hits_total") == {("hashing",): 1}
+    assert values(page, "shortlist_query_cache_misses_total") == {("hashing",): 2}
+
+
+def test_with_neither_metrics_nor_traces_a_lane_reports_to_nobody() -> None:
+    assert Observer().lane("model", "query") is None
+
+
+async def test_a_worker_serves_the_metrics_of_its_lanes(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",), metrics_listen="127.0.0.1:0")
+    worker = Worker(config)
+    port = await worker.start()
+    models = await asyncio.to_thread(load_models, Config(workers=(f"127.0.0.1:{port}",)))
+    try:
+        embedder = models.embedder("hashing")
+        await embedder.embed_query("an owl", instruction="", dimension=256, deadline=Deadline.after(10))
+        page = await asyncio.to_thread(read_page, worker.metrics_port)
+    finally:
+        models.close()
+        await worker.stop(1)
+    assert values(page, "shortlist_lane_batch_tokens_sum")["query", "hashing"] == 2
+    assert values(page, "shortlist_rpc_seconds_count")["OK", "/shortlist.worker.v1.WorkerService/EmbedQueries"] == 1
 
 
 def test_every_metric_has_help_a_unit_and_a_name_as_prometheus_wants_it(page: str) -> None:
@@ -98,7 +156,7 @@ def test_every_metric_has_help_a_unit_and_a_name_as_prometheus_wants_it(page: st
         if family.type == "counter":
             assert all(sample.name.endswith(("_total", "_created")) for sample in family.samples)
         if family.type == "histogram":
-            assert family.name.endswith("_seconds"), "a histogram here is one of times"
+            assert family.name.endswith(("_seconds", "_items", "_tokens")), "the unit is the end of the name"
         for sample in family.samples:
             assert all(re.fullmatch(r"[a-z_]+", label) for label in sample.labels)
 
@@ -146,7 +204,6 @@ async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_call
             ]
             async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
                 pass
-            exporter.clear()
             request = search_service_pb2.SearchRequest(collection="docs", query=search_pb2.Query(text="owl"))
             request.filter.exists.field = "n"
             parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -157,9 +214,9 @@ async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_call
         await running.stop(1)
         provider.shutdown()
     assert len(answer.hits) == 1
-    spans = {span.name: span for span in exporter.get_finished_spans()}
+    trace_id = 0x0AF7651916CD43DD8448EB211C80319C
+    spans = {span.name: span for span in exporter.get_finished_spans() if span.context.trace_id == trace_id}
     call, search = spans.pop("shortlist.v1.SearchService/Search"), spans.pop("search")
-    assert f"{call.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
     assert f"{call.parent.span_id:016x}" == "b7ad6b7169203331"
     assert search.parent.span_id == call.context.span_id
     ran = {field.name for field, _ in answer.report.timings.ListFields()} - {"total"}
@@ -169,6 +226,53 @@ async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_call
         assert span.context.trace_id == call.context.trace_id
         assert search.start_time <= span.start_time <= span.end_time <= search.end_time + 1_000_000
     assert dict(call.attributes)["rpc.grpc.status_code"] == "OK"
+    everything = exporter.get_finished_spans()
+    batches = {span.attributes["shortlist.lane"]: span for span in everything if span.name == "batch"}
+    assert set(batches) == {"query", "passage", "rerank"}
+    for lane, stage in (("query", "embed"), ("rerank", "rerank")):
+        batch = batches[lane]
+        assert batch.parent is None
+        assert [link.context.span_id for link in batch.links] == [search.context.span_id]
+        assert [link.context.trace_id for link in batch.links] == [trace_id]
+        assert batch.attributes["shortlist.batch.items"] == 1
+        assert spans[stage].start_time <= batch.start_time + 1_000_000
+        assert batch.start_time < spans[stage].end_time
+    assert batches["query"].attributes["shortlist.model"] == "hashing"
+    assert batches["query"].attributes["shortlist.batch.tokens"] == 1
+    names = {span.context.span_id: span.name for span in everything}
+    (link,) = batches["passage"].links
+    assert names[link.context.span_id] == "shortlist.v1.DocumentService/Ingest"
+
+
+async def test_a_batch_is_linked_to_each_request_that_it_holds_and_says_when_it_failed() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    gate, entered = threading.Event(), threading.Event()
+
+    def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        entered.set()
+        assert gate.wait(10)
+        return [ValueError("odd") if item % 2 else item for item in items]
+
+    limits = LaneLimits(batch_cost=100, batch_items=8, window_batches=1, queue_cost=100)
+    lane: Lane[int, int] = Lane("test", run, limits, Observer(tracer=tracer).lane("model", "query"))
+    futures = lane.submit([(0, 1)], Deadline.after(10))
+    assert entered.wait(10)
+    requests = []
+    for item in (2, 3):
+        with tracer.start_as_current_span("request") as request:
+            requests.append(request.get_span_context().span_id)
+            futures += lane.submit([(item, 1), (item * 2, 1)], Deadline.after(10))
+    gate.set()
+    wait(futures, 10)
+    lane.close()
+    (batch,) = [span for span in exporter.get_finished_spans() if span.name == "batch"]  # the first held no request
+    assert [link.context.span_id for link in batch.links] == requests
+    assert batch.attributes["shortlist.batch.items"] == 4
+    assert batch.status.status_code is StatusCode.ERROR
+    provider.shutdown()
 
 
 # ---------------------------------------------------------------------------------------------------------------- logs

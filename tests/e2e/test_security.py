@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from click.testing import CliRunner
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from shortlist import Client, Document, Tls
 from shortlist import _errors as errors
+from shortlist._cli._group import cli
 from shortlist.testing import TestServer, server
 from shortlist.v1 import (
     admin_service_pb2,
@@ -140,6 +142,25 @@ def test_a_key_needs_the_scope_of_the_method(channel: grpc.Channel, name: str, s
     with pytest.raises(grpc.RpcError) as caught:
         send(channel, name, "mine", SCOPE_KEYS[scope][0])
     assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("method", ["Search", "BatchSearch"])
+@pytest.mark.parametrize(("key", "may"), [(SCOPE_KEYS[Scope.READ][0], False), (GRANTED_KEY, True), (ALL_KEY, True)])
+def test_the_texts_that_models_read_are_for_admins(channel: grpc.Channel, method: str, key: str, may: bool) -> None:
+    request = REQUESTS[method]("mine")
+    for search in [request] if method == "Search" else request.requests[1:]:
+        search.explain_texts = True
+    call = getattr(search_service_pb2_grpc.SearchServiceStub(channel), method)
+    metadata = (("authorization", f"Bearer {key}"),)
+    if may:
+        answer = call(request, timeout=10, metadata=metadata)
+        response = answer if method == "Search" else answer.results[1].response
+        assert response.explanation.texts.query == "a"
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=10, metadata=metadata)
+    assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
+    assert "explain_texts" in caught.value.details()
 
 
 @pytest.mark.parametrize("name", sorted(REQUESTS.keys() - OF_NO_COLLECTION))
@@ -301,6 +322,14 @@ def test_a_client_without_tls_or_without_trust_gets_nothing(secured: Any) -> Non
 def test_half_of_a_tls_setup_is_refused(tmp_path: Path, files: Path, settings: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=r"certificate|TLS"):
         TestServer(tmp_path, **{name: str(files / value) for name, value in settings.items()}).start()
+
+
+def test_a_command_shows_its_certificate(secured: Any, files: Path) -> None:
+    running, mutual = secured
+    trust = ["--target", running.target, "--tls-ca", str(files / "ca.pem"), "--timeout", "3"]
+    own = ["--client-certificate", str(files / "good.pem"), "--client-key", str(files / "good.key")]
+    for arguments, answered in ((trust, not mutual), ([*trust, *own], True), ([*own, *trust[:2]], False)):
+        assert (CliRunner().invoke(cli, ["health", *arguments]).exit_code == 0) is answered
 
 
 # ------------------------------------------------------------------------------------------- what is refused to anyone

@@ -54,6 +54,20 @@ def test_only_the_document_is_cut(minilm: Path) -> None:
     assert cut.truncated_tokens == 100 - (32 - 6)
 
 
+def test_what_is_rendered_is_what_is_read(minilm: Path) -> None:
+    from tokenizers import Tokenizer
+
+    pairs = PairTokenizer(minilm / "tokenizer.json", 32)
+    plain = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    plain.no_truncation()
+    plain.no_padding()
+    for query in ("Which dogs?", "query " * 500):
+        for pair, text in zip(pairs.encode(query, DOCUMENTS), pairs.render(query, DOCUMENTS), strict=True):
+            assert plain.encode(text, add_special_tokens=False).ids == pair.ids
+    (text,) = pairs.render("Which dogs?", ["Spot\nis a dog " + "dog " * 100])
+    assert text == f"[CLS]Which dogs?[SEP]Spot\nis a dog {'dog ' * 21}dog[SEP]"
+
+
 def test_a_long_query_leaves_the_document_half(minilm: Path) -> None:
     (pair,) = PairTokenizer(minilm / "tokenizer.json", 33).encode("query " * 500, ["dog " * 100])
     assert len(pair.ids) == 33

@@ -72,6 +72,21 @@ def test_truncation_at_the_limit_is_the_references(minilm: Path, exports: Path, 
     assert np.abs(ours.vector - reference.encode([text])[0]).max() <= 1e-4
 
 
+def test_what_is_rendered_is_what_is_read(minilm: Path, exports: Path) -> None:
+    from tokenizers import Tokenizer
+
+    embedder = load(minilm, exports, "onnx")
+    plain = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    plain.no_truncation()
+    plain.no_padding()
+    assert embedder.render_query(QueryText(text="What is it?")) == "[CLS]What is it?[SEP]"
+    for text in TEXTS:
+        (run,) = embedder.embed_queries([QueryText(text=text)])
+        rendered = embedder.render_query(QueryText(text=text))
+        assert len(plain.encode(rendered, add_special_tokens=False).ids) == run.tokens
+        assert rendered.removeprefix("[CLS]").removesuffix("[SEP]") in text
+
+
 def test_token_vectors_are_the_references_scaled_to_length_one(minilm: Path, exports: Path, reference: Any) -> None:
     (ours,) = load(minilm, exports, "torch").embed_queries([QueryText(text="bird songs at dawn")])
     theirs = reference.encode(["bird songs at dawn"], output_value="token_embeddings")[0].numpy()
@@ -130,6 +145,7 @@ def test_pooling_and_prompts_come_from_the_files(
     assert np.abs(vectors(embedder, TEXTS) - reference.encode(TEXTS, prompt="passage: ")).max() <= 1e-4
     ours = np.stack([one.vector for one in embedder.embed_queries([QueryText(text=text) for text in TEXTS])])
     assert np.abs(ours - reference.encode(TEXTS, prompt="query: ")).max() <= 1e-4
+    assert embedder.render_query(QueryText(text="owl")) == "[CLS]query: owl[SEP]"
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("e5-base-v2", "query: "), ("bge-small-en-v1.5", "Represent this")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def config(data: Path, dtype: str = "float32") -> Config:
 def exported(data: Path) -> Path:
     (folder,) = (data / "models").iterdir()
     return folder
+
+
+def test_nothing_is_noted_for_the_makers_of_the_runtime(tmp_path: Path) -> None:
+    """Its telemetry would keep a device's id and its events in the caller's home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-c", START, str(tmp_path / "data")]
+    subprocess.run(command, env=environment | {"HOME": str(home)}, check=True, capture_output=True, timeout=100)
+    assert "onnxruntime" not in str([*home.rglob("*")])
 
 
 def test_a_cached_export_is_served_without_torch(minilm: Path, tmp_path: Path) -> None:

@@ -52,6 +52,13 @@ def test_queries_carry_the_default_instruction(embedder: Embedder, reference: An
     assert np.abs(ours - reference.encode(TEXTS, prompt_name="query")).max() <= 1e-4
 
 
+def test_what_is_rendered_has_the_instruction_in_front_and_the_end_token_behind(embedder: Embedder) -> None:
+    assert (
+        embedder.render_query(QueryText(text="q", instruction="Find it")) == "Instruct: Find it\nQuery:q<|endoftext|>"
+    )
+    assert embedder.render_query(QueryText(text="q")).startswith("Instruct: Given a web search query, retrieve")
+
+
 def test_an_instruction_replaces_the_default(embedder: Embedder, reference: Any) -> None:
     (ours,) = embedder.embed_queries([QueryText(text="bird songs", instruction="Find the poem")])
     theirs = reference.encode(["bird songs"], prompt="Instruct: Find the poem\nQuery:")[0]

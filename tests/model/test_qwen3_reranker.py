@@ -119,6 +119,21 @@ def test_the_prompt_is_the_model_cards_token_for_token(qwen3_tokenizer_file: Pat
     assert tail == [294, IM_END, 198, IM_START, 77091, 198, 151667, 271, 151668, 271]
 
 
+def test_what_is_rendered_is_the_prompt_cut_as_it_was_for_the_model(
+    reranker: Reranker, qwen3_tokenizer_file: Path
+) -> None:
+    candidates = [RerankCandidate(text=document) for document in DOCUMENTS]
+    rendered = reranker.render(RerankQuery(text=QUERY, instruction="Find it"), candidates)
+    assert [one.text for one in rendered] == [card_prompt(QUERY, document, "Find it") for document in DOCUMENTS]
+    prompt = Qwen3Prompt(qwen3_tokenizer_file, 200)
+    head = prompt.head(QUERY, "")
+    ((tail, cut),) = prompt.tails(["word " * 300], len(head))
+    text = prompt.text([*head, *tail])
+    assert text.startswith(card_prompt(QUERY, "word word").removesuffix(SUFFIX))
+    assert text.endswith(f"word{SUFFIX}")
+    assert text.count(" word") == 301 - cut
+
+
 def test_special_tokens_in_users_texts_cannot_close_the_turn(qwen3_tokenizer_file: Path) -> None:
     prompt = Qwen3Prompt(qwen3_tokenizer_file, 8192)
     head = prompt.head("q<|im_end|>", "i<|im_start|>")

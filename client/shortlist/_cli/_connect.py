@@ -7,14 +7,23 @@ from typing import Any
 from shortlist._channel import DEFAULT_TIMEOUT_SECONDS, Tls
 from shortlist._client import Client
 
+TLS_OPTIONS = {
+    "ca": "tls_ca",
+    "certificate": "client_certificate",
+    "key": "client_key",
+    "server_name": "tls_server_name",
+}
+"""The options of TLS by the attribute of ``Tls`` they set; any of them encrypts."""
+
 
 def connect(options: dict[str, Any]) -> Client:
     """Takes the connection's options out of a command's and returns a client."""
-    ca, tls, timeout = options.pop("tls_ca"), options.pop("tls"), options.pop("timeout_seconds")
+    tls, timeout = options.pop("tls"), options.pop("timeout_seconds")
+    chosen = {name: options.pop(option, None) for name, option in TLS_OPTIONS.items()}
     return Client(
         options.pop("target"),
         api_key=options.pop("api_key"),
-        tls=Tls(ca=ca) if ca else tls,
+        tls=Tls(**chosen) if any(chosen.values()) else tls,
         timeout_seconds=DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout,
     )
 

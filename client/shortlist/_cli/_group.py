@@ -27,6 +27,7 @@ COMMANDS = {
     "list": ("shortlist._cli.documents:list_command", "Print the documents of a collection as JSON lines."),
     "count": ("shortlist._cli.documents:count_command", "Count documents."),
     "delete": ("shortlist._cli.documents:delete_command", "Delete documents by id or filter."),
+    "health": ("shortlist._cli.health:health_command", "Ask whether a server is serving."),
     "info": ("shortlist._cli.info:info_command", "Show what a server is and which models it serves."),
     "verify": ("shortlist._cli.verify:verify_command", "Check a data folder, or the collections of a server."),
     "backup": ("shortlist._cli.backup:backup_command", "Back up collections of a server."),
@@ -104,6 +105,24 @@ def _with_options(command: Any, *, default_seconds: float | None, help: str) -> 
             envvar="SHORTLIST_TLS_CA",
             type=click.Path(exists=True, dir_okay=False),
             help="Encrypt, trusting the authorities in this PEM file.",
+        ),
+        click.option(
+            "--tls-server-name",
+            envvar="SHORTLIST_TLS_SERVER_NAME",
+            metavar="NAME",
+            help="Encrypt; the name in the server's certificate, where it is not the host of the target.",
+        ),
+        click.option(
+            "--client-certificate",
+            envvar="SHORTLIST_CLIENT_CERTIFICATE",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Encrypt, and show the certificate in this PEM file.",
+        ),
+        click.option(
+            "--client-key",
+            envvar="SHORTLIST_CLIENT_KEY",
+            type=click.Path(exists=True, dir_okay=False),
+            help="PEM file of that certificate's private key.",
         ),
         click.option(
             "--timeout",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
 
 from shortlist._cli import _output as output
 from shortlist._cli._connect import connect
+from shortlist._cli._explanation import print_explanation, stage_cell
 from shortlist._cli._filter_text import filter_option, parse_filters
 from shortlist._cli._group import client_options
 from shortlist._collection_types import Rerank
@@ -28,6 +30,8 @@ TEXT_LENGTH = 60
 @click.option("--depth", type=click.IntRange(1, 1000), help="Documents to rerank.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
 @click.option("--instruction", metavar="TEXT", help="Task for embedders and rerankers that take one.")
+@click.option("--explain", is_flag=True, help="Print what every stage did, and what became of every candidate.")
+@click.option("--explain-texts", is_flag=True, help="Explain, with the texts that the models read; for admins.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 @client_options
 def search_command(collection: str, query: str, **options: Any) -> None:
@@ -48,11 +52,16 @@ def search_command(collection: str, query: str, **options: Any) -> None:
             mode=options["mode"],
             instruction=options["instruction"],
             rerank=rerank,
+            explain=options["explain"],
+            explain_texts=options["explain_texts"],
         )
     if options["as_json"]:
         output.print_json(result_to_json(result))
     else:
         print_result(result)
+        if result.explanation is not None:
+            click.echo()
+            print_explanation(result.explanation, result.report)
 
 
 def print_result(result: SearchResult, *, title: str | None = None) -> None:
@@ -87,11 +96,6 @@ def print_result(result: SearchResult, *, title: str | None = None) -> None:
         output.note(f"degraded: {degradation.message}")
 
 
-def stage_cell(score: StageScore | RerankScore | None) -> str:
-    """Rank and score in a stage; "-" for a rank where the document was scored but not ranked."""
-    return "" if score is None else f"{score.rank or '-'} {score.score:.3f}"
-
-
 def headline(hit: Hit) -> str:
     """The title, or the beginning of the text, in one line."""
     line = " ".join((hit.document.title or hit.document.text).split())
@@ -107,6 +111,7 @@ def times_line(report: SearchReport) -> str:
 def result_to_json(result: SearchResult) -> dict[str, Any]:
     """An answer as JSON values; its keys are the names of the client's types."""
     report = result.report
+    explanation = {} if result.explanation is None else {"explanation": dataclasses.asdict(result.explanation)}
     return {
         "hits": [
             {
@@ -140,6 +145,7 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
             "reranker": report.reranker,
             "degradations": [{"kind": item.kind, "message": item.message} for item in report.degradations],
         },
+        **explanation,
     }
 
 

@@ -13,8 +13,9 @@ def worker(**settings: Any) -> None:
     """Runs models for servers on other machines, until it is told to stop (SIGTERM or Ctrl-C).
 
     A server uses it with --worker HOST:PORT, given as often as there are workers, and the same --embedder and
-    --reranker as the workers have. Prints "shortlist serving on HOST:PORT" when it answers. It has no collections, and
-    it asks no caller for a key: let only servers reach it.
+    --reranker as the workers have. Prints "shortlist serving on HOST:PORT" when it answers. It has no collections. TLS
+    and API keys are those of serve; a server shows its key, of scope read, with --worker-api-key-file, and speaks TLS
+    to workers with --worker-tls-ca.
     """
     try:
         from shortlist_server.config import Config

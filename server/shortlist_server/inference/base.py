@@ -6,6 +6,7 @@ queue, batch and prioritise work, and those are what the pipeline calls. No torc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,9 @@ from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 
 NO_MODEL = "none"
 """The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
+
+NO_DEADLINE = Deadline(math.inf)
+"""Of work that nobody waits for by a certain time."""
 
 LATE_INTERACTION = "late-interaction"
 """The reranker that scores the embedder's own token vectors."""
@@ -123,11 +127,15 @@ class RerankerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuery:
-    """The query as a reranker sees it; ``instruction`` "" for the model's default."""
+    """The query as a reranker sees it; ``instruction`` "" for the model's default.
+
+    ``deadline`` is for engines elsewhere, as in ``QueryText``.
+    """
 
     text: str
     instruction: str = ""
     token_vectors: NDArray[np.float32] | None = None
+    deadline: Deadline = NO_DEADLINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +144,14 @@ class RerankCandidate:
 
     text: str = ""
     token_vectors: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedCandidate:
+    """What a reranker reads of a candidate: one text, query and special tokens included, or stored token vectors."""
+
+    text: str = ""
+    token_vectors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +173,14 @@ class RerankScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryText:
-    """A query for an engine; ``instruction`` "" for the model's default."""
+    """A query for an engine; ``instruction`` "" for the model's default.
+
+    ``deadline``: when its caller is gone, which lanes see to; an engine that asks another machine passes it on.
+    """
 
     text: str
     instruction: str = ""
+    deadline: Deadline = NO_DEADLINE
 
 
 class Embedder(Protocol):
@@ -180,6 +200,9 @@ class Embedder(Protocol):
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """Embeds queries as one batch: full vectors, token vectors where it has them. An exception fails the batch."""
 
+    def render_query(self, query: QueryText) -> str:
+        """The text that ``embed_queries`` has the model read: behind its prompt, with special tokens, cut to fit."""
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
         """Embeds the contents of passages as one batch: full vectors. An exception raised fails the batch."""
 
@@ -189,7 +212,7 @@ MayGoOn = Callable[[float], bool]
 
 
 class Reranker(Protocol):
-    """A reranking engine. Blocking; called by one thread at a time."""
+    """A reranking engine. Blocking; ``score`` is called by one thread at a time, ``render`` by any."""
 
     @property
     def info(self) -> RerankerInfo:
@@ -197,6 +220,9 @@ class Reranker(Protocol):
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """Scores candidates in order until done or told to stop. Any exception fails the request."""
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """For each candidate what ``score`` has the model read, cut to fit."""
 
 
 class EmbedderService(Protocol):
@@ -212,6 +238,9 @@ class EmbedderService(Protocol):
         Raises:
             DocumentTooLarge: it does not fit one passage and the policy is ERROR.
         """
+
+    def render_query(self, text: str, *, instruction: str) -> str:
+        """The text that the model reads for a query; see ``Embedder.render_query``. Blocking, any thread."""
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """Embeds a query in the query lane.
@@ -245,6 +274,9 @@ class RerankerService(Protocol):
             Overloaded: the queue is full.
             InferenceFailed: the model failed.
         """
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """For each candidate what the model reads. Blocking, any thread."""
 
 
 class ModelCatalog(Protocol):

@@ -35,6 +35,7 @@ from shortlist_server.inference.services import (
     ScheduledEmbedder,
     ScheduledReranker,
 )
+from shortlist_server.observe.observer import Observer
 
 
 class LoadedModels:
@@ -88,16 +89,19 @@ class LoadedModels:
         self._then()
 
 
-def load_models(config: Config) -> LoadedModels:
+def load_models(config: Config, observer: Observer | None = None) -> LoadedModels:
     """Loads, checks and warms up the models of ``config.embedders`` and ``config.rerankers``, or finds the workers'.
+
+    Their lanes report to ``observer``.
 
     Raises:
         ModelNotFound: files are missing, damaged or foreign; the message names them and says what to do.
         InvalidArgument: an entry cannot be read, or a name comes twice.
         Unavailable: no worker of ``config.workers`` can be reached.
     """
+    observer = observer or Observer()
     if config.workers:
-        return _find_remote(config.workers)
+        return _find_remote(config, observer)
     engines: dict[str, Embedder] = {}
     for entry in config.embedders:
         if entry == NO_MODEL:
@@ -107,8 +111,8 @@ def load_models(config: Config) -> LoadedModels:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
         _warm_up(engines[name])
-    embedders = {name: _schedule(engine, config) for name, engine in engines.items()}
-    rerankers, default = _late_interaction(embedders)
+    embedders = {name: _schedule(engine, config, observer) for name, engine in engines.items()}
+    rerankers, default = _late_interaction(embedders, observer)
     for number, entry in enumerate(config.rerankers):
         name, source = _parse(entry, "rerankers")
         if name not in (NO_MODEL, LATE_INTERACTION):
@@ -116,7 +120,7 @@ def load_models(config: Config) -> LoadedModels:
                 raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
             engine = load_reranker(name, layout.find_folder(source), config)
             _warm_up_reranker(engine)
-            rerankers[name] = ScheduledReranker(engine)
+            rerankers[name] = ScheduledReranker(engine, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
             raise InvalidArgument("No embedder gives the token vectors late-interaction needs.", field="rerankers")
         if number == 0:
@@ -124,7 +128,7 @@ def load_models(config: Config) -> LoadedModels:
     return LoadedModels(embedders, rerankers, default)
 
 
-def _schedule(engine: Embedder, config: Config) -> ScheduledEmbedder:
+def _schedule(engine: Embedder, config: Config, observer: Observer) -> ScheduledEmbedder:
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
@@ -132,13 +136,14 @@ def _schedule(engine: Embedder, config: Config) -> ScheduledEmbedder:
         engine,
         query_limits=query_limits,
         passage_limits=dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config)),
+        observer=observer,
     )
 
 
-def _find_remote(addresses: Sequence[str]) -> LoadedModels:
-    from shortlist_server.inference.remote import RemoteEmbedder, RemoteReranker, WorkerPool
+def _find_remote(config: Config, observer: Observer) -> LoadedModels:
+    from shortlist_server.inference.remote import RemoteEmbedder, RemoteReranker, open_pool
 
-    pool = WorkerPool(addresses)
+    pool = open_pool(config)
     try:
         described = pool.describe()
     except Exception:
@@ -149,20 +154,24 @@ def _find_remote(addresses: Sequence[str]) -> LoadedModels:
     passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=2 * len(pool), niceness=0)
     rerank_limits = dataclasses.replace(RERANK_LIMITS, threads=2 * len(pool))
     embedders = {
-        one.name: ScheduledEmbedder(RemoteEmbedder(pool, one), query_limits=query_limits, passage_limits=passage_limits)
+        one.name: ScheduledEmbedder(
+            RemoteEmbedder(pool, one), query_limits=query_limits, passage_limits=passage_limits, observer=observer
+        )
         for one in described.embedders
     }
-    rerankers, default = _late_interaction(embedders)
+    rerankers, default = _late_interaction(embedders, observer)
     for number, one in enumerate(described.rerankers):
-        rerankers[one.name] = ScheduledReranker(RemoteReranker(pool, one), rerank_limits)
+        rerankers[one.name] = ScheduledReranker(RemoteReranker(pool, one), rerank_limits, observer)
         default = one.name if number == 0 else default
     return LoadedModels(embedders, rerankers, default, pool.close)
 
 
-def _late_interaction(embedders: Mapping[str, ScheduledEmbedder]) -> tuple[dict[str, ScheduledReranker], str]:
+def _late_interaction(
+    embedders: Mapping[str, ScheduledEmbedder], observer: Observer
+) -> tuple[dict[str, ScheduledReranker], str]:
     """The rerankers that need no model of their own, and the default's name."""
     if any(embedder.info.token_vectors for embedder in embedders.values()):
-        return {LATE_INTERACTION: ScheduledReranker(LateInteraction())}, LATE_INTERACTION
+        return {LATE_INTERACTION: ScheduledReranker(LateInteraction(), observer=observer)}, LATE_INTERACTION
     return {}, NO_MODEL
 
 

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.inference.base import MayGoOn, RerankCandidate, RerankerInfo, RerankQuery, RerankScores
+from shortlist_server.inference.base import (
+    MayGoOn,
+    RenderedCandidate,
+    RerankCandidate,
+    RerankerInfo,
+    RerankQuery,
+    RerankScores,
+)
 from shortlist_server.inference.encoder import Forward, Ids, pad
 from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer
+from shortlist_server.inference.tokenization import open_tokenizer, rendered
 
 Floats = NDArray[np.float32]
 
@@ -42,18 +49,36 @@ class PairTokenizer:
 
     def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
         """Token ids of ``first`` with each of ``seconds``."""
+        return [self._cut(encoding) for encoding in self._encodings(self._shorten(first), seconds)]
+
+    def render(self, first: str, seconds: Sequence[str]) -> list[str]:
+        """What the ids that ``encode`` gives stand for: the texts as far as they are kept, special tokens by name."""
+        query = self._shorten(first)
+        encodings = self._encodings(query, seconds)
+        return [rendered(one, (query, text), self._kept(one)) for one, text in zip(encodings, seconds, strict=True)]
+
+    def _shorten(self, first: str) -> str:
         room = (self._max_tokens - self._special_tokens) // 2
         offsets = self._tokenizer.encode(first, add_special_tokens=False).offsets
-        query = first[: offsets[room][0]] if len(offsets) > room else first
-        return [self._cut(encoding) for encoding in self._tokenizer.encode_batch([(query, text) for text in seconds])]
+        return first[: offsets[room][0]] if len(offsets) > room else first
+
+    def _encodings(self, first: str, seconds: Sequence[str]) -> list[Any]:
+        return list(self._tokenizer.encode_batch([(first, text) for text in seconds]))
 
     def _cut(self, encoding: Any) -> PairIds:
-        ids, segments = list(encoding.ids), list(encoding.type_ids)
-        excess = len(ids) - self._max_tokens
+        ids, segments, excess = encoding.ids, encoding.type_ids, len(encoding.ids) - self._max_tokens
         if excess > 0:
-            end = max(i for i, sequence in enumerate(encoding.sequence_ids) if sequence == 1) + 1
-            del ids[end - excess : end], segments[end - excess : end]
+            kept = self._kept(encoding)
+            ids, segments = [ids[index] for index in kept], [segments[index] for index in kept]
         return PairIds(ids=ids, segments=segments, truncated_tokens=max(excess, 0))
+
+    def _kept(self, encoding: Any) -> Sequence[int]:
+        """Which of a pair's tokens are kept: all but the last of the second text."""
+        total, excess = len(encoding.ids), len(encoding.ids) - self._max_tokens
+        if excess <= 0:
+            return range(total)
+        end = max(i for i, sequence in enumerate(encoding.sequence_ids) if sequence == 1) + 1
+        return [*range(end - excess), *range(end, total)]
 
 
 class CrossEncoder:
@@ -76,6 +101,11 @@ class CrossEncoder:
             self._seconds_per_token,
         )
         return scores
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``Reranker.render``."""
+        texts = self._tokenizer.render(query.text, [candidate.text for candidate in candidates])
+        return [RenderedCandidate(text=text) for text in texts]
 
     def _logits(self, pairs: Sequence[PairIds]) -> Floats:
         ids, mask = pad([pair.ids for pair in pairs])

@@ -99,6 +99,10 @@ class TransformerEmbedder:
             for row, text in enumerate(texts)
         ]
 
+    def render_query(self, query: QueryText) -> str:
+        """See ``Embedder.render_query``."""
+        return self._tokenizer.render(query.text, self._prompts.for_query(query.instruction))
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)

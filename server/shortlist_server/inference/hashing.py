@@ -77,6 +77,11 @@ class HashingEmbedder:
             for words, tokens, truncated in split
         ]
 
+    def render_query(self, query: QueryText) -> str:
+        """See ``Embedder.render_query``; there are no prompts and no special tokens."""
+        spans = self.spans(query.text)
+        return query.text if len(spans) <= _WINDOW_TOKENS else query.text[: spans.ends[_WINDOW_TOKENS - 1]]
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         split = [self._split(content) for content in contents]

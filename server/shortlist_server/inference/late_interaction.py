@@ -20,6 +20,7 @@ from shortlist_server.errors import DataCorrupted, InferenceFailed
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
     MayGoOn,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -147,3 +148,8 @@ class LateInteraction:
             truncated_tokens=np.zeros(done, dtype=np.int32),
             tokens=0,
         )
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``Reranker.render``: no text, but so many rows of token vectors."""
+        packed = (candidate.token_vectors for candidate in candidates)
+        return [RenderedCandidate(token_vectors=0 if one is None else len(_parts(one)[1])) for one in packed]

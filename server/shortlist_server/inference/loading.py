@@ -203,6 +203,8 @@ def _open_onnx(
 ) -> _Passes:
     from shortlist_server.inference.onnx_backend import export_folder, read_report
 
+    # The runtime collects telemetry for its maker (seen in 1.32), unless it is told not to before its import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     weights = layout.revision(folder, ())
     for precision in ("int8", "float32") if config.dtype == "auto" else (config.dtype,):
         target = export_folder(config.data_dir, weights, auto_class, precision)

@@ -29,12 +29,21 @@ class QueryCache:
         self._bytes = 0
         self._entries: OrderedDict[QueryKey, QueryEmbedding] = OrderedDict()
         self._lock = threading.Lock()
+        self._hits = self._misses = 0
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How often ``get`` found something, and how often not."""
+        return self._hits, self._misses
 
     def get(self, key: QueryKey) -> QueryEmbedding | None:
         """The embedding, or None."""
         with self._lock:
             found = self._entries.get(key)
-            if found is not None:
+            if found is None:
+                self._misses += 1
+            else:
+                self._hits += 1
                 self._entries.move_to_end(key)
             return found
 

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from shortlist_server.errors import ModelNotFound
-from shortlist_server.inference.base import MayGoOn, RerankCandidate, RerankerInfo, RerankQuery, RerankScores
+from shortlist_server.inference.base import (
+    MayGoOn,
+    RenderedCandidate,
+    RerankCandidate,
+    RerankerInfo,
+    RerankQuery,
+    RerankScores,
+)
 from shortlist_server.inference.cross_encoder import sigmoid
 from shortlist_server.inference.encoder import pad
 from shortlist_server.inference.rerank_batches import Scored, score_in_batches
@@ -66,6 +73,10 @@ class Qwen3Prompt:
         encodings = self._plain.encode_batch([f" {document}" for document in documents], add_special_tokens=False)
         return [([*e.ids[:room], *self._suffix], max(len(e.ids) - room, 0)) for e in encodings]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What token ids stand for. The vocabulary is of bytes, so nothing is lost but half a character at a cut."""
+        return str(self._plain.decode(ids, skip_special_tokens=False))
+
     def _ids(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
@@ -102,8 +113,7 @@ class Qwen3Reranker:
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """See ``Reranker.score``."""
-        head = self._prompt.head(query.text, query.instruction)
-        tails = self._prompt.tails([candidate.text for candidate in candidates], len(head)) if candidates else []
+        head, tails = self._prompts(query, candidates)
         shared = 0 if self._reuse_head else len(head)
         cache: list[Any] = []
 
@@ -121,6 +131,17 @@ class Qwen3Reranker:
             self._seconds_per_token,
         )
         return scores
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``Reranker.render``."""
+        head, tails = self._prompts(query, candidates)
+        return [RenderedCandidate(text=self._prompt.text([*head, *ids])) for ids, _ in tails]
+
+    def _prompts(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate]
+    ) -> tuple[list[int], list[tuple[list[int], int]]]:
+        head = self._prompt.head(query.text, query.instruction)
+        return head, self._prompt.tails([candidate.text for candidate in candidates], len(head)) if candidates else []
 
     def _run_head(self, head: list[int]) -> Any:
         import torch

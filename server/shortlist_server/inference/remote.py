@@ -2,8 +2,8 @@
 
 The only file of inference that knows gRPC. They sit behind the same lanes as local engines, which bring queues,
 deadlines, priorities and the query cache. A call goes to the worker with the fewest calls under way; one that cannot be
-reached rests for a while, and the call moves on to the next. Workers of another model revision refuse. Blocking; any
-thread.
+reached rests for a while, and the call moves on to the next. Workers of another model revision refuse. A query's
+deadline goes with it, so that no worker works for a caller that is gone. Blocking; any thread.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,8 +22,10 @@ from grpc_status import rpc_status
 
 from shortlist.worker.v1 import worker_service_pb2 as pb
 from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
-from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_server.config import Config
+from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import (
+    DeadlineExceeded,
     DocumentTooLarge,
     InferenceFailed,
     InvalidArgument,
@@ -34,6 +36,7 @@ from shortlist_server.errors import (
     Unavailable,
 )
 from shortlist_server.inference.base import (
+    NO_DEADLINE,
     CutText,
     EmbedderInfo,
     MayGoOn,
@@ -41,6 +44,7 @@ from shortlist_server.inference.base import (
     PassageText,
     QueryEmbedding,
     QueryText,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -48,7 +52,6 @@ from shortlist_server.inference.base import (
 )
 
 _LOG = logging.getLogger(__name__)
-Response = TypeVar("Response")
 
 _START_SECONDS = 10.0
 _CALL_SECONDS = 60.0
@@ -73,19 +76,32 @@ _OVERFLOW = {
 
 
 class _Worker:
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
-        self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self.channel = (
+            grpc.insecure_channel(address, options=_OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=_OPTIONS)
+        )
         self.stub = pb_grpc.WorkerServiceStub(self.channel)
         self.running = 0
         self.rests_until = 0.0
 
 
 class WorkerPool:
-    """The workers of a server."""
+    """The workers of a server.
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._workers = [_Worker(address) for address in addresses]
+    Args:
+        addresses: HOST:PORT of each.
+        credentials: None: they are called without TLS.
+        api_key: sent with every call; "" for none.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], *, credentials: grpc.ChannelCredentials | None = None, api_key: str = ""
+    ) -> None:
+        self._workers = [_Worker(address, credentials) for address in addresses]
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -93,9 +109,7 @@ class WorkerPool:
 
     def describe(self) -> pb.DescribeResponse:
         """The models, as the first worker that answers says. Raises ``Unavailable`` when none does."""
-        response: pb.DescribeResponse = self.call(
-            lambda stub, seconds: stub.Describe(pb.DescribeRequest(), timeout=seconds), _START_SECONDS
-        )
+        response: pb.DescribeResponse = self.call("Describe", pb.DescribeRequest(), seconds=_START_SECONDS)
         return response
 
     def health(self) -> dict[str, bool]:
@@ -103,21 +117,31 @@ class WorkerPool:
         now = time.monotonic()
         return {worker.address: worker.rests_until <= now for worker in self._workers}
 
-    def call(self, rpc: Callable[[Any, float], Response], seconds: float = _CALL_SECONDS) -> Response:
-        """Runs ``rpc(stub, seconds)`` on a worker, and on the next where one fails for a reason of its own.
+    def call(self, rpc: str, request: Any, *, deadline: Deadline = NO_DEADLINE, seconds: float = _CALL_SECONDS) -> Any:
+        """The response of an RPC by its name from a worker, or from the next where one fails for a reason of its own.
+
+        Args:
+            deadline: of those who wait; nothing is asked when it has passed.
+            seconds: after which a worker is taken for stuck.
 
         Raises:
-            Unavailable: no worker could be reached.
+            DeadlineExceeded: the deadline passed.
+            Unavailable: no worker could be reached, or let this server in.
             Overloaded: all that could be reached are busy.
             ModelMismatch, InvalidArgument, DocumentTooLarge, InferenceFailed: as the worker says.
         """
         refusal: ShortlistError = Unavailable("No worker can be reached.", retry_after_seconds=_REST_SECONDS)
         for worker in self._by_preference():
+            left = deadline.left_seconds()
+            if left <= 0:
+                raise DeadlineExceeded("The deadline passed before a worker was asked.")
             with self._lock:
                 worker.running += 1
             try:
-                answer = rpc(worker.stub, seconds)
+                answer = getattr(worker.stub, rpc)(request, timeout=min(left, seconds), metadata=self._metadata)
             except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and left <= seconds:
+                    raise DeadlineExceeded("The deadline passed before a worker was done.") from error
                 refusal = _as_error(error, worker.address)
                 if not isinstance(refusal, _OTHER_WORKER_MAY):
                     raise refusal from error
@@ -142,6 +166,36 @@ class WorkerPool:
         now = time.monotonic()
         with self._lock:
             return sorted(self._workers, key=lambda worker: (worker.rests_until > now, worker.running))
+
+
+def open_pool(config: Config) -> WorkerPool:
+    """The workers that the settings name. No connection is made yet.
+
+    Raises:
+        InvalidArgument: a file cannot be read, or the settings of TLS do not go together.
+    """
+    if bool(config.worker_tls_certificate) != bool(config.worker_tls_key):
+        raise InvalidArgument("a certificate needs its key, and the other way round", field="worker_tls_certificate")
+    if config.worker_tls_certificate and not config.worker_tls_ca:
+        raise InvalidArgument("to show workers a certificate, say whose certificates to trust", field="worker_tls_ca")
+    credentials = None
+    if config.worker_tls_ca:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=_read(config.worker_tls_ca, "worker_tls_ca"),
+            private_key=_read(config.worker_tls_key, "worker_tls_key"),
+            certificate_chain=_read(config.worker_tls_certificate, "worker_tls_certificate"),
+        )
+    api_key = (_read(config.worker_api_key_file, "worker_api_key_file") or b"").decode("ascii", "replace").strip()
+    if api_key and credentials is None:
+        _LOG.warning("the API key travels to the workers unencrypted: give them certificates, and --worker-tls-ca here")
+    return WorkerPool(config.workers, credentials=credentials, api_key=api_key)
+
+
+def _read(path: str, field: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise InvalidArgument(f"the file cannot be read: {error}", field=field) from error
 
 
 class RemoteEmbedder:
@@ -173,7 +227,7 @@ class RemoteEmbedder:
             overlap_tokens=chunking.overlap_tokens,
             overflow=_OVERFLOW[overflow],
         )
-        response = self._pool.call(lambda stub, seconds: stub.Cut(request, timeout=seconds))
+        response = self._pool.call("Cut", request)
         passages = [
             PassageText(start=p.start, end=p.end, content=p.content, tokens=p.tokens) for p in response.passages
         ]
@@ -186,7 +240,8 @@ class RemoteEmbedder:
             revision=self.info.revision,
             queries=[pb.Query(text=query.text, instruction=query.instruction) for query in queries],
         )
-        response = self._pool.call(lambda stub, seconds: stub.EmbedQueries(request, timeout=seconds))
+        last = max((query.deadline for query in queries), key=lambda deadline: deadline.at, default=NO_DEADLINE)
+        response = self._pool.call("EmbedQueries", request, deadline=last)
         return [
             QueryEmbedding(
                 vector=np.frombuffer(one.vector, dtype="<f4").copy(),
@@ -199,12 +254,21 @@ class RemoteEmbedder:
             for one in response.embeddings
         ]
 
+    def render_query(self, query: QueryText) -> str:
+        """See ``Embedder.render_query``."""
+        request = pb.RenderQueryRequest(
+            model=self.info.name,
+            revision=self.info.revision,
+            query=pb.Query(text=query.text, instruction=query.instruction),
+        )
+        return str(self._pool.call("RenderQuery", request).text)
+
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
         """See ``Embedder.embed_passages``."""
         request = pb.EmbedPassagesRequest(
             model=self.info.name, revision=self.info.revision, contents=contents, token_vectors=token_vectors
         )
-        response = self._pool.call(lambda stub, seconds: stub.EmbedPassages(request, timeout=seconds))
+        response = self._pool.call("EmbedPassages", request)
         return [
             InferenceFailed(one.failure)
             if one.failure
@@ -247,7 +311,12 @@ class RemoteReranker:
                 texts=[candidate.text for candidate in part],
             )
             started = time.monotonic()
-            parts.append(self._pool.call(partial(_rerank, request)))
+            try:
+                parts.append(self._pool.call("Rerank", request, deadline=query.deadline))
+            except DeadlineExceeded:
+                if not parts:
+                    raise
+                break
             self._seconds_per_candidate = (time.monotonic() - started) / len(part)
             if len(parts[-1].scores) < len(part):
                 break
@@ -259,10 +328,16 @@ class RemoteReranker:
             tokens=sum(part.tokens for part in parts),
         )
 
-
-def _rerank(request: pb.RerankRequest, stub: Any, seconds: float) -> pb.RerankResponse:
-    response: pb.RerankResponse = stub.Rerank(request, timeout=seconds)
-    return response
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``Reranker.render``."""
+        request = pb.RenderCandidatesRequest(
+            model=self.info.name,
+            revision=self.info.revision,
+            query=pb.Query(text=query.text, instruction=query.instruction),
+            texts=[candidate.text for candidate in candidates],
+        )
+        response = self._pool.call("RenderCandidates", request)
+        return [RenderedCandidate(text=text) for text in response.texts]
 
 
 def _as_error(error: grpc.RpcError, address: str) -> ShortlistError:

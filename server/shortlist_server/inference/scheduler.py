@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShortlistError, Unavailable
+from shortlist_server.observe.lanes import LaneWatch, Origin
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,6 +58,7 @@ class _Work(Generic[Item, Result]):
     cost: int
     deadline: Deadline
     future: Future[Result]
+    origin: Origin | None
 
 
 class Lane(Generic[Item, Result]):
@@ -66,10 +68,15 @@ class Lane(Generic[Item, Result]):
         name: of the threads.
         run: maps a batch to its results, one for each item. It may raise anything, and may put an exception in a
             result's place.
+        watch: hears of what waits and what is run; None: nobody does.
     """
 
     def __init__(
-        self, name: str, run: Callable[[Sequence[Item]], Sequence[Result | Exception]], limits: LaneLimits
+        self,
+        name: str,
+        run: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        limits: LaneLimits,
+        watch: LaneWatch | None = None,
     ) -> None:
         self._name = name
         self._run = run
@@ -79,6 +86,9 @@ class Lane(Generic[Item, Result]):
         self._cost_per_second = 0.0
         self._closed = False
         self._changed = threading.Condition()
+        self._watch = watch
+        if watch is not None:
+            watch.watch_queue(lambda: (len(self._queue), self._queued_cost))
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
             for number in range(limits.threads)
@@ -98,8 +108,10 @@ class Lane(Generic[Item, Result]):
             Overloaded: the queue is full; its ``retry_after_seconds`` is an estimate from the lane's recent speed.
             Unavailable: the lane is closed.
         """
+        origin = None if self._watch is None else self._watch.origin()
         work: list[_Work[Item, Result]] = [
-            _Work(item=item, cost=max(cost, 1), deadline=deadline, future=Future()) for item, cost in items
+            _Work(item=item, cost=max(cost, 1), deadline=deadline, future=Future(), origin=origin)
+            for item, cost in items
         ]
         cost = sum(piece.cost for piece in work)
         with self._changed:
@@ -159,14 +171,18 @@ class Lane(Generic[Item, Result]):
             return window
 
     def _run_batch(self, batch: Sequence[_Work[Item, Result]]) -> None:
+        started = time.monotonic()
+        if self._watch is not None:
+            self._watch.taken(_origins(batch), started)
         live = [piece for piece in batch if self._begin(piece)]
         if not live:
             return
-        started = time.monotonic()
         self._run_live(live)
         rate = sum(piece.cost for piece in live) / max(time.monotonic() - started, 1e-6)
         known = self._cost_per_second
         self._cost_per_second = rate if known == 0 else known + _RATE_WEIGHT * (rate - known)
+        if self._watch is not None:
+            self._watch.ran(_origins(live), [piece.future for piece in live], started)
 
     def _begin(self, piece: _Work[Item, Result]) -> bool:
         if self._closed:
@@ -185,7 +201,7 @@ class Lane(Generic[Item, Result]):
             if len(results) != len(live):
                 raise RuntimeError(f"{len(results)} results for {len(live)} items")
         except Exception as error:
-            if len(live) > 1 and not isinstance(error, Unavailable | Overloaded):
+            if len(live) > 1 and not isinstance(error, Unavailable | Overloaded | DeadlineExceeded):
                 _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
                 middle = len(live) // 2
                 self._run_live(live[:middle])
@@ -215,6 +231,10 @@ def cut_batches(window: Sequence[_Work[Item, Result]], limits: LaneLimits) -> It
         batch.append(piece)
     if batch:
         yield batch
+
+
+def _origins(batch: Sequence[_Work[Item, Result]]) -> list[Origin]:
+    return [piece.origin for piece in batch if piece.origin is not None]
 
 
 def _as_error(error: Exception) -> ShortlistError:

@@ -19,6 +19,7 @@ import numpy as np
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument
 from shortlist_server.inference.base import (
+    NO_DEADLINE,
     CutText,
     Embedder,
     EmbedderInfo,
@@ -26,6 +27,7 @@ from shortlist_server.inference.base import (
     PassageText,
     QueryEmbedding,
     QueryText,
+    RenderedCandidate,
     RerankCandidate,
     Reranker,
     RerankerInfo,
@@ -34,10 +36,9 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.query_cache import QueryCache, QueryKey
 from shortlist_server.inference.scheduler import Lane, LaneLimits
+from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
-
-NO_DEADLINE = Deadline(float("inf"))
 
 QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
 # Small batches: while one runs, a query that came in shares the processor with it.
@@ -56,14 +57,22 @@ class ScheduledEmbedder:
     """An ``EmbedderService`` over an engine; it owns the engine's lanes and its cache of queries."""
 
     def __init__(
-        self, engine: Embedder, *, query_limits: LaneLimits = QUERY_LIMITS, passage_limits: LaneLimits = PASSAGE_LIMITS
+        self,
+        engine: Embedder,
+        *,
+        query_limits: LaneLimits = QUERY_LIMITS,
+        passage_limits: LaneLimits = PASSAGE_LIMITS,
+        observer: Observer | None = None,
     ) -> None:
         self._engine = engine
         self._cache = QueryCache()
-        name = engine.info.name
-        self._queries: Lane[QueryText, QueryEmbedding] = Lane(f"embed-query-{name}", self._run_queries, query_limits)
+        name, observer = engine.info.name, observer or Observer()
+        observer.watch_cache(name, lambda: self._cache.counts)
+        self._queries: Lane[QueryText, QueryEmbedding] = Lane(
+            f"embed-query-{name}", self._run_queries, query_limits, observer.lane(name, "query")
+        )
         self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
-            f"embed-passage-{name}", self._run_passages, passage_limits
+            f"embed-passage-{name}", self._run_passages, passage_limits, observer.lane(name, "passage")
         )
 
     @property
@@ -75,16 +84,20 @@ class ScheduledEmbedder:
         """See ``EmbedderService.cut``."""
         return self._engine.cut(title, text, chunking, overflow)
 
+    def render_query(self, text: str, *, instruction: str) -> str:
+        """See ``EmbedderService.render_query``."""
+        return self._engine.render_query(self._query(text, instruction, NO_DEADLINE))
+
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
-        instruction = instruction if self.info.takes_instruction else ""
-        key = QueryKey(self.info.revision, instruction, text, dimension)
+        query = self._query(text, instruction, deadline)
+        key = QueryKey(self.info.revision, query.instruction, text, dimension)
         if (cached := self._cache.get(key)) is not None:
             return cached
         # The query is tokenised in its lane, not on the event loop; a third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)
-        (future,) = self._queries.submit([(QueryText(text=text, instruction=instruction), cost)], deadline)
+        (future,) = self._queries.submit([(query, cost)], deadline)
         embedding = await _wait(future, deadline)
         embedding = dataclasses.replace(embedding, vector=shorten(embedding.vector, dimension))
         self._cache.put(key, embedding)
@@ -108,6 +121,10 @@ class ScheduledEmbedder:
         self._queries.close()
         self._passages.close()
 
+    def _query(self, text: str, instruction: str, deadline: Deadline) -> QueryText:
+        instruction = instruction if self.info.takes_instruction else ""
+        return QueryText(text=text, instruction=instruction, deadline=deadline)
+
     def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding | Exception]:
         return [one if _is_finite(one.vector) else _not_finite() for one in self._engine.embed_queries(queries)]
 
@@ -121,9 +138,12 @@ class ScheduledEmbedder:
 class ScheduledReranker:
     """A ``RerankerService`` over an engine; requests are scored one after the other."""
 
-    def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS) -> None:
+    def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS, observer: Observer | None = None) -> None:
         self._engine = engine
-        self._lane: Lane[_RerankWork, RerankScores] = Lane(f"rerank-{engine.info.name}", self._run, limits)
+        name, observer = engine.info.name, observer or Observer()
+        self._lane: Lane[_RerankWork, RerankScores] = Lane(
+            f"rerank-{name}", self._run, limits, observer.lane(name, "rerank")
+        )
 
     @property
     def info(self) -> RerankerInfo:
@@ -134,7 +154,8 @@ class ScheduledReranker:
         self, query: RerankQuery, candidates: Sequence[RerankCandidate], deadline: Deadline
     ) -> RerankScores:
         """See ``RerankerService.rerank``."""
-        work = _RerankWork(query=query, candidates=candidates, deadline=deadline, gone=threading.Event())
+        query = dataclasses.replace(query, deadline=deadline)
+        work = _RerankWork(query=query, candidates=candidates, gone=threading.Event())
         (future,) = self._lane.submit([(work, 1)], deadline)
         try:
             scores = await _wait(future, deadline)
@@ -143,6 +164,10 @@ class ScheduledReranker:
         if candidates and not len(scores.scores):
             raise DeadlineExceeded("The deadline passed before a candidate was reranked.")
         return scores
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        """See ``RerankerService.render``."""
+        return self._engine.render(query, candidates)
 
     def close(self) -> None:
         """Fails queued work with ``Unavailable``. Idempotent."""
@@ -156,11 +181,10 @@ class ScheduledReranker:
 class _RerankWork:
     query: RerankQuery
     candidates: Sequence[RerankCandidate]
-    deadline: Deadline
     gone: threading.Event
 
     def may_go_on(self, seconds: float) -> bool:
-        return not self.gone.is_set() and self.deadline.left_seconds() > seconds
+        return not self.gone.is_set() and self.query.deadline.left_seconds() > seconds
 
 
 def shorten(vector: Vector, dimension: int) -> Vector:

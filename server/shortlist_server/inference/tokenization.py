@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def open_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def rendered(encoding: Any, texts: Sequence[str], kept: Sequence[int]) -> str:
+    """What the tokens that are kept of an encoding stand for: parts of the texts it was made of, special tokens by
+    name."""
+    sequences, offsets, names = encoding.sequence_ids, encoding.offsets, encoding.tokens
+    parts: list[str] = []
+    for sequence, group in groupby(kept, key=lambda index: sequences[index]):
+        indexes = list(group)
+        if sequence is None:
+            parts += [names[index] for index in indexes]
+        else:
+            parts.append(texts[sequence][offsets[indexes[0]][0] : offsets[indexes[-1]][1]])
+    return "".join(parts)
+
+
 def _append_token(tokenizer: Any, token: str, path: Path) -> None:
     from tokenizers import processors
 
@@ -88,13 +103,19 @@ class TextTokenizer:
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         # The post-processor's tokens behind the text, which cutting keeps: those from the text's place on.
         marked = self._tokenizer.encode("a")
-        behind = len(marked.special_tokens_mask) - marked.special_tokens_mask[::-1].index(0)
-        self._suffix: list[int] = marked.ids[behind:]
+        self._suffix: int = marked.special_tokens_mask[::-1].index(0)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[TokenIds]:
         """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens`` with special tokens kept."""
         encodings = self._tokenizer.encode_batch([self._fold(prompt + text) for text in texts])
         return [self._truncate(encoding.ids) for encoding in encodings]
+
+    def render(self, text: str, prompt: str = "") -> str:
+        """What the ids that ``encode`` gives for a text stand for: the prompt, the text as far as it is kept, lowered
+        where that is done here, and special tokens by name."""
+        whole = self._fold(prompt + text)
+        encoding = self._tokenizer.encode_batch([whole])[0]
+        return rendered(encoding, [whole], self._kept(len(encoding.ids)))
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each ``prompt + text``, special tokens included, uncut."""
@@ -120,5 +141,10 @@ class TextTokenizer:
         excess = len(ids) - self.max_tokens
         if excess <= 0:
             return TokenIds(ids=ids, truncated_tokens=0)
-        keep = self.max_tokens - len(self._suffix)
-        return TokenIds(ids=[*ids[:keep], *self._suffix], truncated_tokens=excess)
+        return TokenIds(ids=[ids[index] for index in self._kept(len(ids))], truncated_tokens=excess)
+
+    def _kept(self, tokens: int) -> Sequence[int]:
+        """Which of a text's tokens are kept: the first ones, and the special tokens behind the text."""
+        if tokens <= self.max_tokens:
+            return range(tokens)
+        return [*range(self.max_tokens - self._suffix), *range(tokens - self._suffix, tokens)]

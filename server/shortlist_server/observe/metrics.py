@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from shortlist_server.domain import CollectionInfo, CollectionRecall, RecallEstimate, SearchReport
+from shortlist_server.observe.lanes import ModelMetrics
 
 RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -88,6 +89,7 @@ class Metrics:
             for stage in ("embed", "filter", "lexical", "dense", "fuse", "fetch", "rerank", "group")
         }
         self._calls: dict[tuple[str, str], Histogram] = {}
+        self.models = ModelMetrics(self.registry)
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         """A call ended with a status code, as in "OK"."""
@@ -154,7 +156,8 @@ class Maintenance:
     """What the building of a collection's segments has done since it was opened."""
 
     collection: str
-    builds: int
+    seals: int
+    merges: int
     build_failures: int
     waited_seconds: float
 
@@ -198,7 +201,8 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("builds", "Segments built, merges included, since the start.", lambda m: m.builds),
+        ("seals", "Segments built from the tail since the start.", lambda m: m.seals),
+        ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
         ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
         (
             "commit_wait_seconds",

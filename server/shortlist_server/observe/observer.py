@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Token
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
 from shortlist_server.domain import SearchReport
 from shortlist_server.observe import tracing
+from shortlist_server.observe.lanes import LaneWatch
 from shortlist_server.observe.metrics import Metrics
 
 slow_log = logging.getLogger("shortlist_server.slow")
@@ -49,6 +51,17 @@ class Observer:
         if self.metrics is not None:
             self.metrics.acknowledged(statuses, tokens)
 
+    def lane(self, model: str, lane: str) -> LaneWatch | None:
+        """What a lane of a model reports to; None where nobody would hear of it."""
+        if self.metrics is None and self.tracer is None:
+            return None
+        return LaneWatch(model, lane, metrics=None if self.metrics is None else self.metrics.models, tracer=self.tracer)
+
+    def watch_cache(self, model: str, read: Callable[[], tuple[int, int]]) -> None:
+        """A model has a cache of queries, whose hits and misses ``read`` gives."""
+        if self.metrics is not None:
+            self.metrics.models.watch_cache(model, read)
+
     def search(self, collection: str) -> SearchWatch:
         """A search begins."""
         return SearchWatch(self, collection)
@@ -79,8 +92,9 @@ class SearchWatch:
         self._collection = collection
         self._span: Span | None = None
         self._context: Context | None = None
+        self._token: Token[Context] | None = None
         if observer.tracer is not None:
-            self._span, self._context = tracing.begin_search(observer.tracer, collection)
+            self._span, self._context, self._token = tracing.begin_search(observer.tracer, collection)
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage has just ended."""
@@ -98,8 +112,8 @@ class SearchWatch:
 
     def ended(self) -> None:
         """It is over, answered or not."""
-        if self._span is not None:
-            self._span.end()
+        if self._span is not None and self._token is not None:
+            tracing.end_search(self._span, self._token)
 
 
 def _account(collection: str, report: SearchReport) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """OpenTelemetry traces: a span for each call, and under that of a search one for each of its stages.
 
+A batch that a model runs is a span too, linked to those of the requests it holds.
+
 The server needs the API alone; spans go nowhere until ``start_exporting`` installs the SDK, or a tracer is handed in.
 Times are measured elsewhere and spans made when they are over, so that a search without tracing pays nothing for it.
 Any thread.
@@ -8,12 +10,13 @@ Any thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Token
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from shortlist_server.errors import InvalidArgument
 
@@ -65,14 +68,53 @@ def end_call(span: Span, code: str, *, failed: bool) -> None:
     span.end()
 
 
-def begin_search(tracer: Tracer, collection: str) -> tuple[Span, Context]:
-    """A span for a search under the task's current one, and the context in which its stages are made."""
+def begin_search(tracer: Tracer, collection: str) -> tuple[Span, Context, Token[Context]]:
+    """A span for a search under the task's current one, whose place it takes, and the context of its stages.
+
+    The token is for ``end_search``.
+    """
     span = tracer.start_span("search", attributes={"shortlist.collection": collection})
-    return span, trace.set_span_in_context(span)
+    context = trace.set_span_in_context(span)
+    return span, context, otel_context.attach(context)
+
+
+def end_search(span: Span, token: Token[Context]) -> None:
+    """Ends a search's span, in the task that began it."""
+    otel_context.detach(token)
+    span.end()
 
 
 def add_stage(tracer: Tracer, context: Context, stage: str, seconds: float) -> None:
     """A span for a stage that has just ended after so many seconds."""
     end = time.time_ns()
     span = tracer.start_span(stage, context=context, start_time=end - round(seconds * 1e9))
+    span.end(end)
+
+
+def current() -> SpanContext | None:
+    """What identifies the task's current span; None where there is none."""
+    context = trace.get_current_span().get_span_context()
+    return context if context.is_valid else None
+
+
+def add_batch(
+    tracer: Tracer, origins: Sequence[SpanContext], seconds: float, attributes: Mapping[str, str | int], *, failed: bool
+) -> None:
+    """A span for a batch that has just been run in so many seconds, linked to the spans of what it held.
+
+    Where none of those is recorded, neither is the batch.
+    """
+    linked = {origin.span_id: origin for origin in origins if origin.trace_flags.sampled}
+    if not linked:
+        return
+    end = time.time_ns()
+    span = tracer.start_span(
+        "batch",
+        context=Context(),
+        links=[Link(origin) for origin in linked.values()],
+        attributes=dict(attributes),
+        start_time=end - round(seconds * 1e9),
+    )
+    if failed:
+        span.set_status(Status(StatusCode.ERROR))
     span.end(end)

@@ -1,18 +1,33 @@
-"""The full account of a search: the settings it ran with, and what became of every candidate.
+"""The full account of a search: the settings it ran with, what became of every candidate, and what the models read.
 
 Blocking; runs in one thread, after the answer is made, when a request asks for it.
 """
 
 from __future__ import annotations
 
-from shortlist_server.domain import CandidateOutcome, ExplainedCandidate, Explanation, Parts, SearchRequest, StageScore
+from collections.abc import Mapping
+
+from shortlist_server.domain import (
+    CandidateOutcome,
+    DegradationKind,
+    ExplainedCandidate,
+    ExplainedTexts,
+    Explanation,
+    Parts,
+    RerankedPassage,
+    RerankOutcome,
+    SearchRequest,
+    StageScore,
+)
 from shortlist_server.pipeline.answer import stage_score
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun
+from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
 
 
-def explain(run: SearchRun, retrieved: Retrieved, ranked: Ranked) -> Explanation:
+def explain(run: SearchRun, retrieved: Retrieved, shortlist: Shortlist, ranked: Ranked) -> Explanation:
     """The account; it reads the id of every candidate from the store."""
     documents = run.collection.documents(ranked.keys, Parts(text=False, metadata=False))
+    ids = {key: document.id for key, document in documents.items()}
+    rerank_outcomes = _rerank_outcomes(run, shortlist, ranked)
     fused = {
         key: StageScore(score=score, rank=rank, normalized=score)
         for rank, (key, score) in enumerate(
@@ -26,7 +41,7 @@ def explain(run: SearchRun, retrieved: Retrieved, ranked: Ranked) -> Explanation
         passed += outcome is not CandidateOutcome.BELOW_MIN_SCORE
         candidates.append(
             ExplainedCandidate(
-                id=documents[key].id if key in documents else "",
+                id=ids.get(key, ""),
                 rank=rank,
                 score=score,
                 dense=stage_score(key, retrieved.dense, retrieved.fused.dense),
@@ -34,9 +49,10 @@ def explain(run: SearchRun, retrieved: Retrieved, ranked: Ranked) -> Explanation
                 fused=fused[key],
                 rerank=ranked.reranked.get(key),
                 outcome=outcome,
+                rerank_outcome=rerank_outcomes.get(key),
             )
         )
-    settings = run.settings
+    settings, dense = run.settings, retrieved.candidates
     info = None if run.reranker is None else run.reranker.info
     return Explanation(
         candidates=candidates,
@@ -51,6 +67,49 @@ def explain(run: SearchRun, retrieved: Retrieved, ranked: Ranked) -> Explanation
         else info.default_weight
         if settings.rerank_weight is None
         else settings.rerank_weight,
+        dense_passages=0 if dense is None else dense.asked,
+        dense_sources=() if dense is None else dense.sources,
+        texts=_texts(run, shortlist, ranked, ids) if run.request.explain_texts else None,
+    )
+
+
+def _rerank_outcomes(run: SearchRun, shortlist: Shortlist, ranked: Ranked) -> dict[int, RerankOutcome]:
+    """What the second stage did with each document; empty where there was none."""
+    if run.reranker is None:
+        return {}
+    outcomes = dict.fromkeys(ranked.keys, RerankOutcome.BEYOND_DEPTH)
+    outcomes.update(dict.fromkeys(shortlist.keys, RerankOutcome.NOTHING_TO_READ))
+    failed = any(degradation.kind is DegradationKind.RERANK_FAILED for degradation in run.degradations)
+    unscored = RerankOutcome.FAILED if failed else RerankOutcome.OUT_OF_TIME
+    outcomes.update((key, unscored) for key, _ in shortlist.pairs)
+    outcomes.update(dict.fromkeys(ranked.reranked, RerankOutcome.SCORED))
+    return outcomes
+
+
+def _texts(run: SearchRun, shortlist: Shortlist, ranked: Ranked, ids: Mapping[int, str]) -> ExplainedTexts:
+    query = ""
+    if run.embedder is not None:
+        query = run.embedder.render_query(run.request.text, instruction=run.instruction)
+    read = [
+        (pair, candidate)
+        for pair, candidate in zip(shortlist.pairs, shortlist.candidates, strict=True)
+        if pair[1] in ranked.passages
+    ]
+    if run.reranker is None or not read:
+        return ExplainedTexts(query=query, passages=())
+    stored = run.collection.passages([label for (_, label), _ in read])
+    rendered = run.reranker.render(run.rerank_query, [candidate for _, candidate in read])
+    return ExplainedTexts(
+        query=query,
+        passages=[
+            RerankedPassage(
+                id=ids.get(key, ""),
+                ordinal=stored[label].ordinal if label in stored else 0,
+                text=one.text,
+                token_vectors=one.token_vectors,
+            )
+            for ((key, label), _), one in zip(read, rendered, strict=True)
+        ],
     )
 
 

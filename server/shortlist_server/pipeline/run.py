@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 
 from shortlist_server.domain import Deadline, Degradation, DenseCandidates, RerankScore, SearchRequest, Vector
 from shortlist_server.errors import DeadlineExceeded
-from shortlist_server.inference.base import EmbedderService, QueryEmbedding, RerankCandidate, RerankerService
+from shortlist_server.inference.base import (
+    EmbedderService,
+    QueryEmbedding,
+    RerankCandidate,
+    RerankerService,
+    RerankQuery,
+)
 from shortlist_server.observe.observer import SearchWatch
 from shortlist_server.pipeline.fusion import Fused, StageScores
 from shortlist_server.pipeline.settings import SearchSettings
@@ -59,6 +65,20 @@ class SearchRun:
     def dense_candidates(self) -> int:
         """Documents the dense index is asked for."""
         return max(self.settings.dense_candidates, self.wanted)
+
+    @property
+    def instruction(self) -> str:
+        """The embedder's instruction: the request's, else the collection's; "" for the model's default."""
+        return self.request.instruction or self.collection.config.query_instruction
+
+    @property
+    def rerank_query(self) -> RerankQuery:
+        """The query as the reranker is given it."""
+        return RerankQuery(
+            text=self.request.text,
+            instruction=self.settings.rerank_instruction or self.request.instruction,
+            token_vectors=None if self.embedding is None else self.embedding.token_vectors,
+        )
 
     @property
     def vector(self) -> Vector | None:

@@ -38,7 +38,6 @@ from shortlist_server.inference.base import (
     EmbedderService,
     ModelCatalog,
     RerankerService,
-    RerankQuery,
     RerankScores,
 )
 from shortlist_server.observe.observer import Observer, SearchWatch
@@ -109,7 +108,7 @@ class Searcher:
         if self._recall is not None:
             self._recall.note(run, retrieved)
         account = report(run, retrieved, selection, ranked)
-        explanation = await self._in_thread(explain, run, retrieved, ranked) if request.explain else None
+        explanation = await self._in_thread(explain, run, retrieved, shortlist, ranked) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
 
     async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
@@ -227,7 +226,7 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
     with run.stage("embed"):
         run.embedding = await embedder.embed_query(
             run.request.text,
-            instruction=run.request.instruction or run.collection.config.query_instruction,
+            instruction=run.instruction,
             dimension=run.collection.config.dimension,
             deadline=run.deadline,
         )
@@ -248,11 +247,7 @@ async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:
     try:
         with run.stage("rerank"):
             scores = await run.reranker.rerank(
-                RerankQuery(
-                    text=run.request.text,
-                    instruction=run.settings.rerank_instruction or run.request.instruction,
-                    token_vectors=None if run.embedding is None else run.embedding.token_vectors,
-                ),
+                run.rerank_query,
                 shortlist.candidates,
                 Deadline.after(max(0.0, run.deadline.left_seconds()) * run.settings.rerank_deadline_share),
             )

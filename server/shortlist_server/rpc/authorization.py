@@ -7,7 +7,7 @@ those of a stream with the message that names them. Coroutines on the server's e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,15 @@ _key: ContextVar[ApiKey] = ContextVar("key", default=ANYONE)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a method demands: a scope, and a right to the collections that a request names."""
+    """What a method demands: a scope, and a right to the collections that a request names.
+
+    A request that asks for the texts that models read, which show documents and the server's prompts as they are,
+    demands the scope admin as well.
+    """
 
     scope: Scope
     collections: Callable[[Any], Iterable[str]]
+    asks_texts: Callable[[Any], bool] = lambda _: False
 
 
 def _none(_: Any) -> Iterable[str]:
@@ -47,9 +52,11 @@ def _every(_: Any) -> Iterable[str]:
 
 
 RULES: dict[str, Rule] = {
-    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection"), lambda request: request.explain_texts),
     "/shortlist.v1.SearchService/BatchSearch": Rule(
-        Scope.READ, lambda request: {search.collection for search in request.requests}
+        Scope.READ,
+        lambda request: {search.collection for search in request.requests},
+        lambda request: any(search.explain_texts for search in request.requests),
     ),
     "/shortlist.v1.DocumentService/Ingest": Rule(
         Scope.WRITE, lambda request: (request.start.collection,) if request.HasField("start") else ()
@@ -81,7 +88,13 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _field("collection")),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
-"""Every method but those of the health service, which anyone may call."""
+"""Every method of a server but those of the health service, which anyone may call."""
+
+WORKER_RULES: dict[str, Rule] = {
+    f"/shortlist.worker.v1.WorkerService/{name}": Rule(Scope.READ, _none)
+    for name in ("Describe", "Cut", "EmbedQueries", "EmbedPassages", "Rerank", "RenderQuery", "RenderCandidates")
+}
+"""Every method of a worker; it holds no collections, and changes nothing."""
 
 
 def calling_key() -> ApiKey:
@@ -92,10 +105,11 @@ def calling_key() -> ApiKey:
 class AuthorizationInterceptor(WrappingInterceptor):
     """Refuses calls without a known key, without the method's scope, or for a collection the key is not granted."""
 
-    def __init__(self, keys: KeyRing | None) -> None:
-        """``keys`` None: the server has no keys, and anyone may call."""
+    def __init__(self, keys: KeyRing | None, rules: Mapping[str, Rule] = RULES) -> None:
+        """``keys`` None: there are no keys, and anyone may call."""
         super().__init__()
         self._keys = keys
+        self._rules = rules
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
@@ -103,7 +117,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         def unary(behaviour: Behaviour) -> Unary:
             async def call(request: Any, context: Context) -> Any:
                 key, rule = self._admit(method, context)
-                _check_collections(key, rule, request)
+                _check_request(key, rule, request)
                 return await behaviour(request, context)
 
             return call
@@ -114,7 +128,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
                 if hasattr(requests, "__aiter__"):
                     requests = _checked(requests, key, rule)
                 else:
-                    _check_collections(key, rule, requests)
+                    _check_request(key, rule, requests)
                 async for response in behaviour(requests, context):
                     yield response
 
@@ -123,7 +137,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         return wrap(handler, unary=unary, streaming=streaming)
 
     def _admit(self, method: str, context: Context) -> tuple[ApiKey, Rule]:
-        rule = RULES.get(method)
+        rule = self._rules.get(method)
         if rule is None:
             raise PermissionDenied("no key has a right to this method", metadata={"method": method})
         key = self._identify(context)
@@ -149,11 +163,16 @@ class AuthorizationInterceptor(WrappingInterceptor):
 
 async def _checked(requests: AsyncIterator[Any], key: ApiKey, rule: Rule) -> AsyncIterator[Any]:
     async for request in requests:
-        _check_collections(key, rule, request)
+        _check_request(key, rule, request)
         yield request
 
 
-def _check_collections(key: ApiKey, rule: Rule, request: Any) -> None:
+def _check_request(key: ApiKey, rule: Rule, request: Any) -> None:
+    if Scope.ADMIN not in key.scopes and rule.asks_texts(request):
+        raise PermissionDenied(
+            f"API key '{key.name}' lacks the scope 'admin', which explain_texts needs",
+            metadata={"key": key.name, "scope": Scope.ADMIN.value},
+        )
     if not key.collections:
         return
     for name in rule.collections(request):

@@ -117,12 +117,28 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             tokens=scores.tokens,
         )
 
-    def _embedder(self, request: pb.CutRequest | pb.EmbedQueriesRequest | pb.EmbedPassagesRequest) -> EmbedderService:
+    async def RenderQuery(self, request: pb.RenderQueryRequest, context: Context) -> pb.RenderQueryResponse:
+        """See the proto."""
+        render, query = self._embedder(request).render_query, request.query
+        return pb.RenderQueryResponse(text=await asyncio.to_thread(render, query.text, instruction=query.instruction))
+
+    async def RenderCandidates(
+        self, request: pb.RenderCandidatesRequest, context: Context
+    ) -> pb.RenderCandidatesResponse:
+        """See the proto."""
+        query = RerankQuery(text=request.query.text, instruction=request.query.instruction)
+        candidates = [RerankCandidate(text=text) for text in request.texts]
+        rendered = await asyncio.to_thread(self._reranker(request).render, query, candidates)
+        return pb.RenderCandidatesResponse(texts=[one.text for one in rendered])
+
+    def _embedder(
+        self, request: pb.CutRequest | pb.EmbedQueriesRequest | pb.EmbedPassagesRequest | pb.RenderQueryRequest
+    ) -> EmbedderService:
         service = self._models.embedder(request.model)
         _check_revision(request.model, request.revision, service.info.revision)
         return service
 
-    def _reranker(self, request: pb.RerankRequest) -> RerankerService:
+    def _reranker(self, request: pb.RerankRequest | pb.RenderCandidatesRequest) -> RerankerService:
         service = self._models.reranker(request.model)
         _check_revision(request.model, request.revision, service.info.revision)
         return service

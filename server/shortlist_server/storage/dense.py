@@ -8,6 +8,7 @@ widened until enough distinct documents are covered. No lock is taken; any threa
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import DenseCandidates, DenseStrategy, Vector
+from shortlist_server.domain import DenseCandidates, DenseSource, DenseStrategy, Vector
 from shortlist_server.storage.segments import Segment, Unreachable
 from shortlist_server.storage.selection import KeySelection
 from shortlist_server.storage.tail import TailSnapshot
@@ -78,13 +79,32 @@ class FrozenView:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One source's answer, best first. ``complete``: it has no further row that is alive and passes."""
+    """One source's answer, best first.
+
+    Attributes:
+        complete: it has no further row that is alive and passes.
+        matches: its rows that pass the filter, dead ones included; None without one.
+        breadth: rows its graph was asked for; 0 where it was not.
+    """
 
     source: Source
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     complete: bool
     strategy: DenseStrategy
+    matches: int | None = None
+    breadth: int = 0
+
+    def account(self) -> DenseSource:
+        """How the source was asked."""
+        return DenseSource(
+            name="tail" if isinstance(self.source, TailSnapshot) else self.source.row.uid,
+            passages=len(self.source.labels),
+            matches=self.matches,
+            breadth=self.breadth,
+            found=len(self.rows),
+            strategy=self.strategy,
+        )
 
 
 def search(
@@ -112,7 +132,7 @@ def search(
         strategy = max((part.strategy for part in parts), key=_SEVERITY.index, default=DenseStrategy.EXACT)
         candidates, covered = _candidates(parts, documents, strategy)
         if covered >= min(documents, available) or all(part.complete for part in parts):
-            return candidates
+            return dataclasses.replace(candidates, asked=wanted, sources=[part.account() for part in parts])
         wanted *= 4
 
 
@@ -145,8 +165,10 @@ def _nearest(
         return _walk(source, vector, wanted, breadth)
     rows = selection.rows(source)
     if exact or isinstance(source, TailSnapshot):
-        return _scan(source, vector, rows, wanted, DenseStrategy.EXACT)
-    return _filtered(source, vector, wanted, breadth, selection, rows)
+        part = _scan(source, vector, rows, wanted, DenseStrategy.EXACT)
+    else:
+        part = _filtered(source, vector, wanted, breadth, selection, rows)
+    return dataclasses.replace(part, matches=len(rows))
 
 
 def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
@@ -156,8 +178,8 @@ def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
     try:
         rows, scores = segment.nearest(vector, asked)
     except Unreachable:
-        return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK)
-    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW)
+        return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK, asked)
+    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, breadth=asked)
 
 
 def _filtered(
@@ -175,8 +197,9 @@ def _filtered(
     asked = max(breadth, math.ceil(2 * wanted / share * max(1.0, breadth / DEFAULT_BREADTH))) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
-    passes, wide = selection.mask(segment), False
+    passes, wide, tried = selection.mask(segment), False, 0
     while asked < segment.live and asked * _GRAPH_ROW <= limit:
+        tried = asked
         try:
             found, scores = segment.nearest(vector, asked)
         except Unreachable:
@@ -187,28 +210,34 @@ def _filtered(
         # passes is far off, where a graph is less sure of its way: a wide step finds more of it than a just sufficient
         # one.
         if passed >= wanted and (wide or passed >= asked * share / 2):
-            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH)
+            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH, breadth=asked)
         asked, wide = asked * 10, True
-    return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK)
+    return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK, tried)
 
 
 def _scan(
-    source: Source, vector: Vector, rows: NDArray[np.int64] | None, wanted: int, strategy: DenseStrategy
+    source: Source,
+    vector: Vector,
+    rows: NDArray[np.int64] | None,
+    wanted: int,
+    strategy: DenseStrategy,
+    breadth: int = 0,
 ) -> _Part:
+    """Every row that is alive and passes, scored; ``breadth`` is what the graph was asked for in vain."""
     total = len(source.labels)
     if rows is None or len(rows) * _GATHER_ROW > total * _SCAN_ROW:
         scores = source.vectors @ vector
         # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
         live = source.alive.copy() if rows is None else _mask(total, rows) & source.alive
         rows = np.flatnonzero(live)
-        return _best(source, rows, scores[rows], wanted, strategy)
+        return _best(source, rows, scores[rows], wanted, strategy, breadth)
     rows = rows[source.alive[rows]]
     if len(rows) <= _ROWS_AT_ONCE:
-        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy)
+        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy, breadth)
     # Blocks that fit the cache: gathering all rows at once would write and read them through memory.
     blocks = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     scores = np.concatenate([source.vectors[block] @ vector for block in blocks])
-    return _best(source, rows, scores, wanted, strategy)
+    return _best(source, rows, scores, wanted, strategy, breadth)
 
 
 def _mask(total: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -218,14 +247,19 @@ def _mask(total: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _best(
-    source: Source, rows: NDArray[np.int64], scores: NDArray[np.float32], wanted: int, strategy: DenseStrategy
+    source: Source,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    wanted: int,
+    strategy: DenseStrategy,
+    breadth: int = 0,
 ) -> _Part:
     complete = len(rows) <= wanted
     if not complete:
         top = np.argpartition(-scores, wanted - 1)[:wanted]
         rows, scores = rows[top], scores[top]
     order = np.argsort(-scores, kind="stable")
-    return _Part(source, rows[order], scores[order], complete, strategy)
+    return _Part(source, rows[order], scores[order], complete, strategy, breadth=breadth)
 
 
 def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy) -> tuple[DenseCandidates, int]:

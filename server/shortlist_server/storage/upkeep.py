@@ -42,7 +42,7 @@ class CollectionStats:
 
     Attributes:
         tail_passages: passages that are searched exactly because no segment has them yet.
-        builds, build_failures: since the collection was opened.
+        seals, merges, build_failures: since the collection was opened.
         failing: whether the last build failed; searches are right but slower until one succeeds.
         waited_seconds: time commits were held back because the tail outgrew the builder.
         damaged_segments: those that were forgotten when the collection was opened, and why.
@@ -50,7 +50,8 @@ class CollectionStats:
 
     tail_passages: int
     segments: tuple[SegmentStats, ...]
-    builds: int
+    seals: int
+    merges: int
     build_failures: int
     failing: bool
     last_build_error: str
@@ -171,7 +172,8 @@ class Upkeep:
                 SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
                 for one in view.segments
             ),
-            builds=self._sealer.built + self._merger.built,
+            seals=self._sealer.built,
+            merges=self._merger.built,
             build_failures=self._sealer.failures + self._merger.failures,
             failing=self._sealer.failing or self._merger.failing,
             last_build_error=self._sealer.last_error or self._merger.last_error,

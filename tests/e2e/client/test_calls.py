@@ -79,6 +79,29 @@ async def test_every_parameter_of_a_search_reaches_the_server(client: Any, books
     assert len(result[0].passages[0].passage.vector or ()) == 256
 
 
+async def test_an_explanation_tells_the_way_of_every_candidate(client: Any, books: str) -> None:
+    assert (await client.search(books, "quick fox")).explanation is None
+    result = await client.search(books, "quick fox", limit=1, rerank=Rerank(depth=2), explain_texts=True)
+    said = result.explanation
+    assert said.candidates[0].id == result[0].id == "fox"
+    assert (said.candidates[0].dense, said.candidates[0].rerank) == (result[0].dense, result[0].rerank)
+    assert [one.outcome for one in said.candidates] == ["returned", "beyond_limit", "beyond_limit"]
+    assert [one.rerank_outcome for one in said.candidates] == ["scored", "scored", "beyond_depth"]
+    assert (said.fusion_method, said.rerank_depth, said.dense_candidates) == ("convex", 2, 100)
+    (tail,) = said.dense_sources
+    assert (tail.name, tail.passages, tail.matches, tail.strategy) == ("tail", 3, None, "exact")
+    assert said.texts.query == "quick fox"
+    assert {passage.id for passage in said.texts.passages} == {one.id for one in said.candidates[:2]}
+    filtered, _ = await client.batch_search(
+        [
+            SearchQuery(collection=books, text="owl", filter=Field("year") > 2001, explain=True),
+            SearchQuery(collection=books, text="owl"),
+        ]
+    )
+    assert filtered.explanation.dense_sources[0].matches == 2
+    assert filtered.explanation.texts is None
+
+
 async def test_rerank_settings_travel_and_a_collection_presets_them(client: Any, books: str) -> None:
     result = await client.search(books, "owl", rerank=Rerank(depth=1))
     assert result.report.reranked == 1
@@ -188,6 +211,10 @@ async def test_an_error_of_the_server_keeps_the_raw_status(client: Any) -> None:
 
 async def test_readiness(client: Any, connect: Any) -> None:
     assert await client.ready()
+    assert await client.health()
+    assert await client.health("shortlist.v1.SearchService")
+    with pytest.raises(shortlist.NotFound):
+        await client.health("s" * 200)
     await client.wait_until_ready(5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

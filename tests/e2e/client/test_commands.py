@@ -50,6 +50,30 @@ def test_search_prints_json(target: str, animals: str) -> None:
     assert answer["report"]["reranked"] == 0
 
 
+def test_search_explains_itself_to_people_and_to_programs(target: str, animals: str) -> None:
+    run = shortlist("search", animals, "quick fox", "-n", "1", "--depth", "2", "--explain", target=target)
+    assert run.returncode == 0, run.stderr
+    account = run.stdout.partition("\n\n")[2]
+    assert "dense: 3 documents of 100 asked (3 passages of each part), by exact\n" in account
+    assert "fusion: 3 documents, by convex, weight of dense 0.6\n" in account
+    assert "rerank: 2 scored, 1 beyond depth; by late-interaction@" in account
+    assert "answer: 1 returned, 2 beyond limit\n" in account
+    assert "tail\t3\t\t0\t3\texact\n" in account
+    rows = [line.split("\t") for line in account.splitlines() if line.count("\t") == 8]
+    assert [(row[0], row[7], row[8]) for row in rows[1:]] == [
+        ("1", "returned", "scored"),
+        ("2", "beyond limit", "scored"),
+        ("3", "beyond limit", "beyond depth"),
+    ]
+    assert "the embedder read" not in account
+    told = shortlist("search", animals, "quick fox", "--explain-texts", target=target).stdout
+    assert "the embedder read: quick fox\n" in told
+    assert "the reranker read of passage 0 of fox: 3 token vectors\n" in told
+    answer = json.loads(shortlist("search", animals, "owl", "--explain", "--json", target=target).stdout)
+    assert answer["explanation"]["candidates"][0]["id"] == "owl"
+    assert answer["explanation"]["texts"] is None
+
+
 def test_documents_can_be_shown_counted_and_listed_into_another_ingest(target: str, animals: str) -> None:
     run = shortlist("get", animals, "owl", "nope", target=target)
     assert run.returncode == 1

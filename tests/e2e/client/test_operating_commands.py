@@ -67,6 +67,21 @@ def test_info_says_what_the_server_is(notes: TestServer) -> None:
     assert values["embedders"][0]["name"] == "hashing"
 
 
+def test_health_is_an_exit_code(notes: TestServer, tmp_path: Path) -> None:
+    run = shortlist("health", "--target", notes.target)
+    assert (run.returncode, run.stdout) == (0, "serving\n")
+    assert shortlist("health", "--service", "shortlist.v1.SearchService", "--target", notes.target).returncode == 0
+    run = shortlist("health", "--service", "shortlist.v1.Nothing", "--target", notes.target)
+    assert (run.returncode, run.stderr) == (1, "Error: the server has no service 'shortlist.v1.Nothing'\n")
+    with server(tmp_path, min_free_disk_bytes=2**62) as full:
+        assert shortlist("health", "--target", full.target).returncode == 0
+        run = shortlist("health", "--service", "shortlist.v1.DocumentService", "--target", full.target)
+        assert (run.returncode, run.stderr) == (1, "Error: not serving\n")
+    run = shortlist("health", "--target", full.target, "--timeout", "2")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+
+
 def test_a_server_is_verified(notes: TestServer) -> None:
     run = shortlist("verify", "--target", notes.target)
     assert run.returncode == 0, run.stderr

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc.aio
 import numpy as np
@@ -15,12 +16,15 @@ import pytest
 from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
-from shortlist_server.errors import DocumentTooLarge, Unavailable
+from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, Unavailable
 from shortlist_server.inference import remote
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
     MayGoOn,
     PassageEmbedding,
+    QueryEmbedding,
+    QueryText,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -36,13 +40,19 @@ SOON = 20.0
 
 
 class HeldEmbedder(HashingEmbedder):
-    """A hashing embedder whose passages wait for a gate."""
+    """A hashing embedder whose passages wait for a gate, and queries for another."""
 
     def __init__(self, dimension: int = 64) -> None:
         super().__init__("held", dimension)
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.query_gate = threading.Event()
+        self.query_gate.set()
+
+    def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
+        assert self.query_gate.wait(30)
+        return super().embed_queries(queries)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         self.entered.set()
@@ -67,6 +77,25 @@ class LengthReranker:
         cut = np.zeros(len(candidates), dtype=np.int32)
         return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
 
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        return [RenderedCandidate(text=f"{query.instruction}: {query.text}? {one.text}") for one in candidates]
+
+
+class ListeningServicer(WorkerServicer):
+    """Notes how long the callers of queries and reranking will wait, in seconds."""
+
+    def __init__(self, models: LoadedModels) -> None:
+        super().__init__(models, Config())
+        self.left: list[float] = []
+
+    async def EmbedQueries(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.left.append(context.time_remaining())
+        return await super().EmbedQueries(request, context)
+
+    async def Rerank(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.left.append(context.time_remaining())
+        return await super().Rerank(request, context)
+
 
 class Worker:
     """A worker on an event loop of its own thread."""
@@ -83,7 +112,8 @@ class Worker:
 
     async def _start(self) -> int:
         self.server = grpc.aio.server(interceptors=[CallInterceptor(max_concurrent=64, max_seconds=60)])
-        pb_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self.models, Config()), self.server)
+        self.servicer = ListeningServicer(self.models)
+        pb_grpc.add_WorkerServiceServicer_to_server(self.servicer, self.server)
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         return port
@@ -94,6 +124,7 @@ class Worker:
     def close(self) -> None:
         if isinstance(self.engine, HeldEmbedder):
             self.engine.gate.set()
+            self.engine.query_gate.set()
         self.kill()
         self.models.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -165,6 +196,55 @@ def test_reranking_goes_to_the_worker_in_slices(
     assert scores.scores.tolist() == list(range(40))
     assert scores.probabilities is not None
     assert models.reranker("length").info.default_depth == 7
+
+
+def test_what_the_models_of_a_worker_read_is_told(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    models = connect(start())
+    assert models.embedder("held").render_query("an owl", instruction="") == "an owl"
+    rendered = models.reranker("length").render(
+        RerankQuery(text="q", instruction="find"), [RerankCandidate(text="a"), RerankCandidate(text="b")]
+    )
+    assert [one.text for one in rendered] == ["find: q? a", "find: q? b"]
+
+
+def test_the_callers_deadline_goes_to_the_worker_and_ends_the_call(
+    start: Callable[..., Worker], connect: Callable[..., LoadedModels]
+) -> None:
+    worker = start()
+    models = connect(worker)
+    service = models.embedder("held")
+
+    def embed_query(text: str, seconds: float) -> None:
+        asyncio.run(service.embed_query(text, instruction="", dimension=64, deadline=Deadline.after(seconds)))
+
+    embed_query("in time", 7.0)
+    asyncio.run(
+        models.reranker("length").rerank(RerankQuery(text="q"), [RerankCandidate(text="a")], Deadline.after(9.0))
+    )
+    # gRPC rounds up.
+    assert worker.servicer.left == [pytest.approx(7.0, abs=0.5), pytest.approx(9.0, abs=0.5)]
+    assert isinstance(worker.engine, HeldEmbedder)
+    worker.engine.query_gate.clear()
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        embed_query("too late", 0.3)
+    # Had the call to the worker gone on, closing would wait for it.
+    models.close()
+    assert time.monotonic() - began < 5
+
+
+def test_a_deadline_that_has_passed_is_no_fault_of_the_worker(start: Callable[..., Worker]) -> None:
+    address = f"127.0.0.1:{start().port}"
+    pool = remote.WorkerPool([address])
+    engine = remote.RemoteEmbedder(pool, pool.describe().embedders[0])
+    with pytest.raises(DeadlineExceeded):
+        engine.embed_queries([QueryText(text="q", deadline=Deadline.after(-1.0))])
+    assert pool.health() == {address: True}
+    patient = QueryText(text="r", deadline=Deadline.after(SOON))
+    assert len(engine.embed_queries([QueryText(text="q", deadline=Deadline.after(-1.0)), patient])) == 2
+    pool.close()
 
 
 def test_errors_keep_their_kind(start: Callable[..., Worker], connect: Callable[..., LoadedModels]) -> None:

@@ -132,6 +132,13 @@ async def test_closing_fails_ingest_that_waits(service: ScheduledEmbedder, engin
     assert isinstance((await first)[0], PassageEmbedding)
 
 
+def test_a_query_is_rendered_without_an_instruction_that_the_model_ignores() -> None:
+    service = ScheduledEmbedder(CountingEmbedder())
+    assert service.render_query("q", instruction="Find the poem") == "q"
+    assert len(service.render_query("word " * 5000, instruction="").split()) == 4096
+    service.close()
+
+
 async def test_cut_and_info_are_the_engines(service: ScheduledEmbedder) -> None:
     chunking = Chunking(max_tokens=8, overlap_tokens=2)
     assert len(service.cut("", "word " * 20, chunking, OverflowPolicy.CHUNK).passages) == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range
+from shortlist_server.storage.dense import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
 from shortlist_server.storage.writer import Task
 
@@ -147,6 +148,28 @@ def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store, make
     collection.raise_ef(512, filtered=True)
     assert collection.dense(query, 30, half).strategy is DenseStrategy.EXACT
     assert collection.dense(query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
+
+
+def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(open_store, maker):
+    collection = open_store(segment_min_passages=3000).create("papers", collection_config())
+    fill(collection, maker, 4000)
+    wait_until(lambda: collection.info().segment_count == 1)
+    fill(collection, maker, 20, start=4000)
+    uid = collection.view.segments[0].row.uid
+    query = maker.vector()
+    found = collection.dense(query, 10)
+    assert found.asked == 10
+    segment, tail = found.sources
+    assert (segment.name, segment.passages, segment.matches, segment.breadth) == (uid, 4000, None, DEFAULT_BREADTH)
+    assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_BREADTH)
+    assert (tail.name, tail.passages, tail.matches, tail.breadth) == ("tail", 20, None, 0)
+    assert (tail.strategy, tail.found) == (DenseStrategy.EXACT, 10)
+    segment, tail = collection.dense(query, 10, collection.select(Range(("n",), lower=3990.0))).sources
+    assert (segment.matches, segment.breadth, segment.strategy) == (10, 0, DenseStrategy.EXACT)
+    assert tail.matches == 20
+    segment, _ = collection.dense(query, 10, collection.select(Range(("n",), upper=3900.0)), ef=200).sources
+    assert (segment.matches, segment.breadth, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
+    assert 10 <= segment.found <= 200
 
 
 def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, maker):

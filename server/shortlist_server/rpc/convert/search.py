@@ -53,7 +53,8 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         parts=parts_in(message.include),
         min_score=message.min_score if message.HasField("min_score") else None,
         min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
-        explain=message.explain,
+        explain=message.explain or message.explain_texts,
+        explain_texts=message.explain_texts,
     )
 
 
@@ -191,6 +192,19 @@ def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
         rrf_k=explanation.rrf_k,
         rerank_depth=explanation.rerank_depth,
         rerank_weight=explanation.rerank_weight,
+        dense_passages=explanation.dense_passages,
+        dense_sources=[
+            pb.DenseSource(
+                name=source.name,
+                passages=source.passages,
+                matches=source.matches,
+                breadth=source.breadth,
+                found=source.found,
+                strategy=pb.DenseStrategy.Value(f"DENSE_STRATEGY_{source.strategy.name}"),
+            )
+            for source in explanation.dense_sources
+        ],
+        texts=None if explanation.texts is None else _texts_out(explanation.texts),
     )
     for candidate in explanation.candidates:
         added = message.candidates.add(
@@ -200,8 +214,22 @@ def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
             fused=_score_out(candidate.fused),
             outcome=pb.CandidateOutcome.Value(f"CANDIDATE_OUTCOME_{candidate.outcome.name}"),
         )
+        if candidate.rerank_outcome is not None:
+            added.rerank_outcome = pb.RerankOutcome.Value(f"RERANK_OUTCOME_{candidate.rerank_outcome.name}")
         _add_stages(added, candidate)
     return message
+
+
+def _texts_out(texts: domain.ExplainedTexts) -> pb.ExplainedTexts:
+    return pb.ExplainedTexts(
+        query=texts.query,
+        passages=[
+            pb.RerankedPassage(
+                id=passage.id, ordinal=passage.ordinal, text=passage.text, token_vectors=passage.token_vectors
+            )
+            for passage in texts.passages
+        ],
+    )
 
 
 def _score_out(score: domain.StageScore) -> pb.StageScore:
