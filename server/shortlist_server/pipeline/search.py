@@ -96,9 +96,13 @@ class Searcher:
         run = await self._begin(request, deadline, watch)
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
-            retrieved, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
-            scores = await _rerank(run, shortlist)
-            ranked, hits = await self._in_thread(_second_stage, run, retrieved, shortlist, scores, attempt == ATTEMPTS)
+            last = attempt == ATTEMPTS
+            if run.reranker is None:
+                retrieved, shortlist, ranked, hits = await self._in_thread(_one_stage, run, selection, lexical, last)
+            else:
+                retrieved, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
+                scores = await _rerank(run, shortlist)
+                ranked, hits = await self._in_thread(_second_stage, run, retrieved, shortlist, scores, last)
             if hits is not None:
                 break
             run.sequence = run.collection.sequence
@@ -113,7 +117,10 @@ class Searcher:
 
     async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
         started = time.perf_counter()
-        collection = await self._in_thread(self._store.open, request.collection)
+        # Turns in a thread are most of what a search without a model costs; none is taken for nothing.
+        collection = self._store.opened(request.collection)
+        if collection is None:
+            collection = await self._in_thread(self._store.open, request.collection)
         await _reach(collection, request.min_sequence, deadline)
         config = collection.config
         if request.vector is not None and request.vector.shape != (config.dimension,):
@@ -179,6 +186,10 @@ class Searcher:
 
     async def _embed_and_match(self, run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
         """Embeds the query while a thread resolves the filter and asks the lexical index."""
+        if run.request.filter is None and run.settings.mode is RetrievalMode.DENSE:
+            if run.embedder is not None:
+                await _embed(run, run.embedder)
+            return None, None
         if run.embedder is None:
             return await self._in_thread(match, run)
         matched, _ = await asyncio.gather(self._in_thread(match, run), _embed(run, run.embedder))
@@ -238,6 +249,14 @@ def _first_stage(
     """Retrieves, and reads what the reranker needs: one turn in a thread for both."""
     retrieved = retrieve(run, selection, lexical)
     return retrieved, fetch(run, retrieved)
+
+
+def _one_stage(
+    run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, last_attempt: bool
+) -> tuple[Retrieved, Shortlist, Ranked, list[Hit] | None]:
+    """The whole of a search that is not reranked: one turn in a thread."""
+    retrieved, shortlist = _first_stage(run, selection, lexical)
+    return retrieved, shortlist, *_second_stage(run, retrieved, shortlist, None, last_attempt)
 
 
 async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:

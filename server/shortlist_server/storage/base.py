@@ -170,6 +170,9 @@ class Store(Protocol):
             NewerDataFormat: a newer release wrote it.
         """
 
+    def opened(self, name: str) -> CollectionStore | None:
+        """The collection of that name if it is open already, else None. The one method that never blocks."""
+
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
 

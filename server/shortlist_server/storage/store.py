@@ -117,7 +117,7 @@ class EmbeddedStore:
 
     def open(self, name: str) -> EmbeddedCollection:
         """The collection of that name; see ``Store.open``."""
-        known = self._open.get(name)
+        known = self.opened(name)
         if known is not None:
             return known
         with self._naming(name):
@@ -128,6 +128,10 @@ class EmbeddedStore:
                 known = EmbeddedCollection(name, self._folder / name, self._parameters)
                 self._open[name] = known
             return known
+
+    def opened(self, name: str) -> EmbeddedCollection | None:
+        """The collection of that name if it is open already; see ``Store.opened``."""
+        return self._open.get(name)
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
