@@ -1,0 +1,123 @@
+"""The values that travel between the rooms of the server.
+
+Frozen, without behaviour beyond small derivations; safe to share between threads. Units are in the names. The names are
+those of the proto, so that ``rpc/convert`` is a plain translation.
+"""
+
+from shortlist_server.domain.collections import (
+    Chunking,
+    CollectionConfig,
+    CollectionInfo,
+    CollectionRecall,
+    FusionMethod,
+    OverflowPolicy,
+    RecallEstimate,
+    RerankFailurePolicy,
+    RetrievalMode,
+    SearchDefaults,
+)
+from shortlist_server.domain.deadline import Deadline
+from shortlist_server.domain.documents import (
+    Change,
+    Commit,
+    Deletion,
+    Document,
+    NewPassage,
+    Parts,
+    Quarantined,
+    StoredDocument,
+    StoredPassage,
+    StreamPosition,
+    Upsert,
+)
+from shortlist_server.domain.explanation import (
+    CandidateOutcome,
+    ExplainedCandidate,
+    ExplainedTexts,
+    Explanation,
+    RerankedPassage,
+    RerankOutcome,
+)
+from shortlist_server.domain.filters import (
+    AllOf,
+    AnyOf,
+    Contains,
+    Equals,
+    Exists,
+    Filter,
+    Negation,
+    OneOf,
+    Range,
+    Scalar,
+)
+from shortlist_server.domain.names import DocumentKey, Json, Label, SequenceNumber, Vector
+from shortlist_server.domain.retrieval import DenseCandidates, DenseSource, DenseStrategy, LexicalCandidates
+from shortlist_server.domain.scores import RerankScore, StageScore
+from shortlist_server.domain.search import (
+    Degradation,
+    DegradationKind,
+    Hit,
+    PassageHit,
+    SearchReport,
+    SearchRequest,
+    SearchResult,
+)
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "CandidateOutcome",
+    "Change",
+    "Chunking",
+    "CollectionConfig",
+    "CollectionInfo",
+    "CollectionRecall",
+    "Commit",
+    "Contains",
+    "Deadline",
+    "Degradation",
+    "DegradationKind",
+    "Deletion",
+    "DenseCandidates",
+    "DenseSource",
+    "DenseStrategy",
+    "Document",
+    "DocumentKey",
+    "Equals",
+    "Exists",
+    "ExplainedCandidate",
+    "ExplainedTexts",
+    "Explanation",
+    "Filter",
+    "FusionMethod",
+    "Hit",
+    "Json",
+    "Label",
+    "LexicalCandidates",
+    "Negation",
+    "NewPassage",
+    "OneOf",
+    "OverflowPolicy",
+    "Parts",
+    "PassageHit",
+    "Quarantined",
+    "Range",
+    "RecallEstimate",
+    "RerankFailurePolicy",
+    "RerankOutcome",
+    "RerankScore",
+    "RerankedPassage",
+    "RetrievalMode",
+    "Scalar",
+    "SearchDefaults",
+    "SearchReport",
+    "SearchRequest",
+    "SearchResult",
+    "SequenceNumber",
+    "StageScore",
+    "StoredDocument",
+    "StoredPassage",
+    "StreamPosition",
+    "Upsert",
+    "Vector",
+]

@@ -1,0 +1,148 @@
+"""Documents on their way into a collection and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain.names import Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document as a client gives it. ``vector`` is the client's own, not yet normalised, or None."""
+
+    id: str
+    title: str = ""
+    text: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    vector: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPassage:
+    """A passage to store.
+
+    Attributes:
+        start, end: the passage in the document's text, in code points, end exclusive.
+        vector: shape (dimension,), float32, norm 1.
+        tokens: tokens the embedder saw.
+        token_vectors: packed for late interaction (``inference/late_interaction.py`` knows the format), or None.
+    """
+
+    start: int
+    end: int
+    vector: Vector
+    tokens: int
+    token_vectors: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upsert:
+    """Insert or replace a document. ``content_hash`` covers it and the model revision: equal hash, equal vectors."""
+
+    document: Document
+    passages: Sequence[NewPassage]
+    content_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion:
+    """Delete the document with this id, if it exists."""
+
+    id: str
+
+
+Change = Upsert | Deletion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPosition:
+    """The position of a named ingest stream, committed together with its changes."""
+
+    stream: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A document that an ingest stream could not take.
+
+    Attributes:
+        number: identifies the failure in the collection, from 1; 0 before it is stored.
+        id: as the client sent it, well-formed or not.
+        stream: "" for an unnamed stream.
+        reason, message, field, retryable: of the error.
+        document: the document as the edge serialised it, or None when it was too large to keep.
+    """
+
+    number: int = 0
+    id: str
+    stream: str
+    position: int
+    time_seconds: float
+    reason: str
+    message: str
+    field: str
+    retryable: bool
+    document: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What a commit did.
+
+    Attributes:
+        sequences: for each change its sequence. A later change of the same commit to the same id supersedes an
+            earlier one, which then has the sequence of the later.
+        superseded: for each change whether a later one of the same commit superseded it.
+        existed: for each change whether a document with the id existed before the commit.
+        last_sequence: the collection's sequence after the commit.
+    """
+
+    sequences: Sequence[int]
+    superseded: Sequence[bool]
+    existed: Sequence[bool]
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Which parts of documents to read."""
+
+    text: bool = True
+    metadata: bool = True
+    passages: bool = False
+    vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPassage:
+    """A passage as stored. ``vector`` and ``token_vectors`` only where asked for."""
+
+    label: int
+    key: int
+    ordinal: int
+    start: int
+    end: int
+    tokens: int
+    vector: Vector | None = None
+    token_vectors: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    """A document as stored; parts that were not asked for are empty."""
+
+    key: int
+    id: str
+    sequence: int
+    passage_count: int
+    title: str = ""
+    text: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    passages: Sequence[StoredPassage] = ()

@@ -1,0 +1,85 @@
+"""The account of a search that is asked to explain itself."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shortlist_server.domain.collections import FusionMethod
+from shortlist_server.domain.retrieval import DenseSource
+from shortlist_server.domain.scores import RerankScore, StageScore
+
+
+class CandidateOutcome(enum.Enum):
+    """What became of a candidate in the end."""
+
+    RETURNED = "returned"
+    BELOW_MIN_SCORE = "below_min_score"
+    SKIPPED = "skipped"
+    BEYOND_LIMIT = "beyond_limit"
+
+
+class RerankOutcome(enum.Enum):
+    """What the second stage did with a candidate."""
+
+    SCORED = "scored"
+    BEYOND_DEPTH = "beyond_depth"
+    OUT_OF_TIME = "out_of_time"
+    NOTHING_TO_READ = "nothing_to_read"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedCandidate:
+    """A document that a stage found, and its way through the stages; ``id`` "" where it has gone meanwhile."""
+
+    id: str
+    rank: int
+    score: float
+    dense: StageScore | None
+    lexical: StageScore | None
+    fused: StageScore
+    rerank: RerankScore | None
+    outcome: CandidateOutcome
+    rerank_outcome: RerankOutcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankedPassage:
+    """What the reranker read of a passage: a text, query included, or so many of its stored token vectors."""
+
+    id: str
+    ordinal: int
+    text: str
+    token_vectors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedTexts:
+    """What the models read: the query as the embedder did, "" where there was none, and the passages reranked."""
+
+    query: str
+    passages: Sequence[RerankedPassage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The settings a search ran with and the way of every candidate, in the order of the final ranking.
+
+    Attributes:
+        dense_passages, dense_sources: what the dense index was asked, and how; see ``DenseCandidates``.
+        texts: None unless asked for.
+    """
+
+    candidates: Sequence[ExplainedCandidate]
+    dense_candidates: int
+    lexical_candidates: int
+    fusion: FusionMethod
+    dense_weight: float
+    rrf_k: int
+    rerank_depth: int
+    rerank_weight: float
+    dense_passages: int
+    dense_sources: Sequence[DenseSource]
+    texts: ExplainedTexts | None
