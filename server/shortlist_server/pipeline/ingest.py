@@ -83,13 +83,7 @@ class Ingester:
         if store.config.embedder != NO_MODEL:
             embedder = self._models.embedder(store.config.embedder)
             check_revision(store, embedder)
-        for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
-            await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
-        position = 0
-        if stream:
-            # A session whose client is gone may have left a commit under way; an empty one comes after it.
-            await asyncio.wrap_future(store.commit(()))
-            position = await loop.run_in_executor(self._threads, store.stream_position, stream)
+        position = await self._take_over(store, stream) if stream else 0
         session = IngestSession(
             store,
             embedder,
@@ -101,6 +95,20 @@ class Ingester:
         )
         self._sessions.add(session)
         return session
+
+    async def _take_over(self, store: CollectionStore, stream: str) -> int:
+        """Ends the sessions of a name, also those that are opened meanwhile; returns its last durable position."""
+        while True:
+            for other in self._holders(store.name, stream):
+                await other.end(StreamConflict(f"another client opened the stream '{stream}'"))
+            # A session whose client is gone may have left a commit under way; an empty one comes after it.
+            await asyncio.wrap_future(store.commit(()))
+            position = await asyncio.get_running_loop().run_in_executor(self._threads, store.stream_position, stream)
+            if not self._holders(store.name, stream):
+                return position
+
+    def _holders(self, collection: str, stream: str) -> list[IngestSession]:
+        return [s for s in self._sessions if (s.collection.name, s.stream) == (collection, stream)]
 
     async def close(self, session: IngestSession) -> None:
         """Forgets a session whose ``run`` has ended or will not be used again."""

@@ -1,4 +1,4 @@
-"""Sessions of one named stream, one after the other."""
+"""Sessions: of one named stream, one after the other; and what is left when one breaks off."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Document
+from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.pipeline.ingest import Ingester
@@ -82,3 +83,16 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     assert [ack.status for ack in await anext(run)] == [AckStatus.REPLAYED, AckStatus.REPLAYED]
     await run.aclose()
     await ingester.close(again)
+
+
+async def test_of_two_clients_that_open_a_stream_at_once_only_the_newer_keeps_it(ingester: Ingester) -> None:
+    first, second = (asyncio.create_task(ingester.open("docs", stream="s", dry_run=False)) for _ in range(2))
+    await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0.2)
+    older, newer = (first, second) if first.done() else (second, first)
+    assert not newer.done()
+    session = older.result()
+    with pytest.raises(StreamConflict):
+        await anext(session.run(messages("one")))
+    await ingester.close(session)
+    await ingester.close(await newer)
