@@ -206,7 +206,12 @@ class IngestSession:
             while window := await reader.window():
                 self._check_order(window)
                 self._in_flight.update(operation.id for operation in window)
-                await windows.put(asyncio.create_task(self._embed(window)))
+                embedding = asyncio.create_task(self._embed(window))
+                try:
+                    await windows.put(embedding)
+                except asyncio.CancelledError:
+                    embedding.cancel()
+                    raise
         finally:
             await reader.close()
             await windows.put(None)

@@ -18,6 +18,7 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.pipeline.ingest import Ingester
 from shortlist_server.pipeline.operations import AckStatus, Operation
+from shortlist_server.pipeline.windows import WINDOW_TOKENS
 from shortlist_server.storage.store import EmbeddedStore
 
 
@@ -52,9 +53,9 @@ def ingester(tmp_path: Path, gate: Gate) -> Iterator[Ingester]:
     models.close()
 
 
-async def messages(*texts: str) -> AsyncIterator[Sequence[Operation]]:
+async def messages(*texts: str, cost: int = 1) -> AsyncIterator[Sequence[Operation]]:
     yield [
-        Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text=text), cost=1)
+        Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text=text), cost=cost)
         for i, text in enumerate(texts, 1)
     ]
     await asyncio.Event().wait()
@@ -96,3 +97,28 @@ async def test_of_two_clients_that_open_a_stream_at_once_only_the_newer_keeps_it
         await anext(session.run(messages("one")))
     await ingester.close(session)
     await ingester.close(await newer)
+
+
+async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), EmbeddedStore(config)
+    released = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        create_collection(store, models, NewCollection(name="docs"))
+        ingester = Ingester(store, models, threads)
+        session = await ingester.open("docs", stream="", dry_run=False)
+        busy = threads.submit(released.wait, 30)
+        others = asyncio.all_tasks()
+        run = session.run(messages(*["text"] * 5, cost=WINDOW_TOKENS))
+        first = asyncio.ensure_future(anext(run))
+        await asyncio.sleep(0.2)
+        assert len(asyncio.all_tasks() - others) > 3
+        first.cancel()
+        await asyncio.wait({first})
+        await asyncio.sleep(0.1)
+        left = asyncio.all_tasks() - others
+        released.set()
+        assert busy.result()
+    store.close()
+    models.close()
+    assert left == set()
