@@ -192,7 +192,7 @@ class IngestSession:
                     waiting.cancel()
             if begun is not None:
                 begun.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ShortlistError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await feeding
 
     async def _feed(

@@ -122,3 +122,17 @@ async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path
     store.close()
     models.close()
     assert left == set()
+
+
+async def test_what_reading_raises_ends_the_stream_after_what_came_before_it(ingester: Ingester) -> None:
+    async def broken() -> AsyncIterator[Sequence[Operation]]:
+        async for operations in messages("one", "two"):
+            yield operations
+            raise LookupError("a fault")
+
+    session = await ingester.open("docs", stream="", dry_run=False)
+    run = session.run(broken())
+    assert [ack.status for ack in await anext(run)] == [AckStatus.DURABLE, AckStatus.DURABLE]
+    with pytest.raises(LookupError):
+        await anext(run)
+    await ingester.close(session)
