@@ -16,7 +16,7 @@ from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
-from shortlist_server.errors import InvalidArgument
+from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import Ingester, IngestSession
 from shortlist_server.pipeline.operations import Operation
@@ -207,8 +207,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             acks = [ack async for group in session.run(operations()) for ack in group]
         finally:
             await self._ingester.close(session)
-        # What failed again is recorded anew; what was taken is recorded no more.
-        await asyncio.wrap_future(session.collection.forget_quarantined([failure.number for failure in kept]))
+        # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
+        await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
+        if len(acks) < len(kept):
+            raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
         return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
 
     async def DeleteQuarantine(
