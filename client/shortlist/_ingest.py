@@ -61,7 +61,7 @@ class Ingest:
         self._channel = channel
         self._source = iter(operations)
         self._source_error: Exception | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._run = IngestRun(
             options, open_seconds=connection.timeout_seconds, max_message_bytes=connection.max_message_bytes
         )
@@ -143,7 +143,8 @@ class Ingest:
                 else:
                     self._advance()
         except BaseException as error:
-            self._failure = error
+            # A cancellation is over when it was caught: repeated later, it would cancel somebody else.
+            self._failure = error if isinstance(error, Exception) else None
             self.close()
             raise
 

@@ -141,6 +141,38 @@ async def test_what_the_source_raises_comes_out_after_what_came_before_it(client
     assert await client.count(collection) == 10
 
 
+async def test_a_run_that_was_cancelled_is_not_complete_and_cancels_nobody_else(target: str) -> None:
+    async def source() -> AsyncIterator[Document]:
+        yield documents(1)[0]
+        await asyncio.Event().wait()
+
+    async with shortlist.AsyncClient(target) as client:
+        await client.create_collection("cancelled")
+        with pytest.raises(shortlist.IngestInterrupted, match="closed before its end"):
+            async with client.ingest("cancelled", source()) as run:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        async for ack in run:
+                            assert ack.ok
+        assert run.summary.acked == 1
+        await client.delete_collection("cancelled")
+
+
+def test_a_run_that_was_interrupted_is_not_complete_and_interrupts_once(target: str) -> None:
+    def source() -> Iterator[Document]:
+        yield documents(1)[0]
+        raise KeyboardInterrupt
+
+    with Client(target) as client:
+        client.create_collection("interrupted")
+        run = client.ingest("interrupted", source())
+        with pytest.raises(KeyboardInterrupt):
+            run.finish()
+        with pytest.raises(shortlist.IngestInterrupted, match="closed before its end"):
+            run.finish()
+        client.delete_collection("interrupted")
+
+
 async def test_a_missing_collection_is_said_at_once(client: Any) -> None:
     with pytest.raises(shortlist.CollectionNotFound):
         await client.ingest("nowhere", documents(1)).finish()
