@@ -94,6 +94,11 @@ class Connection:
         self.closed = False
         self._pid = os.getpid()
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that made the client."""
+        return os.getpid() != self._pid
+
     def check(self) -> None:
         """Raises what forbids a call.
 
@@ -101,7 +106,7 @@ class Connection:
             ClientClosed: the client was closed.
             UsedAfterFork: this process is a fork of the one that made the client.
         """
-        if os.getpid() != self._pid:
+        if self.forked:
             raise UsedAfterFork(
                 f"this client was made in process {self._pid}, and gRPC connections do not survive a fork: "
                 "make a client in the child process, or start it by spawning"

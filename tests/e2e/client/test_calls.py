@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from typing import Any
@@ -249,3 +251,32 @@ def _fork_and_use(target: str, queue: Any) -> None:
         queue.close()
         queue.join_thread()
     os._exit(0)
+
+
+def test_a_fork_can_leave_the_with_block_of_a_client_at_work(target: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_fork_and_close, args=(target, queue))
+    process.start()
+    assert queue.get(timeout=60) == "closed"
+    process.join(30)
+
+
+def _fork_and_close(target: str, queue: Any) -> None:
+    with Client(target) as client:
+        client.create_collection("forked")
+        run = client.ingest("forked", ({"id": f"d{number}", "text": "x"} for number in itertools.count()))
+        next(run)
+        child = os.fork()
+        if not child:
+            client.close()
+            os._exit(0)
+        ends = time.monotonic() + 10
+        while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < ends:
+            time.sleep(0.05)
+        queue.put("closed" if ended else "hangs")
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        run.close()
+        client.delete_collection("forked")
