@@ -84,6 +84,8 @@ class Connection:
             raise InvalidArgument('the target is empty; use "HOST:PORT"', field="target")
         if credentials is not None and tls:
             raise InvalidArgument("give tls or credentials, not both", field="credentials")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidArgument("has a line break or another character that no API key has", field="api_key")
         self.target = target
         self.timeout_seconds = checked_timeout(timeout_seconds)
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
