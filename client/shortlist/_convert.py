@@ -221,6 +221,9 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
 
 def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
     """A collection's settings for the wire."""
+    if isinstance(config.filterable_fields, str):
+        # A string is an iterable of strings too, and indexing its letters is never meant.
+        raise InvalidArgument("takes several names, not one string", field="config.filterable_fields")
     return collection_pb2.CollectionConfig(
         embedder=config.embedder,
         dimension=config.dimension,
