@@ -123,7 +123,7 @@ class Ingest:
         if not self._ended:
             warnings.warn(
                 "an ingest was not used to its end: iterate over it, or call finish() or close()",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )

@@ -119,7 +119,7 @@ class AsyncIngest:
         if not self._ended:
             warnings.warn(
                 "an ingest was not used to its end: iterate over it, or await finish() or close()",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )

@@ -227,7 +227,7 @@ async def test_progress_is_told(client: Any, collection: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_an_ingest_that_nobody_uses_warns(client: Any, collection: str) -> None:
-    with pytest.warns(ResourceWarning, match="not used to its end"):
+    with pytest.warns(RuntimeWarning, match="not used to its end"):
         client.ingest(collection, documents(1))
         gc.collect()
 
