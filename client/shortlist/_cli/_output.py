@@ -48,7 +48,9 @@ def note(message: str) -> None:
 def print_json(value: Any) -> None:
     """Prints one JSON value: indented on a terminal, one line in a pipe. Keys keep their order."""
     indent = 2 if sys.stdout.isatty() else None
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    # Lone surrogates, as of an id that is not UTF-8 in its file, are escaped as JSON does it.
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(

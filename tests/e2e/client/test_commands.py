@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,21 @@ def test_failed_documents_show_in_the_exit_code_and_in_a_file(target: str, tmp_p
     assert "1 durable, 3 failed" in run.stdout
     assert "bad.jsonl:2: not JSON" in run.stderr
     assert [json.loads(line)["id"] for line in failures.read_text().splitlines()] == ["bad.jsonl:2", "b", "c"]
+
+
+def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes(b"id,text\nol\xe9,x\n")
+    command = [sys.executable, "-X", "utf8", "-m", "shortlist", "ingest", str(path), "--json", "--target", target]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert run.returncode == 3, run.stderr
+    assert [failure["id"] for failure in json.loads(run.stdout)["failures"]] == ["ol\udce9"]
 
 
 def test_a_dry_run_makes_an_estimate(target: str, animals: str) -> None:
