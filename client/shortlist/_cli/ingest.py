@@ -6,12 +6,13 @@ did not come to its end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -61,7 +62,12 @@ SHOWN_FAILURES = 20
 @click.option("--resume", is_flag=True, help="Keep the place in a file; the same command goes on where it stopped.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File of the place; sets --resume.")
 @click.option("--dry-run", is_flag=True, help="Validate and estimate; write nothing.")
-@click.option("--failures", type=click.File("w", lazy=True), metavar="FILE", help="Write each failure as a JSON line.")
+@click.option(
+    "--failures",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write each failure as a JSON line; one that resumes adds to the file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as JSON.")
 @client_options
 def ingest_command(source: Path, **options: Any) -> None:
@@ -123,10 +129,13 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
         vector=options["vector_column"],
     )
     total = None if source is None else count_documents(source, options["format"])
-    checkpoint = options["checkpoint"]
+    checkpoint: Path | None = options["checkpoint"]
     if checkpoint is None and options["resume"] and source is not None:
         checkpoint = _checkpoint_path(source, options["collection"])
-    with output.progress_bar() as bar:
+    # What the run before wrote stays where this one goes on after it.
+    mode = "a" if checkpoint is not None and checkpoint.exists() else "w"
+    file = None if options["failures"] is None else click.open_file(options["failures"], mode)
+    with file or contextlib.nullcontext(), output.progress_bar() as bar:
         task = bar.add_task("ingest", total=total, failed=0)
 
         def show(summary: IngestSummary) -> None:
@@ -140,7 +149,7 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             progress=show,
         )
         try:
-            _take_acks(run, options["failures"])
+            _take_acks(run, file)
         except KeyboardInterrupt:
             run.close()
             _print_summary(run.summary, options)
@@ -158,7 +167,7 @@ def _records(source: Path | None, format: str, columns: Columns) -> Iterator[Any
         yield record if isinstance(record, Document) else InvalidOperation(record.id, record.problem)
 
 
-def _take_acks(run: Ingest, failures: Any) -> None:
+def _take_acks(run: Ingest, failures: IO[Any] | None) -> None:
     shown = 0
     for ack in run:
         if ack.error is None:
@@ -168,6 +177,7 @@ def _take_acks(run: Ingest, failures: Any) -> None:
             output.note(f"{ack.id or f'#{ack.index + 1}'}: {explain(ack.error)}")
         if failures is not None:
             failures.write(_failure_line(ack))
+            failures.flush()
     if shown > SHOWN_FAILURES:
         output.note(f"and {shown - SHOWN_FAILURES:,} more; --failures FILE writes all")
 

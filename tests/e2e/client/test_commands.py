@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shortlist import Client
+
 CORPUS = [
     {"_id": "fox", "title": "The fox", "text": "a quick brown fox jumps over a dog", "year": 2001},
     {"_id": "cat", "title": "The cat", "text": "a lazy cat sleeps on a warm sofa", "year": 2010},
@@ -73,6 +75,24 @@ def test_failed_documents_show_in_the_exit_code_and_in_a_file(target: str, tmp_p
     assert "1 durable, 3 failed" in run.stdout
     assert "bad.jsonl:2: not JSON" in run.stderr
     assert [json.loads(line)["id"] for line in failures.read_text().splitlines()] == ["bad.jsonl:2", "b", "c"]
+
+
+def test_the_file_of_failures_is_of_this_run_and_goes_on_with_one_that_is_resumed(target: str, tmp_path: Path) -> None:
+    path, failures = tmp_path / "corpus.jsonl", tmp_path / "failures.jsonl"
+    command = ("ingest", str(path), "-c", "resumed", "--failures", str(failures), "--checkpoint", str(tmp_path / "at"))
+    path.write_text('{"id": "a", "text": "x"}\n')
+    failures.write_text("of last week\n")
+    assert shortlist(*command, target=target).returncode == 0
+    assert failures.read_text() == ""
+    path.write_text('{"id": "bad1"}\n' + '{"id": "a", "text": "x"}\n' * 3 + '{"id": "bad2"}\n')
+    with Client(target) as client:
+        run = client.ingest("resumed", [{"id": "bad1"}], checkpoint=tmp_path / "at")
+        next(run)
+        run.close()
+    failures.write_text('{"id": "bad1"}\n')
+    assert shortlist(*command, target=target).returncode == 3
+    ids = [json.loads(line)["id"] for line in failures.read_text().splitlines()]
+    assert (ids[0], ids[-1], set(ids)) == ("bad1", "bad2", {"bad1", "bad2"})
 
 
 def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
