@@ -63,8 +63,7 @@ def read_documents(source: Path | None, format: str, columns: Columns) -> Iterat
     """
     format = guess_format(source, format)
     if format == "text":
-        if source is None:
-            raise ValueError("text comes from a file or a folder, not from standard input")
+        assert source is not None, "text comes from a file or a folder"
         yield from _read_text(source)
         return
     if source is None:

@@ -81,11 +81,16 @@ def ingest_command(source: Path, **options: Any) -> None:
     options["collection"] = options["collection"] or _collection_name(source, stdin=stdin)
     if (options["resume"] or options["checkpoint"]) and (stdin or options["dry_run"]):
         raise click.UsageError("standard input and dry runs cannot be resumed")
+    if stdin and options["format"] == "text":
+        raise click.UsageError("text comes from a file or a folder, not from standard input")
     with connect(options) as client:
         made = _ensure_collection(client, options)
         if made:
             output.note(f"made collection {options['collection']}")
-        summary = _run(client, None if stdin else source, options)
+        try:
+            summary = _run(client, None if stdin else source, options)
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     _print_summary(summary, options)
     if summary.failed:
         raise click.exceptions.Exit(EXIT_FAILED_DOCUMENTS)

@@ -95,6 +95,17 @@ def test_the_file_of_failures_is_of_this_run_and_goes_on_with_one_that_is_resume
     assert (ids[0], ids[-1], set(ids)) == ("bad1", "bad2", {"bad1", "bad2"})
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--failures", "no/file"), ("--checkpoint", "no/file"), ("--format", "csv", "-c", "folder")]
+)
+def test_a_file_that_cannot_be_used_is_said_in_a_line(target: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    source = tmp_path if "csv" in arguments else tmp_path / "unwritable.jsonl"
+    (tmp_path / "unwritable.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    run = shortlist("ingest", str(source), *arguments, target=target)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("Error: ")
+
+
 def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes(b"id,text\nol\xe9,x\n")
@@ -145,6 +156,7 @@ def test_collections_are_created_listed_and_shown(target: str) -> None:
         (("search", "nowhere", "x"), 1, "no collection"),
         (("search", "animals", "x", "--filter", "year"), 2, "is not a filter"),
         (("ingest", "-"), 2, "--collection"),
+        (("ingest", "-", "-c", "x", "--format", "text"), 2, "not from standard input"),
         (("delete", "animals"), 2, "ids or a filter"),
     ],
 )
