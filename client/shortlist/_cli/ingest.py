@@ -111,7 +111,10 @@ def _ensure_collection(client: Client, options: dict[str, Any]) -> bool:
     embedder, filterable = options.pop("embedder"), options.pop("filterable")
     try:
         client.get_collection(options["collection"])
-    except CollectionNotFound:
+    except CollectionNotFound as error:
+        if options["dry_run"]:
+            hint = f"a dry run makes none: shortlist collections create {options['collection']}"
+            raise click.ClickException(f"{error.message}, and {hint}") from error
         if not options["create"]:
             raise
     else:

@@ -129,6 +129,12 @@ def test_a_dry_run_makes_an_estimate(target: str, animals: str) -> None:
     assert shortlist("count", animals, target=target).stdout == "3\n"
 
 
+def test_a_dry_run_makes_no_collection(target: str) -> None:
+    run = shortlist("ingest", "-", "-c", "not-made", "--dry-run", target=target, stdin='{"id": "new", "text": "x"}\n')
+    assert (run.returncode, "dry run makes none" in run.stderr) == (1, True)
+    assert shortlist("count", "not-made", target=target).returncode == 1
+
+
 def test_resuming_a_finished_file_finds_everything_unchanged(target: str, tmp_path: Path) -> None:
     path = tmp_path / "again.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
