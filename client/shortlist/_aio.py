@@ -7,7 +7,7 @@ and answers are ``_calls``' work, errors ``_status``'.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
+from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument, Vector
 from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
 from shortlist._ingest_aio import AsyncIngest
@@ -97,7 +97,7 @@ class AsyncClient(AsyncAdminCalls):
         collection: str,
         text: str | None = None,
         *,
-        vector: Sequence[float] | None = None,
+        vector: Vector | None = None,
         limit: int = 10,
         offset: int = 0,
         filter: Filter | None = None,

@@ -7,7 +7,7 @@ answers are ``_calls``' work, errors ``_status``'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
+from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument, Vector
 from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
 from shortlist._ingest import Ingest
@@ -97,7 +97,7 @@ class Client(AdminCalls):
         collection: str,
         text: str | None = None,
         *,
-        vector: Sequence[float] | None = None,
+        vector: Vector | None = None,
         limit: int = 10,
         offset: int = 0,
         filter: Filter | None = None,

@@ -44,7 +44,7 @@ def fill_document(proto: document_pb2.Document, document: documents.Document | M
         proto.vector_f32 = vector_bytes(document.vector, "document.vector")
 
 
-def vector_bytes(vector: Sequence[float], field: str) -> bytes:
+def vector_bytes(vector: documents.Vector, field: str) -> bytes:
     """The vector as little-endian float32. Its values are for the server to judge: NaN, zero, a wrong dimension.
 
     Args:
@@ -77,7 +77,7 @@ def vector_from_bytes(data: bytes) -> tuple[float, ...]:
     return struct.unpack(f"<{len(data) // 4}f", data)
 
 
-def checked_vector(vector: Sequence[float], field: str) -> Sequence[float]:
+def checked_vector(vector: documents.Vector, field: str) -> Sequence[float]:
     """The vector, if it is one of finite numbers; anything with ``tolist`` (numpy, torch) will do."""
     values = vector.tolist() if hasattr(vector, "tolist") else vector
     try:
