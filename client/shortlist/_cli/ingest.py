@@ -109,14 +109,15 @@ def _collection_name(source: Path, *, stdin: bool) -> str:
 def _ensure_collection(client: Client, options: dict[str, Any]) -> bool:
     """Whether the collection was made now."""
     embedder, filterable = options.pop("embedder"), options.pop("filterable")
+    if not options["create"]:
+        # The ingest itself says when it is missing; to look would need the right to read.
+        return False
     try:
         client.get_collection(options["collection"])
     except CollectionNotFound as error:
         if options["dry_run"]:
             hint = f"a dry run makes none: shortlist collections create {options['collection']}"
             raise click.ClickException(f"{error.message}, and {hint}") from error
-        if not options["create"]:
-            raise
     else:
         return False
     try:

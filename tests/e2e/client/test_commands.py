@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client
+from shortlist.testing import server
+from shortlist_server.keys import Scope, new_key
 
 CORPUS = [
     {"_id": "fox", "title": "The fox", "text": "a quick brown fox jumps over a dog", "year": 2001},
@@ -142,6 +144,18 @@ def test_resuming_a_finished_file_finds_everything_unchanged(target: str, tmp_pa
     run = shortlist("ingest", str(path), "--resume", target=target)
     assert "again: 3 unchanged" in run.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["again.jsonl"]
+
+
+def test_a_key_that_may_only_write_is_enough_for_an_ingest_that_makes_nothing(tmp_path: Path) -> None:
+    (owner, all_scopes), (feeder, write) = new_key("owner", Scope), new_key("feeder", [Scope.WRITE])
+    with server(tmp_path, api_keys=(all_scopes.entry(), write.entry())) as running:
+        with Client(running.target, api_key=owner) as client:
+            client.create_collection("fed")
+        command = ("ingest", "-", "--no-create", "--api-key", feeder)
+        run = shortlist(*command, "-c", "fed", target=running.target, stdin='{"id": "a", "text": "x"}\n')
+        assert (run.returncode, run.stdout.startswith("fed: 1 durable")) == (0, True), run.stderr
+        missing = shortlist(*command, "-c", "missing", target=running.target, stdin='{"id": "a", "text": "x"}\n')
+        assert (missing.returncode, "no collection 'missing'" in missing.stderr) == (1, True)
 
 
 def test_collections_are_created_listed_and_shown(target: str) -> None:
