@@ -189,9 +189,17 @@ def _tls_credentials(tls: Tls) -> grpc.ChannelCredentials:
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidArgument("a client certificate needs its key, and the other way round", field="tls")
     return grpc.ssl_channel_credentials(
-        root_certificates=_read(tls.ca), private_key=_read(tls.key), certificate_chain=_read(tls.certificate)
+        root_certificates=_read(tls.ca, "tls.ca"),
+        private_key=_read(tls.key, "tls.key"),
+        certificate_chain=_read(tls.certificate, "tls.certificate"),
     )
 
 
-def _read(path: Path | str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
+def _read(path: Path | str | None, field: str) -> bytes | None:
+    if path is None:
+        return None
+    data = Path(path).read_bytes()
+    if b"-----BEGIN " not in data:
+        # gRPC would say that nothing answers at the target.
+        raise InvalidArgument(f"{path} is no PEM file", field=field)
+    return data
