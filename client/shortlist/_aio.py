@@ -251,8 +251,8 @@ class AsyncClient(AsyncAdminCalls):
                 event loop; any length. An async iterable does not hold it up.
             stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
                 before goes on after what it has.
-            resume: with ``stream``: the operations are the same as in the run before, from the start; those the server
-                has are skipped.
+            resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
+                the server has are skipped.
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.
