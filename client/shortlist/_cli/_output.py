@@ -29,6 +29,9 @@ from rich.progress import Task as ProgressTask
 from rich.table import Table
 from rich.text import Text
 
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+"""Control characters as people see them: what is in a document must not move the cursor of a terminal."""
+
 
 def stdout() -> Console:
     """A console for results."""
@@ -40,9 +43,12 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def note(message: str) -> None:
-    """Prints a line for the person at the terminal, on standard error."""
-    click.echo(message, err=True)
+def note(message: str, *, above: Progress | None = None) -> None:
+    """Prints a line for the person at the terminal, on standard error; above a progress display that is shown."""
+    if above is None:
+        click.echo(message.translate(_ESCAPED), err=True)
+    else:
+        above.console.print(Text(message.translate(_ESCAPED)), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -149,4 +155,4 @@ class _FailedColumn(ProgressColumn):
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value).translate(_ESCAPED)
