@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from rich.progress import Progress
 
 from shortlist._checkpoint import MAX_FAILURES
 from shortlist._cli import _output as output
@@ -158,13 +159,15 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             progress=show,
         )
         try:
-            _take_acks(run, file)
+            _take_acks(run, file, bar)
         except KeyboardInterrupt:
+            bar.stop()
             run.close()
             _print_summary(run.summary, options)
             output.note(_how_to_go_on(checkpoint))
             raise
         except IngestError as error:
+            bar.stop()
             output.note(_how_to_go_on(checkpoint))
             raise click.ClickException(explain(error)) from error
     return run.summary
@@ -176,19 +179,19 @@ def _records(source: Path | None, format: str, columns: Columns) -> Iterator[Any
         yield record if isinstance(record, Document) else InvalidOperation(record.id, record.problem)
 
 
-def _take_acks(run: Ingest, failures: IO[Any] | None) -> None:
+def _take_acks(run: Ingest, failures: IO[Any] | None, bar: Progress) -> None:
     shown = 0
     for ack in run:
         if ack.error is None:
             continue
         shown += 1
         if shown <= SHOWN_FAILURES:
-            output.note(f"{ack.id or f'#{ack.index + 1}'}: {explain(ack.error)}")
+            output.note(f"{ack.id or f'#{ack.index + 1}'}: {explain(ack.error)}", above=bar)
         if failures is not None:
             failures.write(_failure_line(ack))
             failures.flush()
     if shown > SHOWN_FAILURES:
-        output.note(f"and {shown - SHOWN_FAILURES:,} more; --failures FILE writes all")
+        output.note(f"and {shown - SHOWN_FAILURES:,} more; --failures FILE writes all", above=bar)
 
 
 def _failure_line(ack: Ack) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -106,6 +107,24 @@ def test_a_file_that_cannot_be_used_is_said_in_a_line(target: str, tmp_path: Pat
     run = shortlist("ingest", str(source), *arguments, target=target)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_failures_stand_above_the_progress_display(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
+    terminal, its_end = os.openpty()
+    command = [sys.executable, "-m", "shortlist", "ingest", str(path), "--target", target]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its_end) as process:
+        os.close(its_end)
+        shown = b""
+        # Linux ends a terminal that nobody writes to with an error.
+        with contextlib.suppress(OSError):
+            while data := os.read(terminal, 65536):
+                shown += data
+    os.close(terminal)
+    assert process.returncode == 3
+    (line,) = [line for line in shown.decode().split("\n") if "document.text" in line]
+    assert "ingest" not in line.rpartition("\x1b[2K")[2]
 
 
 def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
