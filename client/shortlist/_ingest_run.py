@@ -35,7 +35,7 @@ from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._operations import Prepared, ack_from_proto, prepare
 from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
-from shortlist._window import Pending, Window
+from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
 
 INGEST_METHOD = "/shortlist.v1.DocumentService/Ingest"
@@ -202,7 +202,8 @@ class IngestRun:
         """The next message to send; None when there is nothing, or no credit."""
         if not self._opened or self._draining:
             return None
-        batch = self._window.take_batch()
+        # Half, because what is around each operation counts too.
+        batch = self._window.take_batch(min(MAX_BATCH_BYTES, self._max_message_bytes // 2))
         return None if batch is None else pb.IngestRequest(batch=batch)
 
     def sent_all(self) -> bool:

@@ -106,6 +106,19 @@ def test_an_operation_larger_than_the_credit_goes_when_nothing_else_is_under_way
     assert positions(run.take_batch()) == [2]
 
 
+def test_a_batch_is_no_larger_than_the_servers_largest_message() -> None:
+    run = make_run()
+    run.start_request()
+    limits = pb.IngestStarted(credit_tokens=10**6, max_message_bytes=10_000)
+    run.receive(pb.IngestResponse(started=limits))
+    add(run, *documents(50, text="x" * 1000))
+    sent = []
+    while (batch := run.take_batch()) is not None:
+        assert batch.ByteSize() <= 10_000
+        sent += positions(batch)
+    assert sent == list(range(1, 51))
+
+
 def test_the_cost_is_that_of_the_contract() -> None:
     assert operation_cost(pb.IngestOperation(delete_id="x" * 100)) == 1 + 100 // 4
     document = prepare(Document(id="a", title="é", text="12345", vector=[0.0] * 32), 10_000)
