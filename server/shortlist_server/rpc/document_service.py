@@ -6,10 +6,12 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message
 
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
@@ -36,6 +38,7 @@ from shortlist_server.storage.base import CollectionStore, Store
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 MAX_GET = 1000
 MAX_DELETE = 10_000
@@ -161,8 +164,11 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
         def read(collection: CollectionStore) -> pb.ListResponse:
             documents, following = collection.page(filter, after, size, _with_text(parts))
+            messages = self._fitting(stored_out(document, parts) for document in documents)
+            if len(messages) < len(documents):
+                following = documents[len(messages) - 1].sequence
             return pb.ListResponse(
-                documents=[stored_out(document, parts) for document in documents],
+                documents=messages,
                 next_page_token="" if following is None else _token(request, following),
             )
 
@@ -183,8 +189,13 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
         def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
             failures, following = collection.quarantined(int(request.page_token or 0), size)
+            messages = self._fitting(
+                quarantined_out(failure, with_document=request.include_document) for failure in failures
+            )
+            if len(messages) < len(failures):
+                following = failures[len(messages) - 1].number
             return pb.ListQuarantineResponse(
-                documents=[quarantined_out(failure, with_document=request.include_document) for failure in failures],
+                documents=messages,
                 next_page_token="" if following is None else str(following),
             )
 
@@ -221,6 +232,17 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         collection = await self._with_collection(request.collection, lambda opened: opened)
         forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
         return pb.DeleteQuarantineResponse(deleted_count=forgotten)
+
+    def _fitting(self, messages: Iterable[M]) -> list[M]:
+        """The first of a page's messages, as many as half of the largest message holds, and at least one."""
+        left = self._config.max_message_bytes // 2
+        fitting: list[M] = []
+        for message in messages:
+            left -= message.ByteSize()
+            if fitting and left < 0:
+                break
+            fitting.append(message)
+        return fitting
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)

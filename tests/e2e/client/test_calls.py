@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from shortlist import (
     SearchQuery,
     SearchResult,
 )
+from shortlist.testing import server
 
 BOOKS = [
     Document(
@@ -135,6 +137,19 @@ async def test_lists_come_page_by_page(client: Any, books: str) -> None:
     assert [document.id async for document in client.list(books, page_size=2)] == ["fox", "cat", "owl"]
     pages = [page async for page in client.list(books, page_size=2).pages()]
     assert [len(page) for page in pages] == [2, 1]
+
+
+async def test_pages_of_large_documents_end_early(connect: Any, tmp_path: Path) -> None:
+    with server(tmp_path, max_message_bytes=100_000) as small:
+        client = connect(small.target)
+        await client.create_collection("large", CollectionConfig(embedder="none", dimension=2))
+        good = [Document(id=f"good{n}", text="x" * 30_000, vector=[1, n]) for n in range(7)]
+        bad = [Document(id=f"bad{n}", text="x" * 30_000, vector=[0, 0]) for n in range(7)]
+        await client.ingest("large", [*good, *bad]).finish(check=False)
+        assert [document.id async for document in client.list("large")] == [document.id for document in good]
+        kept = [one.document.id async for one in client.list_quarantine("large", include_document=True)]
+        assert kept == [document.id for document in bad]
+        assert [len(page) async for page in client.list("large").pages()] == [1] * 7
 
 
 async def test_collections_are_made_listed_and_removed(client: Any) -> None:
