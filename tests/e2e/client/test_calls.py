@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import multiprocessing
 import os
@@ -241,6 +242,16 @@ async def test_a_closed_client_says_so(connect: Any) -> None:
     run = client.ingest("books", [Deletion("x")])
     with pytest.raises(shortlist.ClientClosed):
         await run.finish()
+
+
+def test_an_async_client_may_be_made_before_its_event_loop_runs(target: str) -> None:
+    client = shortlist.AsyncClient(target)
+
+    async def use() -> bool:
+        async with client:
+            return await client.ready()
+
+    assert asyncio.run(use())
 
 
 def test_a_client_used_after_a_fork_says_so(target: str) -> None:
