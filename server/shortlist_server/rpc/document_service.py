@@ -184,11 +184,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
         """See the proto. The token of a page is the last number on it."""
         size = fields.page_size(request.page_size)
-        if request.page_token and not request.page_token.isdecimal():
-            raise InvalidArgument("not a token of this server", field="page_token")
+        after = fields.page_number(request.page_token)
 
         def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
-            failures, following = collection.quarantined(int(request.page_token or 0), size)
+            failures, following = collection.quarantined(after, size)
             messages = self._fitting(
                 quarantined_out(failure, with_document=request.include_document) for failure in failures
             )
@@ -266,10 +265,12 @@ def _after(request: pb.ListRequest) -> int:
         return 0
     try:
         collection, digest, after = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidArgument("not a token of this server", field="page_token") from None
-    if [collection, digest] != [request.collection, _digest(request.filter)] or not isinstance(after, int):
+    if [collection, digest] != [request.collection, _digest(request.filter)]:
         raise InvalidArgument("the token belongs to another collection or filter", field="page_token")
+    if not isinstance(after, int) or not 0 <= after < 1 << 63:
+        raise InvalidArgument("not a token of this server", field="page_token")
     return after
 
 
