@@ -168,7 +168,8 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             raise
         except IngestError as error:
             bar.stop()
-            output.note(_how_to_go_on(checkpoint))
+            if error.retryable:
+                output.note(_how_to_go_on(checkpoint))
             raise click.ClickException(explain(error)) from error
     return run.summary
 

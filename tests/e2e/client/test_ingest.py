@@ -218,6 +218,18 @@ async def test_a_checkpoint_lets_another_run_go_on(client: Any, collection: str,
     assert await client.count(collection) == 300
 
 
+async def test_a_checkpoint_of_other_documents_skips_none(client: Any, collection: str, tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    run = client.ingest(collection, documents(300), checkpoint=path)
+    async for ack in run:
+        if ack.index == 99:
+            break
+    await run.close()
+    with pytest.raises(shortlist.ResumeMismatch, match="the first 99 operations"):
+        await client.ingest(collection, documents(300, start=1000), checkpoint=path).finish()
+    assert (await client.ingest(collection, documents(300), checkpoint=path).finish()).acked == 300
+
+
 async def test_progress_is_told(client: Any, collection: str) -> None:
     seen: list[IngestSummary] = []
     await client.ingest(collection, documents(50), progress=seen.append).finish()
