@@ -7,7 +7,7 @@ and answers are ``_calls``' work, errors ``_status``'.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument
+from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument, Vector
 from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
 from shortlist._ingest_aio import AsyncIngest
@@ -97,7 +97,7 @@ class AsyncClient(AsyncAdminCalls):
         collection: str,
         text: str | None = None,
         *,
-        vector: Sequence[float] | None = None,
+        vector: Vector | None = None,
         limit: int = 10,
         offset: int = 0,
         filter: Filter | None = None,
@@ -258,8 +258,8 @@ class AsyncClient(AsyncAdminCalls):
                 event loop; any length. An async iterable does not hold it up.
             stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
                 before goes on after what it has.
-            resume: with ``stream``: the operations are the same as in the run before, from the start; those the server
-                has are skipped.
+            resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
+                the server has are skipped.
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.

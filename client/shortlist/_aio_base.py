@@ -53,12 +53,22 @@ class AsyncClientBase:
             credentials=credentials,
             max_message_bytes=max_message_bytes,
         )
-        if self._connection.credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=self._connection.options)
-        else:
-            self._channel = grpc.aio.secure_channel(
-                target, self._connection.credentials, options=self._connection.options
+        self._made: grpc.aio.Channel | None = None
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        """Made when it is first used: it belongs to the event loop that runs then, and a client may be made before."""
+        if self._made is None:
+            target, credentials, options = (
+                self._connection.target,
+                self._connection.credentials,
+                self._connection.options,
             )
+            if credentials is None:
+                self._made = grpc.aio.insecure_channel(target, options=options)
+            else:
+                self._made = grpc.aio.secure_channel(target, credentials, options=options)
+        return self._made
 
     async def health(self, service: str = "", *, timeout_seconds: float | None = None) -> bool:
         """Whether the server is serving, by its health protocol; or one of its services, named in full.
@@ -94,7 +104,8 @@ class AsyncClientBase:
     async def close(self) -> None:
         """Ends the connection and the calls in progress on it; harmless when closed."""
         self._connection.closed = True
-        await self._channel.close()
+        if self._made is not None:
+            await self._made.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -92,7 +92,9 @@ class ClientBase:
     def close(self) -> None:
         """Ends the connection and the calls in progress on it; harmless when closed."""
         self._connection.closed = True
-        self._channel.close()
+        # In a fork the connection is the parent's, and gRPC would wait for threads that are not there.
+        if not self._connection.forked:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ Both clients send these, so neither knows a proto. Pure functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +63,7 @@ class SearchQuery:
 
     collection: str
     text: str | None = None
-    vector: Sequence[float] | None = None
+    vector: documents.Vector | None = None
     limit: int = 10
     offset: int = 0
     filter: Filter | None = None

@@ -84,6 +84,8 @@ class Connection:
             raise InvalidArgument('the target is empty; use "HOST:PORT"', field="target")
         if credentials is not None and tls:
             raise InvalidArgument("give tls or credentials, not both", field="credentials")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidArgument("has a line break or another character that no API key has", field="api_key")
         self.target = target
         self.timeout_seconds = checked_timeout(timeout_seconds)
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
@@ -94,6 +96,11 @@ class Connection:
         self.closed = False
         self._pid = os.getpid()
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that made the client."""
+        return os.getpid() != self._pid
+
     def check(self) -> None:
         """Raises what forbids a call.
 
@@ -101,7 +108,7 @@ class Connection:
             ClientClosed: the client was closed.
             UsedAfterFork: this process is a fork of the one that made the client.
         """
-        if os.getpid() != self._pid:
+        if self.forked:
             raise UsedAfterFork(
                 f"this client was made in process {self._pid}, and gRPC connections do not survive a fork: "
                 "make a client in the child process, or start it by spawning"
@@ -182,9 +189,17 @@ def _tls_credentials(tls: Tls) -> grpc.ChannelCredentials:
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidArgument("a client certificate needs its key, and the other way round", field="tls")
     return grpc.ssl_channel_credentials(
-        root_certificates=_read(tls.ca), private_key=_read(tls.key), certificate_chain=_read(tls.certificate)
+        root_certificates=_read(tls.ca, "tls.ca"),
+        private_key=_read(tls.key, "tls.key"),
+        certificate_chain=_read(tls.certificate, "tls.certificate"),
     )
 
 
-def _read(path: Path | str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
+def _read(path: Path | str | None, field: str) -> bytes | None:
+    if path is None:
+        return None
+    data = Path(path).read_bytes()
+    if b"-----BEGIN " not in data:
+        # gRPC would say that nothing answers at the target.
+        raise InvalidArgument(f"{path} is no PEM file", field=field)
+    return data

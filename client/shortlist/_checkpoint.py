@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from shortlist._errors import ResumeMismatch
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._status import error_of_reason
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout."""
 
 MAX_FAILURES = 1000
@@ -31,10 +32,12 @@ class Progress:
 
     Attributes:
         settled: operations from the start whose acks the caller has.
+        ids: checksum of their ids, in order.
         unread_failed: failures among them that the caller was not shown.
     """
 
     settled: int = 0
+    ids: int = 0
     unread_failed: int = 0
     counts: dict[AckStatus, int] = field(default_factory=lambda: dict.fromkeys(AckStatus, 0))
     failures: list[Ack] = field(default_factory=list)
@@ -46,6 +49,7 @@ class Progress:
     def settle(self, ack: Ack, *, read: bool) -> None:
         """Counts an ack that the caller now has."""
         self.settled = ack.index + 1
+        self.ids = checksum(self.ids, ack.id)
         self.counts[ack.status] += 1
         self.tokens += ack.tokens
         self.truncated_tokens += ack.truncated_tokens
@@ -55,6 +59,11 @@ class Progress:
             self.unread_failed += not read
             if len(self.failures) < MAX_FAILURES:
                 self.failures.append(ack)
+
+
+def checksum(before: int, id: str) -> int:
+    """The checksum of one more id."""
+    return zlib.crc32(id.encode("utf-8", "surrogatepass") + b"\0", before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

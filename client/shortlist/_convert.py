@@ -43,7 +43,7 @@ def fill_document(proto: document_pb2.Document, document: documents.Document | M
         proto.vector_f32 = vector_bytes(document.vector, "document.vector")
 
 
-def vector_bytes(vector: Sequence[float], field: str) -> bytes:
+def vector_bytes(vector: documents.Vector, field: str) -> bytes:
     """The vector as little-endian float32. Its values are for the server to judge: NaN, zero, a wrong dimension.
 
     Args:
@@ -76,7 +76,7 @@ def vector_from_bytes(data: bytes) -> tuple[float, ...]:
     return struct.unpack(f"<{len(data) // 4}f", data)
 
 
-def checked_vector(vector: Sequence[float], field: str) -> Sequence[float]:
+def checked_vector(vector: documents.Vector, field: str) -> Sequence[float]:
     """The vector, if it is one of finite numbers; anything with ``tolist`` (numpy, torch) will do."""
     values = vector.tolist() if hasattr(vector, "tolist") else vector
     try:
@@ -221,6 +221,9 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
 
 def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
     """A collection's settings for the wire."""
+    if isinstance(config.filterable_fields, str):
+        # A string is an iterable of strings too, and indexing its letters is never meant.
+        raise InvalidArgument("takes several names, not one string", field="config.filterable_fields")
     return collection_pb2.CollectionConfig(
         embedder=config.embedder,
         dimension=config.dimension,

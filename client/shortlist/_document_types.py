@@ -6,9 +6,24 @@ names they have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+
+class Array(Protocol):
+    """What numpy's and torch's arrays have in common; neither is a ``Sequence``."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def tolist(self) -> Any:
+        """The values as a list."""
+
+
+Vector = Sequence[float] | Array
+"""An embedding, shape (dimension,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +45,7 @@ class Document:
     title: str = ""
     text: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    vector: Sequence[float] | None = None
+    vector: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@
     ├── UsedAfterFork              make a client in the child process
     └── IngestError                look at its summary
         ├── IngestFailed           documents failed, and nobody read their acks
-        ├── IngestInterrupted      run it again with the same stream name; it resumes
+        ├── IngestInterrupted      run it again; it says how it resumes
         ├── StreamLost             ingest again from the start
         └── ResumeMismatch         ingest what the checkpoint or stream was made for, or start a new one
 
@@ -276,7 +276,8 @@ class IngestFailed(IngestError):
 class IngestInterrupted(IngestError):
     """The server stayed away for too long; ``__cause__`` is the last error. What is acked is durable.
 
-    Remedy: run the same ingest again with the same stream name and ``resume=True``, or the same checkpoint.
+    Remedy: run the same ingest again with the same checkpoint, or with ``summary.stream`` as its stream and
+    ``resume=True`` when this was the first run under that name; or just again: what is stored is not embedded twice.
     """
 
     retryable = True

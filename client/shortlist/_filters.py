@@ -144,7 +144,10 @@ def _scalar(value: Scalar, path: str) -> filter_pb2.Scalar:
     if isinstance(value, bool):
         return filter_pb2.Scalar(bool_value=value)
     if isinstance(value, str):
-        return filter_pb2.Scalar(string_value=value)
+        try:
+            return filter_pb2.Scalar(string_value=value)
+        except UnicodeEncodeError as error:
+            raise InvalidFilter(f"the text is not valid Unicode at character {error.start}", field=path) from error
     if isinstance(value, int | float):
         if isinstance(value, int) and abs(value) > EXACT_INTEGER:
             raise InvalidFilter(f"{value} is too large to be compared exactly; store it as a string", field=path)

@@ -61,7 +61,7 @@ class Ingest:
         self._channel = channel
         self._source = iter(operations)
         self._source_error: Exception | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._run = IngestRun(
             options, open_seconds=connection.timeout_seconds, max_message_bytes=connection.max_message_bytes
         )
@@ -123,7 +123,7 @@ class Ingest:
         if not self._ended:
             warnings.warn(
                 "an ingest was not used to its end: iterate over it, or call finish() or close()",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )
@@ -143,7 +143,8 @@ class Ingest:
                 else:
                     self._advance()
         except BaseException as error:
-            self._failure = error
+            # A cancellation is over when it was caught: repeated later, it would cancel somebody else.
+            self._failure = error if isinstance(error, Exception) else None
             self.close()
             raise
 

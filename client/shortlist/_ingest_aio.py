@@ -57,7 +57,7 @@ class AsyncIngest:
         self._channel = channel
         self._source = _Source(operations)
         self._source_error: Exception | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._run = IngestRun(
             options, open_seconds=connection.timeout_seconds, max_message_bytes=connection.max_message_bytes
         )
@@ -119,7 +119,7 @@ class AsyncIngest:
         if not self._ended:
             warnings.warn(
                 "an ingest was not used to its end: iterate over it, or await finish() or close()",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )
@@ -139,7 +139,8 @@ class AsyncIngest:
                 else:
                     await self._advance()
         except BaseException as error:
-            self._failure = error
+            # A cancellation is over when it was caught: repeated later, it would cancel somebody else.
+            self._failure = error if isinstance(error, Exception) else None
             await self.close()
             raise
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from shortlist._checkpoint import Checkpoint, Progress
+from shortlist._checkpoint import Checkpoint, Progress, checksum
 from shortlist._errors import (
     DeadlineExceeded,
     IngestFailed,
@@ -32,10 +32,10 @@ from shortlist._errors import (
     Unavailable,
 )
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
-from shortlist._operations import Prepared, ack_from_proto, prepare
+from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
-from shortlist._window import Pending, Window
+from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
 
 INGEST_METHOD = "/shortlist.v1.DocumentService/Ingest"
@@ -88,7 +88,7 @@ class IngestRun:
         self._durable_position = 0
         self._based = False
         self._next_index = 0
-        self._skip = 0
+        self._skip = self._skipped_ids = 0
         self._window = Window()
         self._acks: deque[Ack] = deque()
         self._last_read: Ack | None = None
@@ -166,16 +166,27 @@ class IngestRun:
         return self._window.has_room()
 
     def prepare(self, operation: object) -> Prepared | None:
-        """Translates an operation; None when it was settled by an earlier run. Touches nothing that changes."""
+        """Translates an operation; None when it was settled by an earlier run. Touches nothing that the sender uses."""
         if self._skip > self._next_index:
+            self._skipped_ids = checksum(self._skipped_ids, id_of(operation))
             return None
         return prepare(operation, self._max_message_bytes)
 
     def add(self, prepared: Prepared | None) -> None:
-        """Takes an operation as ``prepare`` left it."""
+        """Takes an operation as ``prepare`` left it.
+
+        Raises:
+            ResumeMismatch: it is the last one to be skipped, and their ids are not those in the checkpoint.
+        """
         index = self._next_index
         self._next_index += 1
         if prepared is None:
+            if self._path is not None and self._next_index == self._skip and self._skipped_ids != self._progress.ids:
+                raise ResumeMismatch(
+                    f"the first {self._skip} operations are not those that {self._path} was made for; "
+                    "remove it to start from the beginning",
+                    summary=self.summary(),
+                )
             return
         self._window.add(Pending(index, self._base + index + 1, prepared))
         self._settle_unsendable()
@@ -202,7 +213,8 @@ class IngestRun:
         """The next message to send; None when there is nothing, or no credit."""
         if not self._opened or self._draining:
             return None
-        batch = self._window.take_batch()
+        # Half, because what is around each operation counts too.
+        batch = self._window.take_batch(min(MAX_BATCH_BYTES, self._max_message_bytes // 2))
         return None if batch is None else pb.IngestRequest(batch=batch)
 
     def sent_all(self) -> bool:

@@ -50,7 +50,7 @@ class Prepared:
 
 def prepare(operation: object, max_message_bytes: int) -> Prepared:
     """Translates an operation."""
-    id = _id_of(operation)
+    id = id_of(operation)
     try:
         proto = _to_proto(operation)
     except InvalidArgument as error:
@@ -86,7 +86,8 @@ def _to_proto(operation: object) -> pb.IngestOperation:
     )
 
 
-def _id_of(operation: object) -> str:
+def id_of(operation: object) -> str:
+    """The id that an operation has, as its ack will show it."""
     id = operation.get("id", "") if isinstance(operation, Mapping) else getattr(operation, "id", "")
     return id if isinstance(id, str) else str(id)
 

@@ -68,15 +68,15 @@ class Window:
         self._pending.append(item)
         self._bytes += item.operation.bytes
 
-    def take_batch(self) -> pb.IngestBatch | None:
-        """The next operations to send, within the credit; None when there are none."""
+    def take_batch(self, max_bytes: int) -> pb.IngestBatch | None:
+        """The next operations to send, within the credit and so many bytes; None when there are none."""
         operations: list[pb.IngestOperation] = []
         size = 0
         while self._unsent and len(operations) < MAX_BATCH_OPERATIONS:
             operation = self._unsent[0].operation
             # An operation larger than all the credit there is goes alone.
             fits = operation.cost <= self._credit or self._in_flight == 0
-            if not fits or (operations and size + operation.bytes > MAX_BATCH_BYTES):
+            if not fits or (operations and size + operation.bytes > max_bytes):
                 break
             self._unsent.popleft()
             self._unsent_cost -= operation.cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -56,6 +57,9 @@ def create(name: str = "new", **config: Any) -> C.CreateCollectionRequest:
     return C.CreateCollectionRequest(name=name, config=collection_pb2.CollectionConfig(**config))
 
 
+TOO_FAR, TOO_DEEP = (
+    base64.urlsafe_b64encode(token).decode() for token in (b'["texts", 0, %d]' % 10**30, b"[" * 100_000)
+)
 BAD_FILTER = filter_pb2.Filter(all_of=filter_pb2.AllOf())
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 EXISTS, PRECONDITION = grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION
@@ -120,6 +124,15 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ),
     ("List", D.ListRequest(collection="texts", page_size=-1), INVALID, "INVALID_ARGUMENT", "page_size"),
     ("List", D.ListRequest(collection="texts", page_token="garbage"), INVALID, "INVALID_ARGUMENT", "page_token"),
+    ("List", D.ListRequest(collection="texts", page_token=TOO_FAR), INVALID, "INVALID_ARGUMENT", "page_token"),
+    ("List", D.ListRequest(collection="texts", page_token=TOO_DEEP), INVALID, "INVALID_ARGUMENT", "page_token"),
+    (
+        "ListQuarantine",
+        D.ListQuarantineRequest(collection="texts", page_token="9" * 30),
+        INVALID,
+        "INVALID_ARGUMENT",
+        "page_token",
+    ),
     ("Count", D.CountRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
     ("CreateCollection", create("Bad Name"), INVALID, "INVALID_ARGUMENT", "name"),
     ("CreateCollection", create("x" * 65), INVALID, "INVALID_ARGUMENT", "name"),

@@ -43,3 +43,19 @@ def test_the_examples_pass_the_type_checker_strictly() -> None:
     command = [sys.executable, "-m", "mypy", "--strict", *map(str, sorted(EXAMPLES.glob("*.py")))]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=EXAMPLES.parent)
     assert run.returncode == 0, run.stdout
+
+
+def test_an_array_of_numpys_passes_the_type_checker_as_a_vector(tmp_path: Path) -> None:
+    program = tmp_path / "vectors.py"
+    program.write_text(
+        "import numpy as np\n"
+        "from shortlist import Client, Document, SearchQuery\n"
+        "vector = np.ones(3, dtype=np.float32)\n"
+        "Document(id='a', vector=vector)\n"
+        "SearchQuery(collection='books', vector=vector)\n"
+        "with Client() as client:\n"
+        "    client.search('books', vector=vector)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", str(program)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=EXAMPLES.parent)
+    assert run.returncode == 0, run.stdout

@@ -29,6 +29,9 @@ from rich.progress import Task as ProgressTask
 from rich.table import Table
 from rich.text import Text
 
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+"""Control characters as people see them: what is in a document must not move the cursor of a terminal."""
+
 
 def stdout() -> Console:
     """A console for results."""
@@ -40,15 +43,20 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def note(message: str) -> None:
-    """Prints a line for the person at the terminal, on standard error."""
-    click.echo(message, err=True)
+def note(message: str, *, above: Progress | None = None) -> None:
+    """Prints a line for the person at the terminal, on standard error; above a progress display that is shown."""
+    if above is None:
+        click.echo(message.translate(_ESCAPED), err=True)
+    else:
+        above.console.print(Text(message.translate(_ESCAPED)), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """Prints one JSON value: indented on a terminal, one line in a pipe. Keys keep their order."""
     indent = 2 if sys.stdout.isatty() else None
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    # Lone surrogates, as of an id that is not UTF-8 in its file, are escaped as JSON does it.
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(
@@ -147,4 +155,4 @@ class _FailedColumn(ProgressColumn):
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value).translate(_ESCAPED)

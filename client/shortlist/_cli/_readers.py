@@ -63,8 +63,7 @@ def read_documents(source: Path | None, format: str, columns: Columns) -> Iterat
     """
     format = guess_format(source, format)
     if format == "text":
-        if source is None:
-            raise ValueError("text comes from a file or a folder, not from standard input")
+        assert source is not None, "text comes from a file or a folder"
         yield from _read_text(source)
         return
     if source is None:
@@ -104,10 +103,15 @@ def _parse(lines: Iterable[bytes], format: str, columns: Columns, name: str) -> 
         return
     csv.field_size_limit(CSV_FIELD_BYTES)
     text = (_decode(line, first=number == 0) for number, line in enumerate(lines))
-    rows = csv.DictReader(text, delimiter="\t" if format == "tsv" else ",")
+    # Strict, because a quote that nobody closed would take the rest of the file for one cell.
+    rows = csv.DictReader(text, delimiter="\t" if format == "tsv" else ",", strict=True)
+    place = f"{name}:1"
     while True:
-        place = f"{name}:{rows.line_num + 1}"
         try:
+            # Reads the header, the first time.
+            if rows.fieldnames is None:
+                return
+            place = f"{name}:{rows.line_num + 1}"
             row = next(rows)
         except StopIteration:
             return
@@ -138,7 +142,7 @@ def _from_json(line: bytes, columns: Columns, place: str) -> Record:
 def _document(record: dict[str, Any], columns: Columns, place: str) -> Record:
     id_column = columns.id or next((name for name in ID_COLUMNS if name in record), ID_COLUMNS[0])
     if id_column not in record:
-        return Unreadable(place, f"there is no column {id_column!r} for the id; name one with --id-column")
+        return Unreadable(place, f"there is nothing in column {id_column!r} for the id; name another with --id-column")
     used = {id_column, columns.title, columns.vector, "metadata", *columns.text}
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):

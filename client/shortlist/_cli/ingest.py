@@ -6,14 +6,16 @@ did not come to its end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
+from rich.progress import Progress
 
 from shortlist._checkpoint import MAX_FAILURES
 from shortlist._cli import _output as output
@@ -61,7 +63,12 @@ SHOWN_FAILURES = 20
 @click.option("--resume", is_flag=True, help="Keep the place in a file; the same command goes on where it stopped.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File of the place; sets --resume.")
 @click.option("--dry-run", is_flag=True, help="Validate and estimate; write nothing.")
-@click.option("--failures", type=click.File("w", lazy=True), metavar="FILE", help="Write each failure as a JSON line.")
+@click.option(
+    "--failures",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write each failure as a JSON line; one that resumes adds to the file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as JSON.")
 @client_options
 def ingest_command(source: Path, **options: Any) -> None:
@@ -75,11 +82,16 @@ def ingest_command(source: Path, **options: Any) -> None:
     options["collection"] = options["collection"] or _collection_name(source, stdin=stdin)
     if (options["resume"] or options["checkpoint"]) and (stdin or options["dry_run"]):
         raise click.UsageError("standard input and dry runs cannot be resumed")
+    if stdin and options["format"] == "text":
+        raise click.UsageError("text comes from a file or a folder, not from standard input")
     with connect(options) as client:
         made = _ensure_collection(client, options)
         if made:
             output.note(f"made collection {options['collection']}")
-        summary = _run(client, None if stdin else source, options)
+        try:
+            summary = _run(client, None if stdin else source, options)
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     _print_summary(summary, options)
     if summary.failed:
         raise click.exceptions.Exit(EXIT_FAILED_DOCUMENTS)
@@ -98,11 +110,15 @@ def _collection_name(source: Path, *, stdin: bool) -> str:
 def _ensure_collection(client: Client, options: dict[str, Any]) -> bool:
     """Whether the collection was made now."""
     embedder, filterable = options.pop("embedder"), options.pop("filterable")
+    if not options["create"]:
+        # The ingest itself says when it is missing; to look would need the right to read.
+        return False
     try:
         client.get_collection(options["collection"])
-    except CollectionNotFound:
-        if not options["create"]:
-            raise
+    except CollectionNotFound as error:
+        if options["dry_run"]:
+            hint = f"a dry run makes none: shortlist collections create {options['collection']}"
+            raise click.ClickException(f"{error.message}, and {hint}") from error
     else:
         return False
     try:
@@ -123,10 +139,13 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
         vector=options["vector_column"],
     )
     total = None if source is None else count_documents(source, options["format"])
-    checkpoint = options["checkpoint"]
+    checkpoint: Path | None = options["checkpoint"]
     if checkpoint is None and options["resume"] and source is not None:
         checkpoint = _checkpoint_path(source, options["collection"])
-    with output.progress_bar() as bar:
+    # What the run before wrote stays where this one goes on after it.
+    mode = "a" if checkpoint is not None and checkpoint.exists() else "w"
+    file = None if options["failures"] is None else click.open_file(options["failures"], mode)
+    with file or contextlib.nullcontext(), output.progress_bar() as bar:
         task = bar.add_task("ingest", total=total, failed=0)
 
         def show(summary: IngestSummary) -> None:
@@ -140,14 +159,17 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             progress=show,
         )
         try:
-            _take_acks(run, options["failures"])
+            _take_acks(run, file, bar)
         except KeyboardInterrupt:
+            bar.stop()
             run.close()
             _print_summary(run.summary, options)
             output.note(_how_to_go_on(checkpoint))
             raise
         except IngestError as error:
-            output.note(_how_to_go_on(checkpoint))
+            bar.stop()
+            if error.retryable:
+                output.note(_how_to_go_on(checkpoint))
             raise click.ClickException(explain(error)) from error
     return run.summary
 
@@ -158,18 +180,19 @@ def _records(source: Path | None, format: str, columns: Columns) -> Iterator[Any
         yield record if isinstance(record, Document) else InvalidOperation(record.id, record.problem)
 
 
-def _take_acks(run: Ingest, failures: Any) -> None:
+def _take_acks(run: Ingest, failures: IO[Any] | None, bar: Progress) -> None:
     shown = 0
     for ack in run:
         if ack.error is None:
             continue
         shown += 1
         if shown <= SHOWN_FAILURES:
-            output.note(f"{ack.id or f'#{ack.index + 1}'}: {explain(ack.error)}")
+            output.note(f"{ack.id or f'#{ack.index + 1}'}: {explain(ack.error)}", above=bar)
         if failures is not None:
             failures.write(_failure_line(ack))
+            failures.flush()
     if shown > SHOWN_FAILURES:
-        output.note(f"and {shown - SHOWN_FAILURES:,} more; --failures FILE writes all")
+        output.note(f"and {shown - SHOWN_FAILURES:,} more; --failures FILE writes all", above=bar)
 
 
 def _failure_line(ack: Ack) -> str:

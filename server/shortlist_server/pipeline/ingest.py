@@ -83,13 +83,7 @@ class Ingester:
         if store.config.embedder != NO_MODEL:
             embedder = self._models.embedder(store.config.embedder)
             check_revision(store, embedder)
-        for other in [s for s in self._sessions if stream and (s.collection.name, s.stream) == (collection, stream)]:
-            other.end(StreamConflict(f"another client opened the stream '{stream}'"))
-        position = 0
-        if stream:
-            # The session before may have a commit under way; an empty one comes after it.
-            await asyncio.wrap_future(store.commit(()))
-            position = await loop.run_in_executor(self._threads, store.stream_position, stream)
+        position = await self._take_over(store, stream) if stream else 0
         session = IngestSession(
             store,
             embedder,
@@ -101,6 +95,20 @@ class Ingester:
         )
         self._sessions.add(session)
         return session
+
+    async def _take_over(self, store: CollectionStore, stream: str) -> int:
+        """Ends the sessions of a name, also those that are opened meanwhile; returns its last durable position."""
+        while True:
+            for other in self._holders(store.name, stream):
+                other.end(StreamConflict(f"another client opened the stream '{stream}'"))
+            # A session that was ended may have left a commit under way; an empty one comes after it.
+            await asyncio.wrap_future(store.commit(()))
+            position = await asyncio.get_running_loop().run_in_executor(self._threads, store.stream_position, stream)
+            if not self._holders(store.name, stream):
+                return position
+
+    def _holders(self, collection: str, stream: str) -> list[IngestSession]:
+        return [s for s in self._sessions if (s.collection.name, s.stream) == (collection, stream) and not s.ended]
 
     def close(self, session: IngestSession) -> None:
         """Forgets a session whose ``run`` has ended or will not be used again."""
@@ -150,6 +158,11 @@ class IngestSession:
         self.draining = True
         self._stop.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether ``end`` was called: its stream is another session's."""
+        return self._error is not None
+
     def end(self, error: ShortlistError) -> None:
         """Ends ``run`` with this error; from now on nothing is committed, however long its client takes to notice."""
         self._error = error
@@ -181,7 +194,7 @@ class IngestSession:
                     waiting.cancel()
             if begun is not None:
                 begun.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ShortlistError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await feeding
 
     async def _feed(
@@ -195,7 +208,12 @@ class IngestSession:
             while window := await reader.window():
                 self._check_order(window)
                 self._in_flight.update(operation.id for operation in window)
-                await windows.put(asyncio.create_task(self._embed(window)))
+                embedding = asyncio.create_task(self._embed(window))
+                try:
+                    await windows.put(embedding)
+                except asyncio.CancelledError:
+                    embedding.cancel()
+                    raise
         finally:
             await reader.close()
             await windows.put(None)

@@ -9,7 +9,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.operations import Operation
 
 WINDOW_TOKENS = 16_384
@@ -61,7 +60,7 @@ class WindowReader:
                     self._waiting.extend(operations)
                     self._cost += sum(operation.cost for operation in operations)
                     self._changed.notify_all()
-        except ShortlistError as error:
+        except Exception as error:
             failure = error
         finally:
             await self._end(failure)

@@ -139,9 +139,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def ListBackups(self, request: pb.ListBackupsRequest, context: Context) -> pb.ListBackupsResponse:
         """See the proto. The token of a page is the number of backups before the next."""
         size = fields.page_size(request.page_size)
-        if request.page_token and not request.page_token.isdecimal():
-            raise InvalidArgument("not a token of this server", field="page_token")
-        start = int(request.page_token or 0)
+        start = fields.page_number(request.page_token)
         found = await self._in_thread(self._backups)
         return pb.ListBackupsResponse(
             backups=[_backup_out(backup) for backup in found[start : start + size]],

@@ -6,17 +6,19 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message
 
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
-from shortlist_server.errors import InvalidArgument
+from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import Ingester, IngestSession
 from shortlist_server.pipeline.operations import Operation
@@ -36,6 +38,7 @@ from shortlist_server.storage.base import CollectionStore, Store
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 MAX_GET = 1000
 MAX_DELETE = 10_000
@@ -161,8 +164,11 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
         def read(collection: CollectionStore) -> pb.ListResponse:
             documents, following = collection.page(filter, after, size, _with_text(parts))
+            messages = self._fitting(stored_out(document, parts) for document in documents)
+            if len(messages) < len(documents):
+                following = documents[len(messages) - 1].sequence
             return pb.ListResponse(
-                documents=[stored_out(document, parts) for document in documents],
+                documents=messages,
                 next_page_token="" if following is None else _token(request, following),
             )
 
@@ -178,13 +184,17 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
         """See the proto. The token of a page is the last number on it."""
         size = fields.page_size(request.page_size)
-        if request.page_token and not request.page_token.isdecimal():
-            raise InvalidArgument("not a token of this server", field="page_token")
+        after = fields.page_number(request.page_token)
 
         def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
-            failures, following = collection.quarantined(int(request.page_token or 0), size)
+            failures, following = collection.quarantined(after, size)
+            messages = self._fitting(
+                quarantined_out(failure, with_document=request.include_document) for failure in failures
+            )
+            if len(messages) < len(failures):
+                following = failures[len(messages) - 1].number
             return pb.ListQuarantineResponse(
-                documents=[quarantined_out(failure, with_document=request.include_document) for failure in failures],
+                documents=messages,
                 next_page_token="" if following is None else str(following),
             )
 
@@ -207,8 +217,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             acks = [ack async for group in session.run(operations()) for ack in group]
         finally:
             self._ingester.close(session)
-        # What failed again is recorded anew; what was taken is recorded no more.
-        await asyncio.wrap_future(session.collection.forget_quarantined([failure.number for failure in kept]))
+        # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
+        await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
+        if len(acks) < len(kept):
+            raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
         return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
 
     async def DeleteQuarantine(
@@ -219,6 +231,17 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         collection = await self._with_collection(request.collection, lambda opened: opened)
         forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
         return pb.DeleteQuarantineResponse(deleted_count=forgotten)
+
+    def _fitting(self, messages: Iterable[M]) -> list[M]:
+        """The first of a page's messages, as many as half of the largest message holds, and at least one."""
+        left = self._config.max_message_bytes // 2
+        fitting: list[M] = []
+        for message in messages:
+            left -= message.ByteSize()
+            if fitting and left < 0:
+                break
+            fitting.append(message)
+        return fitting
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)
@@ -242,10 +265,12 @@ def _after(request: pb.ListRequest) -> int:
         return 0
     try:
         collection, digest, after = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidArgument("not a token of this server", field="page_token") from None
-    if [collection, digest] != [request.collection, _digest(request.filter)] or not isinstance(after, int):
+    if [collection, digest] != [request.collection, _digest(request.filter)]:
         raise InvalidArgument("the token belongs to another collection or filter", field="page_token")
+    if not isinstance(after, int) or not 0 <= after < 1 << 63:
+        raise InvalidArgument("not a token of this server", field="page_token")
     return after
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import multiprocessing
 import os
+import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +29,7 @@ from shortlist import (
     SearchQuery,
     SearchResult,
 )
+from shortlist.testing import server
 
 BOOKS = [
     Document(
@@ -158,6 +163,19 @@ async def test_lists_come_page_by_page(client: Any, books: str) -> None:
     assert [len(page) for page in pages] == [2, 1]
 
 
+async def test_pages_of_large_documents_end_early(connect: Any, tmp_path: Path) -> None:
+    with server(tmp_path, max_message_bytes=100_000) as small:
+        client = connect(small.target)
+        await client.create_collection("large", CollectionConfig(embedder="none", dimension=2))
+        good = [Document(id=f"good{n}", text="x" * 30_000, vector=[1, n]) for n in range(7)]
+        bad = [Document(id=f"bad{n}", text="x" * 30_000, vector=[0, 0]) for n in range(7)]
+        await client.ingest("large", [*good, *bad]).finish(check=False)
+        assert [document.id async for document in client.list("large")] == [document.id for document in good]
+        kept = [one.document.id async for one in client.list_quarantine("large", include_document=True)]
+        assert kept == [document.id for document in bad]
+        assert [len(page) async for page in client.list("large").pages()] == [1] * 7
+
+
 async def test_collections_are_made_listed_and_removed(client: Any) -> None:
     made = await client.create_collection("made-here", CollectionConfig(filterable_fields=("year",)))
     try:
@@ -253,6 +271,16 @@ async def test_a_closed_client_says_so(connect: Any) -> None:
         await run.finish()
 
 
+def test_an_async_client_may_be_made_before_its_event_loop_runs(target: str) -> None:
+    client = shortlist.AsyncClient(target)
+
+    async def use() -> bool:
+        async with client:
+            return await client.ready()
+
+    assert asyncio.run(use())
+
+
 def test_a_client_used_after_a_fork_says_so(target: str) -> None:
     # Forked before gRPC has a connection, in a process of its own: this one has threads.
     context = multiprocessing.get_context("spawn")
@@ -276,3 +304,32 @@ def _fork_and_use(target: str, queue: Any) -> None:
         queue.close()
         queue.join_thread()
     os._exit(0)
+
+
+def test_a_fork_can_leave_the_with_block_of_a_client_at_work(target: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_fork_and_close, args=(target, queue))
+    process.start()
+    assert queue.get(timeout=60) == "closed"
+    process.join(30)
+
+
+def _fork_and_close(target: str, queue: Any) -> None:
+    with Client(target) as client:
+        client.create_collection("forked")
+        run = client.ingest("forked", ({"id": f"d{number}", "text": "x"} for number in itertools.count()))
+        next(run)
+        child = os.fork()
+        if not child:
+            client.close()
+            os._exit(0)
+        ends = time.monotonic() + 10
+        while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < ends:
+            time.sleep(0.05)
+        queue.put("closed" if ended else "hangs")
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        run.close()
+        client.delete_collection("forked")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shortlist import Client
+from shortlist.testing import server
+from shortlist_server.keys import Scope, new_key
 
 CORPUS = [
     {"_id": "fox", "title": "The fox", "text": "a quick brown fox jumps over a dog", "year": 2001},
@@ -98,12 +104,80 @@ def test_failed_documents_show_in_the_exit_code_and_in_a_file(target: str, tmp_p
     assert [json.loads(line)["id"] for line in failures.read_text().splitlines()] == ["bad.jsonl:2", "b", "c"]
 
 
+def test_the_file_of_failures_is_of_this_run_and_goes_on_with_one_that_is_resumed(target: str, tmp_path: Path) -> None:
+    path, failures = tmp_path / "corpus.jsonl", tmp_path / "failures.jsonl"
+    command = ("ingest", str(path), "-c", "resumed", "--failures", str(failures), "--checkpoint", str(tmp_path / "at"))
+    path.write_text('{"id": "a", "text": "x"}\n')
+    failures.write_text("of last week\n")
+    assert shortlist(*command, target=target).returncode == 0
+    assert failures.read_text() == ""
+    path.write_text('{"id": "bad1"}\n' + '{"id": "a", "text": "x"}\n' * 3 + '{"id": "bad2"}\n')
+    with Client(target) as client:
+        run = client.ingest("resumed", [{"id": "bad1"}], checkpoint=tmp_path / "at")
+        next(run)
+        run.close()
+    failures.write_text('{"id": "bad1"}\n')
+    assert shortlist(*command, target=target).returncode == 3
+    ids = [json.loads(line)["id"] for line in failures.read_text().splitlines()]
+    assert (ids[0], ids[-1], set(ids)) == ("bad1", "bad2", {"bad1", "bad2"})
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--failures", "no/file"), ("--checkpoint", "no/file"), ("--format", "csv", "-c", "folder")]
+)
+def test_a_file_that_cannot_be_used_is_said_in_a_line(target: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    source = tmp_path if "csv" in arguments else tmp_path / "unwritable.jsonl"
+    (tmp_path / "unwritable.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    run = shortlist("ingest", str(source), *arguments, target=target)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_failures_stand_above_the_progress_display(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
+    terminal, its_end = os.openpty()
+    command = [sys.executable, "-m", "shortlist", "ingest", str(path), "--target", target]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its_end) as process:
+        os.close(its_end)
+        shown = b""
+        # Linux ends a terminal that nobody writes to with an error.
+        with contextlib.suppress(OSError):
+            while data := os.read(terminal, 65536):
+                shown += data
+    os.close(terminal)
+    assert process.returncode == 3
+    (line,) = [line for line in shown.decode().split("\n") if "document.text" in line]
+    assert "ingest" not in line.rpartition("\x1b[2K")[2]
+
+
+def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes(b"id,text\nol\xe9,x\n")
+    command = [sys.executable, "-X", "utf8", "-m", "shortlist", "ingest", str(path), "--json", "--target", target]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert run.returncode == 3, run.stderr
+    assert [failure["id"] for failure in json.loads(run.stdout)["failures"]] == ["ol\udce9"]
+
+
 def test_a_dry_run_makes_an_estimate(target: str, animals: str) -> None:
     run = shortlist("ingest", "-", "-c", animals, "--dry-run", target=target, stdin='{"id": "new", "text": "x"}\n')
     assert run.returncode == 0, run.stderr
     assert "1 valid" in run.stdout
     assert "nothing written" in run.stdout
     assert shortlist("count", animals, target=target).stdout == "3\n"
+
+
+def test_a_dry_run_makes_no_collection(target: str) -> None:
+    run = shortlist("ingest", "-", "-c", "not-made", "--dry-run", target=target, stdin='{"id": "new", "text": "x"}\n')
+    assert (run.returncode, "dry run makes none" in run.stderr) == (1, True)
+    assert shortlist("count", "not-made", target=target).returncode == 1
 
 
 def test_resuming_a_finished_file_finds_everything_unchanged(target: str, tmp_path: Path) -> None:
@@ -113,6 +187,18 @@ def test_resuming_a_finished_file_finds_everything_unchanged(target: str, tmp_pa
     run = shortlist("ingest", str(path), "--resume", target=target)
     assert "again: 3 unchanged" in run.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["again.jsonl"]
+
+
+def test_a_key_that_may_only_write_is_enough_for_an_ingest_that_makes_nothing(tmp_path: Path) -> None:
+    (owner, all_scopes), (feeder, write) = new_key("owner", Scope), new_key("feeder", [Scope.WRITE])
+    with server(tmp_path, api_keys=(all_scopes.entry(), write.entry())) as running:
+        with Client(running.target, api_key=owner) as client:
+            client.create_collection("fed")
+        command = ("ingest", "-", "--no-create", "--api-key", feeder)
+        run = shortlist(*command, "-c", "fed", target=running.target, stdin='{"id": "a", "text": "x"}\n')
+        assert (run.returncode, run.stdout.startswith("fed: 1 durable")) == (0, True), run.stderr
+        missing = shortlist(*command, "-c", "missing", target=running.target, stdin='{"id": "a", "text": "x"}\n')
+        assert (missing.returncode, "no collection 'missing'" in missing.stderr) == (1, True)
 
 
 def test_collections_are_created_listed_and_shown(target: str) -> None:
@@ -133,6 +219,7 @@ def test_collections_are_created_listed_and_shown(target: str) -> None:
         (("search", "nowhere", "x"), 1, "no collection"),
         (("search", "animals", "x", "--filter", "year"), 2, "is not a filter"),
         (("ingest", "-"), 2, "--collection"),
+        (("ingest", "-", "-c", "x", "--format", "text"), 2, "not from standard input"),
         (("delete", "animals"), 2, "ids or a filter"),
     ],
 )

@@ -141,6 +141,38 @@ async def test_what_the_source_raises_comes_out_after_what_came_before_it(client
     assert await client.count(collection) == 10
 
 
+async def test_a_run_that_was_cancelled_is_not_complete_and_cancels_nobody_else(target: str) -> None:
+    async def source() -> AsyncIterator[Document]:
+        yield documents(1)[0]
+        await asyncio.Event().wait()
+
+    async with shortlist.AsyncClient(target) as client:
+        await client.create_collection("cancelled")
+        with pytest.raises(shortlist.IngestInterrupted, match="closed before its end"):
+            async with client.ingest("cancelled", source()) as run:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        async for ack in run:
+                            assert ack.ok
+        assert run.summary.acked == 1
+        await client.delete_collection("cancelled")
+
+
+def test_a_run_that_was_interrupted_is_not_complete_and_interrupts_once(target: str) -> None:
+    def source() -> Iterator[Document]:
+        yield documents(1)[0]
+        raise KeyboardInterrupt
+
+    with Client(target) as client:
+        client.create_collection("interrupted")
+        run = client.ingest("interrupted", source())
+        with pytest.raises(KeyboardInterrupt):
+            run.finish()
+        with pytest.raises(shortlist.IngestInterrupted, match="closed before its end"):
+            run.finish()
+        client.delete_collection("interrupted")
+
+
 async def test_a_missing_collection_is_said_at_once(client: Any) -> None:
     with pytest.raises(shortlist.CollectionNotFound):
         await client.ingest("nowhere", documents(1)).finish()
@@ -186,6 +218,18 @@ async def test_a_checkpoint_lets_another_run_go_on(client: Any, collection: str,
     assert await client.count(collection) == 300
 
 
+async def test_a_checkpoint_of_other_documents_skips_none(client: Any, collection: str, tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    run = client.ingest(collection, documents(300), checkpoint=path)
+    async for ack in run:
+        if ack.index == 99:
+            break
+    await run.close()
+    with pytest.raises(shortlist.ResumeMismatch, match="the first 99 operations"):
+        await client.ingest(collection, documents(300, start=1000), checkpoint=path).finish()
+    assert (await client.ingest(collection, documents(300), checkpoint=path).finish()).acked == 300
+
+
 async def test_progress_is_told(client: Any, collection: str) -> None:
     seen: list[IngestSummary] = []
     await client.ingest(collection, documents(50), progress=seen.append).finish()
@@ -195,7 +239,7 @@ async def test_progress_is_told(client: Any, collection: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_an_ingest_that_nobody_uses_warns(client: Any, collection: str) -> None:
-    with pytest.warns(ResourceWarning, match="not used to its end"):
+    with pytest.warns(RuntimeWarning, match="not used to its end"):
         client.ingest(collection, documents(1))
         gc.collect()
 

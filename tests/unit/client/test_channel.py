@@ -167,8 +167,11 @@ def test_tls_trusts_the_given_authority_and_nobody_else(bare: Bare, certificate:
     [
         {"target": ""},
         {"timeout_seconds": 0},
+        {"api_key": "read-from-a-file\n"},
+        {"api_key": "schlüssel"},
         {"tls": True, "credentials": grpc.ssl_channel_credentials()},
         {"tls": Tls(certificate="only.pem")},
+        {"tls": Tls(ca=__file__)},
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:

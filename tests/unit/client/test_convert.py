@@ -10,8 +10,8 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortlist import Document, InvalidArgument, InvalidVector
-from shortlist._convert import checked_vector, document, fill_document
+from shortlist import CollectionConfig, Document, InvalidArgument, InvalidVector
+from shortlist._convert import checked_vector, config_to_proto, document, fill_document
 from shortlist._metadata import MAX_LEVELS, struct_from_mapping, struct_to_dict
 from shortlist.v1 import document_pb2, document_service_pb2
 
@@ -151,3 +151,10 @@ def test_a_mapping_is_a_document_and_unknown_keys_are_refused() -> None:
         document_to_proto({"text": "x"})
     with pytest.raises(InvalidArgument, match="string, not int"):
         document_to_proto({"id": 5})
+
+
+def test_one_string_is_not_several_filterable_fields() -> None:
+    config: Any = CollectionConfig(filterable_fields="year")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument) as caught:
+        config_to_proto(config)
+    assert caught.value.field == "config.filterable_fields"

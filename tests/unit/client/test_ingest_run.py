@@ -47,7 +47,7 @@ def started(run: IngestRun, last: int = 0, credit: int = 100) -> None:
 
 
 def ack(run: IngestRun, *positions: int, status: Any = pb.ACK_STATUS_DURABLE) -> None:
-    acks = [pb.IngestAck(position=position, id=f"d{position}", status=status) for position in positions]
+    acks = [pb.IngestAck(position=position, id=f"d{position - 1}", status=status) for position in positions]
     run.receive(pb.IngestResponse(acks=pb.IngestAcks(acks=acks)))
 
 
@@ -81,7 +81,7 @@ def test_positions_count_from_one_and_acks_from_zero() -> None:
     add(run, *documents(3))
     assert positions(run.take_batch()) == [1, 2, 3]
     ack(run, 1, 2, 3)
-    assert [(a.index, a.id) for a in read(run)] == [(0, "d1"), (1, "d2"), (2, "d3")]
+    assert [(a.index, a.id) for a in read(run)] == [(0, "d0"), (1, "d1"), (2, "d2")]
 
 
 def test_no_more_is_sent_than_the_credit_and_acks_give_none_back() -> None:
@@ -104,6 +104,19 @@ def test_an_operation_larger_than_the_credit_goes_when_nothing_else_is_under_way
     assert run.take_batch() is None
     ack(run, 1)
     assert positions(run.take_batch()) == [2]
+
+
+def test_a_batch_is_no_larger_than_the_servers_largest_message() -> None:
+    run = make_run()
+    run.start_request()
+    limits = pb.IngestStarted(credit_tokens=10**6, max_message_bytes=10_000)
+    run.receive(pb.IngestResponse(started=limits))
+    add(run, *documents(50, text="x" * 1000))
+    sent = []
+    while (batch := run.take_batch()) is not None:
+        assert batch.ByteSize() <= 10_000
+        sent += positions(batch)
+    assert sent == list(range(1, 51))
 
 
 def test_the_cost_is_that_of_the_contract() -> None:
@@ -331,6 +344,23 @@ def test_a_checkpoint_resumes_after_the_last_ack_the_caller_was_done_with(tmp_pa
     assert again.summary().durable == 2
 
 
+def test_a_checkpoint_skips_no_operations_but_those_it_was_made_for(tmp_path: Path) -> None:
+    path = tmp_path / "place"
+    run = make_run(checkpoint=path)
+    started(run)
+    add(run, *documents(3))
+    run.take_batch()
+    ack(run, 1, 2)
+    read(run)
+    run.keep_place()
+
+    again = make_run(checkpoint=path)
+    started(again, last=2)
+    add(again, documents(1)[0])
+    with pytest.raises(ResumeMismatch, match="the first 2 operations"):
+        add(again, Document(id="of today", text="x"))
+
+
 def test_failures_before_a_kill_are_known_after_it(tmp_path: Path) -> None:
     path = tmp_path / "place"
     run = make_run(checkpoint=path)
@@ -349,7 +379,7 @@ def test_failures_before_a_kill_are_known_after_it(tmp_path: Path) -> None:
     assert again.done()
     with pytest.raises(IngestFailed) as caught:
         again.check()
-    assert [a.id for a in caught.value.summary.failures] == ["d1"]
+    assert [a.id for a in caught.value.summary.failures] == ["d0"]
     assert caught.value.summary.failures[0].status is AckStatus.FAILED
 
 

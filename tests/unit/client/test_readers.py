@@ -53,6 +53,24 @@ def test_csv_with_a_byte_order_mark_and_line_breaks_in_cells(tmp_path: Path) -> 
     assert latin.text == "\udce9"
 
 
+def test_a_quote_that_is_not_closed_hides_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n1,"closed"\n2,"not closed\n3,x\n4,y\n')
+    first, rest = read(path)
+    assert first == Document(id="1", text="closed")
+    assert isinstance(rest, Unreadable)
+    assert (rest.id, rest.problem) == ("a.csv:3", "not CSV: unexpected end of data")
+
+
+def test_a_row_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\n,x\n1,"two\nlines"\n2\n')
+    without_id, _, short = read(path)
+    assert (without_id.id, short.id) == ("a.csv:2", "a.csv:5")
+    assert isinstance(without_id, Unreadable)
+    assert "nothing in column 'id'" in without_id.problem
+
+
 def test_vectors_in_cells_and_rows_that_are_no_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'id,vector\na,"[1, 2]"\nb,none\nc\rd,[3]\n')

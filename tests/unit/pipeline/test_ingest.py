@@ -1,4 +1,4 @@
-"""Sessions of one named stream, one after the other."""
+"""Sessions: of one named stream, one after the other; and what is left when one breaks off."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def ingester(tmp_path: Path, gate: Gate) -> Iterator[Ingester]:
     models.close()
 
 
-async def messages(*texts: str) -> AsyncIterator[Sequence[Operation]]:
+async def messages(*texts: str, cost: int = 1) -> AsyncIterator[Sequence[Operation]]:
     yield [
-        Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text=text), cost=1)
+        Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text=text), cost=cost)
         for i, text in enumerate(texts, 1)
     ]
     await asyncio.Event().wait()
@@ -107,3 +107,55 @@ async def test_a_stream_is_taken_over_from_a_client_that_is_stuck_and_writes_no_
     assert new.collection.stream_position("s") == 1
     for session in (stuck, new):
         ingester.close(session)
+
+
+async def test_of_two_clients_that_open_a_stream_at_once_only_the_newer_keeps_it(ingester: Ingester) -> None:
+    first, second = (asyncio.create_task(ingester.open("docs", stream="s", dry_run=False)) for _ in range(2))
+    await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+    older, newer = (first, second) if first.done() else (second, first)
+    run = (await newer).run(messages("one"))
+    with pytest.raises(StreamConflict):
+        await anext(older.result().run(messages("one")))
+    assert [ack.status for ack in await anext(run)] == [AckStatus.DURABLE]
+    await run.aclose()
+    for opened in (older, newer):
+        ingester.close(opened.result())
+
+
+async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), EmbeddedStore(config)
+    released = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        create_collection(store, models, NewCollection(name="docs"))
+        ingester = Ingester(store, models, threads)
+        session = await ingester.open("docs", stream="", dry_run=False)
+        busy = threads.submit(released.wait, 30)
+        others = asyncio.all_tasks()
+        run = session.run(messages(*["text"] * 5, cost=WINDOW_TOKENS))
+        first = asyncio.ensure_future(anext(run))
+        await asyncio.sleep(0.2)
+        assert len(asyncio.all_tasks() - others) > 3
+        first.cancel()
+        await asyncio.wait({first})
+        await asyncio.sleep(0.1)
+        left = asyncio.all_tasks() - others
+        released.set()
+        assert busy.result()
+    store.close()
+    models.close()
+    assert left == set()
+
+
+async def test_what_reading_raises_ends_the_stream_after_what_came_before_it(ingester: Ingester) -> None:
+    async def broken() -> AsyncIterator[Sequence[Operation]]:
+        async for operations in messages("one", "two"):
+            yield operations
+            raise LookupError("a fault")
+
+    session = await ingester.open("docs", stream="", dry_run=False)
+    run = session.run(broken())
+    assert [ack.status for ack in await anext(run)] == [AckStatus.DURABLE, AckStatus.DURABLE]
+    with pytest.raises(LookupError):
+        await anext(run)
+    ingester.close(session)

@@ -1,0 +1,19 @@
+"""What commands print is for people to read, whatever is in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shortlist._cli._output import note, print_table, progress_bar
+
+HOSTILE = "a\x1b[31mb\x07"
+
+
+def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["id"], [[HOSTILE]])
+    note(HOSTILE)
+    with progress_bar() as bar:
+        note(HOSTILE, above=bar)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["id", "a\\x1b[31mb\\x07"]
+    assert shown.err.splitlines() == ["a\\x1b[31mb\\x07"] * 2
