@@ -36,6 +36,9 @@ RETRY_AFTER_SECONDS = 0.5
 DRAIN_SECONDS = 0.1
 """Time in which those who keep calling learn that the server is stopping."""
 
+STATUS_SECONDS = 1.0
+"""Time for a status to leave; it waits behind the messages that a client does not take."""
+
 
 def deadline_of(context: Context, limit_seconds: float) -> Deadline:
     """The caller's deadline, or the server's limit where that is sooner."""
@@ -191,6 +194,9 @@ class CallInterceptor(WrappingInterceptor):
                         f"the client took no message for {self._write_seconds:g} s; connect again to go on",
                         metadata={"idle": "true"},
                     ) from None
+                except grpc.aio.InternalError:
+                    # The client is gone; gRPC cancels the call for it, sooner or later than a message fails.
+                    raise asyncio.CancelledError from None
 
     async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
         if isinstance(error, grpc.aio.AbortError):
@@ -204,7 +210,9 @@ class CallInterceptor(WrappingInterceptor):
             logger.error("%s failed", method, exc_info=error)
             status = internal_status(request_id)
         metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
-        await context.abort(status.code, status.details, metadata)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_SECONDS):
+                await context.abort(status.code, status.details, metadata)
 
 
 def _code(error: Exception) -> str:
