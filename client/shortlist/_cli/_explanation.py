@@ -93,7 +93,7 @@ def _print_candidates(explanation: Explanation) -> None:
 
 def _print_texts(texts: ExplainedTexts) -> None:
     if texts.query:
-        click.echo(f"the embedder read: {texts.query}")
+        output.print_line(f"the embedder read: {texts.query}")
     for passage in texts.passages:
         read = passage.text or f"{passage.token_vectors} token vectors"
-        click.echo(f"the reranker read of passage {passage.ordinal} of {passage.id}: {read}")
+        output.print_line(f"the reranker read of passage {passage.ordinal} of {passage.id}: {read}")

@@ -43,6 +43,11 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def print_line(text: str) -> None:
+    """Prints a line of results, whatever is in it."""
+    click.echo(text.translate(_ESCAPED))
+
+
 def note(message: str, *, above: Progress | None = None) -> None:
     """Prints a line for the person at the terminal, on standard error; above a progress display that is shown."""
     if above is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from shortlist import ExplainedTexts, RerankedPassage
+from shortlist._cli._explanation import _print_texts
 from shortlist._cli._output import note, print_table, progress_bar
 
 HOSTILE = "a\x1b[31mb\x07"
@@ -17,3 +19,11 @@ def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr()
     assert shown.out.splitlines() == ["id", "a\\x1b[31mb\\x07"]
     assert shown.err.splitlines() == ["a\\x1b[31mb\\x07"] * 2
+
+
+def test_neither_are_those_of_the_texts_that_models_read(capsys: pytest.CaptureFixture[str]) -> None:
+    passage = RerankedPassage(id=HOSTILE, ordinal=0, text=HOSTILE, token_vectors=0)
+    _print_texts(ExplainedTexts(query=HOSTILE, passages=(passage,)))
+    shown = capsys.readouterr().out
+    assert shown.count("a\\x1b[31mb\\x07") == 3
+    assert "\x1b" not in shown
