@@ -36,7 +36,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         issued.private_key_pem.write_to_path(str(folder / f"{name}.key"))
         issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
-    for name, key in {"right": KEY, "scopeless": WRITER_KEY, "wrong": KEY[:-1], "empty": ""}.items():
+    for name, key in {
+        "right": KEY,
+        "scopeless": WRITER_KEY,
+        "wrong": KEY[:-1],
+        "empty": "",
+        "two": f"{KEY}\n{KEY}",
+    }.items():
         (folder / f"{name}.secret").write_text(f"{key}\n")
     return folder
 
@@ -135,6 +141,7 @@ async def test_a_worker_that_others_could_reach_does_not_start_without_a_key(tmp
         (OWN, "worker_tls_ca"),
         ({"worker_tls_ca": "absent.pem"}, "worker_tls_ca"),
         ({"worker_api_key_file": "absent.secret"}, "worker_api_key_file"),
+        ({"worker_api_key_file": "two.secret"}, "worker_api_key_file"),
     ],
 )
 def test_half_of_a_setup_is_refused(files: Path, settings: dict[str, str], field: str) -> None:

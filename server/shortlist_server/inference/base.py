@@ -239,7 +239,7 @@ class EmbedderService(Protocol):
             DocumentTooLarge: it does not fit one passage and the policy is ERROR.
         """
 
-    def render_query(self, text: str, *, instruction: str) -> str:
+    def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
         """The text that the model reads for a query; see ``Embedder.render_query``. Blocking, any thread."""
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:

@@ -186,6 +186,8 @@ def open_pool(config: Config) -> WorkerPool:
             certificate_chain=_read(config.worker_tls_certificate, "worker_tls_certificate"),
         )
     api_key = (_read(config.worker_api_key_file, "worker_api_key_file") or b"").decode("ascii", "replace").strip()
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise InvalidArgument("the file holds more than an API key", field="worker_api_key_file")
     if api_key and credentials is None:
         _LOG.warning("the API key travels to the workers unencrypted: give them certificates, and --worker-tls-ca here")
     return WorkerPool(config.workers, credentials=credentials, api_key=api_key)
@@ -261,7 +263,7 @@ class RemoteEmbedder:
             revision=self.info.revision,
             query=pb.Query(text=query.text, instruction=query.instruction),
         )
-        return str(self._pool.call("RenderQuery", request).text)
+        return str(self._pool.call("RenderQuery", request, deadline=query.deadline).text)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
         """See ``Embedder.embed_passages``."""
@@ -336,7 +338,7 @@ class RemoteReranker:
             query=pb.Query(text=query.text, instruction=query.instruction),
             texts=[candidate.text for candidate in candidates],
         )
-        response = self._pool.call("RenderCandidates", request)
+        response = self._pool.call("RenderCandidates", request, deadline=query.deadline)
         return [RenderedCandidate(text=text) for text in response.texts]
 
 

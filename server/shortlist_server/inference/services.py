@@ -84,9 +84,9 @@ class ScheduledEmbedder:
         """See ``EmbedderService.cut``."""
         return self._engine.cut(title, text, chunking, overflow)
 
-    def render_query(self, text: str, *, instruction: str) -> str:
+    def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
         """See ``EmbedderService.render_query``."""
-        return self._engine.render_query(self._query(text, instruction, NO_DEADLINE))
+        return self._engine.render_query(self._query(text, instruction, deadline))
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""

@@ -89,7 +89,7 @@ def _rerank_outcomes(run: SearchRun, shortlist: Shortlist, ranked: Ranked) -> di
 def _texts(run: SearchRun, shortlist: Shortlist, ranked: Ranked, ids: Mapping[int, str]) -> ExplainedTexts:
     query = ""
     if run.embedder is not None:
-        query = run.embedder.render_query(run.request.text, instruction=run.instruction)
+        query = run.embedder.render_query(run.request.text, instruction=run.instruction, deadline=run.deadline)
     read = [
         (pair, candidate)
         for pair, candidate in zip(shortlist.pairs, shortlist.candidates, strict=True)

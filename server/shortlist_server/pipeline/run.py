@@ -78,6 +78,7 @@ class SearchRun:
             text=self.request.text,
             instruction=self.settings.rerank_instruction or self.request.instruction,
             token_vectors=None if self.embedding is None else self.embedding.token_vectors,
+            deadline=self.deadline,
         )
 
     @property

@@ -82,7 +82,7 @@ class LengthReranker:
 
 
 class ListeningServicer(WorkerServicer):
-    """Notes how long the callers of queries and reranking will wait, in seconds."""
+    """Notes how long those who wait for a search will wait, in seconds."""
 
     def __init__(self, models: LoadedModels) -> None:
         super().__init__(models, Config())
@@ -95,6 +95,14 @@ class ListeningServicer(WorkerServicer):
     async def Rerank(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.left.append(context.time_remaining())
         return await super().Rerank(request, context)
+
+    async def RenderQuery(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.left.append(context.time_remaining())
+        return await super().RenderQuery(request, context)
+
+    async def RenderCandidates(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.left.append(context.time_remaining())
+        return await super().RenderCandidates(request, context)
 
 
 class Worker:
@@ -223,8 +231,10 @@ def test_the_callers_deadline_goes_to_the_worker_and_ends_the_call(
     asyncio.run(
         models.reranker("length").rerank(RerankQuery(text="q"), [RerankCandidate(text="a")], Deadline.after(9.0))
     )
-    # gRPC rounds up.
-    assert worker.servicer.left == [pytest.approx(7.0, abs=0.5), pytest.approx(9.0, abs=0.5)]
+    service.render_query("in time", instruction="", deadline=Deadline.after(7.0))
+    models.reranker("length").render(RerankQuery(text="q", deadline=Deadline.after(9.0)), [RerankCandidate(text="a")])
+    # Without a deadline it would be a minute.
+    assert worker.servicer.left == [pytest.approx(seconds, abs=3) for seconds in (7, 9, 7, 9)]
     assert isinstance(worker.engine, HeldEmbedder)
     worker.engine.query_gate.clear()
     began = time.monotonic()
