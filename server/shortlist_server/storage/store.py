@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from shortlist_server.config import Config
 from shortlist_server.domain import CollectionConfig
@@ -78,7 +79,8 @@ class EmbeddedStore:
             maintain=maintain,
         )
         self._lock = threading.Lock()
-        self._name_locks: dict[str, threading.RLock] = {}
+        # Kept while they are held, and not for each name that somebody made up.
+        self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._open: dict[str, EmbeddedCollection] = {}
         self._closed = False
         for path in self._folder.iterdir():

@@ -39,6 +39,14 @@ def test_a_name_is_made_once_and_dropped_once(store):
     store.create("a", collection_config())
 
 
+def test_nothing_is_kept_of_names_that_are_made_up(store):
+    for number in range(10):
+        for call in (store.open, store.drop):
+            with pytest.raises(CollectionNotFound):
+                call(f"n{number}")
+    assert dict(store._name_locks) == {}
+
+
 @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "..", ".a", "a" * 65, "é", "a\n"])
 def test_a_name_that_could_leave_the_folder_is_refused(store, name):
     with pytest.raises(InvalidArgument):
