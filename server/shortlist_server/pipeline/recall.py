@@ -149,7 +149,7 @@ class RecallMonitor:
         self._watched: WeakKeyDictionary[CollectionStore, tuple[Searches, Searches]] = WeakKeyDictionary()
 
     def note(self, run: SearchRun, retrieved: Retrieved) -> None:
-        """A search was made; it may be kept to be checked. Takes a few microseconds at most."""
+        """A search was made; it may be kept to be checked. Takes a few microseconds, and more under a long filter."""
         found = retrieved.candidates
         if found is None or found.strategy is DenseStrategy.EXACT or run.request.settings.ef is not None:
             return
