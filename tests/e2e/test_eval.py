@@ -171,6 +171,15 @@ def test_options_that_do_not_go_together_end_with_code_2(folder: Path, arguments
     assert message in " ".join(ran.stderr.split())
 
 
+def test_a_setting_that_the_server_refuses_ends_it_before_the_ingest(folder: Path, target: str) -> None:
+    kept = ("--target", target, "--keep", "--collection", "refused")
+    ran = run(folder, *kept, "--sweep", "rerank.weight=0.5,5")
+    assert ran.returncode == 1
+    assert "rerank.weight: 5.0 is out of range" in ran.stderr
+    with Client(target) as client:
+        assert client.count("refused") == 0
+
+
 def test_comparing_what_is_no_run_ends_with_code_2(tmp_path: Path) -> None:
     ran = run("compare", tmp_path, tmp_path)
     assert ran.returncode == 2
