@@ -45,7 +45,7 @@ class Fusion:
 
     Attributes:
         method: "convex" by default.
-        dense_weight: weight of the dense score in "convex", 0 to 1; 0.5 by default.
+        dense_weight: weight of the dense score in "convex", 0 to 1; 0.6 by default.
         rrf_k: constant of "rrf", 1 to 1,000; 60 by default.
     """
 

@@ -171,6 +171,26 @@ def test_options_that_do_not_go_together_end_with_code_2(folder: Path, arguments
     assert message in " ".join(ran.stderr.split())
 
 
+def test_searches_that_a_busy_server_refuses_are_repeated(folder: Path) -> None:
+    queries = {f"q{number}": f"{number} {QUERIES['q1']}" for number in range(60)}
+    rows = [json.dumps({"_id": id, "text": text}) for id, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(rows))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"{id}\towl\t1\n" for id in queries))
+    busy = ("--max-concurrent-searches", 1, "--max-search-wait-seconds", 0.001)
+    ran = run(folder, "--json", "--", "--embedder", "hashing", *busy)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["ndcg_at_10"]["lexical"] == 1.0
+
+
+def test_a_setting_that_the_server_refuses_ends_it_before_the_ingest(folder: Path, target: str) -> None:
+    kept = ("--target", target, "--keep", "--collection", "refused")
+    ran = run(folder, *kept, "--sweep", "rerank.weight=0.5,5")
+    assert ran.returncode == 1
+    assert "rerank.weight: 5.0 is out of range" in ran.stderr
+    with Client(target) as client:
+        assert client.count("refused") == 0
+
+
 def test_comparing_what_is_no_run_ends_with_code_2(tmp_path: Path) -> None:
     ran = run("compare", tmp_path, tmp_path)
     assert ran.returncode == 2

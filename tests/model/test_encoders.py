@@ -15,6 +15,7 @@ from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.inference.base import Embedder, ModelCatalog, QueryText
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.loading import load_embedder
+from shortlist_server.inference.tokenization import TextTokenizer, open_tokenizer
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -87,11 +88,29 @@ def test_what_is_rendered_is_what_is_read(minilm: Path, exports: Path) -> None:
         assert rendered.removeprefix("[CLS]").removesuffix("[SEP]") in text
 
 
-def test_token_vectors_are_the_references_scaled_to_length_one(minilm: Path, exports: Path, reference: Any) -> None:
+def test_token_vectors_are_the_references_own_tokens_with_their_squared_length(
+    minilm: Path, exports: Path, reference: Any
+) -> None:
     (ours,) = load(minilm, exports, "torch").embed_queries([QueryText(text="bird songs at dawn")])
-    theirs = reference.encode(["bird songs at dawn"], output_value="token_embeddings")[0].numpy()
+    theirs = reference.encode(["bird songs at dawn"], output_value="token_embeddings")[0].numpy()[1:-1]
     assert ours.token_vectors is not None
-    assert np.abs(ours.token_vectors - theirs / np.linalg.norm(theirs, axis=1, keepdims=True)).max() <= 1e-4
+    assert np.allclose(ours.token_vectors, theirs * np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "own"),
+    [
+        ("", "bird songs", ["bird", "songs"]),
+        ("query: ", "  bird songs", ["bird", "songs"]),
+        ("", "bird " * 20, ["bird"] * 6),
+        ("", " \u200b ", ["[CLS]", "[SEP]"]),
+    ],
+)
+def test_a_texts_own_tokens_are_known(minilm: Path, prompt: str, text: str, own: list[str]) -> None:
+    tokenizer = TextTokenizer(minilm / "tokenizer.json", max_tokens=8)
+    (tokens,) = tokenizer.encode([text], prompt)
+    vocabulary = open_tokenizer(minilm / "tokenizer.json")
+    assert [vocabulary.id_to_token(token) for token in tokens.ids[tokens.own]] == own
 
 
 def test_int8_stays_within_one_percent_of_float32(minilm: Path, exports: Path) -> None:

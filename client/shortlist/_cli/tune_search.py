@@ -58,7 +58,9 @@ class Finding:
         """Why the settings should not be applied; None when nothing speaks against it."""
         if self.tuned.choice is None:
             return "the present settings are as good as any"
-        if not self.gain.significant or self.gain.mean <= 0:
+        if self.gain.mean <= 0:
+            return f"queries that had no part in the choice gain nothing ({self.gain.mean:+.4f})"
+        if not self.gain.significant:
             return f"the gain of {self.gain.mean:+.4f} is not significant (p = {self.gain.p:.3f})"
         if self.served is not None and abs(self.served - float(self.tuned.fitted.mean())) > MAX_DISAGREEMENT:
             return f"real searches give {self.served:.4f}, not the {self.tuned.fitted.mean():.4f} that was worked out"

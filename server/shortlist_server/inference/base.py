@@ -57,7 +57,8 @@ class QueryEmbedding:
 
     Attributes:
         vector: shape (dimension,), norm 1.
-        token_vectors: shape (tokens, width), float32, rows of norm 1; None when the embedder has none.
+        token_vectors: shape (n, width), float32: the query's own tokens, without special tokens and prompt. A row's
+            length is the token's weight. None when the embedder has none.
         tokens: tokens the model saw, instruction and special tokens included.
         truncated_tokens: tokens of the query that were cut off.
     """

@@ -92,7 +92,7 @@ class TransformerEmbedder:
         return [
             QueryEmbedding(
                 vector=vectors[row],
-                token_vectors=normalize(hidden[row, : len(text.ids)]) if self.info.token_vectors else None,
+                token_vectors=_weighted(hidden[row, : len(text.ids)][text.own]) if self.info.token_vectors else None,
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
@@ -147,6 +147,15 @@ def pool(hidden: Floats, mask: Ids, method: str) -> Floats:
     # Not a matrix product: BLAS threads would wait for cores that the other lane holds.
     summed = np.einsum("btw,bt->bw", hidden, weights)
     return np.asarray(summed / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
+
+
+def _weighted(rows: Floats) -> Floats:
+    """Rows scaled to the square of their length, which is a token's weight in late interaction.
+
+    Encoders give words that say little short vectors; the squared length of a word's vector estimates how much the word
+    tells about its context (Oyama, Yokoi and Shimodaira, "Norm of Word Embedding Encodes Information Gain", 2023).
+    """
+    return np.asarray(rows * np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
 def normalize(rows: Floats) -> Floats:

@@ -1,5 +1,7 @@
 """Late interaction: a passage scored by the best match of each query token among the passage's token vectors.
 
+A query token counts with a weight that its embedder gives it: the length of its vector.
+
 One format for storing and scoring. Packed: a header (format version, width, rows), one float32 scale per row, then the
 rows as int8. A row is the mean of four neighbouring tokens, scaled to norm 1; its scale undoes the quantisation exactly
 in length. A passage of 128 tokens at width 384 takes 32 rows, 12.4 kB. Pure functions, a stateless engine; any thread.
@@ -63,10 +65,10 @@ def unpack(packed: bytes) -> Floats:
 
 
 def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
-    """For each packed passage the mean over query tokens of the largest dot product with one of its rows.
+    """For each packed passage the weighted mean over query tokens of the largest cosine with one of its rows.
 
     Args:
-        query_tokens: shape (tokens, width), rows of norm 1.
+        query_tokens: shape (tokens, width); the length of a row is its weight.
 
     Returns:
         Shape (len(packed),), float32, -1 to 1.
@@ -87,7 +89,8 @@ def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
     similarity *= np.concatenate([scales for scales, _ in parts])
     starts = np.concatenate([[0], np.cumsum(lengths[:-1])])
     best = np.maximum.reduceat(similarity, starts, axis=1)
-    return np.asarray(best.mean(axis=0), dtype=np.float32)
+    weights = np.linalg.norm(query_tokens, axis=1).sum()
+    return np.asarray(best.sum(axis=0) / max(weights, 1e-12), dtype=np.float32)
 
 
 def _products(query_tokens: Floats, rows: Floats) -> Floats:
@@ -121,10 +124,10 @@ class LateInteraction:
 
     info = RerankerInfo(
         name=LATE_INTERACTION,
-        revision=f"maxsim-{_FORMAT}-pool{POOLED_TOKENS}-int8",
+        revision=f"maxsim-{_FORMAT}-p{POOLED_TOKENS}",
         uses_token_vectors=True,
         takes_instruction=False,
-        default_weight=0.3,
+        default_weight=0.4,
         default_depth=50,
     )
 

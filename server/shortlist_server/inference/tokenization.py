@@ -20,9 +20,16 @@ from shortlist_server.errors import ModelNotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
-    """Token ids of a text as the model is given them, special tokens included, and how many tokens were cut off."""
+    """Token ids of a text as the model is given them.
+
+    Attributes:
+        ids: special tokens and the prompt included.
+        own: where the text's own tokens lie in ``ids``; all of them for a text that has none.
+        truncated_tokens: how many tokens were cut off.
+    """
 
     ids: list[int]
+    own: slice
     truncated_tokens: int
 
 
@@ -103,12 +110,17 @@ class TextTokenizer:
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         # The post-processor's tokens behind the text, which cutting keeps: those from the text's place on.
         marked = self._tokenizer.encode("a")
+        self._before: int = marked.special_tokens_mask.index(0)
         self._suffix: int = marked.special_tokens_mask[::-1].index(0)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[TokenIds]:
         """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens`` with special tokens kept."""
         encodings = self._tokenizer.encode_batch([self._fold(prompt + text) for text in texts])
-        return [self._truncate(encoding.ids) for encoding in encodings]
+        begins = [len(prompt) + len(text) - len(text.lstrip()) for text in texts]
+        return [
+            self._truncate(encoding.ids, encoding.char_to_token(begin) or self._before)
+            for encoding, begin in zip(encodings, begins, strict=True)
+        ]
 
     def render(self, text: str, prompt: str = "") -> str:
         """What the ids that ``encode`` gives for a text stand for: the prompt, the text as far as it is kept, lowered
@@ -137,11 +149,12 @@ class TextTokenizer:
         lowered = text.lower()
         return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
-    def _truncate(self, ids: list[int]) -> TokenIds:
-        excess = len(ids) - self.max_tokens
-        if excess <= 0:
-            return TokenIds(ids=ids, truncated_tokens=0)
-        return TokenIds(ids=[ids[index] for index in self._kept(len(ids))], truncated_tokens=excess)
+    def _truncate(self, ids: list[int], first: int) -> TokenIds:
+        excess = max(len(ids) - self.max_tokens, 0)
+        if excess:
+            ids = [ids[index] for index in self._kept(len(ids))]
+        last = len(ids) - self._suffix
+        return TokenIds(ids=ids, own=slice(first, last) if first < last else slice(None), truncated_tokens=excess)
 
     def _kept(self, tokens: int) -> Sequence[int]:
         """Which of a text's tokens are kept: the first ones, and the special tokens behind the text."""

@@ -144,3 +144,16 @@ def test_comparing_warns_where_the_runs_do_not_match(run: RunRecord) -> None:
         query.query += "x"
     with pytest.raises(InvalidRecord, match="no query in common"):
         compare_runs(run, other)
+
+
+def test_names_in_the_latency_chart_do_not_lie_over_each_other() -> None:
+    def at(label: str, ms: float, final: float) -> SettingRecord:
+        values = {} if label == "defaults" else {"rerank.weight": final}
+        record = setting(label, [final], values)
+        record.latency = {**LATENCY, "p50_ms": ms}
+        return record
+
+    run = run_of(at("defaults", 10.0, 0.5), at("near", 10.2, 0.501), at("far", 15.0, 0.9))
+    run.stage_latency = {}
+    named = all_charts(run)["latency"]["layer"][-1]["data"]["values"]
+    assert [point["label"] for point in named] == ["final (defaults)", "far"]

@@ -38,6 +38,15 @@ def test_maxsim_is_the_mean_over_query_tokens_of_the_best_row() -> None:
     assert maxsim(query, []).shape == (0,)
 
 
+def test_a_query_tokens_length_is_its_weight() -> None:
+    query = unit_rows(3, 64, seed=1)
+    packed = [pack(unit_rows(n, 64, seed=n)) for n in (3, 40)]
+    weights = np.array([[1.0], [5.0], [0.5]], dtype=np.float32)
+    expected = [float(((query @ unpack(item).T).max(axis=1) * weights[:, 0]).sum() / 6.5) for item in packed]
+    assert np.allclose(maxsim(query * weights, packed), expected, atol=1e-5)
+    assert maxsim(query * 0, packed).tolist() == [0.0, 0.0]
+
+
 def test_rows_without_direction_are_scored_zero_and_not_nan() -> None:
     assert maxsim(unit_rows(2, 8), [pack(np.zeros((4, 8), dtype=np.float32))])[0] == 0.0
 

@@ -26,6 +26,8 @@ DEPTH = 100
 BEYOND = 150
 SHOWN_QUERIES = 3
 MAX_BARS = 600
+NAME_WIDTH, NAME_HEIGHT = 0.35, 0.06
+"""What a setting's name takes up of the latency chart."""
 
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _CONFIG: Spec = {
@@ -153,12 +155,28 @@ def quality_against_latency(run: RunRecord) -> Spec | None:
     }
     layers = [frontier, points]
     on_front = {(point["ms"], point["mean"]) for point in front}
-    named = [row for row in rows if row["kind"] != "whole search" or (row["ms"], row["mean"]) in on_front]
+    named = _apart(
+        [row for row in rows if row["kind"] != "whole search"]
+        + [row for row in rows if row["kind"] == "whole search" and (row["ms"], row["mean"]) in on_front]
+    )
     text_mark = {"type": "text", "dy": -11, "fontSize": 11, "color": "#4a5362"}
     layers.append(
         {"data": {"values": named}, "mark": text_mark, "encoding": {"x": x, "y": y, "text": {"field": "label"}}}
     )
     return _chart(rows, {"width": "container", "height": 320, "layer": layers})
+
+
+def _apart(rows: list[Spec]) -> list[Spec]:
+    """The points that can be named without one name lying over another's; those that come first are kept."""
+    across, up = (max(values) - min(values) for values in zip(*((row["ms"], row["mean"]) for row in rows), strict=True))
+    kept: list[Spec] = []
+    for row in rows:
+        if all(
+            abs(row["ms"] - other["ms"]) > NAME_WIDTH * across or abs(row["mean"] - other["mean"]) > NAME_HEIGHT * up
+            for other in kept
+        ):
+            kept.append(row)
+    return kept
 
 
 def movements(setting: SettingRecord) -> list[tuple[int | None, int | None, str]]:
@@ -278,7 +296,7 @@ def change_by_query(setting: SettingRecord) -> Spec | None:
 
 def spread(setting: SettingRecord) -> Spec:
     """How many queries have which figure, after the first stage and after the second."""
-    names = ["0", "up to 0.2", "up to 0.4", "up to 0.6", "up to 0.8", "below 1", "1"]
+    names = ["0", "<0.2", "<0.4", "<0.6", "<0.8", "<1", "1"]
 
     def place(value: float) -> str:
         if value <= 0:

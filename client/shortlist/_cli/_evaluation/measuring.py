@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from shortlist import Ack, Client, Include, SearchResult
+from shortlist import Ack, Client, Include, Overloaded, SearchResult
 from shortlist._cli._beir import Dataset
 
 QUALITY_LIMIT = 100
@@ -29,6 +29,9 @@ LATENCY_LIMIT = 10
 
 WARMUP_SEARCHES = 10
 """Searches before the first that is timed."""
+
+RETRY_SECONDS = 0.1
+"""Wait before a search that was refused is repeated, where the server does not say how long."""
 
 KEPT_HITS = 10
 """Hits whose account of every stage is kept."""
@@ -122,6 +125,15 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     )
 
 
+def patient_search(client: Client, collection: str, text: str, **arguments: Any) -> SearchResult:
+    """``Client.search``, repeated for as long as the server has too much to do; the waits are part of a call's time."""
+    while True:
+        try:
+            return client.search(collection, text, **arguments)
+        except Overloaded as error:
+            time.sleep(error.retry_after_seconds or RETRY_SECONDS)
+
+
 def find_all(
     client: Client,
     collection: str,
@@ -143,7 +155,8 @@ def find_all(
     """
 
     def search(text: str) -> Found:
-        result = client.search(collection, text, limit=limit, include=Include(text=False, metadata=False), **arguments)
+        part = Include(text=False, metadata=False)
+        result = patient_search(client, collection, text, limit=limit, include=part, **arguments)
         step()
         return _found(result)
 
@@ -187,11 +200,11 @@ def measure_latency(
     """
     texts = [turned(text, turn) for text in queries]
     for text in texts[:WARMUP_SEARCHES]:
-        client.search(collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT, **arguments)
+        patient_search(client, collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT, **arguments)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
-        result = client.search(collection, text, limit=LATENCY_LIMIT, **arguments)
+        result = patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
         seconds = time.perf_counter() - started
         step()
         return seconds, result

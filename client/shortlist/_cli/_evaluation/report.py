@@ -148,7 +148,8 @@ def _settings_table(run: RunRecord) -> str:
         )
     columns = ["setting", *MEASURES.values(), "Δ", "95 % interval", "p, adjusted", "difference", "p50 ms", "p99 ms"]
     return (
-        "<section><h2>Settings</h2><p>Final rankings, best first. Δ is the change of "
+        '<section class="settings"><h2>Settings</h2><p>'
+        "Final rankings, best first. Δ is the change of "
         f"{_e(MEASURES[FIRST])} against the defaults; p is a paired randomisation test over the queries, adjusted for "
         f"the number of settings (Benjamini and Hochberg).</p>{_table(columns, rows)}</section>"
     )

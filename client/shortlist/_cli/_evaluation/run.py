@@ -62,6 +62,9 @@ def evaluate(
     client, queries = server.client, judged.queries
     rankings = {(ranking, repr(one.search(ranking))) for one in settings for ranking in RANKINGS}
     ingested = None
+    for one in settings:
+        # What the server refuses, it refuses before the documents are embedded.
+        client.search(collection, "a query", limit=1, **one.search("final"))
     with progress_bar() as progress:
         if isinstance(judged, Dataset):
             ingested = _ingest(client, collection, judged, progress)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
 from shortlist._cli._evaluation.measures import MEASURES, Judgements, judge_each
-from shortlist._cli._evaluation.measuring import QUALITY_CONCURRENCY, Step
+from shortlist._cli._evaluation.measuring import QUALITY_CONCURRENCY, Step, patient_search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,8 @@ def observe(
     rerank = Rerank(depth=min(MAX_HITS, MARGIN * max(grid.depths)), weight=0.0, deadline_share=1.0)
 
     def search(text: str) -> Observation:
-        result = client.search(
+        result = patient_search(
+            client,
             collection,
             text,
             limit=limit,
