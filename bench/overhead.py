@@ -13,6 +13,7 @@ import asyncio
 import multiprocessing
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,12 @@ from pathlib import Path
 import grpc.aio
 from bars import at_most, finish
 from served import COLLECTION, SCIFACT, documents, queries, serving
+from threadpoolctl import threadpool_limits
 
 from shortlist import Client
 from shortlist._cli._server import ServerProcess
 from shortlist.v1 import search_service_pb2_grpc
+from shortlist_server.app import SWITCH_SECONDS
 from shortlist_server.config import Config
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.keys import Scope, new_key
@@ -41,6 +44,9 @@ LIMIT = 0.05
 def bare_server(folder: Path, pipe: Connection) -> None:
     """Serves searches without any interceptor, metric or key; runs until the pipe says so."""
 
+    # As the server's own process is set.
+    sys.setswitchinterval(SWITCH_SECONDS)
+
     async def serve() -> None:
         config = Config(data_dir=folder)
         models, store = load_models(config), open_store(config)
@@ -54,7 +60,8 @@ def bare_server(folder: Path, pipe: Connection) -> None:
         store.close()
         models.close()
 
-    asyncio.run(serve())
+    with threadpool_limits(limits=1, user_api="blas"):
+        asyncio.run(serve())
 
 
 def search_ms(client: Client, text: str) -> float:
