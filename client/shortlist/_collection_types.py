@@ -99,7 +99,7 @@ class Chunking:
 
     Attributes:
         max_tokens: tokens of a passage, title and special tokens included; 0 for the server's default.
-        overlap_tokens: tokens a passage shares with the one before; a quarter of ``max_tokens`` by default.
+        overlap_tokens: tokens a passage shares with the one before; an eighth of ``max_tokens`` by default.
     """
 
     max_tokens: int = 0

@@ -233,6 +233,17 @@ def test_long_documents_are_found_by_any_of_their_passages(service: Service) -> 
     assert hit.document.text[passage.start : passage.end] == passage.text
 
 
+@pytest.mark.parametrize(("asked", "size", "overlap"), [({}, 128, 16), ({"max_tokens": 64}, 64, 8)])
+def test_passages_overlap_by_an_eighth_unless_told_otherwise(
+    service: Service, asked: dict[str, int], size: int, overlap: int
+) -> None:
+    name = f"overlap-{size}"
+    service.create(name, chunking=collection_pb2.Chunking(**asked))
+    request = collection_service_pb2.GetCollectionRequest(name=name)
+    made = service.collections.GetCollection(request, timeout=10).collection.config.chunking
+    assert (made.max_tokens, made.overlap_tokens) == (size, overlap)
+
+
 def test_unchanged_content_is_not_written_again(service: Service) -> None:
     service.create("again")
     first = service.put("again", "d", "the same text")

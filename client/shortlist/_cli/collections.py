@@ -50,7 +50,7 @@ def list_command(*, as_json: bool, **options: Any) -> None:
 @click.option("--reranker", default="", metavar="NAME", help="Reranker; the server's default.")
 @click.option("--filterable", multiple=True, metavar="FIELD", help="Metadata field to index for filters; repeatable.")
 @click.option("--max-tokens", type=click.IntRange(0), default=0, help="Tokens of a passage; the server's default.")
-@click.option("--overlap-tokens", type=click.IntRange(0), help="Tokens shared by neighbours; a quarter by default.")
+@click.option("--overlap-tokens", type=click.IntRange(0), help="Tokens shared by neighbours; an eighth by default.")
 @click.option("--overflow", type=click.Choice(["chunk", "truncate", "error"]), help="What to do with long text.")
 @click.option("--query-instruction", default="", metavar="TEXT", help="Instruction put before queries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

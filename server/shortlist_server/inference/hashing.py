@@ -45,7 +45,7 @@ class HashingEmbedder:
             dimension=dimension,
             min_dimension=dimension,
             max_tokens=_WINDOW_TOKENS,
-            default_chunking=Chunking(max_tokens=128, overlap_tokens=32),
+            default_chunking=Chunking(max_tokens=128, overlap_tokens=16),
             token_vectors=True,
             takes_instruction=False,
         )

@@ -245,7 +245,7 @@ def _has_gpu() -> bool:
 def _chunking(found: layout.EmbedderLayout) -> Chunking:
     # Short passages rank better (measured on SciFact: 128 over 256); models made for long texts get more.
     size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
-    return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 4)
+    return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 8)
 
 
 def _check_vocabulary(folder: Path, size: int) -> None:

@@ -111,7 +111,7 @@ def _chunking(new: NewCollection, info: EmbedderInfo | None) -> Chunking:
         )
     overlap = new.overlap_tokens
     if overlap is None:
-        overlap = size // 4 if new.max_tokens else info.default_chunking.overlap_tokens
+        overlap = size // 8 if new.max_tokens else info.default_chunking.overlap_tokens
     if not 0 <= overlap <= size // 2:
         raise InvalidArgument(
             f"an overlap of {overlap} tokens is not allowed, only 0 to {size // 2}",
