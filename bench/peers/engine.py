@@ -129,6 +129,12 @@ def cpu_seconds(pid: int) -> float:
     return 0.0
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for one in lists for child in one.read_text().split()]
+
+
 def wait_until_quiet(pids: Sequence[int], *, window: float = 1.0, seconds: float = 600.0) -> None:
     """Waits until the processes have used next to no processor time for a while: their background work is done."""
     until = time.monotonic() + seconds

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from engine import Engine, Vectors, wait_until_quiet
+from engine import Engine, Vectors, children, wait_until_quiet
 
 from shortlist import Candidates, Client, CollectionConfig, Document, Field, Include
 from shortlist._cli._server import ServerProcess
 
 NAME = "bench"
 NOTHING = Include(text=False, metadata=False)
+SEGMENT_PASSAGES = 4096
+"""Passages from which on the server seals a segment, by default; fewer stay in the tail, which is scanned."""
 
 
 class Peer(Engine):
@@ -47,8 +49,16 @@ class Peer(Engine):
             if count % size == 0 or count == len(vectors):
                 acked(count)
 
-    def settle(self) -> None:
-        wait_until_quiet(self.pids())
+    def settle(self, name: str = NAME) -> None:
+        # The server itself is quiet while a child of it builds a segment.
+        building = True
+        while building:
+            wait_until_quiet(self.pids())
+            building = self._tail(name) >= SEGMENT_PASSAGES or bool(children(self._process.process.pid))
+
+    def _tail(self, name: str) -> int:
+        collection = self._client.get_collection(name)
+        return collection.passage_count - collection.segment_passage_count
 
     def search(self, vector: Vectors, limit: int, below: int | None = None) -> list[int]:
         hits = self._client.search(
@@ -77,7 +87,7 @@ class Peer(Engine):
             for number, row in enumerate(text["documents"])
         )
         self._client.ingest("text", documents).finish()
-        self.settle()
+        self.settle("text")
 
         def search(query: str, **settings: Any) -> list[int]:
             return [int(hit.id) for hit in self._client.search("text", query, **settings)]
