@@ -27,6 +27,7 @@ from shortlist_server.inference.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from shortlist_server.inference.onnx_backend import OnnxTransformer
+    from shortlist_server.inference.onnx_quantize import Sample
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +49,14 @@ _SAMPLES = (
     "Shares fell 3.4 % on Tuesday after the company cut its forecast for the second time this year. " * 6,
 )
 """Texts on which an export must agree with torch: short, long, several scripts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ExportChecks:
+    """What an export of a model is made with: texts to measure it on, and how far it agrees with torch."""
+
+    samples: Callable[[], list[Sample]]
+    agreement: Callable[[Forward, Forward], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +102,11 @@ def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embed
         pooled = [normalize(pool(forward.run(batch, mask), mask, found.pooling)) for forward in (reference, export)]
         return float((pooled[0] * pooled[1]).sum(axis=1).mean())
 
-    kind = torch_backend.ENCODER
-    passes = _open(folder, kind, config, agreement, onnx=not found.causal)
+    def samples() -> list[Sample]:
+        return [_sample(tokens.ids, [0] * len(tokens.ids)) for tokens in tokenizer.encode(_SAMPLES)]
+
+    checks = _ExportChecks(samples=samples, agreement=agreement)
+    passes = _open(folder, torch_backend.ENCODER, config, checks, onnx=not found.causal)
     prompts = Prompts(query=found.query_prompt, passage=found.passage_prompt, instruction_tail=found.instruction_tail)
     info = EmbedderInfo(
         name=name,
@@ -143,9 +155,13 @@ def load_reranker(name: str, folder: Path, config: Config) -> Reranker:
         # One minus a tenth of the largest difference in probability: 0.1 is where MIN_COSINE lies.
         return 1.0 - float(np.abs(scored[0].probability - scored[1].probability).max()) / 10
 
-    passes = _open(
-        folder, torch_backend.CLASSIFIER, config, agreement, onnx="qwen" not in settings.get("model_type", "")
-    )
+    def samples() -> list[Sample]:
+        return [
+            _sample(pair.ids, pair.segments) for query in _SAMPLES[:3] for pair in tokenizer.encode(query, _SAMPLES)
+        ]
+
+    checks = _ExportChecks(samples=samples, agreement=agreement)
+    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx="qwen" not in settings.get("model_type", ""))
     info = RerankerInfo(
         name=name,
         revision=layout.revision(folder, (passes.precision,)),
@@ -179,9 +195,7 @@ def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool)
     return Qwen3Reranker(info, model, prompt)
 
 
-def _open(
-    folder: Path, auto_class: str, config: Config, agreement: Callable[[Forward, Forward], float], *, onnx: bool
-) -> _Passes:
+def _open(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, *, onnx: bool) -> _Passes:
     """Forward passes in ONNX Runtime where the settings and the model allow, else in torch."""
     if config.backend not in ("auto", "torch", "onnx"):
         raise InvalidArgument(f"backend is {config.backend!r}; it may be auto, torch or onnx.", field="backend")
@@ -190,7 +204,7 @@ def _open(
     device = torch_backend.choose_device(config.device) if may_be_gpu else "cpu"
     wants_onnx = config.backend == "onnx" or (config.backend == "auto" and device == "cpu")
     if onnx and wants_onnx and config.dtype != "bfloat16":
-        return _open_onnx(folder, auto_class, config, agreement)
+        return _open_onnx(folder, auto_class, config, checks)
     if onnx and config.dtype == "int8":
         raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
     dtype = torch_backend.choose_dtype(config.dtype, device)
@@ -198,10 +212,8 @@ def _open(
     return _Passes(query=forward, passage=forward, precision=dtype, batches_queries=True)
 
 
-def _open_onnx(
-    folder: Path, auto_class: str, config: Config, agreement: Callable[[Forward, Forward], float]
-) -> _Passes:
-    from shortlist_server.inference.onnx_backend import export_folder, read_report
+def _open_onnx(folder: Path, auto_class: str, config: Config, checks: _ExportChecks) -> _Passes:
+    from shortlist_server.inference.onnx_backend import NUMBERS, export_folder, read_report
 
     # The runtime collects telemetry for its maker (seen in 1.32), unless it is told not to before its import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -214,21 +226,31 @@ def _open_onnx(
             from shortlist_server.inference.onnx_export import make_export
 
             report = make_export(
-                target, folder, auto_class=auto_class, precision=precision, threads=threads(config), agreement=agreement
+                target,
+                folder,
+                auto_class=auto_class,
+                precision=precision,
+                threads=threads(config),
+                samples=checks.samples(),
+                agreement=checks.agreement,
             )
         if not report["refused"]:
-            # A short query gains nothing from a second thread (measured: 1.2 ms against 1.4 ms with two), and int8
-            # activations are scaled by the largest of the batch: so queries run alone, on one thread, side by side.
+            # A short query gains nothing from a second thread (measured: 1.2 ms against 1.4 ms with two): so queries
+            # run alone, on one thread, side by side.
             if auto_class == torch_backend.ENCODER:
                 query = _session(target, 1, 0)
                 passage = _session(target, threads(config) * passage_runs(config), INGEST_NICENESS)
             else:
                 query = passage = _session(target, threads(config), 0)
-            return _Passes(query=query, passage=passage, precision=precision, batches_queries=False)
+            return _Passes(query=query, passage=passage, precision=NUMBERS[precision], batches_queries=False)
         _LOG.warning("%s as %s disagrees with torch (%.4f) and is not served.", folder, precision, report["agreement"])
     raise ModelNotFound(
         f"The model in {folder} disagrees with torch when exported as {config.dtype}. Serve it with backend torch."
     )
+
+
+def _sample(ids: list[int], segments: list[int]) -> Sample:
+    return np.array([ids], dtype=np.int64), np.array([segments], dtype=np.int64)
 
 
 def _session(target: Path, thread_count: int, niceness: int) -> OnnxTransformer:

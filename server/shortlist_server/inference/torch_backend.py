@@ -51,12 +51,19 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 
 def load_checkpoint(
-    auto_class: str, folder: Path, *, device: str, dtype: str, unused: tuple[str, ...] = _UNUSED_WEIGHTS
+    auto_class: str,
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    unused: tuple[str, ...] = _UNUSED_WEIGHTS,
+    attention: str | None = None,
 ) -> Any:
     """A transformers model in evaluation mode, by the name of its auto class ("AutoModel").
 
     Args:
         unused: parts of weight names that the checkpoint may lack.
+        attention: which implementation; None for the one that transformers takes, "eager" for plain operations.
 
     Raises:
         ModelNotFound: the files do not make a whole model of a known architecture.
@@ -75,6 +82,7 @@ def load_checkpoint(
             use_safetensors=True,
             output_loading_info=True,
             torch_dtype=getattr(torch, dtype),
+            attn_implementation=attention,
         )
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise ModelNotFound(f"The model in {folder} cannot be loaded: {error}") from error
@@ -90,7 +98,10 @@ def load_checkpoint(
 class TorchTransformer:
     """A transformer without a decoding loop: gives hidden states, or the logits of a classifier."""
 
-    def __init__(self, auto_class: str, folder: Path, *, device: str, dtype: str, threads: int) -> None:
+    def __init__(
+        self, auto_class: str, folder: Path, *, device: str, dtype: str, threads: int, attention: str | None = None
+    ) -> None:
+        """``attention``: see ``load_checkpoint``."""
         import torch
 
         torch.set_num_threads(threads)
@@ -101,6 +112,7 @@ class TorchTransformer:
             device=device,
             dtype=dtype,
             unused=("position_ids",) if auto_class == CLASSIFIER else _UNUSED_WEIGHTS,
+            attention=attention,
         )
         self.takes_segments = "token_type_ids" in inspect.signature(self.model.forward).parameters
 
