@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,14 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference import onnx_export
-from shortlist_server.inference.loading import load_embedder
+from shortlist_server.inference.export_process import load_apart
+from shortlist_server.inference.loading import ExportMissing, load_embedder
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 START = """
 import json, sys
+from functools import partial
 from pathlib import Path
 from shortlist_server.config import Config
 from shortlist_server.inference.catalog import load_models
@@ -89,3 +93,29 @@ def test_auto_falls_back_to_float32_where_int8_disagrees(
     load_embedder("it", tiny_bert, "", config(tmp_path, "auto"))
     reports = [json.loads((folder / "export.json").read_text()) for folder in (tmp_path / "models").iterdir()]
     assert {report["precision"]: report["refused"] for report in reports} == {"int8": True, "float32": False}
+
+
+def test_a_server_never_loads_torch_not_even_to_make_an_export(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", START, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert exported(tmp_path).name.endswith("-int8-2")
+    assert not set(json.loads(run.stdout)) & {"torch", "transformers", "onnx", "sentence_transformers"}
+
+
+def test_an_export_that_fails_elsewhere_fails_here_with_the_same_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no such model"):
+        load_apart(partial(refuse, "no such model"))
+
+
+def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="ended with code -9"):
+        load_apart(die)
+
+
+def refuse(message: str, *, export: bool) -> None:
+    raise ModelNotFound(message) if export else ExportMissing
+
+
+def die(*, export: bool) -> None:
+    if not export:
+        raise ExportMissing
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
@@ -25,6 +26,7 @@ from shortlist_server.inference.base import (
     RerankerService,
     RerankQuery,
 )
+from shortlist_server.inference.export_process import load_apart
 from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs, query_runs
@@ -118,7 +120,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
         if name not in (NO_MODEL, LATE_INTERACTION):
             if name in rerankers:
                 raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
-            engine = load_reranker(name, layout.find_folder(source), config)
+            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config))
             _warm_up_reranker(engine)
             rerankers[name] = ScheduledReranker(engine, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
@@ -193,7 +195,7 @@ def _load_embedder(name: str, source: str, config: Config) -> Embedder:
             )
         return HashingEmbedder(name, size)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return load_embedder(name, folder, source, config)
+    return load_apart(partial(load_embedder, name, folder, source, config))
 
 
 def bundled_minilm() -> Path:

@@ -88,8 +88,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embedder:
-    """The embedding model in a folder. Raises ``ModelNotFound`` and ``InvalidArgument``."""
+class ExportMissing(Exception):
+    """The model is to run in ONNX Runtime and has no export yet."""
+
+
+def load_embedder(name: str, folder: Path, source: str, config: Config, *, export: bool = True) -> Embedder:
+    """The embedding model in a folder.
+
+    Args:
+        export: make what is missing of its exports, which loads torch into this process for good.
+
+    Raises:
+        ModelNotFound, InvalidArgument: the files or the settings are wrong.
+        ExportMissing: without ``export``.
+    """
     found = layout.read_embedder(folder, source)
     layout.weight_files(folder)
     tokenizer = TextTokenizer(
@@ -106,7 +118,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embed
         return [_sample(tokens.ids, [0] * len(tokens.ids)) for tokens in tokenizer.encode(_SAMPLES)]
 
     checks = _ExportChecks(samples=samples, agreement=agreement)
-    passes = _open(folder, torch_backend.ENCODER, config, checks, onnx=not found.causal)
+    passes = _open(folder, torch_backend.ENCODER, config, checks, onnx=not found.causal, export=export)
     prompts = Prompts(query=found.query_prompt, passage=found.passage_prompt, instruction_tail=found.instruction_tail)
     info = EmbedderInfo(
         name=name,
@@ -129,8 +141,8 @@ def load_embedder(name: str, folder: Path, source: str, config: Config) -> Embed
     )
 
 
-def load_reranker(name: str, folder: Path, config: Config) -> Reranker:
-    """The reranking model in a folder, by its architecture. Raises ``ModelNotFound`` and ``InvalidArgument``."""
+def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
+    """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
     settings = layout.read_json(folder / "config.json")
     architecture = " ".join(settings.get("architectures") or ())
     layout.weight_files(folder)
@@ -161,7 +173,8 @@ def load_reranker(name: str, folder: Path, config: Config) -> Reranker:
         ]
 
     checks = _ExportChecks(samples=samples, agreement=agreement)
-    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx="qwen" not in settings.get("model_type", ""))
+    onnx = "qwen" not in settings.get("model_type", "")
+    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx=onnx, export=export)
     info = RerankerInfo(
         name=name,
         revision=layout.revision(folder, (passes.precision,)),
@@ -195,7 +208,7 @@ def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool)
     return Qwen3Reranker(info, model, prompt)
 
 
-def _open(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, *, onnx: bool) -> _Passes:
+def _open(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, *, onnx: bool, export: bool) -> _Passes:
     """Forward passes in ONNX Runtime where the settings and the model allow, else in torch."""
     if config.backend not in ("auto", "torch", "onnx"):
         raise InvalidArgument(f"backend is {config.backend!r}; it may be auto, torch or onnx.", field="backend")
@@ -204,7 +217,7 @@ def _open(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, 
     device = torch_backend.choose_device(config.device) if may_be_gpu else "cpu"
     wants_onnx = config.backend == "onnx" or (config.backend == "auto" and device == "cpu")
     if onnx and wants_onnx and config.dtype != "bfloat16":
-        return _open_onnx(folder, auto_class, config, checks)
+        return _open_onnx(folder, auto_class, config, checks, export=export)
     if onnx and config.dtype == "int8":
         raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
     dtype = torch_backend.choose_dtype(config.dtype, device)
@@ -212,7 +225,7 @@ def _open(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, 
     return _Passes(query=forward, passage=forward, precision=dtype, batches_queries=True)
 
 
-def _open_onnx(folder: Path, auto_class: str, config: Config, checks: _ExportChecks) -> _Passes:
+def _open_onnx(folder: Path, auto_class: str, config: Config, checks: _ExportChecks, *, export: bool) -> _Passes:
     from shortlist_server.inference.onnx_backend import NUMBERS, export_folder, read_report
 
     # The runtime collects telemetry for its maker (seen in 1.32), unless it is told not to before its import.
@@ -222,6 +235,8 @@ def _open_onnx(folder: Path, auto_class: str, config: Config, checks: _ExportChe
         target = export_folder(config.data_dir, weights, auto_class, precision)
         report = read_report(target)
         if report is None:
+            if not export:
+                raise ExportMissing
             # Only here are torch and transformers needed.
             from shortlist_server.inference.onnx_export import make_export
 
