@@ -60,12 +60,16 @@ def make_export(
     work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
         try:
-            _trace(reference, auto_class, work / "float32.onnx")
+            # A model of more than 2 GB is traced into many files, which refer to each other by name.
+            traced = work / "traced"
+            traced.mkdir()
+            _trace(reference, auto_class, traced / MODEL_FILE)
             if precision == "int8":
-                quantize(work / "float32.onnx", work / MODEL_FILE, samples)
-                (work / "float32.onnx").unlink()
+                quantize(traced / MODEL_FILE, work / MODEL_FILE, samples)
             else:
-                (work / "float32.onnx").rename(work / MODEL_FILE)
+                for file in traced.iterdir():
+                    file.rename(work / file.name)
+            shutil.rmtree(traced)
             score = agreement(reference, OnnxTransformer(work, threads=threads))
         except Exception as error:  # the exporter, the quantiser and the runtime each raise their own
             raise ModelNotFound(

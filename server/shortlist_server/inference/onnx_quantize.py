@@ -51,7 +51,7 @@ def quantize(traced: Path, target: Path, samples: Sequence[Sample]) -> None:
     products = _products(model.graph)
     normalized = {out for node in model.graph.node if node.op_type == "LayerNormalization" for out in node.output}
     fixed = list(dict.fromkeys(node.input[0] for node in products if node.input[0] in normalized))
-    ranges = _largest_values(model, fixed, samples) if fixed else {}
+    ranges = _largest_values(traced, fixed, samples) if fixed else {}
     _Rewriter(model, products, ranges).run()
     onnx.save(model, target)
 
@@ -77,17 +77,18 @@ def _biases(graph: Any) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _largest_values(model: Any, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Floats]:
+def _largest_values(traced: Path, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Floats]:
     """The largest magnitude that each channel of the named activations has over the samples, shape (channels,)."""
     import onnx
     import onnxruntime
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-    )
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    # Without its large tensors, which the runtime then reads from where the traced model has them.
+    watched = onnx.load(traced, load_external_data=False)
+    shown = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+    watched.graph.output.extend(shown)
+    path = traced.with_name("watched.onnx")
+    onnx.save(watched, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     takes_segments = "token_type_ids" in {item.name for item in session.get_inputs()}
     largest: dict[str, Floats] = {}
     for ids, segments in samples:
