@@ -4,8 +4,8 @@ A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``que
 each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Judgements are also read in
 the format of TREC (query, anything, document, grade, separated by blanks).
 
-Everything is checked before anything is measured. Files are UTF-8, with or without a byte order mark. Documents are read twice rather than kept: once to check them, once
-to send them.
+Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. Documents are read
+twice rather than kept: once to check them, once to send them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from shortlist import Document
-
 
 MAX_GRADE = 1_000_000
 """Largest grade, either way: what trec_eval needs to count an ideal ranking grows with it."""

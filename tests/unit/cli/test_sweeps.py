@@ -26,6 +26,17 @@ def test_settings_become_those_of_the_client() -> None:
     )
 
 
+def test_the_candidates_of_one_index_go_before_those_of_both() -> None:
+    for sweeps in (["candidates.dense=10", "candidates=50"], ["candidates=50", "candidates.dense=10"]):
+        (one,) = parse_sweeps(sweeps)
+        assert one.defaults().candidates == Candidates(dense=10, lexical=50)
+
+
+def test_every_setting_is_there_once_and_has_a_label_of_its_own() -> None:
+    labels = [one.label for one in parse_sweeps(["rerank.weight=0.5,0.50,0.1234567,0.12345671,1.0"])]
+    assert labels == [f"rerank.weight={value}" for value in ("0.5", "0.1234567", "0.12345671", "1")]
+
+
 def test_a_ranking_takes_only_the_settings_that_can_change_it() -> None:
     (weighted,) = parse_sweeps(["rerank.weight=1"])
     same = [ranking for ranking in RANKINGS if weighted.search(ranking) == Settings().search(ranking)]

@@ -64,7 +64,8 @@ class Settings:
             if path == "mode":
                 mode = value
             elif path == "candidates":
-                parts[part] |= {"dense": value, "lexical": value}
+                # What is said of one index goes before what is said of both, in whatever order they come.
+                parts[part] = {"dense": value, "lexical": value} | parts[part]
             else:
                 parts[part][name] = value
         return SearchDefaults(
@@ -105,11 +106,14 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Settings]:
         if path in axes:
             raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
         try:
-            axes[path] = [(path, PATHS[path](value.strip())) for value in values.split(",")]
+            # A value written twice is one setting: labels tell settings apart, also in a saved run.
+            axes[path] = [(path, value) for value in dict.fromkeys(PATHS[path](v.strip()) for v in values.split(","))]
         except ValueError as error:
             raise InvalidSweep(f"{sweep!r}: {path} takes other values") from error
     return [Settings(tuple(chosen)) for chosen in itertools.product(*axes.values())]
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return str(value).lower() if isinstance(value, bool) else str(value)
