@@ -4,8 +4,8 @@ A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``que
 each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Judgements are also read in
 the format of TREC (query, anything, document, grade, separated by blanks).
 
-Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. Documents are read
-twice rather than kept: once to check them, once to send them.
+Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. Documents are
+read twice rather than kept: once to check them, once to send them.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 READY_PREFIX = "shortlist serving on "
@@ -126,6 +128,24 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
+def stopped_in_order() -> Iterator[None]:
+    """SIGTERM ends a ``with`` block as Ctrl-C does, so that servers in it are stopped; the exit code is 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def running_server(data_dir: Path, *, arguments: Sequence[str] = (), log_path: Path | None = None) -> Iterator[str]:
     """A server for the length of a ``with`` block; gives its address, "HOST:PORT".
 
@@ -137,8 +157,9 @@ def running_server(data_dir: Path, *, arguments: Sequence[str] = (), log_path: P
     Raises:
         ServerNotStarted: the child ended or was not ready in time.
     """
-    server = ServerProcess(data_dir, arguments=arguments, log_path=log_path)
-    try:
-        yield server.target
-    finally:
-        server.stop()
+    with stopped_in_order():
+        server = ServerProcess(data_dir, arguments=arguments, log_path=log_path)
+        try:
+            yield server.target
+        finally:
+            server.stop()

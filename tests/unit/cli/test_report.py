@@ -15,6 +15,7 @@ from shortlist._cli._evaluation.comparison import compare_runs
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import InvalidRecord, QueryRecord, RunRecord, SettingRecord, load_run
 from shortlist._cli._evaluation.report import report_html, write_report
+from shortlist._cli._evaluation.run import worst_queries
 from shortlist._cli._evaluation.settings import RANKINGS
 from shortlist._cli._evaluation.significance import interval
 
@@ -93,6 +94,22 @@ def test_what_is_no_saved_run_is_refused(
         (tmp_path / file).write_text(text)
     with pytest.raises(InvalidRecord, match=message):
         load_run(tmp_path)
+
+
+def test_a_save_that_was_interrupted_is_no_run(run: RunRecord, tmp_path: Path) -> None:
+    run.save(tmp_path)
+    run.settings[1].queries[1].hits = [{"id": object()}]
+    with pytest.raises(TypeError):
+        run.save(tmp_path)
+    with pytest.raises(InvalidRecord, match=r"run\.json is missing"):
+        load_run(tmp_path)
+
+
+def test_a_query_without_a_relevant_document_is_none_of_the_worst(run: RunRecord) -> None:
+    first = run.settings[0]
+    assert [record.query for record in worst_queries(first)] == ["q0", "q1"]
+    first.queries[0].judged = {"a": 0, "b": -1}
+    assert [record.query for record in worst_queries(first)] == ["q1"]
 
 
 def test_every_chart_is_one_that_vega_lite_can_draw(run: RunRecord) -> None:

@@ -45,6 +45,12 @@ def test_a_ranking_takes_only_the_settings_that_can_change_it() -> None:
     assert [r for r in RANKINGS if fused.search(r) == Settings().search(r)] == ["dense", "lexical"]
 
 
+def test_the_first_stage_is_the_collections_own_unless_the_mode_is_swept() -> None:
+    assert Settings().search("fused")["mode"] is None
+    (one,) = parse_sweeps(["mode=dense"])
+    assert one.search("fused")["mode"] == "dense"
+
+
 def test_no_settings_are_the_defaults() -> None:
     assert Settings().label == "defaults"
     assert Settings().defaults() == SearchDefaults()

@@ -59,7 +59,7 @@ def quality_by_stage(run: RunRecord) -> Spec:
     values = [
         {"measure": label, "ranking": ranking, **quality[measure][ranking]}
         for measure, label in MEASURES.items()
-        for ranking in RANKINGS
+        for ranking in run.settings[0].rankings
     ]
     x = {
         "field": "ranking",

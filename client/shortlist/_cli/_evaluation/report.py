@@ -17,7 +17,6 @@ from shortlist._cli._evaluation.charts import DEPTH, FIRST, all_charts, movement
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist._cli._evaluation.run import WORST_HITS, worst_queries
-from shortlist._cli._evaluation.settings import RANKINGS
 from shortlist._cli._evaluation.significance import shown
 
 _DRAW = """
@@ -193,8 +192,9 @@ def _worst(run: RunRecord) -> str:
 
 
 def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
+    rankings = tuple(record.measures)
     figures = " ".join(
-        f'<span class="badge {ranking}">{ranking} {record.measures[ranking][FIRST]:.2f}</span>' for ranking in RANKINGS
+        f'<span class="badge {ranking}">{ranking} {record.measures[ranking][FIRST]:.2f}</span>' for ranking in rankings
     )
     hits = [
         [
@@ -210,7 +210,7 @@ def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
         [
             "",
             _document(run, id, grade),
-            *(str(record.rank(ranking, id) or f'<i title="not in its first {DEPTH}">-</i>') for ranking in RANKINGS),
+            *(str(record.rank(ranking, id) or f'<i title="not in its first {DEPTH}">-</i>') for ranking in rankings),
         ]
         for id, grade in relevant[:WORST_HITS]
     ]
@@ -221,7 +221,7 @@ def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
     return (
         f"<details{opened}><summary><span class='query'>{_e(record.text)}</span> {figures}</summary>"
         f"{_table(columns, hits) if hits else '<p>No hits.</p>'}{lost}"
-        f"{_table(['', 'relevant document', *(f'{ranking} rank' for ranking in RANKINGS)], wanted)}{more}</details>"
+        f"{_table(['', 'relevant document', *(f'{ranking} rank' for ranking in rankings)], wanted)}{more}</details>"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 
 RANKINGS = ("dense", "lexical", "fused", "final")
-"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search."""
+"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search. The first is
+not there where the collection has no embedder."""
 
 
 class InvalidSweep(ValueError):
@@ -86,8 +87,7 @@ class Settings:
             case "lexical":
                 return {"mode": "lexical", "rerank": False, "candidates": Candidates(lexical=candidates.lexical)}
             case "fused":
-                mode = chosen.mode or "hybrid"
-                return {"mode": mode, "rerank": False, "candidates": candidates, "fusion": chosen.fusion}
+                return {"mode": chosen.mode, "rerank": False, "candidates": candidates, "fusion": chosen.fusion}
             case _:
                 return {"mode": chosen.mode, "rerank": chosen.rerank, "candidates": candidates, "fusion": chosen.fusion}
 
