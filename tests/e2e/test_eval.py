@@ -137,7 +137,7 @@ def test_a_sweep_is_saved_with_its_report_and_can_be_compared(folder: Path, tmp_
     queries = [json.loads(line) for line in (out / "queries.jsonl").read_text().splitlines()]
     assert len(queries) == 6
     assert queries[0]["ids"]["lexical"][0] == "owl"
-    assert "chart-stages" in (out / "report.html").read_text()
+    assert "chart-stages-ndcg_at_10" in (out / "report.html").read_text()
     compared = run("compare", out, out, "--setting-b", "rerank.weight=1, candidates.exact=true", "--json")
     assert compared.returncode == 0, compared.stderr
     assert json.loads(compared.stdout)["queries"] == 2

@@ -114,11 +114,29 @@ def test_a_query_without_a_relevant_document_is_none_of_the_worst(run: RunRecord
 
 def test_every_chart_is_one_that_vega_lite_can_draw(run: RunRecord) -> None:
     charts = all_charts(run)
-    assert set(charts) == {"stages", "latency", "movement", "change", "spread", "times"}
+    stages = {f"stages-{measure}" for measure in MEASURES}
+    assert set(charts) == {*stages, "latency", "movement", "change", "spread", "times"}
     for name, chart in charts.items():
-        drawable = {**chart, "width": 300} if chart.get("width") == "container" else chart
-        svg = vl_convert.vegalite_to_svg(drawable)
+        svg = vl_convert.vegalite_to_svg({**chart, "width": 300})
         assert "<path" in svg, name
+
+
+def test_every_chart_is_as_wide_as_its_place_and_has_a_name(run: RunRecord) -> None:
+    for name, chart in all_charts(run).items():
+        assert chart["width"] == "container", name
+        assert chart["description"], name
+
+
+def test_where_all_figures_are_equal_the_chart_of_latency_says_which_and_names_do_not_overlap() -> None:
+    one = setting("defaults", [0.6, 0.6])
+    one.quality = {measure: {name: {"mean": 0.6, "low": 0.6, "high": 0.6} for name in RANKINGS} for measure in MEASURES}
+    same = run_of(one)
+    same.stage_latency = {name: {**LATENCY, "p50_ms": ms} for name, ms in zip(RANKINGS, (1, 4, 7, 9), strict=True)}
+    latency = all_charts(same)["latency"]
+    assert [row["roomy"] for row in latency["layer"][-1]["data"]["values"]] == [True, False, False]
+    svg = vl_convert.vegalite_to_svg({**latency, "width": 300})
+    assert ">0.600<" in svg
+    assert ">1<" not in svg
 
 
 def test_the_report_needs_nothing_from_elsewhere_and_escapes_what_it_shows(run: RunRecord, tmp_path: Path) -> None:
