@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click import ClickException
 
 from shortlist import Client, CollectionConfig, Document, SearchDefaults
+from shortlist._cli._evaluation.subject import open_server
 from shortlist.testing import server
 
 STAGES = {"dense", "lexical", "fused", "final"}
@@ -249,6 +251,15 @@ def test_queries_without_a_relevant_document_are_told(folder: Path) -> None:
     ran = run(folder, "--json", "--", "--embedder", "hashing")
     assert json.loads(ran.stdout)["ndcg_at_10"]["lexical"] == pytest.approx(2 / 3)
     assert "1 of 3 judged queries have no relevant document" in ran.stderr
+
+
+def test_a_server_that_dies_is_said_to_have_ended() -> None:
+    nothing = dict.fromkeys(("target", "data_dir", "api_key", "tls_ca"))
+    options = {**nothing, "tls": False, "serve_arguments": ["--embedder", "hashing"]}
+    with pytest.raises(ClickException, match="the server ended with code -9"), open_server(options) as running:
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGKILL)
+        running.client.get_collection("eval")
 
 
 def test_told_to_end_it_takes_its_server_and_its_folder_with_it(folder: Path, tmp_path: Path) -> None:

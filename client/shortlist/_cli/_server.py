@@ -98,6 +98,14 @@ class ServerProcess:
         self._log.close()
         return code
 
+    def ending(self, *, wait_seconds: float = 1.0) -> str | None:
+        """How the child ended, with the end of its log; None when it has not within ``wait_seconds``."""
+        try:
+            code = self.process.wait(wait_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"the server ended with code {code}\n{self._log_end()}".strip()
+
     def _read_lines(self) -> None:
         # Runs for the life of the child: a full pipe would block it.
         output = self.process.stdout
@@ -117,8 +125,8 @@ class ServerProcess:
             if line is not None and line.startswith(READY_PREFIX):
                 return line.removeprefix(READY_PREFIX).split()[0]
             if line is None:
-                code = self.process.wait()
-                raise ServerNotStarted(f"the server ended with code {code}\n{self._log_end()}")
+                self.process.wait()
+                raise ServerNotStarted(self.ending())
 
     def _log_end(self, length: int = 4000) -> str:
         self._log.flush()

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from shortlist import Client, CollectionExists, ShortlistError
+from shortlist import Client, CollectionExists, ServerUnavailable, ShortlistError
 from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_dataset, load_judged, load_split
 from shortlist._cli._connect import connect
 from shortlist._cli._output import note
@@ -128,7 +128,10 @@ def open_server(options: dict[str, Any]) -> Iterator[Server]:
         stack.callback(process.stop)
         seconds = time.perf_counter() - started
         client = stack.enter_context(Client(process.target, timeout_seconds=60.0))
-        yield Server(client=client, pid=process.process.pid, seconds=seconds)
+        try:
+            yield Server(client=client, pid=process.process.pid, seconds=seconds)
+        except ServerUnavailable as error:
+            raise click.ClickException(process.ending() or str(error)) from error
 
 
 @contextlib.contextmanager
