@@ -98,6 +98,7 @@ def run_command(
     if output:
         _make_output(output)
     subject.warn_missing(judged)
+    subject.warn_few_candidates(settings)
     name = collection or DEFAULT_COLLECTION
     with subject.open_server(options) as server:
         if options["qrels"]:

@@ -4,6 +4,7 @@ import pytest
 
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 from shortlist._cli._evaluation.settings import RANKINGS, InvalidSweep, Settings, parse_sweeps
+from shortlist._cli._evaluation.subject import warn_few_candidates
 
 
 def test_several_sweeps_multiply() -> None:
@@ -49,6 +50,13 @@ def test_the_first_stage_is_the_collections_own_unless_the_mode_is_swept() -> No
     assert Settings().search("fused")["mode"] is None
     (one,) = parse_sweeps(["mode=dense"])
     assert one.search("fused")["mode"] == "dense"
+
+
+def test_candidates_that_cannot_change_a_ranking_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_few_candidates(parse_sweeps(["candidates=100,200", "rerank.depth=10"]))
+    assert capsys.readouterr().err == ""
+    warn_few_candidates(parse_sweeps(["candidates.dense=20,50,200"]))
+    assert "candidates=20 changes the times alone" in capsys.readouterr().err
 
 
 def test_no_settings_are_the_defaults() -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ import click
 from shortlist import Client, CollectionExists, ServerUnavailable, ShortlistError
 from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_dataset, load_judged, load_split
 from shortlist._cli._connect import connect
+from shortlist._cli._evaluation.measuring import QUALITY_LIMIT
+from shortlist._cli._evaluation.settings import Settings
 from shortlist._cli._output import note
 from shortlist._cli._server import ServerNotStarted, ServerProcess, stopped_in_order
 
 NO_EMBEDDER = "none"
 """What the contract calls the embedder of a collection whose vectors come from its callers."""
+
+
+CANDIDATE_PATHS = frozenset({"candidates", "candidates.dense", "candidates.lexical"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,16 @@ def warn_missing(judged: Judged) -> None:
         note(f"{hopeless} of {len(judged.queries)} judged queries have no relevant document and are 0 in every mean")
     if isinstance(judged, Dataset) and judged.judged_but_missing:
         note(f"{judged.judged_but_missing} judged documents are not in the corpus; no search can find them")
+
+
+def warn_few_candidates(settings: Sequence[Settings]) -> None:
+    """Says that a number of candidates below the hits of a judged search changes its time alone."""
+    few = [value for one in settings for path, value in one.values if path in CANDIDATE_PATHS and value < QUALITY_LIMIT]
+    if few:
+        note(
+            f"candidates={min(few)} changes the times alone: a search that is judged asks for {QUALITY_LIMIT} hits and "
+            "has at least as many candidates"
+        )
 
 
 def machine() -> dict[str, Any]:
