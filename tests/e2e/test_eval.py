@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from click import ClickException
 
-from shortlist import Client
+from shortlist import Client, CollectionConfig, Document, SearchDefaults
+from shortlist._cli._evaluation.subject import open_server
+from shortlist.testing import server
 
 STAGES = {"dense", "lexical", "fused", "final"}
 
@@ -133,7 +139,7 @@ def test_a_sweep_is_saved_with_its_report_and_can_be_compared(folder: Path, tmp_
     queries = [json.loads(line) for line in (out / "queries.jsonl").read_text().splitlines()]
     assert len(queries) == 6
     assert queries[0]["ids"]["lexical"][0] == "owl"
-    assert "chart-stages" in (out / "report.html").read_text()
+    assert "chart-stages-ndcg_at_10" in (out / "report.html").read_text()
     compared = run("compare", out, out, "--setting-b", "rerank.weight=1, candidates.exact=true", "--json")
     assert compared.returncode == 0, compared.stderr
     assert json.loads(compared.stdout)["queries"] == 2
@@ -155,6 +161,36 @@ def test_a_collection_that_is_there_is_measured_as_it_is(folder: Path, target: s
         assert figures["documents"] == 3
         assert figures["ingest_documents_per_second"] is None
         assert client.get_collection("live").sequence == before
+
+
+def test_a_collection_without_an_embedder_is_measured_by_its_words(folder: Path, target: str, tmp_path: Path) -> None:
+    with Client(target) as client:
+        client.create_collection("vectors", CollectionConfig(embedder="none", dimension=2))
+        documents = [Document(id=id, text=text, vector=[1.0, 0.0]) for id, text in CORPUS.items() if text]
+        client.ingest("vectors", documents).finish()
+        out = tmp_path / "run"
+        files = ("--qrels", folder / "qrels" / "test.tsv", "--queries", folder / "queries.jsonl", "--output", out)
+        ran = run("--json", "--target", target, "--collection", "vectors", *files)
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["ndcg_at_10"] == {"lexical": 1.0, "fused": 1.0, "final": 1.0}
+        compared = run("compare", out, out, "--json")
+        assert list(json.loads(compared.stdout)["differences"]) == ["lexical", "fused", "final"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical"])
+def test_figures_are_those_that_the_server_itself_measures(folder: Path, target: str, mode: str) -> None:
+    with (folder / "qrels" / "test.tsv").open("a") as more:
+        more.write("q1\tcamel\t2\nq2\twhale\t1\n")
+    with Client(target) as client:
+        client.create_collection(f"only-{mode}", CollectionConfig(search_defaults=SearchDefaults(mode=mode)))
+        client.ingest(f"only-{mode}", [Document(id=id, text=text) for id, text in CORPUS.items() if text]).finish()
+        files = ("--qrels", folder / "qrels" / "test.tsv", "--queries", folder / "queries.jsonl")
+        ran = run("--json", "--target", target, "--collection", f"only-{mode}", *files)
+        grades = {"q1": {"owl": 1, "camel": 2}, "q2": {"camel": 1, "whale": 1}}
+        (report,) = client.evaluate(f"only-{mode}", QUERIES, grades)
+    ours = json.loads(ran.stdout)["ndcg_at_10"]
+    assert ours == pytest.approx({ranking: quality.ndcg_at_10 for ranking, quality in report.rankings.items()})
+    assert ours["fused"] == ours[mode]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +225,55 @@ def test_a_setting_that_the_server_refuses_ends_it_before_the_ingest(folder: Pat
     assert "rerank.weight: 5.0 is out of range" in ran.stderr
     with Client(target) as client:
         assert client.count("refused") == 0
+
+
+def test_a_limit_of_the_server_that_is_too_low_ends_it_before_the_ingest(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    ran = run(folder, "--data-dir", data, "--", "--embedder", "hashing", "--max-hits", 50)
+    assert ran.returncode == 1
+    assert "limit: 100 is out of range, 1 to 50 are allowed" in ran.stderr
+    with server(data_dir=data) as running, Client(running.target) as client:
+        assert client.count("eval") == 0
+
+
+def test_a_folder_that_cannot_be_written_ends_it_before_a_server_is_started(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = run(folder, "--output", tmp_path / "file" / "run", "--", "--embedder", "no-such-model")
+    assert ran.returncode == 2
+    assert "cannot be written" in " ".join(ran.stderr.split())
+
+
+def test_queries_without_a_relevant_document_are_told(folder: Path) -> None:
+    with (folder / "qrels" / "test.tsv").open("a") as more:
+        more.write("q3\towl\t0\n")
+    with (folder / "queries.jsonl").open("a") as more:
+        more.write('{"_id": "q3", "text": "nothing knows"}\n')
+    ran = run(folder, "--json", "--", "--embedder", "hashing")
+    assert json.loads(ran.stdout)["ndcg_at_10"]["lexical"] == pytest.approx(2 / 3)
+    assert "1 of 3 judged queries have no relevant document" in ran.stderr
+
+
+def test_a_server_that_dies_is_said_to_have_ended() -> None:
+    nothing = dict.fromkeys(("target", "data_dir", "api_key", "tls_ca"))
+    options = {**nothing, "tls": False, "serve_arguments": ["--embedder", "hashing"]}
+    with pytest.raises(ClickException, match="the server ended with code -9"), open_server(options) as running:
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGKILL)
+        running.client.get_collection("eval")
+
+
+def test_told_to_end_it_takes_its_server_and_its_folder_with_it(folder: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = [sys.executable, "-m", "shortlist", "eval", str(folder), "--", "--embedder", "hashing"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)}) as child:
+        until = time.monotonic() + 60
+        while not list(temporary.glob("shortlist-eval-*/collections")) and time.monotonic() < until:
+            time.sleep(0.02)
+        child.terminate()
+        child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGTERM
+    assert list(temporary.iterdir()) == []
 
 
 def test_comparing_what_is_no_run_ends_with_code_2(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, Fusion, Rerank, SearchDefaults
+from shortlist import Client, CollectionConfig, Fusion, Rerank, SearchDefaults
 from shortlist._cli._evaluation.tuning import Grid, observe, rankings
 
 WORDS = ("owl", "whale", "camel", "lynx", "heron", "otter", "gecko", "bison", "river", "stone", "cloud", "grass")
@@ -25,12 +25,17 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dice = random.Random(5)
     texts = [" ".join(dice.choices(WORDS, k=12)) for _ in range(QUERIES)]
     documents = [{"_id": f"d{n}", "text": f"{text} place{n}"} for n, text in enumerate(texts)]
-    queries = [{"_id": f"q{n}", "text": f"{texts[n - 1]} place{n}"} for n in range(QUERIES)]
+    splits = {"train": "q", "test": "t"}
+    queries = [
+        {"_id": f"{name}{n}", "text": f"{texts[n - other]} place{n}"}
+        for other, name in enumerate(splits.values(), 1)
+        for n in range(QUERIES)
+    ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
     (folder / "qrels").mkdir()
-    for split in ("train", "test"):
-        lines = "".join(f"q{n}\td{n}\t1\n" for n in range(QUERIES))
+    for split, name in splits.items():
+        lines = "".join(f"{name}{n}\td{n}\t1\n" for n in range(QUERIES))
         (folder / "qrels" / f"{split}.tsv").write_text(lines)
     return folder
 
@@ -100,6 +105,28 @@ def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) ->
     ran = run("--target", "127.0.0.1:1", *files)
     assert ran.returncode == 2
     assert "at least 10 are needed" in " ".join(ran.stderr.split())
+
+
+def test_what_was_tuned_on_cannot_confirm_it(judged: Path) -> None:
+    ran = run(judged, "--target", "127.0.0.1:1", "--test-split", "train")
+    assert ran.returncode == 2
+    assert "40 of its 40 queries are tuned on as well" in " ".join(ran.stderr.split())
+
+
+def test_a_collection_that_presets_one_index_is_tuned_for_both(client: Client, target: str, judged: Path) -> None:
+    client.update_collection("tuned", SearchDefaults(mode="dense", rerank=Rerank(weight=1.0)))
+    ran = run(judged, "--target", target, "--collection", "tuned", *SMALL, "--apply", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["served"] == pytest.approx(found["fitted"], abs=0.01)
+    assert client.get_collection("tuned").config.search_defaults.mode == "hybrid"
+
+
+def test_a_collection_without_an_embedder_has_nothing_to_tune(client: Client, target: str, judged: Path) -> None:
+    client.create_collection("vectors", CollectionConfig(embedder="none", dimension=2))
+    ran = run(judged, "--target", target, "--collection", "vectors")
+    assert ran.returncode == 1
+    assert "'vectors' has no embedder: there is nothing to fuse" in ran.stderr
 
 
 def test_what_is_worked_out_is_what_the_server_answers(client: Client, judged: Path) -> None:

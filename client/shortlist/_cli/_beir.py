@@ -4,8 +4,8 @@ A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``que
 each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Judgements are also read in
 the format of TREC (query, anything, document, grade, separated by blanks).
 
-Everything is checked before anything is measured. Documents are read twice rather than kept: once to check them, once
-to send them.
+Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. Documents are
+read twice rather than kept: once to check them, once to send them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from shortlist import Document
+
+MAX_GRADE = 1_000_000
+"""Largest grade, either way: what trec_eval needs to count an ideal ranking grows with it."""
 
 
 class InvalidDataset(Exception):
@@ -30,7 +33,7 @@ class Judged:
     Attributes:
         name: what to call them in a report.
         queries: text of every query that has a judgement, by id, in the order of the file.
-        judgements: grade of each judged document, by query id and document id; 0 is not relevant.
+        judgements: grade of each judged document, by query id and document id; 0 and less is not relevant.
     """
 
     name: str
@@ -122,7 +125,7 @@ def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
     keep = len(fields) == 1
     for number, row in _rows(path):
         identifier = row.get("_id")
-        if not isinstance(identifier, str | int) or identifier == "":
+        if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
             raise InvalidDataset(f"{path.name}, line {number}: the field _id is missing or is not a string")
         for field in fields:
             if not isinstance(row.get(field, ""), str | None):
@@ -138,13 +141,13 @@ def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers, from 1, and objects of a JSON Lines file; blank lines are passed over."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise InvalidDataset(f"{path.name}, line {number}: not JSON ({error})") from error
                 if not isinstance(row, dict):
                     raise InvalidDataset(f"{path.name}, line {number}: not a JSON object")
@@ -157,31 +160,44 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"{_short(path)} cannot be read: {error}") from error
     judgements: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): what else ends a line in Unicode may be in an id.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        at = f"{_short(path)}, line {number}"
         row = line.split("\t")
         if len(row) == 1 or len(row) == 4:
             row = line.split()
+        if number == 1 and len(row) == 3 and not _is_number(row[2]):
+            continue
         try:
-            query, *_, document, grade = row
-            if len(row) not in {3, 4}:
+            query, *_, document, written = row
+            grade = int(written)
+            if len(row) not in {3, 4} or not query or not document:
                 raise ValueError
-            judgements.setdefault(query, {})[document] = int(grade)
         except ValueError as error:
-            if number == 1 and len(row) == 3:
-                judgements.clear()
-                continue
             raise InvalidDataset(
-                f"{_short(path)}, line {number}: not a query id, a document id and a whole number, separated by tabs"
+                f"{at}: not a query id, a document id and a whole number, separated by tabs"
             ) from error
+        if abs(grade) > MAX_GRADE:
+            raise InvalidDataset(f"{at}: the grade {written} is beyond {MAX_GRADE}")
+        if judgements.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise InvalidDataset(f"{at}: {document!r} was judged for {query!r} before, with another grade")
     if not any(grade > 0 for grades in judgements.values() for grade in grades.values()):
         raise InvalidDataset(f"{_short(path)} judges no document as relevant")
     return judgements
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _short(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 READY_PREFIX = "shortlist serving on "
@@ -96,6 +98,14 @@ class ServerProcess:
         self._log.close()
         return code
 
+    def ending(self, *, wait_seconds: float = 1.0) -> str | None:
+        """How the child ended, with the end of its log; None when it has not within ``wait_seconds``."""
+        try:
+            code = self.process.wait(wait_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"the server ended with code {code}\n{self._log_end()}".strip()
+
     def _read_lines(self) -> None:
         # Runs for the life of the child: a full pipe would block it.
         output = self.process.stdout
@@ -115,14 +125,32 @@ class ServerProcess:
             if line is not None and line.startswith(READY_PREFIX):
                 return line.removeprefix(READY_PREFIX).split()[0]
             if line is None:
-                code = self.process.wait()
-                raise ServerNotStarted(f"the server ended with code {code}\n{self._log_end()}")
+                self.process.wait()
+                raise ServerNotStarted(self.ending())
 
     def _log_end(self, length: int = 4000) -> str:
         self._log.flush()
         self._log.seek(0, 2)
         self._log.seek(max(0, self._log.tell() - length))
         return self._log.read().decode(errors="replace").strip()
+
+
+@contextlib.contextmanager
+def stopped_in_order() -> Iterator[None]:
+    """SIGTERM ends a ``with`` block as Ctrl-C does, so that servers in it are stopped; the exit code is 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -137,8 +165,9 @@ def running_server(data_dir: Path, *, arguments: Sequence[str] = (), log_path: P
     Raises:
         ServerNotStarted: the child ended or was not ready in time.
     """
-    server = ServerProcess(data_dir, arguments=arguments, log_path=log_path)
-    try:
-        yield server.target
-    finally:
-        server.stop()
+    with stopped_in_order():
+        server = ServerProcess(data_dir, arguments=arguments, log_path=log_path)
+        try:
+            yield server.target
+        finally:
+            server.stop()

@@ -7,6 +7,7 @@ that is gone afterwards, or the one named by ``--target``, where a collection th
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.measuring import LATENCY_LIMIT, QUALITY_LIMIT
 from shortlist._cli._evaluation.record import InvalidRecord, load_run
 from shortlist._cli._evaluation.run import Figures, evaluate
-from shortlist._cli._evaluation.settings import PATHS, RANKINGS, InvalidSweep, Settings, parse_sweeps
+from shortlist._cli._evaluation.settings import PATHS, InvalidSweep, Settings, parse_sweeps
 from shortlist._cli._evaluation.significance import shown
 from shortlist._cli._output import note, print_json, print_table
 
@@ -94,7 +95,10 @@ def run_command(
     except InvalidSweep as error:
         raise click.BadParameter(str(error), param_hint="--sweep") from error
     settings = [Settings(), *(setting for setting in swept if setting.values)]
+    if output:
+        _make_output(output)
     subject.warn_missing(judged)
+    subject.warn_few_candidates(settings)
     name = collection or DEFAULT_COLLECTION
     with subject.open_server(options) as server:
         if options["qrels"]:
@@ -149,13 +153,23 @@ def compare_command(
         raise SystemExit(WORSE)
 
 
+def _make_output(folder: Path) -> None:
+    """Makes the folder before anything is measured: afterwards is too late to learn that it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.BadParameter(f"{folder} cannot be written: {error.strerror}", param_hint="--output") from error
+
+
 def _as_json(figures: Figures, concurrency: int, split: str) -> dict[str, Any]:
     record, first = figures.record, figures.record.settings[0]
     assert first.latency is not None
     about = record.about
     ingest = about.get("ingest") or {}
     return {
-        **{m: {ranking: first.quality[m][ranking]["mean"] for ranking in RANKINGS} for m in MEASURES},
+        **{m: {ranking: first.quality[m][ranking]["mean"] for ranking in first.rankings} for m in MEASURES},
         "search_p50_ms": first.latency["p50_ms"],
         "search_p99_ms": first.latency["p99_ms"],
         "ingest_documents_per_second": ingest.get("documents_per_second"),
@@ -191,7 +205,7 @@ def _print_tables(figures: Figures, concurrency: int) -> None:
     assert first.latency is not None
     print_table(
         ["ranking", *MEASURES.values()],
-        [[ranking, *(first.quality[measure][ranking]["mean"] for measure in MEASURES)] for ranking in RANKINGS],
+        [[ranking, *(first.quality[measure][ranking]["mean"] for measure in MEASURES)] for ranking in first.rankings],
         title=f"{len(first.queries):,} queries over {about['documents']:,} documents, limit {QUALITY_LIMIT}",
         right=list(MEASURES.values()),
         styles={"ranking": "bold"},

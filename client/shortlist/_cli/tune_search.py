@@ -13,7 +13,8 @@ from shortlist import Client, SearchDefaults
 from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_split
 from shortlist._cli._evaluation import subject
 from shortlist._cli._evaluation.measures import MEASURES, judge_each
-from shortlist._cli._evaluation.measuring import find_all, measure_ingest
+from shortlist._cli._evaluation.measuring import find_all
+from shortlist._cli._evaluation.run import ingest_corpus
 from shortlist._cli._evaluation.settings import InvalidSweep, parse_sweeps
 from shortlist._cli._evaluation.significance import Difference, difference, shown
 from shortlist._cli._evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
@@ -116,6 +117,12 @@ def tune_command(
             test = load_split(options["folder"], test_split)
         except InvalidDataset as error:
             raise click.BadParameter(str(error), param_hint="--test-split") from error
+        if seen := test.queries.keys() & judged.queries.keys():
+            raise click.BadParameter(
+                f"{len(seen)} of its {len(test.queries)} queries are tuned on as well, for example {min(seen)!r}: "
+                "they cannot confirm what was chosen by them",
+                param_hint="--test-split",
+            )
     subject.need("ir_measures", "scipy", "numpy")
     try:
         grid = grid_of(sweeps)
@@ -127,6 +134,8 @@ def tune_command(
         dataset = judged if isinstance(judged, Dataset) else None
         made = subject.own_collection(client, collection, delete=False) if dataset else contextlib.nullcontext()
         with made:
+            if not subject.has_embedder(client, collection):
+                raise click.ClickException(f"the collection {collection!r} has no embedder: there is nothing to fuse")
             finding = _find(client, collection, judged, dataset, test, grid)
             objection = finding.objection()
             applied = apply and objection is None
@@ -154,6 +163,8 @@ def grid_of(sweeps: Sequence[str]) -> Grid:
         path = sweep.partition("=")[0].strip()
         if path not in AXES:
             raise InvalidSweep(f"{path!r} is not one of {', '.join(AXES)}")
+        if AXES[path] in values:
+            raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
         values[AXES[path]] = tuple(one.values[0][1] for one in parse_sweeps([sweep]))
         low, high = (0, 1) if path in {"fusion.dense_weight", "rerank.weight"} else (1, 1000)
         if not all(low <= value <= high for value in values[AXES[path]]):
@@ -167,8 +178,7 @@ def _find(
     choices = grid.choices()
     with progress_bar() as progress:
         if dataset:
-            task = progress.add_task("Ingest", total=dataset.document_count)
-            measure_ingest(client, collection, dataset, lambda failed: progress.update(task, advance=1, failed=failed))
+            ingest_corpus(client, collection, dataset, progress)
 
         def served(judged: Judged, settings: Mapping[str, Any], name: str) -> list[float]:
             searches = progress.add_task(name, total=len(judged.queries))

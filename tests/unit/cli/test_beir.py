@@ -71,6 +71,12 @@ def test_judgements_need_no_heading(write: Write) -> None:
         ({"qrels": "q\td\t1\nq\td\n"}, "qrels/test.tsv, line 2: not a query id"),
         ({"qrels": "q\td\t1\nq\td\thigh\n"}, "qrels/test.tsv, line 2: not a query id"),
         ({"qrels": "q\td\t0\n"}, "judges no document as relevant"),
+        ({"qrels": "q\td\t1.0\nq\te\t1\n"}, "qrels/test.tsv, line 1: not a query id"),
+        ({"qrels": "q\t\t1\n"}, "qrels/test.tsv, line 1: not a query id"),
+        ({"qrels": "q\td\t1\nq\td\t0\n"}, "line 2: 'd' was judged for 'q' before, with another grade"),
+        ({"qrels": f"q\td\t{2**62}\n"}, f"line 1: the grade {2**62} is beyond"),
+        ({"corpus": "[" * 100_000}, "corpus.jsonl, line 1: not JSON"),
+        ({"corpus": [{"_id": True, "text": "x"}]}, "corpus.jsonl, line 1: the field _id is missing"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(write: Write, files: dict[str, Any], message: str) -> None:
@@ -102,3 +108,16 @@ def test_judgements_in_the_format_of_trec_are_read_too(write: Write, tmp_path: P
     (tmp_path / "trec.qrels").write_text("q 0 d 2\nq\t0\te\t0\n")
     judged = load_judged(folder / "queries.jsonl", tmp_path / "trec.qrels")
     assert (judged.name, judged.judgements, judged.queries) == ("trec", {"q": {"d": 2, "e": 0}}, {"q": "Query"})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Write) -> None:
+    folder = write(qrels="q\td\t1\n")
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    dataset = load_dataset(folder, "test")
+    assert (dataset.judgements, dataset.judged_but_missing) == ({"q": {"d": 1}}, 0)
+
+
+def test_only_a_line_feed_ends_a_judgement(write: Write) -> None:
+    folder = write(corpus=[{"_id": "a\u2028b", "text": "x"}], qrels="q\ta\u2028b\t1\r\nq\ta\u2028b\t1\r\n")
+    assert load_dataset(folder, "test").judgements == {"q": {"a\u2028b": 1}}

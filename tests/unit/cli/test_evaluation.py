@@ -5,7 +5,7 @@ import math
 import pytest
 
 from shortlist._cli._evaluation.measures import judge, judge_each
-from shortlist._cli._evaluation.measuring import IngestFigures, percentile, turned
+from shortlist._cli._evaluation.measuring import IngestFigures, new_texts, percentile, turned
 
 
 def test_measures_have_their_textbook_values() -> None:
@@ -38,11 +38,22 @@ def test_each_query_has_its_own_figures() -> None:
     assert judged == {"found": {"ndcg_at_10": 1.0}, "lost": {"ndcg_at_10": 0.0}}
 
 
-@pytest.mark.parametrize(("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a b c"), (4, "b c a")])
+@pytest.mark.parametrize(
+    ("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a  b  c"), (4, "b  c  a")]
+)
 def test_a_turned_query_has_the_same_words(places: int, expected: str) -> None:
     assert turned("a b c", places) == expected
     assert turned("a", places) == "a"
     assert turned("", places) == ""
+
+
+def test_no_text_is_timed_that_a_server_has_seen() -> None:
+    seen = ["owl night", "which bird hunts mice"]
+    for turn in range(1, 9):
+        warmup, timed = new_texts(["owl night", "which bird hunts mice"], turn)
+        seen += [*warmup, *timed]
+    assert len(set(seen)) == len(seen)
+    assert {" ".join(sorted(text.split())) for text in seen} == {"night owl", "bird hunts mice which"}
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1.0), (50, 2.0), (99, 4.0), (100, 4.0)])

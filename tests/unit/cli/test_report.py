@@ -15,6 +15,7 @@ from shortlist._cli._evaluation.comparison import compare_runs
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import InvalidRecord, QueryRecord, RunRecord, SettingRecord, load_run
 from shortlist._cli._evaluation.report import report_html, write_report
+from shortlist._cli._evaluation.run import worst_queries
 from shortlist._cli._evaluation.settings import RANKINGS
 from shortlist._cli._evaluation.significance import interval
 
@@ -95,13 +96,47 @@ def test_what_is_no_saved_run_is_refused(
         load_run(tmp_path)
 
 
+def test_a_save_that_was_interrupted_is_no_run(run: RunRecord, tmp_path: Path) -> None:
+    run.save(tmp_path)
+    run.settings[1].queries[1].hits = [{"id": object()}]
+    with pytest.raises(TypeError):
+        run.save(tmp_path)
+    with pytest.raises(InvalidRecord, match=r"run\.json is missing"):
+        load_run(tmp_path)
+
+
+def test_a_query_without_a_relevant_document_is_none_of_the_worst(run: RunRecord) -> None:
+    first = run.settings[0]
+    assert [record.query for record in worst_queries(first)] == ["q0", "q1"]
+    first.queries[0].judged = {"a": 0, "b": -1}
+    assert [record.query for record in worst_queries(first)] == ["q1"]
+
+
 def test_every_chart_is_one_that_vega_lite_can_draw(run: RunRecord) -> None:
     charts = all_charts(run)
-    assert set(charts) == {"stages", "latency", "movement", "change", "spread", "times"}
+    stages = {f"stages-{measure}" for measure in MEASURES}
+    assert set(charts) == {*stages, "latency", "movement", "change", "spread", "times"}
     for name, chart in charts.items():
-        drawable = {**chart, "width": 300} if chart.get("width") == "container" else chart
-        svg = vl_convert.vegalite_to_svg(drawable)
+        svg = vl_convert.vegalite_to_svg({**chart, "width": 300})
         assert "<path" in svg, name
+
+
+def test_every_chart_is_as_wide_as_its_place_and_has_a_name(run: RunRecord) -> None:
+    for name, chart in all_charts(run).items():
+        assert chart["width"] == "container", name
+        assert chart["description"], name
+
+
+def test_where_all_figures_are_equal_the_chart_of_latency_says_which_and_names_do_not_overlap() -> None:
+    one = setting("defaults", [0.6, 0.6])
+    one.quality = {measure: {name: {"mean": 0.6, "low": 0.6, "high": 0.6} for name in RANKINGS} for measure in MEASURES}
+    same = run_of(one)
+    same.stage_latency = {name: {**LATENCY, "p50_ms": ms} for name, ms in zip(RANKINGS, (1, 4, 7, 9), strict=True)}
+    latency = all_charts(same)["latency"]
+    assert [row["roomy"] for row in latency["layer"][-1]["data"]["values"]] == [True, False, False]
+    svg = vl_convert.vegalite_to_svg({**latency, "width": 300})
+    assert ">0.600<" in svg
+    assert ">1<" not in svg
 
 
 def test_the_report_needs_nothing_from_elsewhere_and_escapes_what_it_shows(run: RunRecord, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 from shortlist._cli._evaluation.settings import RANKINGS, InvalidSweep, Settings, parse_sweeps
+from shortlist._cli._evaluation.subject import warn_few_candidates
 
 
 def test_several_sweeps_multiply() -> None:
@@ -26,12 +27,36 @@ def test_settings_become_those_of_the_client() -> None:
     )
 
 
+def test_the_candidates_of_one_index_go_before_those_of_both() -> None:
+    for sweeps in (["candidates.dense=10", "candidates=50"], ["candidates=50", "candidates.dense=10"]):
+        (one,) = parse_sweeps(sweeps)
+        assert one.defaults().candidates == Candidates(dense=10, lexical=50)
+
+
+def test_every_setting_is_there_once_and_has_a_label_of_its_own() -> None:
+    labels = [one.label for one in parse_sweeps(["rerank.weight=0.5,0.50,0.1234567,0.12345671,1.0"])]
+    assert labels == [f"rerank.weight={value}" for value in ("0.5", "0.1234567", "0.12345671", "1")]
+
+
 def test_a_ranking_takes_only_the_settings_that_can_change_it() -> None:
     (weighted,) = parse_sweeps(["rerank.weight=1"])
     same = [ranking for ranking in RANKINGS if weighted.search(ranking) == Settings().search(ranking)]
     assert same == ["dense", "lexical", "fused"]
     (fused,) = parse_sweeps(["fusion.dense_weight=1"])
     assert [r for r in RANKINGS if fused.search(r) == Settings().search(r)] == ["dense", "lexical"]
+
+
+def test_the_first_stage_is_the_collections_own_unless_the_mode_is_swept() -> None:
+    assert Settings().search("fused")["mode"] is None
+    (one,) = parse_sweeps(["mode=dense"])
+    assert one.search("fused")["mode"] == "dense"
+
+
+def test_candidates_that_cannot_change_a_ranking_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_few_candidates(parse_sweeps(["candidates=100,200", "rerank.depth=10"]))
+    assert capsys.readouterr().err == ""
+    warn_few_candidates(parse_sweeps(["candidates.dense=20,50,200"]))
+    assert "candidates=20 changes the times alone" in capsys.readouterr().err
 
 
 def test_no_settings_are_the_defaults() -> None:

@@ -116,7 +116,7 @@ def test_of_equals_the_cheapest_is_chosen() -> None:
 
 def test_applying_changes_what_was_tuned_and_leaves_the_rest() -> None:
     present = SearchDefaults(
-        mode="hybrid",
+        mode="lexical",
         candidates=Candidates(dense=10, ef=200),
         fusion=Fusion(method="rrf", rrf_k=30),
         rerank=Rerank(weight=0.9, instruction="Find it"),
@@ -131,6 +131,10 @@ def test_applying_changes_what_was_tuned_and_leaves_the_rest() -> None:
     assert without.over(present).rerank == Rerank(enabled=False, weight=0.9, instruction="Find it")
 
 
+def test_both_indexes_are_asked_whatever_the_collection_presets() -> None:
+    assert CHOICES[0].search()["mode"] == "hybrid"
+
+
 def test_a_sweep_replaces_the_values_to_choose_from() -> None:
     grid = grid_of(["rerank.depth=5,10", "fusion.dense_weight=0.5"])
     assert (grid.depths, grid.dense_weights, grid.candidates) == ((5, 10), (0.5,), Grid().candidates)
@@ -140,3 +144,8 @@ def test_a_sweep_replaces_the_values_to_choose_from() -> None:
 def test_a_sweep_that_tuning_cannot_use_is_refused(sweep: str) -> None:
     with pytest.raises(InvalidSweep):
         grid_of([sweep])
+
+
+def test_a_path_is_swept_once() -> None:
+    with pytest.raises(InvalidSweep, match="swept twice"):
+        grid_of(["rerank.depth=5", "rerank.depth=10"])

@@ -29,6 +29,9 @@ MAX_BARS = 600
 NAME_WIDTH, NAME_HEIGHT = 0.35, 0.06
 """What a setting's name takes up of the latency chart."""
 
+NARROW = 400
+"""Width of a chart, in pixels, below which it is a phone's. A name takes up most of the latency chart then."""
+
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _CONFIG: Spec = {
     "font": "system-ui, -apple-system, 'Segoe UI', sans-serif",
@@ -36,14 +39,13 @@ _CONFIG: Spec = {
     "axis": {"gridColor": "#eceff3", "domainColor": "#c3cad5", "tickColor": "#c3cad5", "labelColor": "#4a5362"},
     "title": {"fontSize": 13, "fontWeight": 600, "anchor": "start", "color": "#1d2430"},
     "legend": {"orient": "top", "title": None, "labelColor": "#4a5362"},
-    "header": {"title": None, "labelFontSize": 13, "labelFontWeight": 600},
 }
 
 
 def all_charts(run: RunRecord) -> dict[str, Spec]:
     """Every chart that the run has, by name."""
     charts = {
-        "stages": quality_by_stage(run),
+        **{f"stages-{measure}": quality_by_stage(run, measure) for measure in MEASURES},
         "latency": quality_against_latency(run),
         "movement": rank_movement(run.settings[0]),
         "change": change_by_query(run.settings[0]),
@@ -53,14 +55,10 @@ def all_charts(run: RunRecord) -> dict[str, Spec]:
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def quality_by_stage(run: RunRecord) -> Spec:
-    """Each measure of each ranking of the defaults, with its interval."""
-    quality = run.settings[0].quality
-    values = [
-        {"measure": label, "ranking": ranking, **quality[measure][ranking]}
-        for measure, label in MEASURES.items()
-        for ranking in RANKINGS
-    ]
+def quality_by_stage(run: RunRecord, measure: str) -> Spec:
+    """A measure of each ranking of the defaults, with its interval."""
+    quality = run.settings[0].quality[measure]
+    values = [{"ranking": ranking, **quality[ranking]} for ranking in run.settings[0].rankings]
     x = {
         "field": "ranking",
         "type": "nominal",
@@ -68,7 +66,14 @@ def quality_by_stage(run: RunRecord) -> Spec:
         "title": None,
         "axis": {"labelAngle": 0, "domain": False, "ticks": False},
     }
-    mean = {"field": "mean", "type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}
+    mean = {
+        "field": "mean",
+        "type": "quantitative",
+        "title": None,
+        "axis": {"values": [0, 0.2, 0.4, 0.6, 0.8, 1]},
+        # Room for the figure above the highest bar, the same in each chart.
+        "scale": {"domain": [0, 1.1], "nice": False},
+    }
     colour = {
         "field": "ranking",
         "type": "nominal",
@@ -91,13 +96,11 @@ def quality_by_stage(run: RunRecord) -> Spec:
             "text": {"field": "mean", "type": "quantitative", "format": ".3f"},
         },
     }
+    layers = {"encoding": {"x": x}, "layer": [bars, whiskers, figures]}
     return _chart(
+        f"{MEASURES[measure]} of each ranking, with its 95 % interval",
         values,
-        {
-            "facet": {"column": {"field": "measure", "type": "nominal", "sort": list(MEASURES.values())}},
-            "spec": {"width": 298, "height": 230, "encoding": {"x": x}, "layer": [bars, whiskers, figures]},
-            "spacing": 36,
-        },
+        {"title": MEASURES[measure], "width": "container", "height": 230, **layers},
     )
 
 
@@ -128,19 +131,21 @@ def quality_against_latency(run: RunRecord) -> Spec | None:
         "field": "ms",
         "type": "quantitative",
         "title": "p50 of a search, ms",
-        "axis": {"tickCount": 10},
+        "axis": {"tickCount": {"expr": f"width < {NARROW} ? 5 : 10"}},
         "scale": {"zero": False, "padding": 60},
     }
     y = {
         "field": "mean",
         "type": "quantitative",
         "title": MEASURES[FIRST],
+        "axis": {"format": ".3f"},
         "scale": {"zero": False, "padding": 14},
     }
     colour = {
         "field": "kind",
         "type": "nominal",
         "scale": {"domain": kinds, "range": ["#9aa3af", "#5b8ff9", COLOURS["final"]]},
+        "legend": {"columns": {"expr": f"width < {NARROW} ? 2 : 3"}},
     }
     tooltip = [{"field": "label", "title": "setting"}, *(_number(name) for name in ("mean", "low", "high"))]
     tooltip.append({"field": "ms", "type": "quantitative", "format": ".1f", "title": "p50 ms"})
@@ -159,20 +164,33 @@ def quality_against_latency(run: RunRecord) -> Spec | None:
         [row for row in rows if row["kind"] != "whole search"]
         + [row for row in rows if row["kind"] == "whole search" and (row["ms"], row["mean"]) in on_front]
     )
-    text_mark = {"type": "text", "dy": -11, "fontSize": 11, "color": "#4a5362"}
+    roomy = _apart(named, width=1.0)
     layers.append(
-        {"data": {"values": named}, "mark": text_mark, "encoding": {"x": x, "y": y, "text": {"field": "label"}}}
+        {
+            "data": {"values": [{**row, "roomy": row in roomy} for row in named]},
+            "mark": {"type": "text", "dy": -11, "fontSize": 11, "color": "#4a5362"},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "text": {"field": "label"},
+                "opacity": {"condition": {"test": f"width >= {NARROW} || datum.roomy", "value": 1}, "value": 0},
+            },
+        }
     )
-    return _chart(rows, {"width": "container", "height": 320, "layer": layers})
+    return _chart(
+        f"{MEASURES[FIRST]} against the median time of a search",
+        rows,
+        {"width": "container", "height": 320, "layer": layers},
+    )
 
 
-def _apart(rows: list[Spec]) -> list[Spec]:
+def _apart(rows: list[Spec], width: float = NAME_WIDTH) -> list[Spec]:
     """The points that can be named without one name lying over another's; those that come first are kept."""
     across, up = (max(values) - min(values) for values in zip(*((row["ms"], row["mean"]) for row in rows), strict=True))
     kept: list[Spec] = []
     for row in rows:
         if all(
-            abs(row["ms"] - other["ms"]) > NAME_WIDTH * across or abs(row["mean"] - other["mean"]) > NAME_HEIGHT * up
+            abs(row["ms"] - other["ms"]) > width * across or abs(row["mean"] - other["mean"]) > NAME_HEIGHT * up
             for other in kept
         ):
             kept.append(row)
@@ -210,7 +228,7 @@ def rank_movement(setting: SettingRecord) -> Spec | None:
     ]
     ticks = [1, 2, 3, 5, 10, 20, 50, 100, BEYOND]
     axis = {"values": ticks, "labelExpr": f"datum.value >= {BEYOND} ? '>{DEPTH}' : datum.label"}
-    scale = {"type": "log", "domain": [0.85, BEYOND * 1.15], "nice": False}
+    scale = {"type": "log", "domain": [0.6, BEYOND * 1.4], "nice": False}
     x = {
         "field": "before",
         "type": "quantitative",
@@ -254,7 +272,11 @@ def rank_movement(setting: SettingRecord) -> Spec | None:
             ],
         },
     }
-    return _chart(values, {"width": "container", "height": 380, "layer": [diagonal, points]})
+    return _chart(
+        "Ranks of relevant documents after the first and after the second stage",
+        values,
+        {"width": "container", "height": 380, "layer": [diagonal, points]},
+    )
 
 
 def change_by_query(setting: SettingRecord) -> Spec | None:
@@ -271,6 +293,7 @@ def change_by_query(setting: SettingRecord) -> Spec | None:
     step = max(1, -(-len(rows) // MAX_BARS))
     rows = [{**row, "place": place} for place, row in enumerate(rows[::step], 1)]
     return _chart(
+        f"Change of {MEASURES[FIRST]} by the second stage, query by query",
         rows,
         {
             "width": "container",
@@ -313,6 +336,7 @@ def spread(setting: SettingRecord) -> Spec:
         for name in names
     ]
     return _chart(
+        f"Queries by their {MEASURES[FIRST]}, after the first and after the second stage",
         values,
         {
             "width": "container",
@@ -327,7 +351,7 @@ def spread(setting: SettingRecord) -> Spec:
                     "axis": {"labelAngle": 0},
                 },
                 "xOffset": {"field": "ranking", "sort": ["fused", "final"]},
-                "y": {"field": "queries", "type": "quantitative"},
+                "y": {"field": "queries", "type": "quantitative", "axis": {"format": "d", "tickMinStep": 1}},
                 "color": {
                     "field": "ranking",
                     "type": "nominal",
@@ -353,11 +377,17 @@ def stage_times(setting: SettingRecord) -> Spec | None:
         "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11},
         "encoding": {"x": x, "y": y, "text": text},
     }
-    return _chart(values, {"width": "container", "height": 250, "layer": [bars, figures]})
+    return _chart(
+        "Median time of each stage, in milliseconds",
+        values,
+        {"width": "container", "height": 250, "layer": [bars, figures]},
+    )
 
 
-def _chart(values: list[Spec], spec: Spec) -> Spec:
-    return {"$schema": _SCHEMA, "background": None, "config": _CONFIG, "data": {"values": values}, **spec}
+def _chart(description: str, values: list[Spec], spec: Spec) -> Spec:
+    """``description`` is what a screen reader calls the chart."""
+    head = {"$schema": _SCHEMA, "description": description, "background": None, "config": _CONFIG}
+    return {**head, "data": {"values": values}, **spec}
 
 
 def _number(field: str) -> Spec:

@@ -8,7 +8,6 @@ from typing import Any
 
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import InvalidRecord, RunRecord, SettingRecord
-from shortlist._cli._evaluation.settings import RANKINGS
 from shortlist._cli._evaluation.significance import Difference, difference, shown
 from shortlist._cli._output import note, print_table
 
@@ -78,7 +77,7 @@ def compare_runs(
         warnings.append("the two runs were judged by different judgements")
     means: dict[str, dict[str, tuple[float, float]]] = {}
     differences: dict[str, dict[str, Difference]] = {}
-    for ranking in RANKINGS:
+    for ranking in (ranking for ranking in a.rankings if ranking in b.rankings):
         means[ranking], differences[ranking] = {}, {}
         for measure in MEASURES:
             before, after = (

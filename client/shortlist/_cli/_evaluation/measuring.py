@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -198,9 +198,9 @@ def measure_latency(
     Servers keep the embeddings of queries they saw. ``turn``, from 1 and another one for each call, turns the words of
     the queries, so that they are new while their length and the words looked up stay the same.
     """
-    texts = [turned(text, turn) for text in queries]
-    for text in texts[:WARMUP_SEARCHES]:
-        patient_search(client, collection, turned(text, 1 + len(text.split()) // 2), limit=LATENCY_LIMIT, **arguments)
+    warmup, texts = new_texts(list(queries), turn)
+    for text in warmup:
+        patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
@@ -226,11 +226,21 @@ def measure_latency(
     )
 
 
+def new_texts(queries: Sequence[str], turn: int) -> tuple[list[str], list[str]]:
+    """The queries' texts for the warm-up and for the timing of a turn, none of them one of another turn."""
+    return [turned(text, 2 * turn) for text in queries[:WARMUP_SEARCHES]], [
+        turned(text, 2 * turn + 1) for text in queries
+    ]
+
+
 def turned(text: str, places: int) -> str:
-    """The text with its first ``places`` words moved to the end; a text of one word stays as it is."""
+    """The text with its first ``places`` words moved to the end; a text of one word stays as it is.
+
+    Once round, the words are where they were, so there is a blank more between them.
+    """
     words = text.split()
-    first = places % len(words) if words else 0
-    return " ".join(words[first:] + words[:first])
+    rounds, first = divmod(places, len(words)) if words else (0, 0)
+    return (" " * (1 + rounds)).join(words[first:] + words[:first])
 
 
 def percentile(values: Iterable[float], percent: float) -> float:

@@ -68,6 +68,11 @@ class SettingRecord:
     versus_defaults: Mapping[str, Any] | None = None
     queries: list[QueryRecord] = field(default_factory=list)
 
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """The rankings that were judged, in the order of ``RANKINGS``."""
+        return tuple(next(iter(self.quality.values())))
+
     def figures(self, ranking: str, measure: str) -> dict[str, float]:
         """A measure of a ranking by query id."""
         return {record.query: record.measures[ranking][measure] for record in self.queries}
@@ -99,6 +104,8 @@ class RunRecord:
         """Writes the two files; makes the folder, and replaces a run that is there."""
         folder.mkdir(parents=True, exist_ok=True)
         whole = {"format": FORMAT, **asdict(self)}
+        # Written last, so that a save that was interrupted is no run, whatever was there before.
+        (folder / "run.json").unlink(missing_ok=True)
         with (folder / "queries.jsonl").open("w", encoding="utf-8") as lines:
             for setting in whole["settings"]:
                 for query in setting.pop("queries"):

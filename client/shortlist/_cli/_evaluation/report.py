@@ -17,7 +17,6 @@ from shortlist._cli._evaluation.charts import DEPTH, FIRST, all_charts, movement
 from shortlist._cli._evaluation.measures import MEASURES
 from shortlist._cli._evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist._cli._evaluation.run import WORST_HITS, worst_queries
-from shortlist._cli._evaluation.settings import RANKINGS
 from shortlist._cli._evaluation.significance import shown
 
 _DRAW = """
@@ -50,7 +49,7 @@ def report_html(run: RunRecord) -> str:
         _tiles(run),
         _figure(
             charts,
-            "stages",
+            [f"stages-{measure}" for measure in MEASURES],
             "Quality by stage",
             "Each ranking comes from searches of its own: one index alone, the other alone, both fused, and the whole "
             "search. Lines are 95 % intervals over the queries.",
@@ -109,7 +108,7 @@ def _tiles(run: RunRecord) -> str:
         tiles.append((f"{first.latency['p50_ms']:.1f} ms", "p50 of a search", f"p99 {first.latency['p99_ms']:.1f} ms"))
     ingest = run.about.get("ingest")
     if ingest and ingest["documents_per_second"]:
-        refused = f"{ingest['failed']:,} refused" if ingest["failed"] else f"in {ingest['seconds']:,.0f} s"
+        refused = f"{ingest['failed']:,} refused" if ingest["failed"] else f"in {ingest['seconds']:,.1f} s"
         tiles.append((f"{ingest['documents_per_second']:,.0f}/s", "documents ingested", refused))
     cells = "".join(
         f'<div class="tile"><b>{_e(value)}</b><span>{_e(name)}</span><small>{_e(more)}</small></div>'
@@ -118,10 +117,13 @@ def _tiles(run: RunRecord) -> str:
     return f'<section class="tiles">{cells}</section>'
 
 
-def _figure(charts: Mapping[str, Any], name: str, title: str, text: str) -> str:
-    if name not in charts:
+def _figure(charts: Mapping[str, Any], names: str | Sequence[str], title: str, text: str) -> str:
+    names = [names] if isinstance(names, str) else names
+    if not any(name in charts for name in names):
         return f"<section><h2>{_e(title)}</h2><p>Nothing to show: {_e(text)}</p></section>"
-    return f'<section><h2>{_e(title)}</h2><p>{_e(text)}</p><div class="chart" id="chart-{name}"></div></section>'
+    drawn = "".join(f'<div class="chart" id="chart-{name}"></div>' for name in names)
+    row = drawn if len(names) == 1 else f'<div class="row">{drawn}</div>'
+    return f"<section><h2>{_e(title)}</h2><p>{_e(text)}</p>{row}</section>"
 
 
 def _settings_table(run: RunRecord) -> str:
@@ -193,8 +195,9 @@ def _worst(run: RunRecord) -> str:
 
 
 def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
+    rankings = tuple(record.measures)
     figures = " ".join(
-        f'<span class="badge {ranking}">{ranking} {record.measures[ranking][FIRST]:.2f}</span>' for ranking in RANKINGS
+        f'<span class="badge {ranking}">{ranking} {record.measures[ranking][FIRST]:.2f}</span>' for ranking in rankings
     )
     hits = [
         [
@@ -210,7 +213,7 @@ def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
         [
             "",
             _document(run, id, grade),
-            *(str(record.rank(ranking, id) or f'<i title="not in its first {DEPTH}">-</i>') for ranking in RANKINGS),
+            *(str(record.rank(ranking, id) or f'<i title="not in its first {DEPTH}">-</i>') for ranking in rankings),
         ]
         for id, grade in relevant[:WORST_HITS]
     ]
@@ -221,7 +224,7 @@ def _query(run: RunRecord, record: QueryRecord, *, is_open: bool) -> str:
     return (
         f"<details{opened}><summary><span class='query'>{_e(record.text)}</span> {figures}</summary>"
         f"{_table(columns, hits) if hits else '<p>No hits.</p>'}{lost}"
-        f"{_table(['', 'relevant document', *(f'{ranking} rank' for ranking in RANKINGS)], wanted)}{more}</details>"
+        f"{_table(['', 'relevant document', *(f'{ranking} rank' for ranking in rankings)], wanted)}{more}</details>"
     )
 
 
@@ -246,9 +249,9 @@ def _foot(run: RunRecord) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_e(column)}</th>" for column in columns)
+    head = "".join(f'<th scope="col">{_e(column)}</th>' for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _script_json(value: Any) -> str:

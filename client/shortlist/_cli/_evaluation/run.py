@@ -15,17 +15,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.progress import Progress
+
 from shortlist import Client
 from shortlist._cli._beir import Dataset, Judged
 from shortlist._cli._evaluation import subject
 from shortlist._cli._evaluation.measures import MEASURES, judge_each
 from shortlist._cli._evaluation.measuring import (
+    QUALITY_LIMIT,
     Found,
+    IngestFigures,
     LatencyFigures,
     Step,
     find_all,
     measure_ingest,
     measure_latency,
+    patient_search,
 )
 from shortlist._cli._evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist._cli._evaluation.settings import RANKINGS, Settings
@@ -60,23 +65,25 @@ def evaluate(
         concurrency: searches at once in the second timing of the first setting.
     """
     client, queries = server.client, judged.queries
-    rankings = {(ranking, repr(one.search(ranking))) for one in settings for ranking in RANKINGS}
+    embeds = subject.has_embedder(client, collection)
+    rankings = [ranking for ranking in RANKINGS if embeds or ranking != "dense"]
+    searches = {(ranking, repr(one.search(ranking))) for one in settings for ranking in rankings}
     ingested = None
     for one in settings:
         # What the server refuses, it refuses before the documents are embedded.
-        client.search(collection, "a query", limit=1, **one.search("final"))
+        patient_search(client, collection, "a query", limit=QUALITY_LIMIT, **one.search("final"))
     with progress_bar() as progress:
         if isinstance(judged, Dataset):
-            ingested = _ingest(client, collection, judged, progress)
+            ingested = _account(ingest_corpus(client, collection, judged, progress))
         started = time.perf_counter()
-        client.search(collection, next(iter(queries.values())))
+        patient_search(client, collection, next(iter(queries.values())))
         first_search_ms = 1000 * (time.perf_counter() - started)
-        task = progress.add_task("Search", total=len(rankings) * len(queries))
-        found = _find(client, collection, queries, settings, lambda: progress.advance(task))
-        records = [_setting_record(one, judged, found, number) for number, one in enumerate(settings)]
-        times = progress.add_task("Timing", total=(len(settings) + len(RANKINGS)) * len(queries))
+        task = progress.add_task("Search", total=len(searches) * len(queries))
+        found = _find(client, collection, queries, settings, rankings, lambda: progress.advance(task))
+        records = [_setting_record(one, judged, found, rankings, number) for number, one in enumerate(settings)]
+        times = progress.add_task("Timing", total=(len(settings) + len(rankings)) * len(queries))
         timing = _Timing(client, collection, list(queries.values()), lambda: progress.advance(times))
-        stage_latency = {ranking: asdict(timing.of(settings[0].search(ranking))) for ranking in RANKINGS}
+        stage_latency = {ranking: asdict(timing.of(settings[0].search(ranking))) for ranking in rankings}
         concurrent = timing.of(settings[0].search("final"), concurrency)
         records[0].latency = stage_latency["final"]
         for one, record in zip(settings[1:], records[1:], strict=True):
@@ -125,13 +132,18 @@ class _Timing:
         )
 
 
-def _ingest(client: Client, collection: str, dataset: Dataset, progress: Any) -> dict[str, Any]:
+def ingest_corpus(client: Client, collection: str, dataset: Dataset, progress: Progress) -> IngestFigures:
+    """Sends the corpus, showing how far it is and, of the documents that were refused, the first and why."""
     task = progress.add_task("Ingest", total=dataset.document_count)
     figures = measure_ingest(
         client, collection, dataset, lambda failed: progress.update(task, advance=1, failed=failed)
     )
     for ack in figures.failures:
-        note(f"document {ack.id!r} was refused: {ack.error}")
+        note(f"document {ack.id!r} was refused: {ack.error}", above=progress)
+    return figures
+
+
+def _account(figures: IngestFigures) -> dict[str, Any]:
     names = ("seconds", "durable", "unchanged", "failed", "passages", "tokens", "documents_per_second")
     return {name: getattr(figures, name) for name in names}
 
@@ -141,13 +153,18 @@ Everything = dict[tuple[str, int], dict[str, Found]]
 
 
 def _find(
-    client: Client, collection: str, queries: Mapping[str, str], settings: Sequence[Settings], step: Step
+    client: Client,
+    collection: str,
+    queries: Mapping[str, str],
+    settings: Sequence[Settings],
+    rankings: Sequence[str],
+    step: Step,
 ) -> Everything:
     """Searches once for each ranking that differs: the settings of one stage do not change another's."""
     done: dict[str, dict[str, Found]] = {}
     found: Everything = {}
     for number, one in enumerate(settings):
-        for ranking in RANKINGS:
+        for ranking in rankings:
             arguments = one.search(ranking)
             key = f"{ranking} {arguments!r}"
             if key not in done:
@@ -156,8 +173,10 @@ def _find(
     return found
 
 
-def _setting_record(one: Settings, judged: Judged, found: Everything, number: int) -> SettingRecord:
-    by_ranking = {ranking: found[ranking, number] for ranking in RANKINGS}
+def _setting_record(
+    one: Settings, judged: Judged, found: Everything, rankings: Sequence[str], number: int
+) -> SettingRecord:
+    by_ranking = {ranking: found[ranking, number] for ranking in rankings}
     measures = {
         ranking: judge_each({query: of.ids for query, of in results.items()}, judged.judgements)
         for ranking, results in by_ranking.items()
@@ -165,7 +184,7 @@ def _setting_record(one: Settings, judged: Judged, found: Everything, number: in
     quality = {
         measure: {
             ranking: asdict(interval([values[measure] for values in measures[ranking].values()]))
-            for ranking in RANKINGS
+            for ranking in rankings
         }
         for measure in MEASURES
     }
@@ -178,8 +197,8 @@ def _setting_record(one: Settings, judged: Judged, found: Everything, number: in
                 query=query,
                 text=text,
                 judged=judged.judgements[query],
-                ids={ranking: by_ranking[ranking][query].ids for ranking in RANKINGS},
-                measures={ranking: measures[ranking][query] for ranking in RANKINGS},
+                ids={ranking: by_ranking[ranking][query].ids for ranking in rankings},
+                measures={ranking: measures[ranking][query] for ranking in rankings},
                 hits=by_ranking["final"][query].hits,
                 lost=by_ranking["final"][query].report["degradations"],
             )
@@ -199,9 +218,16 @@ def _test_against_defaults(records: Sequence[SettingRecord]) -> None:
 
 
 def worst_queries(setting: SettingRecord, number: int = WORST_QUERIES) -> list[QueryRecord]:
-    """The queries with the lowest final measure; among equals those where the most could be found first."""
+    """The queries with the lowest final measure; among equals those where the most could be found first.
+
+    A query without a relevant document is none of them: no search could do better.
+    """
     measure = next(iter(MEASURES))
-    bad = [record for record in setting.queries if record.measures["final"][measure] < 1]
+    bad = [
+        record
+        for record in setting.queries
+        if record.measures["final"][measure] < 1 and any(grade > 0 for grade in record.judged.values())
+    ]
     bad.sort(key=lambda record: (record.measures["final"][measure], -record.measures["fused"][measure]))
     return bad[:number]
 

@@ -13,7 +13,8 @@ from typing import Any
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 
 RANKINGS = ("dense", "lexical", "fused", "final")
-"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search."""
+"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search. The first is
+not there where the collection has no embedder."""
 
 
 class InvalidSweep(ValueError):
@@ -64,7 +65,8 @@ class Settings:
             if path == "mode":
                 mode = value
             elif path == "candidates":
-                parts[part] |= {"dense": value, "lexical": value}
+                # What is said of one index goes before what is said of both, in whatever order they come.
+                parts[part] = {"dense": value, "lexical": value} | parts[part]
             else:
                 parts[part][name] = value
         return SearchDefaults(
@@ -85,8 +87,7 @@ class Settings:
             case "lexical":
                 return {"mode": "lexical", "rerank": False, "candidates": Candidates(lexical=candidates.lexical)}
             case "fused":
-                mode = chosen.mode or "hybrid"
-                return {"mode": mode, "rerank": False, "candidates": candidates, "fusion": chosen.fusion}
+                return {"mode": chosen.mode, "rerank": False, "candidates": candidates, "fusion": chosen.fusion}
             case _:
                 return {"mode": chosen.mode, "rerank": chosen.rerank, "candidates": candidates, "fusion": chosen.fusion}
 
@@ -105,11 +106,14 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Settings]:
         if path in axes:
             raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
         try:
-            axes[path] = [(path, PATHS[path](value.strip())) for value in values.split(",")]
+            # A value written twice is one setting: labels tell settings apart, also in a saved run.
+            axes[path] = [(path, value) for value in dict.fromkeys(PATHS[path](v.strip()) for v in values.split(","))]
         except ValueError as error:
             raise InvalidSweep(f"{sweep!r}: {path} takes other values") from error
     return [Settings(tuple(chosen)) for chosen in itertools.product(*axes.values())]
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,18 +10,26 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shortlist import Client, CollectionExists, ShortlistError
+from shortlist import Client, CollectionExists, ServerUnavailable, ShortlistError
 from shortlist._cli._beir import Dataset, InvalidDataset, Judged, load_dataset, load_judged, load_split
 from shortlist._cli._connect import connect
+from shortlist._cli._evaluation.measuring import QUALITY_LIMIT
+from shortlist._cli._evaluation.settings import Settings
 from shortlist._cli._output import note
-from shortlist._cli._server import ServerNotStarted, ServerProcess
+from shortlist._cli._server import ServerNotStarted, ServerProcess, stopped_in_order
+
+NO_EMBEDDER = "none"
+"""What the contract calls the embedder of a collection whose vectors come from its callers."""
+
+
+CANDIDATE_PATHS = frozenset({"candidates", "candidates.dense", "candidates.lexical"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +119,11 @@ def open_server(options: dict[str, Any]) -> Iterator[Server]:
     target, arguments, folder = options["target"], options["serve_arguments"], options["data_dir"]
     connection = {name: options[name] for name in ("api_key", "tls", "tls_ca")} | {"timeout_seconds": 60.0}
     if target:
-        with connect({"target": target, **connection}) as client:
+        with stopped_in_order(), connect({"target": target, **connection}) as client:
             yield Server(client=client)
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(stopped_in_order())
         folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shortlist-eval-")))
         started = time.perf_counter()
         try:
@@ -124,7 +133,10 @@ def open_server(options: dict[str, Any]) -> Iterator[Server]:
         stack.callback(process.stop)
         seconds = time.perf_counter() - started
         client = stack.enter_context(Client(process.target, timeout_seconds=60.0))
-        yield Server(client=client, pid=process.process.pid, seconds=seconds)
+        try:
+            yield Server(client=client, pid=process.process.pid, seconds=seconds)
+        except ServerUnavailable as error:
+            raise click.ClickException(process.ending() or str(error)) from error
 
 
 @contextlib.contextmanager
@@ -145,9 +157,22 @@ def own_collection(client: Client, name: str, *, delete: bool) -> Iterator[None]
 
 
 def warn_missing(judged: Judged) -> None:
-    """Says how many judged documents nothing can find."""
+    """Says how many judged documents nothing can find, and how many queries have nothing to find."""
+    hopeless = sum(not any(grade > 0 for grade in grades.values()) for grades in judged.judgements.values())
+    if hopeless:
+        note(f"{hopeless} of {len(judged.queries)} judged queries have no relevant document and are 0 in every mean")
     if isinstance(judged, Dataset) and judged.judged_but_missing:
         note(f"{judged.judged_but_missing} judged documents are not in the corpus; no search can find them")
+
+
+def warn_few_candidates(settings: Sequence[Settings]) -> None:
+    """Says that a number of candidates below the hits of a judged search changes its time alone."""
+    few = [value for one in settings for path, value in one.values if path in CANDIDATE_PATHS and value < QUALITY_LIMIT]
+    if few:
+        note(
+            f"candidates={min(few)} changes the times alone: a search that is judged asks for {QUALITY_LIMIT} hits and "
+            "has at least as many candidates"
+        )
 
 
 def machine() -> dict[str, Any]:
@@ -169,6 +194,11 @@ def beginnings(client: Client, collection: str, ids: list[str], *, length: int =
                 short = text if len(text) <= length else f"{text[:length].rstrip()}…"
                 found[document.id] = {"title": document.title, "text": short}
     return found
+
+
+def has_embedder(client: Client, collection: str) -> bool:
+    """Whether the server itself can make vectors of this collection's queries."""
+    return client.get_collection(collection).config.embedder != NO_EMBEDDER
 
 
 def collection_about(client: Client, collection: str) -> dict[str, Any]:

@@ -51,7 +51,10 @@ class Choice:
     candidates: int
 
     def over(self, present: SearchDefaults) -> SearchDefaults:
-        """A collection's presets with these settings in them; what they do not touch stays."""
+        """A collection's presets with these settings in them; what they do not touch stays.
+
+        The mode is touched: the weights say what becomes of both indexes' candidates.
+        """
         rerank = (
             replace(present.rerank, weight=self.rerank_weight, depth=self.depth)
             if self.rerank_weight > 0
@@ -59,6 +62,7 @@ class Choice:
         )
         return replace(
             present,
+            mode="hybrid",
             candidates=replace(present.candidates, dense=self.candidates, lexical=self.candidates),
             fusion=replace(present.fusion, method="convex", dense_weight=self.dense_weight),
             rerank=rerank,
@@ -67,7 +71,12 @@ class Choice:
     def search(self) -> dict[str, Any]:
         """Arguments of ``Client.search`` that ask for these settings."""
         defaults = self.over(SearchDefaults())
-        return {"candidates": defaults.candidates, "fusion": defaults.fusion, "rerank": defaults.rerank}
+        return {
+            "mode": defaults.mode,
+            "candidates": defaults.candidates,
+            "fusion": defaults.fusion,
+            "rerank": defaults.rerank,
+        }
 
     @property
     def cost(self) -> tuple[float, float]:
