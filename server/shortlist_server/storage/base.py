@@ -146,8 +146,12 @@ class CollectionStore(Protocol):
     def ef(self, *, filtered: bool) -> int:
         """Breadth of dense searches that ask for none: the preset, else the store's own, or what it was raised to."""
 
-    def raise_ef(self, ef: int, *, filtered: bool) -> None:
-        """Raises that breadth, durably, beside the search defaults and not in them."""
+    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
+        """Raises that breadth, durably, beside the search defaults and not in them.
+
+        Nothing happens where ``ef`` or ``recall_target`` of the search defaults is no longer what it is in ``under``,
+        those for which too little was found.
+        """
 
 
 class Store(Protocol):
