@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import grpc
 import grpc.aio
@@ -201,7 +201,7 @@ class CallInterceptor(WrappingInterceptor):
     async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        if isinstance(error, ShortlistError):
+        if _is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -215,8 +215,13 @@ class CallInterceptor(WrappingInterceptor):
                 await context.abort(status.code, status.details, metadata)
 
 
+def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
+    """Whether it is for the caller; the base class itself stands for what nobody foresaw."""
+    return isinstance(error, ShortlistError) and type(error) is not ShortlistError
+
+
 def _code(error: Exception) -> str:
-    if isinstance(error, ShortlistError):
+    if _is_meant(error):
         return grpc_status(error).code.name
     return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
 

@@ -23,7 +23,7 @@ from shortlist_server.storage.dense import FrozenView
 from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import live_labels, segment_rows
 from shortlist_server.storage.segments import Segment, Unreachable
-from shortlist_server.storage.truth import Truth, text_checksum
+from shortlist_server.storage.truth import Truth
 from shortlist_server.storage.writer import Task
 
 REACHABLE_SHARE = 0.98
@@ -173,11 +173,15 @@ def _database_checks(connection: sqlite3.Connection) -> Iterator[Check]:
             if zlib.crc32(vector) != checksum
         ]
         yield Check(name="checksums of vectors", ok=not bad, detail=f"damaged: passages {bad[:10]}")
-        texts = connection.execute("SELECT key, metadata, metadata_checksum, title, text, text_checksum FROM documents")
+        # As bytes: a text may be damaged so that it is none.
+        texts = connection.execute(
+            "SELECT key, CAST(metadata AS BLOB), metadata_checksum, CAST(title AS BLOB), CAST(text AS BLOB),"
+            " text_checksum FROM documents"
+        )
         bad = [
             key
             for key, metadata, metadata_checksum, title, text, checksum in texts
-            if zlib.crc32(metadata.encode()) != metadata_checksum or text_checksum(title, text) != checksum
+            if zlib.crc32(metadata) != metadata_checksum or zlib.crc32(text, zlib.crc32(title)) != checksum
         ]
         yield Check(name="checksums of documents", ok=not bad, detail=f"damaged: documents {bad[:10]}")
     finally:

@@ -10,7 +10,8 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Parts
-from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace
+from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
+from shortlist_server.storage.faults import translated
 from shortlist_server.storage.maintenance import BuildFailed
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
 from shortlist_server.storage.store import EmbeddedStore
@@ -154,6 +155,39 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
     with pytest.raises(DataCorrupted):
         collection.passages([8], vectors=True)
     assert collection.documents([9], Parts())[9].text == "fox 8"
+
+
+def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET text = CAST(x'736563726574ff' AS TEXT) WHERE key = 7")
+    connection.close()
+    store = open_store(maintain=False)
+    collection = store.open("a")
+    with pytest.raises(DataCorrupted) as caught:
+        collection.documents([7], Parts())
+    assert "secret" not in caught.value.message
+    assert caught.value.__cause__ is None
+    (check,) = [check for check in store.verify("a").checks if check.name == "checksums of documents"]
+    assert (check.ok, check.detail) == (False, "damaged: documents [7]")
+
+
+def test_a_folder_of_segments_that_is_gone_is_made_anew(filled, template, open_store):
+    shutil.rmtree(filled / "segments")
+    store = open_store()
+    collection = store.open("a")
+    assert [damage.problem for damage in collection.damage]
+    vector = template[1].vectors["a7"][0]
+    assert collection.dense(vector, 1).keys.tolist() == [collection.keys(["a7"])["a7"]]
+    assert store.verify("a", repair=True).ok
+    assert collection.info().segment_count == 1
+
+
+def test_a_database_that_cannot_be_written_is_unavailable():
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(Unavailable), translated("a"):
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
 
 
 def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled, open_store):
