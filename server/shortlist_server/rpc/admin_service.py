@@ -18,7 +18,7 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import InvalidArgument
+from shortlist_server.errors import CollectionNotFound, InvalidArgument
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -116,8 +116,13 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                 )
                 return pb.VerifyResponse(report=_report_out(report))
 
-            async for message in self._telling(verify):
-                yield message
+            try:
+                async for message in self._telling(verify):
+                    yield message
+            except CollectionNotFound:
+                # One of all that is dropped meanwhile need not be verified.
+                if request.collection:
+                    raise
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupResponse]:
         """See the proto."""

@@ -151,7 +151,7 @@ def copy_back(
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     done += (target / DATABASE_FILE).stat().st_size
     progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
-    for folder in sorted((source / SEGMENTS_FOLDER).iterdir()):
+    for folder in sorted((source / SEGMENTS_FOLDER).iterdir()) if (source / SEGMENTS_FOLDER).is_dir() else ():
         done += _copy_folder(folder, target / SEGMENTS_FOLDER / folder.name, files)
         progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
     files.sync(target / DATABASE_FILE)
