@@ -321,6 +321,10 @@ class EmbeddedCollection:
         """Document key of each id that exists."""
         return self._reader.keys(ids)
 
+    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
+        """The documents with these ids that exist, by id, with the parts asked for."""
+        return self._reader.documents_by_id(ids, parts)
+
     def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
         return self._reader.documents(keys, parts)

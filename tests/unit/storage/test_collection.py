@@ -315,6 +315,26 @@ def test_info_counts_what_is_there(collection, maker):
     assert info.disk_bytes > 0
 
 
+def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, maker):
+    commit(collection, maker.upsert("a", passages=2), maker.upsert("other"))
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            commit(collection, maker.upsert("a", passages=2))
+
+    with ThreadPoolExecutor(1) as thread:
+        replacing = thread.submit(replace)
+        try:
+            for _ in range(300):
+                found = collection.documents_by_id(["a", "never"], Parts(passages=True))
+                assert list(found) == ["a"]
+                assert len(found["a"].passages) == 2
+        finally:
+            stop.set()
+        replacing.result(30)
+
+
 def test_a_closed_collection_refuses_every_call(collection, store, maker):
     change, query = maker.upsert("a"), maker.vector()
     store.close()
