@@ -25,7 +25,7 @@ from shortlist_server.storage.dense import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
 from shortlist_server.storage.writer import Task
 
-from .conftest import DIMENSION, unit
+from .conftest import DIMENSION, collection_config, unit
 
 
 def commit(collection, *changes, position=None):
@@ -269,8 +269,9 @@ def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, 
 
 def in_one_commit(collection, *calls):
     """Makes calls from threads of their own while the writer is held up, so that it takes them all together."""
-    held = threading.Event()
-    collection._submit(Task(lambda _: held.wait(30), lambda _: None))
+    busy, held = threading.Event(), threading.Event()
+    collection._submit(Task(lambda _: busy.set() or held.wait(30), lambda _: None))
+    assert busy.wait(30)
     with ThreadPoolExecutor(len(calls)) as threads:
         done = [threads.submit(call) for call in calls]
         until = time.monotonic() + 30
@@ -333,6 +334,17 @@ def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, ma
         finally:
             stop.set()
         replacing.result(30)
+
+
+def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_store, maker):
+    collection = open_store(segment_min_passages=4096).create("papers", collection_config())
+    for _ in range(100):
+        commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
+        assert len(collection.view.tail.labels) <= 256
+    keys = collection.keys([f"d{i}" for i in range(50)])
+    assert collection.view.tail.live == 50
+    assert [collection.dense(maker.vectors[id][0], 1).keys.tolist() for id in keys] == [[key] for key in keys.values()]
+    assert verify_collection(collection).ok
 
 
 def test_a_closed_collection_refuses_every_call(collection, store, maker):
