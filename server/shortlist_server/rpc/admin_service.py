@@ -18,7 +18,7 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import CollectionNotFound, InvalidArgument
+from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavailable
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -119,9 +119,9 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             try:
                 async for message in self._telling(verify):
                     yield message
-            except CollectionNotFound:
+            except (CollectionNotFound, Unavailable):
                 # One of all that is dropped meanwhile need not be verified.
-                if request.collection:
+                if request.collection or name in await self._in_thread(self._store.names):
                     raise
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupResponse]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.collection import SEGMENTS_FOLDER, EmbeddedCollection
 from shortlist_server.storage.dense import FrozenView
@@ -247,12 +248,25 @@ def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[n
     for at, row in enumerate(rows):
         vector = np.array(segment.vectors[row])
         try:
-            found, scores = segment.nearest(vector, min(_SAMPLE_BREADTH, segment.live))
+            found, scores = _nearest(segment, vector)
         except Unreachable:
             continue
         # Among many equal vectors any is as good as itself.
         reached[at] = row in found or scores[-1] >= float(vector @ vector) - 1e-5
-    return rows, reached
+    # What died meanwhile is rightly found no more.
+    alive = segment.alive[rows]
+    return rows[alive], reached[alive]
+
+
+def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows found; asks for fewer where there are fewer since the question was put."""
+    while True:
+        breadth = min(_SAMPLE_BREADTH, segment.live)
+        try:
+            return segment.nearest(vector, breadth)
+        except Unreachable:
+            if segment.live >= breadth:
+                raise
 
 
 def _unsound(collection: EmbeddedCollection, report: CollectionReport) -> list[Segment]:

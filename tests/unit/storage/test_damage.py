@@ -15,6 +15,7 @@ from shortlist_server.storage.faults import translated
 from shortlist_server.storage.maintenance import BuildFailed
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
 from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.verify import _sample
 from shortlist_server.storage.writer import Task
 
 from .conftest import Maker, collection_config
@@ -241,3 +242,23 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, make
     again = open_store(maintain=False).open("c")
     assert again.seal_now() == 1
     assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
+
+
+def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_store):
+    collection = open_store(maintain=False).open("a")
+    (segment,) = collection.view.segments
+    graph = segment._graph
+
+    class DeletedFrom:
+        """The segment's graph, from which most passages are deleted when it is first asked."""
+
+        mark_deleted = graph.mark_deleted
+
+        def knn_query(self, *question, **how):
+            segment.remove(segment.labels[:90])
+            return graph.knn_query(*question, **how)
+
+    segment._graph = DeletedFrom()
+    rows, reached = _sample(segment, 100)
+    assert len(rows) == 10
+    assert reached.all()
