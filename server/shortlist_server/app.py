@@ -147,6 +147,7 @@ class Server:
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
             max_write_seconds=config.stream_idle_seconds,
+            max_message_bytes=config.max_message_bytes,
             observer=observer,
         )
         server = grpc.aio.server(
