@@ -58,15 +58,18 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         store: EmbeddedStore,
         models: ModelCatalog,
         threads: Executor,
+        long_threads: Executor,
         backup_dir: Path,
         info: ServerInfo,
         evaluator: Evaluator,
         recall: RecallMonitor,
         config: Config,
     ) -> None:
+        """``long_threads``: for what takes minutes, so that nothing else waits for a thread meanwhile."""
         self._store = store
         self._models = models
         self._threads = threads
+        self._long_threads = long_threads
         self._backup_dir = backup_dir
         self._info = info
         self._evaluator = evaluator
@@ -218,7 +221,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                 last = time.monotonic()
                 loop.call_soon_threadsafe(told.put_nowait, message)
 
-        task = loop.run_in_executor(self._threads, work, tell)
+        task = loop.run_in_executor(self._long_threads, work, tell)
         task.add_done_callback(lambda _: told.put_nowait(None))
         while (message := await told.get()) is not None:
             yield message

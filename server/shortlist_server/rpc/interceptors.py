@@ -177,8 +177,8 @@ class CallInterceptor(WrappingInterceptor):
         limit = self._max_message_bytes
         if limit is not None and (size := response.ByteSize()) > limit:
             raise InvalidArgument(
-                f"the answer would have {size} bytes, and a message has {limit} at most: ask for fewer documents at once,"
-                " or for less of each (include)",
+                f"the answer would have {size} bytes, and a message has {limit} at most: ask for fewer documents at"
+                " once, or for less of each (include)",
                 metadata={"setting": "max_message_bytes", "limit": str(limit)},
             )
 

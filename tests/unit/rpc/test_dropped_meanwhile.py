@@ -29,7 +29,7 @@ async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Conf
 
 
 async def verified(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config) -> list[str]:
-    servicer = AdminServicer(store, UNUSED, threads, config.data_dir, UNUSED, UNUSED, UNUSED, config)
+    servicer = AdminServicer(store, UNUSED, threads, threads, config.data_dir, UNUSED, UNUSED, UNUSED, config)
     messages = [message async for message in servicer.Verify(admin_pb.VerifyRequest(), UNUSED)]
     return [message.report.collection for message in messages if message.HasField("report")]
 
