@@ -135,11 +135,13 @@ def copy_back(
 
     Raises:
         CollectionNotFound: the backup has no collection of that name.
-        DataCorrupted: the backup's database is damaged.
+        DataCorrupted: the backup's database is damaged or missing.
     """
     if name not in {entry.name for entry in backup.collections}:
         raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
     source = backup.folder / "collections" / name
+    if not (source / DATABASE_FILE).is_file():
+        raise DataCorrupted(f"the backup's database of collection {name} is missing; use another backup")
     total = _bytes(source)
     done = 0
     files.make_folder(target)

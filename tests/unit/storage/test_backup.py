@@ -141,6 +141,14 @@ def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(filled, open_s
         store.backup(tmp_path / "named", ["b"])
 
 
+def test_a_backup_without_a_database_is_damaged(filled, tmp_path):
+    filled.backup(tmp_path / "backup")
+    (tmp_path / "backup" / "collections" / "a" / "collection.db").unlink()
+    with pytest.raises(DataCorrupted, match="use another backup"):
+        filled.restore(tmp_path / "backup", "a", "copy")
+    assert filled.names() == ["a", "b"]
+
+
 def test_a_backup_whose_empty_folders_were_lost_comes_back(filled, tmp_path):
     filled.backup(tmp_path / "backup", ["b"])
     (tmp_path / "backup" / "collections" / "b" / "segments").rmdir()
