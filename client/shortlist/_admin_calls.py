@@ -17,7 +17,7 @@ from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._convert import collection as convert_collection
 from shortlist._convert import search_defaults_to_proto
 from shortlist._errors import InternalError, InvalidArgument
-from shortlist._metadata import checked_text
+from shortlist._metadata import checked_integer, checked_text
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import evaluation_pb2
 
@@ -75,7 +75,12 @@ def server_info() -> Call[admin.ServerInfo]:
 
 def recall(collection: str) -> Call[admin.CollectionRecall]:
     """Says how much of what is nearest a collection's searches find."""
-    return Call(f"{ADMIN}/GetRecall", pb.GetRecallRequest(collection=collection), pb.GetRecallResponse, convert.recall)
+    return Call(
+        f"{ADMIN}/GetRecall",
+        pb.GetRecallRequest(collection=checked_text(collection, "collection")),
+        pb.GetRecallResponse,
+        convert.recall,
+    )
 
 
 def verify(
@@ -86,7 +91,11 @@ def verify(
         raise InvalidArgument("is empty; leave it out to verify all", field="collection")
     return StreamCall(
         method=f"{ADMIN}/Verify",
-        request=pb.VerifyRequest(collection=collection or "", sample=sample, repair=repair),
+        request=pb.VerifyRequest(
+            collection=checked_text(collection or "", "collection"),
+            sample=checked_integer(sample, "sample"),
+            repair=repair,
+        ),
         response_type=pb.VerifyResponse,
         read_progress=convert.verify_progress,
         result_field="report",
@@ -98,7 +107,7 @@ def backup(name: str, collections: Iterable[str]) -> StreamCall[admin.CopyProgre
     """Makes a backup."""
     return StreamCall(
         method=f"{ADMIN}/Backup",
-        request=pb.BackupRequest(name=name, collections=names_of(collections, "collections")),
+        request=pb.BackupRequest(name=checked_text(name, "name"), collections=names_of(collections, "collections")),
         response_type=pb.BackupResponse,
         read_progress=convert.copy_progress,
         result_field="backup",
@@ -110,7 +119,7 @@ def list_backups(page_size: int, page_token: str) -> Call[tuple[list[admin.Backu
     """One page of backups, and the next page's token."""
     return Call(
         f"{ADMIN}/ListBackups",
-        pb.ListBackupsRequest(page_size=page_size, page_token=page_token),
+        pb.ListBackupsRequest(page_size=checked_integer(page_size, "page_size"), page_token=page_token),
         pb.ListBackupsResponse,
         lambda response: (list(map(convert.backup, response.backups)), response.next_page_token),
     )
@@ -120,7 +129,11 @@ def restore(backup: str, collection: str, new_name: str | None) -> StreamCall[ad
     """Makes a collection from a backup."""
     return StreamCall(
         method=f"{ADMIN}/Restore",
-        request=pb.RestoreRequest(backup=backup, collection=collection, new_name=new_name or ""),
+        request=pb.RestoreRequest(
+            backup=checked_text(backup, "backup"),
+            collection=checked_text(collection, "collection"),
+            new_name=checked_text(new_name or "", "new_name"),
+        ),
         response_type=pb.RestoreResponse,
         read_progress=convert.copy_progress,
         result_field="collection",
@@ -143,13 +156,16 @@ def evaluate(
     return StreamCall(
         method=f"{ADMIN}/Evaluate",
         request=pb.EvaluateRequest(
-            collection=collection,
+            collection=checked_text(collection, "collection"),
             queries=[
                 evaluation_pb2.JudgedQuery(
                     id=checked_text(id, "queries"),
                     text=checked_text(text, "queries"),
                     judgements=[
-                        evaluation_pb2.Judgement(document_id=checked_text(document, "judgements"), grade=grade)
+                        evaluation_pb2.Judgement(
+                            document_id=checked_text(document, "judgements"),
+                            grade=checked_integer(grade, "judgements"),
+                        )
                         for document, grade in judgements[id].items()
                     ],
                 )

@@ -17,7 +17,7 @@ from shortlist import _document_types as documents
 from shortlist import _search_types as searches
 from shortlist._errors import InvalidArgument, ShortlistError
 from shortlist._filters import Filter
-from shortlist._metadata import checked_text
+from shortlist._metadata import checked_integer, checked_text
 from shortlist._search_convert import search_result
 from shortlist._status import from_item_error
 from shortlist.v1 import collection_service_pb2 as collection_service
@@ -85,7 +85,7 @@ class SearchQuery:
 def create_collection(name: str, config: collections.CollectionConfig | None) -> Call[collections.Collection]:
     """Makes a collection."""
     request = collection_service.CreateCollectionRequest(
-        name=name, config=convert.config_to_proto(config or collections.CollectionConfig())
+        name=checked_text(name, "name"), config=convert.config_to_proto(config or collections.CollectionConfig())
     )
     return Call(
         f"{COLLECTIONS}/CreateCollection",
@@ -99,7 +99,7 @@ def get_collection(name: str) -> Call[collections.Collection]:
     """Returns a collection."""
     return Call(
         f"{COLLECTIONS}/GetCollection",
-        collection_service.GetCollectionRequest(name=name),
+        collection_service.GetCollectionRequest(name=checked_text(name, "name")),
         collection_service.GetCollectionResponse,
         lambda response: convert.collection(response.collection),
     )
@@ -109,7 +109,9 @@ def list_collections(page_size: int, page_token: str) -> Call[tuple[list[collect
     """One page of collections, and the next page's token."""
     return Call(
         f"{COLLECTIONS}/ListCollections",
-        collection_service.ListCollectionsRequest(page_size=page_size, page_token=page_token),
+        collection_service.ListCollectionsRequest(
+            page_size=checked_integer(page_size, "page_size"), page_token=page_token
+        ),
         collection_service.ListCollectionsResponse,
         lambda response: (list(map(convert.collection, response.collections)), response.next_page_token),
     )
@@ -118,7 +120,7 @@ def list_collections(page_size: int, page_token: str) -> Call[tuple[list[collect
 def update_collection(name: str, search_defaults: collections.SearchDefaults) -> Call[collections.Collection]:
     """Replaces a collection's search settings."""
     request = collection_service.UpdateCollectionRequest(
-        name=name, search_defaults=convert.search_defaults_to_proto(search_defaults)
+        name=checked_text(name, "name"), search_defaults=convert.search_defaults_to_proto(search_defaults)
     )
     return Call(
         f"{COLLECTIONS}/UpdateCollection",
@@ -132,7 +134,7 @@ def delete_collection(name: str) -> Call[None]:
     """Removes a collection."""
     return Call(
         f"{COLLECTIONS}/DeleteCollection",
-        collection_service.DeleteCollectionRequest(name=name),
+        collection_service.DeleteCollectionRequest(name=checked_text(name, "name")),
         collection_service.DeleteCollectionResponse,
         lambda response: None,
     )
@@ -174,11 +176,11 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
     if query.vector is not None:
         proto.vector.extend(convert.checked_vector(query.vector, "query.vector"))
     return search_service.SearchRequest(
-        collection=query.collection,
+        collection=checked_text(query.collection, "collection"),
         query=proto,
-        limit=query.limit,
-        offset=query.offset,
-        instruction=query.instruction or "",
+        limit=checked_integer(query.limit, "limit"),
+        offset=checked_integer(query.offset, "offset"),
+        instruction=checked_text(query.instruction or "", "instruction"),
         mode=convert.mode_to_proto(query.mode),
         candidates=None if query.candidates is None else convert.candidates_to_proto(query.candidates),
         fusion=None if query.fusion is None else convert.fusion_to_proto(query.fusion),
@@ -186,7 +188,7 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
         rerank=None if rerank is None else convert.rerank_to_proto(rerank),
         include=convert.include_to_proto(query.include),
         min_score=query.min_score,
-        min_sequence=query.min_sequence,
+        min_sequence=checked_integer(query.min_sequence, "min_sequence", 64),
         explain=query.explain,
         explain_texts=query.explain_texts,
     )
@@ -200,7 +202,9 @@ def get(
 ) -> Call[list[documents.StoredDocument | None]]:
     """Documents by id, None where there is none, in the order of the ids."""
     wanted = names_of(ids, "ids")
-    request = document_service.GetRequest(collection=collection, ids=wanted, include=convert.include_to_proto(include))
+    request = document_service.GetRequest(
+        collection=checked_text(collection, "collection"), ids=wanted, include=convert.include_to_proto(include)
+    )
 
     def read(response: document_service.GetResponse) -> list[documents.StoredDocument | None]:
         found = {proto.document.id: convert.stored_document(proto) for proto in response.documents}
@@ -213,7 +217,7 @@ def delete(collection: str, ids: Iterable[str] | None, filter: Filter | None) ->
     """Deletes by ids or by filter."""
     if (ids is None) == (filter is None):
         raise InvalidArgument("delete takes either ids or a filter", field="ids")
-    request = document_service.DeleteRequest(collection=collection, filter=_filter(filter))
+    request = document_service.DeleteRequest(collection=checked_text(collection, "collection"), filter=_filter(filter))
     if ids is not None:
         request.ids.ids.extend(names_of(ids, "ids"))
         request.ids.SetInParent()
@@ -230,9 +234,9 @@ def list_documents(
 ) -> Call[tuple[list[documents.StoredDocument], str]]:
     """One page of documents, and the next page's token."""
     request = document_service.ListRequest(
-        collection=collection,
+        collection=checked_text(collection, "collection"),
         filter=_filter(filter),
-        page_size=page_size,
+        page_size=checked_integer(page_size, "page_size"),
         page_token=page_token,
         include=convert.include_to_proto(include),
     )
@@ -246,7 +250,7 @@ def list_documents(
 
 def count(collection: str, filter: Filter | None) -> Call[int]:
     """Counts documents."""
-    request = document_service.CountRequest(collection=collection, filter=_filter(filter))
+    request = document_service.CountRequest(collection=checked_text(collection, "collection"), filter=_filter(filter))
     return Call(f"{DOCUMENTS}/Count", request, document_service.CountResponse, lambda response: int(response.count))
 
 

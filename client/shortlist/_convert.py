@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from shortlist import _collection_types as collections
 from shortlist import _document_types as documents
 from shortlist._errors import InvalidArgument, InvalidVector
-from shortlist._metadata import checked_text, struct_from_mapping, struct_to_dict
+from shortlist._metadata import checked_integer, checked_text, struct_from_mapping, struct_to_dict
 from shortlist.v1 import collection_pb2, document_pb2, search_pb2
 
 _NOT_FLAT = "must be a flat sequence of numbers"
@@ -81,7 +81,7 @@ def checked_vector(vector: documents.Vector, field: str) -> Sequence[float]:
     values = vector.tolist() if hasattr(vector, "tolist") else vector
     try:
         numbers = array.array("d", values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidVector(_NOT_FLAT, field=field) from error
     if not numbers:
         raise InvalidVector("is empty", field=field)
@@ -175,7 +175,10 @@ def _choice(enum: Any, prefix: str, number: int) -> Any:
 def candidates_to_proto(candidates: collections.Candidates) -> search_pb2.Candidates:
     """Candidates for the wire."""
     return search_pb2.Candidates(
-        dense=candidates.dense, lexical=candidates.lexical, ef=candidates.ef, exact=candidates.exact
+        dense=checked_integer(candidates.dense, "candidates.dense"),
+        lexical=checked_integer(candidates.lexical, "candidates.lexical"),
+        ef=checked_integer(candidates.ef, "candidates.ef"),
+        exact=candidates.exact,
     )
 
 
@@ -184,7 +187,7 @@ def fusion_to_proto(fusion: collections.Fusion) -> search_pb2.Fusion:
     return search_pb2.Fusion(
         method=choice_to_proto(search_pb2.FusionMethod, "FUSION_METHOD", fusion.method, "fusion.method"),
         dense_weight=fusion.dense_weight,
-        rrf_k=fusion.rrf_k,
+        rrf_k=checked_integer(fusion.rrf_k, "fusion.rrf_k"),
     )
 
 
@@ -192,10 +195,10 @@ def rerank_to_proto(rerank: collections.Rerank) -> search_pb2.Rerank:
     """Rerank settings for the wire."""
     return search_pb2.Rerank(
         enabled=rerank.enabled,
-        model=rerank.model,
-        depth=rerank.depth,
+        model=checked_text(rerank.model or "", "rerank.model"),
+        depth=checked_integer(rerank.depth, "rerank.depth"),
         weight=rerank.weight,
-        instruction=rerank.instruction,
+        instruction=checked_text(rerank.instruction or "", "rerank.instruction"),
         on_failure=choice_to_proto(
             search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure, "rerank.on_failure"
         ),
@@ -225,16 +228,17 @@ def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.Coll
         # A string is an iterable of strings too, and indexing its letters is never meant.
         raise InvalidArgument("takes several names, not one string", field="config.filterable_fields")
     return collection_pb2.CollectionConfig(
-        embedder=config.embedder,
-        dimension=config.dimension,
-        reranker=config.reranker,
+        embedder=checked_text(config.embedder or "", "config.embedder"),
+        dimension=checked_integer(config.dimension, "config.dimension"),
+        reranker=checked_text(config.reranker or "", "config.reranker"),
         chunking=collection_pb2.Chunking(
-            max_tokens=config.chunking.max_tokens, overlap_tokens=config.chunking.overlap_tokens
+            max_tokens=checked_integer(config.chunking.max_tokens, "config.chunking.max_tokens"),
+            overlap_tokens=checked_integer(config.chunking.overlap_tokens, "config.chunking.overlap_tokens"),
         ),
         overflow=choice_to_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", config.overflow, "config.overflow"),
-        filterable_fields=config.filterable_fields,
+        filterable_fields=[checked_text(name, "config.filterable_fields") for name in config.filterable_fields],
         search_defaults=search_defaults_to_proto(config.search_defaults),
-        query_instruction=config.query_instruction,
+        query_instruction=checked_text(config.query_instruction or "", "config.query_instruction"),
     )
 
 

@@ -32,6 +32,7 @@ from shortlist._errors import (
     Unavailable,
 )
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
+from shortlist._metadata import checked_text
 from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
@@ -78,8 +79,8 @@ class IngestRun:
         if options.dry_run and (options.resume or options.checkpoint is not None):
             raise InvalidArgument("a dry run has nothing to resume", field="dry_run")
         self.options = options
-        self.collection = options.collection
-        self.stream = "" if options.dry_run else options.stream or f"sdk-{uuid.uuid4()}"
+        self.collection = checked_text(options.collection, "collection")
+        self.stream = "" if options.dry_run else checked_text(options.stream or f"sdk-{uuid.uuid4()}", "stream")
         self._path = None if options.checkpoint is None else Path(options.checkpoint)
         self._patience = Patience(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
         self._max_message_bytes = max_message_bytes
@@ -177,6 +178,7 @@ class IngestRun:
 
         Raises:
             ResumeMismatch: it is the last one to be skipped, and their ids are not those in the checkpoint.
+            InvalidArgument: the stream's last position was the last there is.
         """
         index = self._next_index
         self._next_index += 1
@@ -188,7 +190,10 @@ class IngestRun:
                     summary=self.summary(),
                 )
             return
-        self._window.add(Pending(index, self._base + index + 1, prepared))
+        position = self._base + index + 1
+        if position >= 1 << 63:
+            raise InvalidArgument("has no position left; use another name", field="stream")
+        self._window.add(Pending(index, position, prepared))
         self._settle_unsendable()
 
     def exhaust(self) -> None:

@@ -1,4 +1,4 @@
-"""Metadata between Python and protobuf's ``Struct``.
+"""Metadata between Python and protobuf's ``Struct``, and the checks of single values.
 
 Pure functions. Integers stay exact or are refused, with their place; whole numbers come back as ``int``.
 """
@@ -6,6 +6,7 @@ Pure functions. Integers stay exact or are refused, with their place; whole numb
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,22 @@ def checked_text(value: object, field: str) -> str:
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"is not valid Unicode at character {error.start}", field=field) from error
     return value
+
+
+def checked_integer(value: Any, field: str, bits: int = 32) -> Any:
+    """The integer, if it is one that a field of so many bits holds; None, for what is not set, passes.
+
+    Whether it is acceptable otherwise is the server's to say.
+    """
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise InvalidArgument(f"must be an integer of {bits} bits", field=field)
+    return number
 
 
 def struct_from_mapping(mapping: Mapping[str, Any], struct: struct_pb2.Struct) -> None:

@@ -13,6 +13,7 @@ from shortlist._calls import DOCUMENTS, Call
 from shortlist._convert import document
 from shortlist._errors import InvalidArgument
 from shortlist._ingest_types import Ack, QuarantinedDocument
+from shortlist._metadata import checked_integer, checked_text
 from shortlist._operations import ack_from_proto
 from shortlist._status import from_item_error
 from shortlist.v1 import document_service_pb2 as pb
@@ -31,7 +32,10 @@ def list_quarantine(
 ) -> Call[tuple[list[QuarantinedDocument], str]]:
     """One page of failures, and the next page's token."""
     request = pb.ListQuarantineRequest(
-        collection=collection, page_size=page_size, page_token=page_token, include_document=include_document
+        collection=checked_text(collection, "collection"),
+        page_size=checked_integer(page_size, "page_size"),
+        page_token=page_token,
+        include_document=include_document,
     )
     return Call(
         f"{DOCUMENTS}/ListQuarantine",
@@ -45,7 +49,7 @@ def retry_quarantine(collection: str, numbers: Sequence[int]) -> Call[list[Ack]]
     """Ingests quarantined documents again."""
     return Call(
         f"{DOCUMENTS}/RetryQuarantine",
-        pb.RetryQuarantineRequest(collection=collection, numbers=numbers),
+        pb.RetryQuarantineRequest(collection=checked_text(collection, "collection"), numbers=numbers),
         pb.RetryQuarantineResponse,
         lambda response: [ack_from_proto(ack, ack.position) for ack in response.acks],
         deadline=False,
@@ -56,7 +60,7 @@ def delete_quarantine(collection: str, numbers: Sequence[int]) -> Call[int]:
     """Forgets quarantined documents."""
     return Call(
         f"{DOCUMENTS}/DeleteQuarantine",
-        pb.DeleteQuarantineRequest(collection=collection, numbers=numbers),
+        pb.DeleteQuarantineRequest(collection=checked_text(collection, "collection"), numbers=numbers),
         pb.DeleteQuarantineResponse,
         lambda response: int(response.deleted_count),
     )

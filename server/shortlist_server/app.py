@@ -80,6 +80,9 @@ several times, and while ingest computes it waits a turn each time."""
 WORK_THREADS = 4
 """Threads for everything else that blocks, so that ingest never takes a search's thread."""
 
+LONG_THREADS = 2
+"""Threads for verifying, backing up and restoring, each of which may hold one for minutes; more calls wait."""
+
 QUIET_THREADS = 2
 """Threads for evaluations, whose searches embed and ask the lexical index side by side, and for checks of recall."""
 
@@ -93,6 +96,7 @@ class Server:
         self._tracer = tracer
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
+        self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
         self._quiet_threads = ThreadPoolExecutor(
             QUIET_THREADS, thread_name_prefix="quiet", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
@@ -147,6 +151,7 @@ class Server:
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
             max_write_seconds=config.stream_idle_seconds,
+            max_message_bytes=config.max_message_bytes,
             observer=observer,
         )
         server = grpc.aio.server(
@@ -165,6 +170,7 @@ class Server:
                 store,
                 models,
                 self._work_threads,
+                self._long_threads,
                 _backup_dir(config),
                 _server_info(),
                 # Not observed, nor checked for recall: that is of what users search.
@@ -252,6 +258,7 @@ class Server:
         self._models = self._store = self._metrics_page = self._end_tracing = None
         self._search_threads.shutdown()
         self._work_threads.shutdown()
+        self._long_threads.shutdown()
         self._quiet_threads.shutdown()
 
 

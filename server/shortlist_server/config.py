@@ -7,9 +7,12 @@ the documentation are the same list. Nothing here reads the environment: the com
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from shortlist_server.errors import InvalidArgument
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 """The embedded default, whose weights come from the package index."""
@@ -18,13 +21,21 @@ DEFAULT_PORT = 50051
 """Port of the server unless told otherwise; gRPC's customary one."""
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+MOST_BYTES = 2**31 - 1
+"""Largest size that gRPC takes as an option."""
+
+
+def _setting(default: Any, help: str, *, least: float = 0, most: float = math.inf) -> Any:
+    return field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Settings of a server; see each field's ``metadata["help"]``."""
+    """Settings of a server; see each field's ``metadata["help"]``.
+
+    Raises:
+        InvalidArgument: a number is out of its range, or an address is not HOST:PORT.
+    """
 
     data_dir: Path = _setting(Path("shortlist-data"), "Folder of the collections; made when missing.")
     backup_dir: str = _setting("", "Folder of backups; empty: the folder 'backups' in the data folder.")
@@ -66,7 +77,7 @@ class Config:
     )
     inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores, at most 8.")
     max_concurrent_rpcs: int = _setting(
-        256, "Calls served at once, ingest streams apart; more are refused with RESOURCE_EXHAUSTED."
+        256, "Calls served at once, ingest streams apart; more are refused with RESOURCE_EXHAUSTED.", least=1
     )
     max_concurrent_searches: int = _setting(
         0, "Search and BatchSearch calls worked on at once; others wait. 0: four for each core, at least eight."
@@ -86,8 +97,8 @@ class Config:
         "A stream on which nothing moves, or whose client takes no message, for so long is ended with UNAVAILABLE;"
         " clients resume an ingest.",
     )
-    max_header_bytes: int = _setting(16 * 1024, "Largest headers of a call, in bytes.")
-    max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.")
+    max_header_bytes: int = _setting(16 * 1024, "Largest headers of a call, in bytes.", most=MOST_BYTES)
+    max_message_bytes: int = _setting(32 * 1024 * 1024, "Largest message sent or received, in bytes.", most=MOST_BYTES)
     max_document_bytes: int = _setting(1024 * 1024, "Largest title and text of a document, in bytes of UTF-8.")
     max_document_tokens: int = _setting(
         262_144, "Most tokens embedded for one document, overlaps included; one with more is refused."
@@ -102,8 +113,10 @@ class Config:
     max_filter_values: int = _setting(1000, "Values of one 'one of' condition of a filter.")
     max_deadline_seconds: float = _setting(60.0, "Longest time for one unary call, whatever deadline its caller sets.")
     ingest_window_tokens: int = _setting(65536, "Tokens of one ingest stream that are read but not yet acknowledged.")
-    segment_min_passages: int = _setting(4096, "Passages in the exact tail that make the server seal a segment.")
-    segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.")
+    segment_min_passages: int = _setting(
+        4096, "Passages in the exact tail that make the server seal a segment.", least=1
+    )
+    segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.", least=1)
     drain_seconds: float = _setting(20.0, "Time for running calls to finish after SIGTERM.")
     drain_delay_seconds: float = _setting(
         0.0, "Time after SIGTERM in which health already answers NOT_SERVING and calls are still taken."
@@ -112,7 +125,7 @@ class Config:
     min_free_disk_bytes: int = _setting(
         256 * 1024 * 1024, "With less space than this left for the data, health of writing is NOT_SERVING."
     )
-    health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.")
+    health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.", least=0.01)
     recall_check_interval_seconds: float = _setting(
         10.0, "Time between two checks of a search against an exact one, which estimate recall and raise ef; 0: none."
     )
@@ -124,6 +137,26 @@ class Config:
     log_format: str = _setting("human", "Form of log lines: human or json.")
     log_level: str = _setting("info", "Lowest level logged: debug, info, warning or error.")
 
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
+            # So written that NaN is refused.
+            if isinstance(value, int | float) and not least <= value <= most:
+                allowed = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+                raise InvalidArgument(f"{setting.name} is {value}, but must be {allowed}", field=setting.name)
+        for name in ("listen", "metrics_listen"):
+            address = getattr(self, name)
+            if not is_address(address) and (address or name == "listen"):
+                raise InvalidArgument(f"{name} is {address!r}, but must be HOST:PORT", field=name)
+
     def replace(self, **changes: Any) -> Config:
         """A copy with some settings changed."""
         return dataclasses.replace(self, **changes)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text can be listened on: HOST:PORT with a port of 0 to 65535, or a Unix socket's."""
+    _, colon, port = text.rpartition(":")
+    if text.startswith(("unix:", "unix-abstract:")):
+        return True
+    return bool(colon) and port.isascii() and port.isdigit() and int(port) < 65536

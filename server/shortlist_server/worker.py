@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from opentelemetry.trace import Tracer
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
 from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
@@ -29,9 +30,10 @@ SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_n
 class Worker:
     """Serves the models of this process; it has no collections."""
 
-    def __init__(self, config: Config) -> None:
-        """Nothing starts yet."""
+    def __init__(self, config: Config, *, tracer: Tracer | None = None) -> None:
+        """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
         self._config = config.replace(workers=())
+        self._tracer = tracer
         self._health = health.aio.HealthServicer()
         self._models: ModelCatalog | None = None
         self._server: grpc.aio.Server | None = None
@@ -53,7 +55,7 @@ class Worker:
         """
         keys = key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
-        observer, self._end_tracing = make_observer(self._config)
+        observer, self._end_tracing = make_observer(self._config, self._tracer)
         with ThreadPoolExecutor(1) as loader:
             self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
         calls = CallInterceptor(

@@ -57,3 +57,54 @@ def test_a_key_for_an_impossible_collection_is_refused() -> None:
     result = CliRunner().invoke(cli, ["key", "web", "--collection", "../etc"])
     assert result.exit_code == 1
     assert "cannot exist" in result.output
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "config"])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max-concurrent-rpcs", "-5"),
+        ("max-concurrent-rpcs", "0"),
+        ("drain-seconds", "nan"),
+        ("max-deadline-seconds", "-1"),
+        ("max-message-bytes", "99999999999"),
+        ("health-interval-seconds", "0"),
+        ("listen", "127.0.0.1:99999"),
+        ("listen", "127.0.0.1"),
+        ("listen", ""),
+        ("metrics-listen", "127.0.0.1:99999"),
+        ("metrics-listen", "9090"),
+    ],
+)
+def test_a_setting_that_no_server_can_run_with_is_refused_by_name(command: str, setting: str, value: str) -> None:
+    result = CliRunner().invoke(cli, [command, f"--{setting}", value])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {setting.replace('-', '_')} is ")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("data_dir = 5", "a string"),
+        ("listen = [2]", "a string"),
+        ("max_hits = 1.5", "an integer"),
+        ("max_hits = true", "an integer"),
+        ('drain_seconds = "5"', "a number"),
+        ('reflection = "maybe"', "true or false"),
+        ('embedders = "hashing"', "a list of strings"),
+        ("embedders = [1]", "a list of strings"),
+    ],
+)
+def test_a_setting_of_another_type_in_the_file_is_refused_by_name(tmp_path: Path, line: str, kind: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(line)
+    result = CliRunner().invoke(cli, ["config", "--config", str(file)])
+    assert result.exit_code == 2
+    assert f"{line.split(maxsplit=1)[0]} must be {kind}, not " in result.output
+
+
+def test_a_whole_number_in_the_file_will_do_where_seconds_are_meant(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("drain_seconds = 5")
+    assert "drain_seconds = 5.0" in run("config", "--config", str(file))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 
-from shortlist import Client, Document
+from shortlist import Client, CollectionConfig, Document
+from shortlist.testing import server
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+from shortlist_server.storage.writer import Task
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +78,23 @@ def test_what_cannot_be_done_is_refused(
     with pytest.raises(grpc.RpcError) as caught:
         list(getattr(admin, method)(request_, timeout=10))
     assert caught.value.code() is code
+
+
+def test_documents_are_read_however_many_verifications_are_under_way(tmp_path: Path) -> None:
+    busy, held = threading.Event(), threading.Event()
+    with server(tmp_path) as running, Client(running.target) as client:
+        client.create_collection("a", CollectionConfig(embedder="none", dimension=1))
+        client.ingest("a", [Document(id="x", vector=[1.0])]).finish()
+        # Verifications wait for the collection's writer.
+        collection = running._server._store.open("a")
+        collection._submit(Task(lambda _: busy.set() or held.wait(60), lambda _: None))
+        assert busy.wait(30)
+        with ThreadPoolExecutor(8) as threads:
+            verifications = [threads.submit(client.verify, "a") for _ in range(8)]
+            try:
+                time.sleep(0.5)
+                for _ in range(10):
+                    assert client.get("a", ["x"], timeout_seconds=10) != [None]
+            finally:
+                held.set()
+            assert all(report.ok for one in verifications for report in one.result(60))

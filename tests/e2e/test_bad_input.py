@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import math
+import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +15,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from shortlist import Client, CollectionConfig, Document, Include, InternalError
+from shortlist.testing import server
 from shortlist.v1 import (
     collection_pb2,
     collection_service_pb2,
@@ -310,3 +314,21 @@ def test_a_message_over_the_limit_is_refused(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         ingest(channel, start(), batch(put(1, id="a", text="x" * (33 << 20))))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_fault_that_nobody_foresaw_leaves_with_an_id_and_goes_to_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server(tmp_path) as running, Client(running.target) as client:
+        client.create_collection("a", CollectionConfig(embedder="none", dimension=1))
+        client.ingest("a", [Document(id="x", vector=[1.0])]).finish()
+        database = sqlite3.connect(tmp_path / "collections" / "a" / "collection.db")
+        database.execute("DROP TABLE vectors")
+        database.close()
+        with pytest.raises(InternalError) as caught:
+            client.get("a", ["x"], include=Include(vectors=True))
+        with pytest.raises(InternalError):
+            client.ingest("a", [Document(id="x", vector=[0.5])]).finish()
+    assert caught.value.code is grpc.StatusCode.INTERNAL
+    assert caught.value.metadata["request_id"] in caught.value.message
+    assert "no such table: vectors" in caplog.text

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from shortlist import Client, Document
+from shortlist import Client, CollectionConfig, Document, Include, InvalidArgument, SearchQuery
 from shortlist.testing import TestServer, server
 from shortlist.v1 import document_pb2, search_pb2, search_service_pb2, search_service_pb2_grpc
 from shortlist.v1 import document_service_pb2 as pb
@@ -314,3 +314,22 @@ def test_a_stop_under_load_fails_no_search_that_had_begun_and_tells_streams_to_r
         stream.close()
     # What reaches a server that no longer listens is UNAVAILABLE, which clients repeat elsewhere.
     assert set(codes) <= {None, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_an_answer_larger_than_a_message_is_refused_with_what_to_do() -> None:
+    with server(max_message_bytes=100_000) as running, Client(running.target) as client:
+        client.create_collection("a", CollectionConfig(embedder="none", dimension=1))
+        client.ingest("a", [Document(id=str(i), text="x" * 30_000, vector=[1.0]) for i in range(5)]).finish()
+        ids = [str(i) for i in range(5)]
+        query = SearchQuery(collection="a", vector=[1.0], limit=2)
+        for call in (
+            lambda: client.get("a", ids),
+            lambda: client.search("a", vector=[1.0]),
+            lambda: client.batch_search([query, query]),
+        ):
+            with pytest.raises(InvalidArgument, match="fewer documents") as caught:
+                call()
+            assert caught.value.metadata == {"setting": "max_message_bytes", "limit": "100000"}
+            assert not caught.value.retryable
+        assert len(client.get("a", ids, include=Include(text=False))) == 5
+        assert [document.id for document in client.list("a")] == ids

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -242,6 +243,56 @@ async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_call
     names = {span.context.span_id: span.name for span in everything}
     (link,) = batches["passage"].links
     assert names[link.context.span_id] == "shortlist.v1.DocumentService/Ingest"
+
+
+async def test_what_a_worker_does_is_in_the_trace_of_who_called_it(tmp_path: Path) -> None:
+    exporters = InMemorySpanExporter(), InMemorySpanExporter()
+    providers = []
+    for exporter in exporters:
+        # As the SDK does when nothing else is set: what the caller does not record, it does not record either.
+        providers.append(TracerProvider(sampler=ParentBased(ALWAYS_ON)))
+        providers[-1].add_span_processor(SimpleSpanProcessor(exporter))
+    served, worked = exporters
+    config = Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",), health_interval_seconds=600.0)
+    worker = Worker(config, tracer=providers[1].get_tracer("test"))
+    address = f"127.0.0.1:{await worker.start()}"
+    running = Server(config.replace(workers=(address,)), tracer=providers[0].get_tracer("test"))
+    port = await running.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
+                collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
+            )
+            operation = documents_pb.IngestOperation(position=1)
+            operation.upsert.id, operation.upsert.text = "a", "an owl"
+            messages = [
+                documents_pb.IngestRequest(start=documents_pb.IngestStart(collection="docs")),
+                documents_pb.IngestRequest(batch=documents_pb.IngestBatch(operations=[operation])),
+            ]
+            async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
+                pass
+            (cut,) = [span for span in worked.get_finished_spans() if span.name.endswith("/Cut")]
+            worked.clear()
+            searches = search_service_pb2_grpc.SearchServiceStub(channel)
+            for text, sampled in (("owl", "01"), ("not recorded", "00")):
+                request = search_service_pb2.SearchRequest(collection="docs", query=search_pb2.Query(text=text))
+                request.explain_texts = True
+                parent = f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{sampled}"
+                await searches.Search(request, timeout=10, metadata=(("traceparent", parent),))
+    finally:
+        await running.stop(1)
+        await worker.stop(1)
+        for provider in providers:
+            provider.shutdown()
+    spans = {span.context.span_id: span for span in served.get_finished_spans()}
+    (embed,) = [span for span in worked.get_finished_spans() if span.name.endswith("EmbedQueries")]
+    batch = spans[embed.parent.span_id]
+    assert (batch.name, batch.attributes["shortlist.lane"]) == ("batch", "query")
+    assert embed.context.trace_id == batch.context.trace_id
+    assert spans[batch.links[0].context.span_id].name == "search"
+    (render,) = [span for span in worked.get_finished_spans() if span.name.endswith("RenderQuery")]
+    assert spans[render.parent.span_id].name == "search"
+    assert spans[cut.parent.span_id].name == "shortlist.v1.DocumentService/Ingest"
 
 
 async def test_a_batch_is_linked_to_each_request_that_it_holds_and_says_when_it_failed() -> None:

@@ -86,6 +86,15 @@ def test_the_newest_failure_of_an_id_takes_the_place_of_the_last(
     assert [kept.position for kept in quarantine(stub, name)] == [2]
 
 
+def test_failures_of_streams_without_a_name_do_not_replace_each_other(
+    documents: tuple[pb_grpc.DocumentServiceStub, str],
+) -> None:
+    stub, name = documents
+    ingest(stub, name, put(1, "bad", 1, 2, 3), stream="")
+    ingest(stub, name, put(1, "worse", 1), stream="")
+    assert [kept.id for kept in quarantine(stub, name)] == ["bad", "worse"]
+
+
 def test_a_retry_that_fails_again_stays_and_one_can_be_forgotten(
     documents: tuple[pb_grpc.DocumentServiceStub, str],
 ) -> None:

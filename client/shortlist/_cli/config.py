@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from shortlist._cli.serve import MISSING_SERVER, settings_command
+from shortlist._cli.serve import MISSING_SERVER, config_of, settings_command
 
 ORIGINS = {
     ParameterSource.COMMANDLINE: "flag",
@@ -31,6 +31,7 @@ def config(**settings: Any) -> None:
     """
     if not settings:
         raise click.ClickException(MISSING_SERVER)
+    config_of(settings)
     context = click.get_current_context()
     # click gives first what was set first; the order of the documentation is easier to read.
     names = [parameter.name for parameter in context.command.params if parameter.name in settings]

@@ -11,9 +11,12 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from shortlist_server.config import Config
 
 MISSING_SERVER = "The server's libraries are not installed: pip install 'shortlist[server]'"
 
@@ -24,6 +27,16 @@ TYPES: dict[object, Any] = {
     Path: click.Path(path_type=Path),
 }
 """The click type of each type of setting."""
+
+_TOML_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "text": ("a string", (str,)),
+    "path": ("a string", (str,)),
+    "integer": ("an integer", (int,)),
+    "float": ("a number", (int, float)),
+    "boolean": ("true or false", (bool,)),
+    "list": ("a list of strings", (str,)),
+}
+"""What a setting of each click type is in a file: in words, and as Python's types."""
 
 
 def setting_options() -> Iterator[click.Option]:
@@ -78,10 +91,16 @@ def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
-    known = {parameter.name for parameter in ctx.command.params if parameter.expose_value}
-    unknown = sorted(settings.keys() - known)
+    known = {parameter.name: parameter for parameter in ctx.command.params if parameter.expose_value}
+    unknown = sorted(settings.keys() - known.keys())
     if unknown:
         raise click.BadParameter(f"{path}: unknown settings: {', '.join(unknown)}")
+    for name, value in settings.items():
+        kind, allowed = _TOML_TYPES["list" if known[name].multiple else known[name].type.name]
+        items = value if isinstance(value, list) else [value]
+        right = isinstance(value, list) == known[name].multiple and all(type(item) in allowed for item in items)
+        if not right:
+            raise click.BadParameter(f"{path}: {name} must be {kind}, not {value!r}")
     ctx.default_map = {**(ctx.default_map or {}), **settings}
 
 
@@ -94,14 +113,25 @@ def serve(**settings: Any) -> None:
     """
     try:
         from shortlist_server.app import run
-        from shortlist_server.config import Config
         from shortlist_server.errors import ShortlistError
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("shortlist_server.") and error.name != "shortlist_server.app":
             raise
         raise click.ClickException(MISSING_SERVER) from error
+    config = config_of(settings)
     try:
-        run(Config(**settings))
+        run(config)
+    except ShortlistError as error:
+        raise click.ClickException(error.message) from error
+
+
+def config_of(settings: dict[str, Any]) -> Config:
+    """The settings as a value; one that no server can run with is an error of usage."""
+    from shortlist_server.config import Config
+    from shortlist_server.errors import ShortlistError
+
+    try:
+        return Config(**settings)
     except ShortlistError as error:
         raise click.ClickException(error.message) from error
 

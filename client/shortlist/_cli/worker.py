@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from shortlist._cli.serve import MISSING_SERVER, settings_command
+from shortlist._cli.serve import MISSING_SERVER, config_of, settings_command
 
 
 def worker(**settings: Any) -> None:
@@ -18,13 +18,12 @@ def worker(**settings: Any) -> None:
     to workers with --worker-tls-ca.
     """
     try:
-        from shortlist_server.config import Config
         from shortlist_server.worker import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("shortlist_server.") and error.name != "shortlist_server.worker":
             raise
         raise click.ClickException(MISSING_SERVER) from error
-    run(Config(**settings))
+    run(config_of(settings))
 
 
 worker_command = settings_command("worker", worker)

@@ -50,6 +50,7 @@ from shortlist_server.inference.base import (
     RerankQuery,
     RerankScores,
 )
+from shortlist_server.observe import tracing
 
 _LOG = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class WorkerPool:
             with self._lock:
                 worker.running += 1
             try:
-                answer = getattr(worker.stub, rpc)(request, timeout=min(left, seconds), metadata=self._metadata)
+                metadata = (*self._metadata, *tracing.carried())
+                answer = getattr(worker.stub, rpc)(request, timeout=min(left, seconds), metadata=metadata)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and left <= seconds:
                     raise DeadlineExceeded("The deadline passed before a worker was done.") from error

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -177,12 +178,12 @@ class Lane(Generic[Item, Result]):
         live = [piece for piece in batch if self._begin(piece)]
         if not live:
             return
-        self._run_live(live)
+        futures = [piece.future for piece in live]
+        with nullcontext() if self._watch is None else self._watch.running(_origins(live), futures):
+            self._run_live(live)
         rate = sum(piece.cost for piece in live) / max(time.monotonic() - started, 1e-6)
         known = self._cost_per_second
         self._cost_per_second = rate if known == 0 else known + _RATE_WEIGHT * (rate - known)
-        if self._watch is not None:
-            self._watch.ran(_origins(live), [piece.future for piece in live], started)
 
     def _begin(self, piece: _Work[Item, Result]) -> bool:
         if self._closed:

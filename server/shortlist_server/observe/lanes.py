@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,25 +136,30 @@ class LaneWatch:
             for origin in origins:
                 self._wait.observe(began - origin.seconds)
 
-    def ran(self, origins: Sequence[Origin], done: Sequence[Future[Any]], began: float) -> None:
-        """A batch has just been run, whose futures are done; it began at a time of the monotonic clock."""
-        seconds = time.monotonic() - began
-        results = [future.result() for future in done if future.exception() is None]
-        tokens = sum(getattr(result, "tokens", 0) for result in results)
-        if self._metrics is not None:
-            self._seconds.observe(seconds)
-            self._items.observe(len(done))
-            self._tokens.observe(tokens)
+    @contextmanager
+    def running(self, origins: Sequence[Origin], futures: Sequence[Future[Any]]) -> Iterator[None]:
+        """For the time in which a batch is run; when it is over, its futures are done."""
+        began = time.monotonic()
+        span = None
         if self._tracer is not None:
-            tracing.add_batch(
+            span, token = tracing.begin_batch(
                 self._tracer,
                 [origin.span for origin in origins if origin.span is not None],
-                seconds,
                 {
                     "shortlist.model": self._model,
                     "shortlist.lane": self._lane,
-                    "shortlist.batch.items": len(done),
-                    "shortlist.batch.tokens": tokens,
+                    "shortlist.batch.items": len(futures),
                 },
-                failed=len(results) < len(done),
             )
+        tokens, failed = 0, True
+        try:
+            yield
+            results = [future.result() for future in futures if future.exception() is None]
+            tokens, failed = sum(getattr(result, "tokens", 0) for result in results), len(results) < len(futures)
+            if self._metrics is not None:
+                self._seconds.observe(time.monotonic() - began)
+                self._items.observe(len(futures))
+                self._tokens.observe(tokens)
+        finally:
+            if span is not None:
+                tracing.end_batch(span, token, {"shortlist.batch.tokens": tokens}, failed=failed)

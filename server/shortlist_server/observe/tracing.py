@@ -1,9 +1,11 @@
 """OpenTelemetry traces: a span for each call, and under that of a search one for each of its stages.
 
-A batch that a model runs is a span too, linked to those of the requests it holds.
+A batch that a model runs is a span too, linked to those of the requests it holds. What a worker does is under the span
+in which it was called: that of a batch, or of a call.
 
 The server needs the API alone; spans go nowhere until ``start_exporting`` installs the SDK, or a tracer is handed in.
-Times are measured elsewhere and spans made when they are over, so that a search without tracing pays nothing for it.
+Times of stages are measured elsewhere and their spans made when they are over, so that a search without tracing pays
+nothing for it.
 Any thread.
 """
 
@@ -16,7 +18,17 @@ from contextvars import Token
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+)
 
 from shortlist_server.errors import InvalidArgument
 
@@ -97,24 +109,33 @@ def current() -> SpanContext | None:
     return context if context.is_valid else None
 
 
-def add_batch(
-    tracer: Tracer, origins: Sequence[SpanContext], seconds: float, attributes: Mapping[str, str | int], *, failed: bool
-) -> None:
-    """A span for a batch that has just been run in so many seconds, linked to the spans of what it held.
+def carried() -> tuple[tuple[str, str], ...]:
+    """What tells the other side of a call that is made now of the current span, as metadata; empty without one."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return tuple((key.lower(), value) for key, value in headers.items())
 
-    Where none of those is recorded, neither is the batch.
+
+def begin_batch(
+    tracer: Tracer, origins: Sequence[SpanContext], attributes: Mapping[str, str | int]
+) -> tuple[Span, Token[Context]]:
+    """A span for a batch, linked to the spans of what it holds, that is the thread's current one until ``end_batch``.
+
+    Where none of those is recorded, neither is the batch, nor what others do for it.
     """
     linked = {origin.span_id: origin for origin in origins if origin.trace_flags.sampled}
-    if not linked:
-        return
-    end = time.time_ns()
-    span = tracer.start_span(
-        "batch",
-        context=Context(),
-        links=[Link(origin) for origin in linked.values()],
-        attributes=dict(attributes),
-        start_time=end - round(seconds * 1e9),
-    )
+    if linked:
+        links = [Link(origin) for origin in linked.values()]
+        span = tracer.start_span("batch", context=Context(), links=links, attributes=dict(attributes))
+    else:
+        span = NonRecordingSpan(origins[0]) if origins else INVALID_SPAN
+    return span, otel_context.attach(trace.set_span_in_context(span, Context()))
+
+
+def end_batch(span: Span, token: Token[Context], attributes: Mapping[str, str | int], *, failed: bool) -> None:
+    """Ends a batch's span, in the thread that began it."""
+    otel_context.detach(token)
+    span.set_attributes(dict(attributes))
     if failed:
         span.set_status(Status(StatusCode.ERROR))
-    span.end(end)
+    span.end()

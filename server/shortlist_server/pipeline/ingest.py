@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -371,4 +372,6 @@ class IngestSession:
         return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._seconds_per_token)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        """Runs blocking work in a thread, as part of the call: what it logs and traces is the call's."""
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)

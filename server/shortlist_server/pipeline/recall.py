@@ -30,7 +30,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from shortlist_server.domain import CollectionRecall, DenseStrategy, Filter, RecallEstimate, Vector
+from shortlist_server.domain import (
+    CollectionRecall,
+    DenseStrategy,
+    Filter,
+    RecallEstimate,
+    SearchDefaults,
+    Vector,
+)
 from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.retrieve import by_document
 from shortlist_server.pipeline.run import Retrieved, SearchRun
@@ -169,7 +176,7 @@ class RecallMonitor:
 
         return CollectionRecall(
             collection=collection.name,
-            target=_target(collection),
+            target=_target(collection.config.search_defaults),
             unfiltered=now(filtered=False),
             filtered=now(filtered=True),
         )
@@ -199,25 +206,28 @@ class RecallMonitor:
             return
         searches, collection = min(waiting, key=lambda one: one[0].checked_at)
         searches.checked_at = time.monotonic()
+        defaults = collection.config.search_defaults
         sample, ef = searches.take(), collection.ef(filtered=searches.filtered)
         try:
             recall = await self._in_thread(lambda: measure(collection, sample, ef))
             # A target or a preset that changed meanwhile begins anew.
             if recall is not None and ef == collection.ef(filtered=searches.filtered):
                 searches.add(recall, ef)
-                if falls_short(searches.estimate, _target(collection)):
-                    await self._widen(collection, searches)
+                if falls_short(searches.estimate, _target(defaults)):
+                    await self._widen(collection, searches, defaults)
         except ShortlistError as error:
             # Dropped meanwhile, or damaged; what is searched after this may be checked again.
             searches.samples.clear()
             logger.info("collection %s: its recall could not be checked: %s", collection.name, error.message)
 
-    async def _widen(self, collection: CollectionStore, searches: Searches) -> None:
+    async def _widen(self, collection: CollectionStore, searches: Searches, defaults: SearchDefaults) -> None:
         was = searches.estimate
         ef = min(2 * was.ef, MAX_EF)
         if ef <= was.ef:
             return
-        await self._in_thread(lambda: collection.raise_ef(ef, filtered=searches.filtered))
+        await self._in_thread(lambda: collection.raise_ef(ef, filtered=searches.filtered, under=defaults))
+        if collection.ef(filtered=searches.filtered) != ef:
+            return  # The preset or the target was changed meanwhile.
         logger.info(
             "collection %s: ef of searches with%s a filter was raised from %d to %d: their recall was %.3f (%.3f to"
             " %.3f), and is to be %g",
@@ -228,7 +238,7 @@ class RecallMonitor:
             was.recall,
             was.lower,
             was.upper,
-            _target(collection),
+            _target(defaults),
         )
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
@@ -282,6 +292,5 @@ def falls_short(estimate: RecallEstimate, target: float) -> bool:
     return estimate.upper < target or (estimate.query_count >= LIKELY_CHECKS and estimate.recall < target)
 
 
-def _target(collection: CollectionStore) -> float:
-    preset = collection.config.search_defaults.recall_target
-    return DEFAULT_RECALL_TARGET if preset is None else preset
+def _target(defaults: SearchDefaults) -> float:
+    return DEFAULT_RECALL_TARGET if defaults.recall_target is None else defaults.recall_target

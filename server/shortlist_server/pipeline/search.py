@@ -7,6 +7,7 @@ the server's event loop; what blocks runs in the thread pool that the compositio
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -196,7 +197,9 @@ class Searcher:
         return matched
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        """Runs blocking work in a thread, as part of the call: what it logs and traces is the call's."""
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
 
 
 def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:

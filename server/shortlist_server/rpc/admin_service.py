@@ -18,7 +18,7 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import InvalidArgument
+from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavailable
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -58,15 +58,18 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         store: EmbeddedStore,
         models: ModelCatalog,
         threads: Executor,
+        long_threads: Executor,
         backup_dir: Path,
         info: ServerInfo,
         evaluator: Evaluator,
         recall: RecallMonitor,
         config: Config,
     ) -> None:
+        """``long_threads``: for what takes minutes, so that nothing else waits for a thread meanwhile."""
         self._store = store
         self._models = models
         self._threads = threads
+        self._long_threads = long_threads
         self._backup_dir = backup_dir
         self._info = info
         self._evaluator = evaluator
@@ -116,8 +119,13 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                 )
                 return pb.VerifyResponse(report=_report_out(report))
 
-            async for message in self._telling(verify):
-                yield message
+            try:
+                async for message in self._telling(verify):
+                    yield message
+            except (CollectionNotFound, Unavailable):
+                # One of all that is dropped meanwhile need not be verified.
+                if request.collection or name in await self._in_thread(self._store.names):
+                    raise
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupResponse]:
         """See the proto."""
@@ -213,7 +221,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                 last = time.monotonic()
                 loop.call_soon_threadsafe(told.put_nowait, message)
 
-        task = loop.run_in_executor(self._threads, work, tell)
+        task = loop.run_in_executor(self._long_threads, work, tell)
         task.add_done_callback(lambda _: told.put_nowait(None))
         while (message := await told.get()) is not None:
             yield message

@@ -6,11 +6,13 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
+from shortlist_server.errors import CollectionNotFound
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
@@ -63,8 +65,13 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             names = [name for name in self._store.names() if key.may_use(name)]
             start = bisect_right(names, request.page_token)
             page = names[start : start + size]
+            found = []
+            for name in page:
+                # One that is dropped meanwhile is not there.
+                with suppress(CollectionNotFound):
+                    found.append(collection_out(self._store.open(name).info()))
             return pb.ListCollectionsResponse(
-                collections=[collection_out(self._store.open(name).info()) for name in page],
+                collections=found,
                 next_page_token=page[-1] if start + size < len(names) else "",
             )
 

@@ -126,15 +126,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.GetResponse:
-            keys = collection.keys(ids)
-            documents = collection.documents(list(keys.values()), _with_text(parts))
+            documents = collection.documents_by_id(ids, _with_text(parts))
             return pb.GetResponse(
-                documents=[
-                    stored_out(documents[keys[i]], parts)
-                    for i in dict.fromkeys(ids)
-                    if i in keys and keys[i] in documents
-                ],
-                missing_ids=[i for i in dict.fromkeys(ids) if i not in keys or keys[i] not in documents],
+                documents=[stored_out(documents[i], parts) for i in dict.fromkeys(ids) if i in documents],
+                missing_ids=[i for i in dict.fromkeys(ids) if i not in documents],
             )
 
         return await self._with_collection(request.collection, read)

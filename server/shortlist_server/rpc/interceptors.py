@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import grpc
 import grpc.aio
@@ -66,13 +66,20 @@ class CallInterceptor(WrappingInterceptor):
         max_concurrent: int,
         max_seconds: float,
         max_write_seconds: float | None = None,
+        max_message_bytes: int | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """``max_write_seconds``: time for a client of a stream to take a message; None: for ever."""
+        """Nothing is served yet.
+
+        Args:
+            max_write_seconds: time for a client of a stream to take a message; None: for ever.
+            max_message_bytes: the largest answer of a unary call that the transport sends; None: any.
+        """
         super().__init__()
         self._max_concurrent = max_concurrent
         self._max_seconds = max_seconds
         self._write_seconds = max_write_seconds
+        self._max_message_bytes = max_message_bytes
         self._observer = observer or Observer()
         self._running = 0
         self._under_way = 0
@@ -107,6 +114,7 @@ class CallInterceptor(WrappingInterceptor):
                         deadline = deadline_of(context, self._max_seconds)
                         async with asyncio.timeout(max(0.0, deadline.left_seconds())):
                             response = await behaviour(request, context)
+                    self._check_size(response)
                     code = "OK"
                     return response
                 except TimeoutError:
@@ -164,6 +172,16 @@ class CallInterceptor(WrappingInterceptor):
         if self._draining:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
 
+    def _check_size(self, response: Any) -> None:
+        """Refuses an answer that gRPC would not send: its own status says neither what to do nor that it will stay."""
+        limit = self._max_message_bytes
+        if limit is not None and (size := response.ByteSize()) > limit:
+            raise InvalidArgument(
+                f"the answer would have {size} bytes, and a message has {limit} at most: ask for fewer documents at"
+                " once, or for less of each (include)",
+                metadata={"setting": "max_message_bytes", "limit": str(limit)},
+            )
+
     @contextmanager
     def _slot(self) -> Iterator[None]:
         if self._running >= self._max_concurrent:
@@ -201,7 +219,7 @@ class CallInterceptor(WrappingInterceptor):
     async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        if isinstance(error, ShortlistError):
+        if _is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -215,8 +233,13 @@ class CallInterceptor(WrappingInterceptor):
                 await context.abort(status.code, status.details, metadata)
 
 
+def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
+    """Whether it is for the caller; the base class itself stands for what nobody foresaw."""
+    return isinstance(error, ShortlistError) and type(error) is not ShortlistError
+
+
 def _code(error: Exception) -> str:
-    if isinstance(error, ShortlistError):
+    if _is_meant(error):
         return grpc_status(error).code.name
     return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
 

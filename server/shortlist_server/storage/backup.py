@@ -135,11 +135,13 @@ def copy_back(
 
     Raises:
         CollectionNotFound: the backup has no collection of that name.
-        DataCorrupted: the backup's database is damaged.
+        DataCorrupted: the backup's database is damaged or missing.
     """
     if name not in {entry.name for entry in backup.collections}:
         raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
     source = backup.folder / "collections" / name
+    if not (source / DATABASE_FILE).is_file():
+        raise DataCorrupted(f"the backup's database of collection {name} is missing; use another backup")
     total = _bytes(source)
     done = 0
     files.make_folder(target)
@@ -151,7 +153,7 @@ def copy_back(
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     done += (target / DATABASE_FILE).stat().st_size
     progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
-    for folder in sorted((source / SEGMENTS_FOLDER).iterdir()):
+    for folder in sorted((source / SEGMENTS_FOLDER).iterdir()) if (source / SEGMENTS_FOLDER).is_dir() else ():
         done += _copy_folder(folder, target / SEGMENTS_FOLDER / folder.name, files)
         progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
     files.sync(target / DATABASE_FILE)

@@ -91,8 +91,8 @@ class CollectionStore(Protocol):
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
         """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
 
-    def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Document key of each id that exists."""
+    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
+        """The documents with these ids that exist, by id, with the parts asked for."""
 
     def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
@@ -146,8 +146,12 @@ class CollectionStore(Protocol):
     def ef(self, *, filtered: bool) -> int:
         """Breadth of dense searches that ask for none: the preset, else the store's own, or what it was raised to."""
 
-    def raise_ef(self, ef: int, *, filtered: bool) -> None:
-        """Raises that breadth, durably, beside the search defaults and not in them."""
+    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
+        """Raises that breadth, durably, beside the search defaults and not in them.
+
+        Nothing happens where ``ef`` or ``recall_target`` of the search defaults is no longer what it is in ``under``,
+        those for which too little was found.
+        """
 
 
 class Store(Protocol):

@@ -260,33 +260,30 @@ class EmbeddedCollection:
         """Replaces the search defaults, durably."""
 
         def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
-            before = self._config.search_defaults
-            config = replace(self._config, search_defaults=defaults)
+            before, raised = truth.config(), truth.raised_ef()
+            config = replace(before, search_defaults=defaults)
             truth.save_config(config)
-            raised = self._raised_ef
-            if (defaults.ef, defaults.recall_target) != (before.ef, before.recall_target):
+            if _recall_preset(defaults) != _recall_preset(before.search_defaults):
                 raised = NOT_RAISED
                 truth.save_raised_ef(raised)
             return config, raised
 
-        def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
-            self._config, self._raised_ef = saved
+        self._writer.submit(Task(apply, self._show_settings)).result()
 
-        self._writer.submit(Task(apply, publish)).result()
-
-    def raise_ef(self, ef: int, *, filtered: bool) -> None:
+    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
         """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""
 
-        def apply(truth: Truth) -> RaisedEf:
-            unfiltered_ef, filtered_ef = self._raised_ef
-            raised = (unfiltered_ef, ef) if filtered else (ef, filtered_ef)
-            truth.save_raised_ef(raised)
-            return raised
+        def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
+            config, raised = truth.config(), truth.raised_ef()
+            if _recall_preset(config.search_defaults) == _recall_preset(under):
+                raised = (raised[0], ef) if filtered else (ef, raised[1])
+                truth.save_raised_ef(raised)
+            return config, raised
 
-        def publish(raised: RaisedEf) -> None:
-            self._raised_ef = raised
+        self._writer.submit(Task(apply, self._show_settings)).result()
 
-        self._writer.submit(Task(apply, publish)).result()
+    def _show_settings(self, saved: tuple[CollectionConfig, RaisedEf]) -> None:
+        self._config, self._raised_ef = saved
 
     # ------------------------------------------------------------------------------------------------------- reads
 
@@ -323,6 +320,10 @@ class EmbeddedCollection:
     def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Document key of each id that exists."""
         return self._reader.keys(ids)
+
+    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
+        """The documents with these ids that exist, by id, with the parts asked for."""
+        return self._reader.documents_by_id(ids, parts)
 
     def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
@@ -431,3 +432,8 @@ class EmbeddedCollection:
             self._connection.close()
         except sqlite3.Error as error:
             logger.warning("collection %s: closing failed: %s", self._name, error)
+
+
+def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:
+    """What a raised breadth was measured against: with another, raising begins anew."""
+    return defaults.ef, defaults.recall_target

@@ -14,6 +14,13 @@ from shortlist_server.errors import DataCorrupted, InvalidArgument, OutOfSpace, 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_OUT_OF_REACH = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+}
 
 
 @contextmanager
@@ -30,6 +37,11 @@ def translated(name: str) -> Iterator[None]:
         yield
     except ShortlistError:
         raise
+    except sqlite3.OperationalError as error:
+        if str(error).startswith("Could not decode"):
+            # The module's own error, without a code; its message has the text, which is for no log and no caller.
+            raise _damaged(name, "a text is no UTF-8") from None
+        raise _from_sqlite(name, error) from error
     except sqlite3.Error as error:
         raise _from_sqlite(name, error) from error
     except UnicodeEncodeError as error:
@@ -45,13 +57,17 @@ def _from_sqlite(name: str, error: sqlite3.Error) -> ShortlistError:
     if code == sqlite3.SQLITE_FULL:
         return _out_of_space(name)
     if code in _CORRUPT:
-        return DataCorrupted(
-            f"the database of collection {name} is damaged ({error}); restore it from a backup",
-            metadata={"collection": name},
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+        return _damaged(name, str(error))
+    if code in _OUT_OF_REACH:
         return Unavailable(f"the database of collection {name} cannot be reached: {error}")
     return ShortlistError(f"collection {name}: {error}")
+
+
+def _damaged(name: str, problem: str) -> DataCorrupted:
+    return DataCorrupted(
+        f"the database of collection {name} is damaged ({problem}); restore it from a backup",
+        metadata={"collection": name},
+    )
 
 
 def _out_of_space(name: str) -> OutOfSpace:

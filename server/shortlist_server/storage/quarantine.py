@@ -34,10 +34,13 @@ def create_table(db: Database) -> None:
 
 
 def add(connection: sqlite3.Connection, failures: Sequence[Quarantined]) -> None:
-    """Records failures; one takes the place of an earlier one with the same id, and the oldest beyond the limit go."""
+    """Records failures; one takes the place of an earlier one with the same id, and the oldest beyond the limit go.
+
+    So does one at the same position of the same stream; streams without a name have nothing to do with each other.
+    """
     for failure in failures:
         connection.execute(
-            "DELETE FROM quarantine WHERE (id = ? AND id <> '') OR (stream = ? AND position = ?)",
+            "DELETE FROM quarantine WHERE (id = ? AND id <> '') OR (stream = ? AND stream <> '' AND position = ?)",
             (failure.id, failure.stream, failure.position),
         )
         connection.execute(

@@ -96,6 +96,15 @@ class Reader:
             )
             return dict(rows.fetchall())
 
+    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> dict[str, StoredDocument]:
+        """The documents with these ids that exist, by id."""
+        with self._pool.connection() as connection, _snapshot(connection):
+            rows = connection.execute(
+                f"SELECT {_columns(parts)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
+                (json.dumps(list(ids), ensure_ascii=False),),
+            ).fetchall()
+            return {document.id: document for document in _assemble(connection, rows, parts)}
+
     def documents(self, keys: Sequence[int], parts: Parts) -> dict[int, StoredDocument]:
         """The documents with these keys that still exist, by key."""
         chosen = json.dumps([int(key) for key in keys])

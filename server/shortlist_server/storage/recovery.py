@@ -59,6 +59,10 @@ def recover(
     rows = segment_rows(connection)
     segments_folder = folder / "segments"
     named = {row.uid for row in rows}
+    if not segments_folder.is_dir():
+        # All in it can be rebuilt, and what copies folders may leave out an empty one.
+        files.make_folder(segments_folder)
+        files.sync_folder(folder)
     for path in segments_folder.iterdir():
         if path.name not in named:
             files.remove_tree(path)

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -82,6 +82,7 @@ class EmbeddedStore:
         # Kept while they are held, and not for each name that somebody made up.
         self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._open: dict[str, EmbeddedCollection] = {}
+        self._backing_up: set[Path] = set()
         self._closed = False
         for path in self._folder.iterdir():
             if path.name.startswith("."):
@@ -138,7 +139,7 @@ class EmbeddedStore:
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
         with translated("all"):
-            return sorted(path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+            return sorted(path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
 
     def drop(self, name: str) -> None:
         """Removes a collection and its files, durably; calls under way on it may raise ``Unavailable``."""
@@ -163,9 +164,25 @@ class EmbeddedStore:
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Backup:
         """Backs up all collections, or those named, into a new folder; see ``write_backup``."""
-        chosen = [self.open(name) for name in (self.names() if names is None else names)]
-        with translated(str(folder)):
-            return write_backup(chosen, folder, self._files, progress=progress, crash_point=self._crash_point)
+        chosen = self._all() if names is None else [self.open(name) for name in dict.fromkeys(names)]
+        with self._lock:
+            if folder in self._backing_up:
+                raise InvalidArgument(f"a backup named {folder.name!r} is being made", field="folder")
+            self._backing_up.add(folder)
+        try:
+            with translated(str(folder)):
+                return write_backup(chosen, folder, self._files, progress=progress, crash_point=self._crash_point)
+        finally:
+            with self._lock:
+                self._backing_up.discard(folder)
+
+    def _all(self) -> list[EmbeddedCollection]:
+        """All collections, without those that are dropped meanwhile."""
+        found = []
+        for name in self.names():
+            with suppress(CollectionNotFound):
+                found.append(self.open(name))
+        return found
 
     def restore(
         self,

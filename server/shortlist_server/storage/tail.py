@@ -69,9 +69,10 @@ class Tail:
         """Adds rows; their labels must be over all present ones."""
         if not labels:
             return
+        if self._length + len(labels) > len(self._labels):
+            # Without the dead rows, or documents that are replaced all the time would fill the memory with them.
+            self._move(self._alive[: self._length], len(labels))
         end = self._length + len(labels)
-        if end > len(self._labels):
-            self._grow(end)
         self._labels[self._length : end] = labels
         self._keys[self._length : end] = keys
         self._vectors[self._length : end] = vectors
@@ -92,14 +93,7 @@ class Tail:
     def drop_range(self, low: int, high: int) -> None:
         """Forgets the rows with ``low < label <= high``; a published segment holds them now. Dead rows go as well."""
         labels = self._labels[: self._length]
-        keep = self._alive[: self._length] & ((labels <= low) | (labels > high))
-        old_labels, old_keys, old_vectors = labels[keep], self._keys[: self._length][keep], self._vectors
-        self._allocate(max(_FIRST_CAPACITY, 2 * len(old_labels)))
-        self._length = self._live = len(old_labels)
-        self._labels[: self._length] = old_labels
-        self._keys[: self._length] = old_keys
-        self._vectors[: self._length] = old_vectors[: len(keep)][keep]
-        self._alive[: self._length] = True
+        self._move(self._alive[: self._length] & ((labels <= low) | (labels > high)), 0)
 
     def snapshot(self) -> TailSnapshot:
         """The tail now."""
@@ -112,9 +106,13 @@ class Tail:
         self._keys = np.empty(capacity, dtype=np.int64)
         self._alive = np.zeros(capacity, dtype=np.bool_)
 
-    def _grow(self, needed: int) -> None:
-        old: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys, self._alive)
-        self._allocate(max(needed, 2 * len(self._labels)))
-        now: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys, self._alive)
+    def _move(self, keep: NDArray[np.bool_], room: int) -> None:
+        """Puts the rows to keep into new arrays with room for more; snapshots have the old ones."""
+        old: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys)
+        count = int(np.count_nonzero(keep))
+        self._allocate(max(_FIRST_CAPACITY, 2 * (count + room)))
+        now: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys)
         for new, before in zip(now, old, strict=True):
-            new[: self._length] = before[: self._length]
+            np.compress(keep, before[: len(keep)], axis=0, out=new[:count])
+        self._alive[:count] = True
+        self._length = self._live = count

@@ -192,6 +192,14 @@ class Truth:
         effect.counters = self.counters
         return effect
 
+    def config(self) -> CollectionConfig:
+        """The collection's settings, with what this transaction has changed of them."""
+        return settings.load(self._setting("config") or "")
+
+    def raised_ef(self) -> settings.RaisedEf:
+        """The breadths that searches were raised to, with what this transaction has changed of them."""
+        return settings.load_raised_ef(self._setting("raised_ef"))
+
     def save_config(self, config: CollectionConfig) -> None:
         """Replaces the collection's settings."""
         self.connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
@@ -237,6 +245,10 @@ class Truth:
         self.connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
         free: int = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free
+
+    def _setting(self, name: str) -> str | None:
+        row = self.connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
     def _stored(self, ids: list[str]) -> dict[str, int]:
         rows = self.connection.execute(

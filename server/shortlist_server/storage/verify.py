@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.collection import SEGMENTS_FOLDER, EmbeddedCollection
 from shortlist_server.storage.dense import FrozenView
 from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import live_labels, segment_rows
 from shortlist_server.storage.segments import Segment, Unreachable
-from shortlist_server.storage.truth import Truth, text_checksum
+from shortlist_server.storage.truth import Truth
 from shortlist_server.storage.writer import Task
 
 REACHABLE_SHARE = 0.98
@@ -173,11 +174,15 @@ def _database_checks(connection: sqlite3.Connection) -> Iterator[Check]:
             if zlib.crc32(vector) != checksum
         ]
         yield Check(name="checksums of vectors", ok=not bad, detail=f"damaged: passages {bad[:10]}")
-        texts = connection.execute("SELECT key, metadata, metadata_checksum, title, text, text_checksum FROM documents")
+        # As bytes: a text may be damaged so that it is none.
+        texts = connection.execute(
+            "SELECT key, CAST(metadata AS BLOB), metadata_checksum, CAST(title AS BLOB), CAST(text AS BLOB),"
+            " text_checksum FROM documents"
+        )
         bad = [
             key
             for key, metadata, metadata_checksum, title, text, checksum in texts
-            if zlib.crc32(metadata.encode()) != metadata_checksum or text_checksum(title, text) != checksum
+            if zlib.crc32(metadata) != metadata_checksum or zlib.crc32(text, zlib.crc32(title)) != checksum
         ]
         yield Check(name="checksums of documents", ok=not bad, detail=f"damaged: documents {bad[:10]}")
     finally:
@@ -243,12 +248,25 @@ def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[n
     for at, row in enumerate(rows):
         vector = np.array(segment.vectors[row])
         try:
-            found, scores = segment.nearest(vector, min(_SAMPLE_BREADTH, segment.live))
+            found, scores = _nearest(segment, vector)
         except Unreachable:
             continue
         # Among many equal vectors any is as good as itself.
         reached[at] = row in found or scores[-1] >= float(vector @ vector) - 1e-5
-    return rows, reached
+    # What died meanwhile is rightly found no more.
+    alive = segment.alive[rows]
+    return rows[alive], reached[alive]
+
+
+def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows found; asks for fewer where there are fewer since the question was put."""
+    while True:
+        breadth = min(_SAMPLE_BREADTH, segment.live)
+        try:
+            return segment.nearest(vector, breadth)
+        except Unreachable:
+            if segment.live >= breadth:
+                raise
 
 
 def _unsound(collection: EmbeddedCollection, report: CollectionReport) -> list[Segment]:

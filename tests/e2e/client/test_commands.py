@@ -56,6 +56,11 @@ def test_search_prints_json(target: str, animals: str) -> None:
     assert answer["report"]["reranked"] == 0
 
 
+def test_a_number_that_no_request_can_hold_is_an_error_in_one_line(target: str, animals: str) -> None:
+    run = shortlist("search", animals, "owl", "--offset", str(2**31), target=target)
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", "Error: offset: must be an integer of 32 bits\n")
+
+
 def test_search_explains_itself_to_people_and_to_programs(target: str, animals: str) -> None:
     run = shortlist("search", animals, "quick fox", "-n", "1", "--depth", "2", "--explain", target=target)
     assert run.returncode == 0, run.stderr

@@ -128,7 +128,7 @@ def test_the_values_of_a_documents_vector_are_the_servers_to_judge() -> None:
     assert len(document_to_proto(Document(id="a", vector=[math.nan, math.inf, 0])).vector_f32) == 12
 
 
-@pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], ["a"], [[1.0]], 3])
+@pytest.mark.parametrize("vector", [[], [math.nan], [math.inf], [10**400], ["a"], [[1.0]], 3])
 def test_a_query_vector_that_is_none_is_refused(vector: Any) -> None:
     with pytest.raises(InvalidVector) as caught:
         checked_vector(vector, "query.vector")

@@ -194,6 +194,16 @@ def test_a_name_used_before_goes_on_after_what_it_has() -> None:
     assert read(run)[0].index == 0
 
 
+def test_a_name_without_positions_left_is_refused() -> None:
+    run = make_run(stream="s")
+    started(run, last=2**63 - 2)
+    add(run, Document(id="last"))
+    with pytest.raises(InvalidArgument) as caught:
+        add(run, Document(id="one too many"))
+    assert caught.value.field == "stream"
+    assert positions(run.take_batch()) == [2**63 - 1]
+
+
 def test_resuming_skips_what_the_server_has() -> None:
     run = make_run(stream="daily", resume=True)
     started(run, last=2)

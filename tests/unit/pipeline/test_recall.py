@@ -280,7 +280,7 @@ async def test_ef_is_raised_to_a_bound_and_not_beyond(
 
 
 async def test_a_new_target_begins_anew(searching: Searching, collection: EmbeddedCollection) -> None:
-    collection.raise_ef(20, filtered=False)
+    collection.raise_ef(20, filtered=False, under=PRESET)
     await searching.search(5)
     await searching.check(5)
     assert searching.monitor.of(collection).unfiltered.query_count == 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -100,3 +102,54 @@ def test_restore_refuses_what_it_cannot_do(filled, tmp_path):
     with pytest.raises(DataCorrupted):
         filled.restore(tmp_path / "backup", "a", "copy")
     assert filled.names() == ["a", "b"]
+
+
+def test_a_collection_named_twice_is_in_the_backup_once(filled, tmp_path):
+    made = filled.backup(tmp_path / "backup", ["a", "b", "a"])
+    assert [entry.name for entry in made.collections] == ["a", "b"]
+
+
+def test_two_backups_of_one_name_do_not_get_into_each_others_way(filled, tmp_path):
+    refused = []
+
+    def meanwhile(_):
+        with pytest.raises(InvalidArgument, match="is being made"):
+            filled.backup(tmp_path / "backup")
+        refused.append(True)
+
+    filled.backup(tmp_path / "backup", progress=meanwhile)
+    assert refused
+    assert same(filled.restore(tmp_path / "backup", "a", "copy"), filled.open("a"))
+    with pytest.raises(InvalidArgument, match="new folder"):
+        filled.backup(tmp_path / "backup")
+
+
+def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(filled, open_store, tmp_path):
+    filled.close()
+    store = open_store(maintain=False)
+    with ThreadPoolExecutor(1) as thread:
+        # Whoever opens b waits here until it is gone.
+        with store._naming("b"):
+            backup = thread.submit(store.backup, tmp_path / "backup")
+            until = time.monotonic() + 30
+            while store.opened("a") is None:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            store.drop("b")
+        assert [entry.name for entry in backup.result(30).collections] == ["a"]
+    with pytest.raises(CollectionNotFound):
+        store.backup(tmp_path / "named", ["b"])
+
+
+def test_a_backup_without_a_database_is_damaged(filled, tmp_path):
+    filled.backup(tmp_path / "backup")
+    (tmp_path / "backup" / "collections" / "a" / "collection.db").unlink()
+    with pytest.raises(DataCorrupted, match="use another backup"):
+        filled.restore(tmp_path / "backup", "a", "copy")
+    assert filled.names() == ["a", "b"]
+
+
+def test_a_backup_whose_empty_folders_were_lost_comes_back(filled, tmp_path):
+    filled.backup(tmp_path / "backup", ["b"])
+    (tmp_path / "backup" / "collections" / "b" / "segments").rmdir()
+    assert filled.restore(tmp_path / "backup", "b", "copy").info().document_count == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from shortlist_server.storage.dense import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
 from shortlist_server.storage.writer import Task
 
-from .conftest import DIMENSION, unit
+from .conftest import DIMENSION, collection_config, unit
 
 
 def commit(collection, *changes, position=None):
@@ -245,7 +247,7 @@ def test_search_defaults_are_replaced_durably(collection, store, open_store):
 
 def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collection, store, open_store):
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9))
-    collection.raise_ef(256, filtered=True)
+    collection.raise_ef(256, filtered=True, under=collection.config.search_defaults)
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9, rerank=False))
     store.close()
     again = open_store().open("papers")
@@ -256,8 +258,8 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collect
 @pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
 def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, open_store, change):
     assert collection.ef(filtered=False) == DEFAULT_BREADTH
-    collection.raise_ef(512, filtered=False)
-    collection.raise_ef(256, filtered=True)
+    collection.raise_ef(512, filtered=False, under=SearchDefaults())
+    collection.raise_ef(256, filtered=True, under=SearchDefaults())
     collection.update_search_defaults(SearchDefaults(**change))
     expected = change.get("ef", DEFAULT_BREADTH)
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
@@ -265,11 +267,84 @@ def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, 
     assert open_store().open("papers").ef(filtered=False) == expected
 
 
+def in_one_commit(collection, *calls):
+    """Makes calls from threads of their own while the writer is held up, so that it takes them all together."""
+    busy, held = threading.Event(), threading.Event()
+    collection._submit(Task(lambda _: busy.set() or held.wait(30), lambda _: None))
+    assert busy.wait(30)
+    with ThreadPoolExecutor(len(calls)) as threads:
+        done = [threads.submit(call) for call in calls]
+        until = time.monotonic() + 30
+        while collection._writer._queue.qsize() < len(calls):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        held.set()
+        for one in done:
+            one.result(30)
+
+
+def test_changes_of_settings_in_one_commit_do_not_undo_each_other(collection, store, open_store):
+    in_one_commit(
+        collection,
+        lambda: collection.raise_ef(256, filtered=True, under=SearchDefaults()),
+        lambda: collection.update_search_defaults(SearchDefaults(rrf_k=7)),
+        lambda: collection.raise_ef(512, filtered=False, under=SearchDefaults()),
+    )
+    shown = collection.ef(filtered=False), collection.ef(filtered=True), collection.config.search_defaults.rrf_k
+    assert shown == (512, 256, 7)
+    store.close()
+    again = open_store().open("papers")
+    assert (again.ef(filtered=False), again.ef(filtered=True), again.config.search_defaults.rrf_k) == shown
+
+
+def test_a_raise_for_a_preset_that_has_changed_comes_to_nothing(collection, store, open_store):
+    in_one_commit(
+        collection,
+        lambda: collection.update_search_defaults(SearchDefaults(ef=64)),
+        lambda: collection.raise_ef(256, filtered=False, under=SearchDefaults()),
+    )
+    collection.raise_ef(256, filtered=True, under=SearchDefaults(ef=64, recall_target=0.9))
+    assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (64, 64)
+    store.close()
+    assert open_store().open("papers").ef(filtered=False) == 64
+
+
 def test_info_counts_what_is_there(collection, maker):
     commit(collection, *(maker.upsert(f"d{i}", passages=2) for i in range(5)))
     info = collection.info()
     assert (info.document_count, info.passage_count, info.sequence) == (5, 10, 5)
     assert info.disk_bytes > 0
+
+
+def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, maker):
+    commit(collection, maker.upsert("a", passages=2), maker.upsert("other"))
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            commit(collection, maker.upsert("a", passages=2))
+
+    with ThreadPoolExecutor(1) as thread:
+        replacing = thread.submit(replace)
+        try:
+            for _ in range(300):
+                found = collection.documents_by_id(["a", "never"], Parts(passages=True))
+                assert list(found) == ["a"]
+                assert len(found["a"].passages) == 2
+        finally:
+            stop.set()
+        replacing.result(30)
+
+
+def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_store, maker):
+    collection = open_store(segment_min_passages=4096).create("papers", collection_config())
+    for _ in range(100):
+        commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
+        assert len(collection.view.tail.labels) <= 256
+    keys = collection.keys([f"d{i}" for i in range(50)])
+    assert collection.view.tail.live == 50
+    assert [collection.dense(maker.vectors[id][0], 1).keys.tolist() for id in keys] == [[key] for key in keys.values()]
+    assert verify_collection(collection).ok
 
 
 def test_a_closed_collection_refuses_every_call(collection, store, maker):

@@ -10,10 +10,12 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Parts
-from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace
+from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
+from shortlist_server.storage.faults import translated
 from shortlist_server.storage.maintenance import BuildFailed
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
 from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.verify import _sample
 from shortlist_server.storage.writer import Task
 
 from .conftest import Maker, collection_config
@@ -156,6 +158,39 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
     assert collection.documents([9], Parts())[9].text == "fox 8"
 
 
+def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET text = CAST(x'736563726574ff' AS TEXT) WHERE key = 7")
+    connection.close()
+    store = open_store(maintain=False)
+    collection = store.open("a")
+    with pytest.raises(DataCorrupted) as caught:
+        collection.documents([7], Parts())
+    assert "secret" not in caught.value.message
+    assert caught.value.__cause__ is None
+    (check,) = [check for check in store.verify("a").checks if check.name == "checksums of documents"]
+    assert (check.ok, check.detail) == (False, "damaged: documents [7]")
+
+
+def test_a_folder_of_segments_that_is_gone_is_made_anew(filled, template, open_store):
+    shutil.rmtree(filled / "segments")
+    store = open_store()
+    collection = store.open("a")
+    assert [damage.problem for damage in collection.damage]
+    vector = template[1].vectors["a7"][0]
+    assert collection.dense(vector, 1).keys.tolist() == [collection.keys(["a7"])["a7"]]
+    assert store.verify("a", repair=True).ok
+    assert collection.info().segment_count == 1
+
+
+def test_a_database_that_cannot_be_written_is_unavailable():
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(Unavailable), translated("a"):
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+
+
 def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled, open_store):
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("INSERT INTO lexical (lexical) VALUES ('delete-all')")
@@ -207,3 +242,23 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, make
     again = open_store(maintain=False).open("c")
     assert again.seal_now() == 1
     assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
+
+
+def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_store):
+    collection = open_store(maintain=False).open("a")
+    (segment,) = collection.view.segments
+    graph = segment._graph
+
+    class DeletedFrom:
+        """The segment's graph, from which most passages are deleted when it is first asked."""
+
+        mark_deleted = graph.mark_deleted
+
+        def knn_query(self, *question, **how):
+            segment.remove(segment.labels[:90])
+            return graph.knn_query(*question, **how)
+
+    segment._graph = DeletedFrom()
+    rows, reached = _sample(segment, 100)
+    assert len(rows) == 10
+    assert reached.all()

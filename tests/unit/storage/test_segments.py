@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range
+from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range, SearchDefaults
 from shortlist_server.storage.dense import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
 from shortlist_server.storage.writer import Task
@@ -143,9 +143,9 @@ def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store, make
     wait_until(lambda: collection.info().segment_count == 1)
     query, half = maker.vector(), collection.select(Range(("n",), lower=2000.0))
     assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
-    collection.raise_ef(512, filtered=False)
+    collection.raise_ef(512, filtered=False, under=SearchDefaults())
     assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
-    collection.raise_ef(512, filtered=True)
+    collection.raise_ef(512, filtered=True, under=SearchDefaults())
     assert collection.dense(query, 30, half).strategy is DenseStrategy.EXACT
     assert collection.dense(query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
 

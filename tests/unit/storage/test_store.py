@@ -81,6 +81,12 @@ def test_a_collection_whose_database_is_gone_is_damage_not_an_empty_collection(s
     again.create("b", collection_config())
 
 
+def test_what_is_no_folder_is_no_collection(store, tmp_path):
+    store.create("a", collection_config())
+    (tmp_path / "data" / "collections" / "notes").write_text("")
+    assert store.names() == ["a"]
+
+
 def test_a_closed_store_refuses(store):
     store.close()
     store.close()
