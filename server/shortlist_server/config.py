@@ -147,7 +147,9 @@ class Config:
         for name in ("listen", "metrics_listen"):
             address = getattr(self, name)
             if not is_address(address) and (address or name == "listen"):
-                raise InvalidArgument(f"{name} is {address!r}, but must be HOST:PORT", field=name)
+                raise InvalidArgument(
+                    f"{name} is {address!r}, but must be HOST:PORT with a port of at most 65535", field=name
+                )
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some settings changed."""
