@@ -184,6 +184,22 @@ def test_a_panel_of_the_dashboard_has_what_grafana_needs(panel: dict[str, Any]) 
 # -------------------------------------------------------------------------------------------------------------- traces
 
 
+async def ingest_an_owl(channel: grpc.aio.Channel) -> None:
+    """One document in a new collection."""
+    await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
+        collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
+    )
+    operation = documents_pb.IngestOperation(position=1)
+    operation.upsert.id, operation.upsert.text = "a", "an owl"
+    operation.upsert.metadata.update({"n": 1})
+    messages = [
+        documents_pb.IngestRequest(start=documents_pb.IngestStart(collection="docs")),
+        documents_pb.IngestRequest(batch=documents_pb.IngestBatch(operations=[operation])),
+    ]
+    async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
+        pass
+
+
 async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_callers_above(tmp_path: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -193,18 +209,7 @@ async def test_a_trace_of_a_search_has_every_stage_under_one_parent_and_the_call
     port = await running.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
-                collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
-            )
-            operation = documents_pb.IngestOperation(position=1)
-            operation.upsert.id, operation.upsert.text = "a", "an owl"
-            operation.upsert.metadata.update({"n": 1})
-            messages = [
-                documents_pb.IngestRequest(start=documents_pb.IngestStart(collection="docs")),
-                documents_pb.IngestRequest(batch=documents_pb.IngestBatch(operations=[operation])),
-            ]
-            async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
-                pass
+            await ingest_an_owl(channel)
             request = search_service_pb2.SearchRequest(collection="docs", query=search_pb2.Query(text="owl"))
             request.filter.exists.field = "n"
             parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -260,17 +265,7 @@ async def test_what_a_worker_does_is_in_the_trace_of_who_called_it(tmp_path: Pat
     port = await running.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
-                collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
-            )
-            operation = documents_pb.IngestOperation(position=1)
-            operation.upsert.id, operation.upsert.text = "a", "an owl"
-            messages = [
-                documents_pb.IngestRequest(start=documents_pb.IngestStart(collection="docs")),
-                documents_pb.IngestRequest(batch=documents_pb.IngestBatch(operations=[operation])),
-            ]
-            async for _ in documents_grpc.DocumentServiceStub(channel).Ingest(iter(messages), timeout=10):
-                pass
+            await ingest_an_owl(channel)
             (cut,) = [span for span in worked.get_finished_spans() if span.name.endswith("/Cut")]
             worked.clear()
             searches = search_service_pb2_grpc.SearchServiceStub(channel)

@@ -112,6 +112,7 @@ def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None
 
 
 def refuse(message: str, *, export: bool) -> None:
+    print("what a library has to say")
     raise ModelNotFound(message) if export else ExportMissing
 
 

@@ -9,6 +9,7 @@ start-up, by one thread.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -65,12 +66,16 @@ def _export(load: Load[object]) -> None:
 def main() -> None:
     """Loads what standard input says, and answers with the error, or None."""
     load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that runs this process
+    # What libraries print goes to standard error, from here on, and not into the answer.
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     error = None
     try:
         load(export=True)
     except ShortlistError as caught:
         error = caught
-    sys.stdout.buffer.write(pickle.dumps(error))
+    with os.fdopen(answer, "wb") as file:
+        pickle.dump(error, file)
 
 
 if __name__ == "__main__":
