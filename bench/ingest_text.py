@@ -20,7 +20,7 @@ from bars import at_least, at_most, finish
 from served import SCIFACT, documents
 
 from shortlist import Client, Document
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
 from shortlist_server.domain import OverflowPolicy
 from shortlist_server.inference.base import Embedder

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from shortlist import Client, Document
 from shortlist import CollectionConfig as NewCollection
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.domain import Chunking, CollectionConfig
 from shortlist_server.storage import schema
 

@@ -26,8 +26,8 @@ from served import COLLECTION, SCIFACT, documents, queries, serving
 from threadpoolctl import threadpool_limits
 
 from shortlist import Client
-from shortlist._cli._server import ServerProcess
 from shortlist.v1 import search_service_pb2_grpc
+from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.app import SWITCH_SECONDS
 from shortlist_server.config import Config
 from shortlist_server.inference.catalog import load_models

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist import Client, Document
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 
 SCIFACT = Path(__file__).resolve().parents[2] / "shared" / "data" / "scifact"
 COLLECTION = "bench"

@@ -16,7 +16,7 @@ from bars import at_most, finish
 from served import COLLECTION, SCIFACT, documents, serving
 
 from shortlist import Client
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 
 LIMIT_SECONDS = 2.5
 

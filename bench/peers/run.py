@@ -34,7 +34,7 @@ from served import SCIFACT  # noqa: E402
 from table import markdown  # noqa: E402
 from workload import DIMENSION, FULL, QUICK, Size, Text, read_text, write_text, write_vectors  # noqa: E402
 
-from shortlist._cli._evaluation.measures import judge  # noqa: E402
+from shortlist_cli.evaluation.measures import judge  # noqa: E402
 from shortlist_server.config import DEFAULT_EMBEDDER  # noqa: E402
 
 PEERS = ("shortlist_itself", "chroma", "milvus_lite", "qdrant", "lance", "pgvector", "bare_hnswlib")

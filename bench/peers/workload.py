@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist._cli._beir import load_dataset
+from shortlist_cli.evaluation.beir import load_dataset
 
 Vectors = NDArray[np.float32]
 

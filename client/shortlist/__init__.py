@@ -1,7 +1,7 @@
 """Shortlist's typed Python client: ``Client`` to block, ``AsyncClient`` for asyncio.
 
-Everything public is here and in ``shortlist.testing``; modules with an underscore may change. ``shortlist.v1`` is the
-generated code of the contract, for those who need the raw messages.
+Everything public is here; modules with an underscore may change. ``shortlist.v1`` has the messages of the contract.
+``shortlist_server.testing`` runs a server for tests.
 """
 
 from shortlist._admin_types import (
@@ -22,7 +22,7 @@ from shortlist._admin_types import (
 )
 from shortlist._aio import AsyncClient
 from shortlist._calls import SearchQuery
-from shortlist._channel import Tls
+from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Tls
 from shortlist._client import Client
 from shortlist._collection_types import (
     Candidates,
@@ -75,10 +75,11 @@ from shortlist._errors import (
     UnsupportedByCollection,
     UsedAfterFork,
 )
-from shortlist._filters import Field, Filter
+from shortlist._filters import Field, Filter, Scalar
 from shortlist._ingest import Ingest
 from shortlist._ingest_aio import AsyncIngest
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary, QuarantinedDocument
+from shortlist._operations import InvalidOperation
 from shortlist._pages import AsyncPages, Pages
 from shortlist._search_types import (
     Degradation,
@@ -96,6 +97,8 @@ from shortlist._search_types import (
 )
 
 __all__ = [
+    "DEFAULT_TARGET",
+    "DEFAULT_TIMEOUT_SECONDS",
     "Ack",
     "AckStatus",
     "AsyncClient",
@@ -145,6 +148,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "InvalidFilter",
+    "InvalidOperation",
     "InvalidVector",
     "ModelMismatch",
     "ModelNotFound",
@@ -167,6 +171,7 @@ __all__ = [
     "ResourceExhausted",
     "ResumeMismatch",
     "RetrievalMode",
+    "Scalar",
     "SearchDefaults",
     "SearchQuery",
     "SearchReport",

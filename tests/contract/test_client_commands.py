@@ -8,9 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from shortlist._cli import main, serve
-from shortlist._cli._group import COMMANDS, cli
-from shortlist._cli.serve import flag_of, serve_command
+from shortlist_cli import main
+from shortlist_cli.group import COMMANDS, cli
+from shortlist_cli.hosting import serve
+from shortlist_cli.hosting.serve import flag_of, serve_command
 from shortlist_server.config import Config
 from shortlist_server.errors import ModelNotFound
 
@@ -79,7 +80,7 @@ def test_repeatable_settings_and_switches_reach_the_server(run_config: list[Conf
 
 
 def test_without_click_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "shortlist._cli._group")
+    monkeypatch.delitem(sys.modules, "shortlist_cli.group")
     monkeypatch.setitem(sys.modules, "click", None)
     with pytest.raises(SystemExit, match=r"pip install 'shortlist\[cli\]'"):
         main()

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from shortlist._cli._group import COMMANDS
-from shortlist._cli.serve import serve_command
+from shortlist_cli.group import COMMANDS
+from shortlist_cli.hosting.serve import serve_command
 from shortlist_server.config import Config
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shortlist._cli._group import cli
+from shortlist_cli.group import cli
 from shortlist_server.config import Config
 from shortlist_server.keys import KeyRing, Scope
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client, Include
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 
 CLIENT = Path(__file__).with_name("chaos_client.py")
 

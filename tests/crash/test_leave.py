@@ -12,7 +12,7 @@ import pytest
 
 from shortlist import Ack, AckStatus, Client, Document, ShortlistError
 from shortlist import _errors as errors
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 
 pytestmark = pytest.mark.crash
 

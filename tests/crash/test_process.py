@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from shortlist import Ack, AckStatus, Client, Deletion, Document
-from shortlist._cli._server import ServerNotStarted, ServerProcess
+from shortlist_cli.hosting.server_process import ServerNotStarted, ServerProcess
 
 pytestmark = pytest.mark.crash
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist.testing import server
+from shortlist_server.testing import server
 
 
 @pytest.fixture(scope="module")

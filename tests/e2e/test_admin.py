@@ -12,10 +12,10 @@ import grpc
 import pytest
 
 from shortlist import Client, CollectionConfig, Document
-from shortlist.testing import server
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.storage.writer import Task
+from shortlist_server.testing import server
 
 
 @pytest.fixture(scope="module")

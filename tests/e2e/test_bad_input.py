@@ -16,7 +16,6 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from shortlist import Client, CollectionConfig, Document, Include, InternalError
-from shortlist.testing import server
 from shortlist.v1 import (
     collection_pb2,
     collection_service_pb2,
@@ -30,6 +29,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_server.testing import server
 
 C = collection_service_pb2
 D = document_service_pb2

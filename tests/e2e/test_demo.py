@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shortlist._cli.demo import QUESTIONS
+from shortlist_cli.demo.demo import QUESTIONS
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
-        "shortlist",
+        "shortlist_cli",
         "demo",
         "--data-dir",
         str(folder),

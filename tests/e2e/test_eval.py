@@ -14,8 +14,8 @@ import pytest
 from click import ClickException
 
 from shortlist import Client, CollectionConfig, Document, SearchDefaults
-from shortlist._cli._evaluation.subject import open_server
-from shortlist.testing import server
+from shortlist_cli.evaluation.subject import open_server
+from shortlist_server.testing import server
 
 STAGES = {"dense", "lexical", "fused", "final"}
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shortlist", "eval", *map(str, arguments)]
+    command = [sys.executable, "-m", "shortlist_cli", "eval", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -265,7 +265,7 @@ def test_a_server_that_dies_is_said_to_have_ended() -> None:
 def test_told_to_end_it_takes_its_server_and_its_folder_with_it(folder: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    program = [sys.executable, "-m", "shortlist", "eval", str(folder), "--", "--embedder", "hashing"]
+    program = [sys.executable, "-m", "shortlist_cli", "eval", str(folder), "--", "--embedder", "hashing"]
     with subprocess.Popen(program, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)}) as child:
         until = time.monotonic() + 60
         while not list(temporary.glob("shortlist-eval-*/collections")) and time.monotonic() < until:

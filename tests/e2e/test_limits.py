@@ -20,11 +20,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from shortlist import Client, CollectionConfig, Document, Include, InvalidArgument, SearchQuery
-from shortlist.testing import TestServer, server
 from shortlist.v1 import document_pb2, search_pb2, search_service_pb2, search_service_pb2_grpc
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.keys import Scope, new_key
+from shortlist_server.testing import TestServer, server
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 START = pb.IngestRequest(start=pb.IngestStart(collection="docs"))

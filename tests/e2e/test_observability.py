@@ -25,7 +25,6 @@ from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
 from shortlist import Client, CollectionConfig, Document, InvalidArgument
-from shortlist.testing import TestServer, server
 from shortlist.v1 import (
     collection_service_pb2,
     collection_service_pb2_grpc,
@@ -42,6 +41,7 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.scheduler import Lane, LaneLimits
 from shortlist_server.observe.logs import HumanFormatter, JsonFormatter, request_id
 from shortlist_server.observe.observer import Observer
+from shortlist_server.testing import TestServer, server
 from shortlist_server.worker import Worker
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"

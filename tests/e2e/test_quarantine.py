@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from shortlist import Client, Document, DocumentTooLarge
-from shortlist.testing import server
 from shortlist.v1 import collection_pb2, collection_service_pb2, collection_service_pb2_grpc, document_pb2, error_pb2
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
+from shortlist_server.testing import server
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from shortlist import (
     RecallEstimate,
     SearchDefaults,
 )
-from shortlist.testing import TestServer, server
+from shortlist_server.testing import TestServer, server
 
 DIMENSION = 16
 ROWS = 4000
@@ -184,7 +184,7 @@ def test_the_page_of_metrics_has_the_estimate(checking: TestServer) -> None:
 def test_the_command_shows_what_is_known(checking: TestServer) -> None:
     with Client(checking.target) as client:
         known = check_ten(client)
-    command = [sys.executable, "-m", "shortlist", "collections", "recall", "v", "--target", checking.target]
+    command = [sys.executable, "-m", "shortlist_cli", "collections", "recall", "v", "--target", checking.target]
     header, plain, filtered = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=True
     ).stdout.splitlines()

@@ -18,8 +18,6 @@ from grpc_status import rpc_status
 
 from shortlist import Client, Document, Tls
 from shortlist import _errors as errors
-from shortlist._cli._group import cli
-from shortlist.testing import TestServer, server
 from shortlist.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -32,12 +30,14 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_cli.group import cli
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.keys import Scope, new_key
 from shortlist_server.rpc.authorization import RULES
 from shortlist_server.rpc.transport import check_exposure
+from shortlist_server.testing import TestServer, server
 
 A, C, D, S = admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2
 

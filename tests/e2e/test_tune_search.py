@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client, CollectionConfig, Fusion, Rerank, SearchDefaults
-from shortlist._cli._evaluation.tuning import Grid, observe, rankings
+from shortlist_cli.evaluation.tuning import Grid, observe, rankings
 
 WORDS = ("owl", "whale", "camel", "lynx", "heron", "otter", "gecko", "bison", "river", "stone", "cloud", "grass")
 QUERIES = 40
@@ -54,7 +54,7 @@ def client(target: str, judged: Path) -> Iterator[Client]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shortlist", "tune-search", *map(str, arguments)]
+    command = [sys.executable, "-m", "shortlist_cli", "tune-search", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client, Document, ShortlistError
-from shortlist._cli._server import ServerNotStarted, ServerProcess
+from shortlist_cli.hosting.server_process import ServerNotStarted, ServerProcess
 
 MODEL = ["--embedder", "hashing"]
 

@@ -11,7 +11,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
-from shortlist._cli._group import cli
+from shortlist_cli.group import cli
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import InvalidArgument, Unavailable

@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shortlist import Client, CollectionConfig, CollectionExists, Document
-from shortlist.testing import server
 from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
     search_service_pb2,
 )
+from shortlist_server.testing import server
 
 EXAMPLES = int(os.environ.get("SHORTLIST_FUZZ_EXAMPLES", "40"))
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}

@@ -8,7 +8,7 @@ from typing import Any
 from engine import Engine, Vectors, children, wait_until_quiet
 
 from shortlist import Candidates, Client, CollectionConfig, Document, Field, Include
-from shortlist._cli._server import ServerProcess
+from shortlist_cli.hosting.server_process import ServerProcess
 
 NAME = "bench"
 NOTHING = Include(text=False, metadata=False)

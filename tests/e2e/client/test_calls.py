@@ -29,7 +29,7 @@ from shortlist import (
     SearchQuery,
     SearchResult,
 )
-from shortlist.testing import server
+from shortlist_server.testing import server
 
 BOOKS = [
     Document(

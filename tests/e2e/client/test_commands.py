@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client
-from shortlist.testing import server
 from shortlist_server.keys import Scope, new_key
+from shortlist_server.testing import server
 
 CORPUS = [
     {"_id": "fox", "title": "The fox", "text": "a quick brown fox jumps over a dog", "year": 2001},
@@ -23,7 +23,7 @@ CORPUS = [
 
 
 def shortlist(*arguments: str, target: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shortlist", *arguments, "--target", target]
+    command = [sys.executable, "-m", "shortlist_cli", *arguments, "--target", target]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -142,7 +142,7 @@ def test_failures_stand_above_the_progress_display(target: str, tmp_path: Path) 
     path = tmp_path / "shown.jsonl"
     path.write_text('{"id": "a", "text": "x"}\n{"id": "b"}\n')
     terminal, its_end = os.openpty()
-    command = [sys.executable, "-m", "shortlist", "ingest", str(path), "--target", target]
+    command = [sys.executable, "-m", "shortlist_cli", "ingest", str(path), "--target", target]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its_end) as process:
         os.close(its_end)
         shown = b""
@@ -159,7 +159,7 @@ def test_failures_stand_above_the_progress_display(target: str, tmp_path: Path) 
 def test_totals_are_json_also_when_an_id_is_not_utf_8(target: str, tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes(b"id,text\nol\xe9,x\n")
-    command = [sys.executable, "-X", "utf8", "-m", "shortlist", "ingest", str(path), "--json", "--target", target]
+    command = [sys.executable, "-X", "utf8", "-m", "shortlist_cli", "ingest", str(path), "--json", "--target", target]
     run = subprocess.run(
         command,
         capture_output=True,

@@ -15,8 +15,8 @@ import pytest
 
 import shortlist
 from shortlist import CollectionRecall, CopyProgress, Document, RecallEstimate, SearchDefaults, VerifyProgress
-from shortlist.testing import server
 from shortlist.v1 import admin_service_pb2 as pb
+from shortlist_server.testing import server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something") for i in range(30)]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client, CollectionConfig, Document
-from shortlist.testing import TestServer, server
+from shortlist_server.testing import TestServer, server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something") for i in range(30)]
 
 
 def shortlist(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shortlist", *arguments]
+    command = [sys.executable, "-m", "shortlist_cli", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 

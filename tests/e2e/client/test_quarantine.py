@@ -9,7 +9,7 @@ import pytest
 
 import shortlist
 from shortlist import AckStatus, CollectionConfig, Document
-from shortlist.testing import server
+from shortlist_server.testing import server
 
 BAD = [
     Document(id="long", title="A title", text="word " * 50, metadata={"year": 2001}),

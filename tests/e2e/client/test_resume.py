@@ -13,7 +13,7 @@ import pytest
 
 import shortlist
 from shortlist import Document
-from shortlist.testing import TestServer
+from shortlist_server.testing import TestServer
 
 
 def documents(count: int) -> list[Document]:

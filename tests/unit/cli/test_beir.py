@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shortlist import Document
-from shortlist._cli._beir import InvalidDataset, load_dataset, load_judged
+from shortlist_cli.evaluation.beir import InvalidDataset, load_dataset, load_judged
 
 Rows = list[dict[str, Any]]
 Write = Callable[..., Path]

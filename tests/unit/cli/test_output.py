@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shortlist import ExplainedTexts, RerankedPassage
-from shortlist._cli._explanation import _print_texts
-from shortlist._cli._output import note, print_table, progress_bar
+from shortlist_cli.commands.explanation import _print_texts
+from shortlist_cli.output import note, print_table, progress_bar
 
 HOSTILE = "a\x1b[31mb\x07"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist._cli._stdlib_corpus import MAX_TEXT_CHARACTERS, first_paragraphs, stdlib_corpus
+from shortlist_cli.demo.corpus import MAX_TEXT_CHARACTERS, first_paragraphs, stdlib_corpus
 
 Library = Callable[[dict[str, str]], Path]
 

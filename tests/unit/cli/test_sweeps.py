@@ -3,8 +3,8 @@
 import pytest
 
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
-from shortlist._cli._evaluation.settings import RANKINGS, InvalidSweep, Settings, parse_sweeps
-from shortlist._cli._evaluation.subject import warn_few_candidates
+from shortlist_cli.evaluation.settings import RANKINGS, InvalidSweep, Settings, parse_sweeps
+from shortlist_cli.evaluation.subject import warn_few_candidates
 
 
 def test_several_sweeps_multiply() -> None:

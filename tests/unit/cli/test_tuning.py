@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
-from shortlist._cli._evaluation.settings import InvalidSweep
-from shortlist._cli._evaluation.significance import difference
-from shortlist._cli._evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
-from shortlist._cli.tune_search import grid_of
+from shortlist_cli.evaluation.settings import InvalidSweep
+from shortlist_cli.evaluation.significance import difference
+from shortlist_cli.evaluation.tune_search import grid_of
+from shortlist_cli.evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
 from shortlist_server.domain import FusionMethod
 from shortlist_server.pipeline.fusion import StageScores, blend, fuse
 

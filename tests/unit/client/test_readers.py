@@ -7,8 +7,8 @@ import click
 import pytest
 
 from shortlist import Document, Field, Filter
-from shortlist._cli._filter_text import parse_filter, parse_filters
-from shortlist._cli._readers import Columns, Record, Unreadable, count_documents, read_documents
+from shortlist_cli.commands.filter_text import parse_filter, parse_filters
+from shortlist_cli.commands.readers import Columns, Record, Unreadable, count_documents, read_documents
 
 
 def read(path: Path, format: str = "auto", **columns: object) -> list[Record]:

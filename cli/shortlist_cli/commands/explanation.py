@@ -1,0 +1,92 @@
+"""The account of a search as a person reads it: who was found where, what became of them, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import click
+
+from shortlist import DenseSource, ExplainedTexts, Explanation, RerankScore, SearchReport, StageScore
+from shortlist_cli import output
+
+
+def stage_cell(score: StageScore | RerankScore | None) -> str:
+    """Rank and score in a stage; "-" for a rank where the document was scored but not ranked."""
+    return "" if score is None else f"{score.rank or '-'} {score.score:.3f}"
+
+
+def print_explanation(explanation: Explanation, report: SearchReport) -> None:
+    """Prints the stages in their order, every candidate, and the texts where there are any."""
+    for line in stage_lines(explanation, report):
+        click.echo(line)
+    if explanation.dense_sources:
+        _print_sources(explanation.dense_sources)
+    _print_candidates(explanation)
+    if explanation.texts is not None:
+        _print_texts(explanation.texts)
+
+
+def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]:
+    """A line for each stage: what it was asked, what it gave, and who was cut there."""
+    if report.filter_matches is not None:
+        yield f"filter: {report.filter_matches:,} documents pass"
+    if report.dense_strategy:
+        yield (
+            f"dense: {report.dense_candidates} documents of {explanation.dense_candidates} asked"
+            f" ({explanation.dense_passages} passages of each part), by {report.dense_strategy}"
+        )
+    if report.mode != "dense":
+        yield f"lexical: {report.lexical_candidates} documents of {explanation.lexical_candidates} asked"
+    weight = f"weight of dense {explanation.dense_weight:g}"
+    how = weight if explanation.fusion_method == "convex" else f"k {explanation.rrf_k}"
+    yield f"fusion: {report.fused_candidates} documents, by {explanation.fusion_method}, {how}"
+    if report.reranker:
+        outcomes = _counts(candidate.rerank_outcome for candidate in explanation.candidates)
+        yield (
+            f"rerank: {outcomes}; by {report.reranker}, depth {explanation.rerank_depth},"
+            f" weight {explanation.rerank_weight:g}"
+        )
+    yield f"answer: {_counts(candidate.outcome for candidate in explanation.candidates)}"
+
+
+def _counts(outcomes: Iterable[str]) -> str:
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in Counter(outcomes).items()) or "none"
+
+
+def _print_sources(sources: Iterable[DenseSource]) -> None:
+    output.print_table(
+        ["part of the index", "passages", "pass the filter", "asked of the graph", "found", "strategy"],
+        [[one.name, one.passages, one.matches, one.breadth, one.found, one.strategy] for one in sources],
+        right=("passages", "pass the filter", "asked of the graph", "found"),
+    )
+
+
+def _print_candidates(explanation: Explanation) -> None:
+    output.print_table(
+        ["rank", "score", "dense", "lexical", "fused", "rerank", "id", "answer", "second stage"],
+        [
+            [
+                one.rank,
+                one.score,
+                stage_cell(one.dense),
+                stage_cell(one.lexical),
+                stage_cell(one.fused),
+                stage_cell(one.rerank),
+                one.id,
+                one.outcome.replace("_", " "),
+                one.rerank_outcome.replace("_", " "),
+            ]
+            for one in explanation.candidates
+        ],
+        right=("rank", "score"),
+        styles={"score": "bold green", "rerank": "cyan", "fused": "magenta", "id": "blue"},
+    )
+
+
+def _print_texts(texts: ExplainedTexts) -> None:
+    if texts.query:
+        output.print_line(f"the embedder read: {texts.query}")
+    for passage in texts.passages:
+        read = passage.text or f"{passage.token_vectors} token vectors"
+        output.print_line(f"the reranker read of passage {passage.ordinal} of {passage.id}: {read}")

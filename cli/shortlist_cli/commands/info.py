@@ -1,0 +1,48 @@
+"""``shortlist info``: what a server is and which models it serves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from shortlist import ServerInfo
+from shortlist_cli import output
+from shortlist_cli.connection import client_options, connect
+
+
+@click.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@client_options
+def info_command(*, as_json: bool, **options: Any) -> None:
+    """Shows the version of the server, since when it runs, and its models; the first of a kind is the default."""
+    with connect(options) as client:
+        info = client.server_info()
+    if as_json:
+        output.print_json({**dataclasses.asdict(info), "start_time": info.start_time.isoformat()})
+        return
+    output.print_table(["property", "value"], list(_rows(info)), styles={"property": "bold"})
+
+
+def _rows(info: ServerInfo) -> list[tuple[str, str]]:
+    rows = [
+        ("version", info.version),
+        ("ready since", info.start_time.isoformat(timespec="seconds")),
+        ("start-up", f"{info.startup_seconds:.1f} s"),
+        ("collections", str(info.collection_count)),
+    ]
+    for embedder in info.embedders:
+        traits = [f"{embedder.dimension} dimensions", f"{embedder.max_tokens} tokens"]
+        if embedder.min_dimension < embedder.dimension:
+            traits.append(f"can be cut to {embedder.min_dimension}")
+        if embedder.takes_instruction:
+            traits.append("takes an instruction")
+        rows.append((f"embedder {embedder.name}", f"{', '.join(traits)}; revision {embedder.revision}"))
+    for reranker in info.rerankers:
+        traits = [f"weight {reranker.default_weight:g}", f"depth {reranker.default_depth}"]
+        if reranker.takes_instruction:
+            traits.append("takes an instruction")
+        revision = f"; revision {reranker.revision}" if reranker.revision else ""
+        rows.append((f"reranker {reranker.name}", f"{', '.join(traits)}{revision}"))
+    return rows

@@ -1,0 +1,151 @@
+"""``shortlist search``: a query's hits, with what every stage thought of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from shortlist import Hit, Rerank, RerankScore, SearchReport, SearchResult, StageScore
+from shortlist_cli import output
+from shortlist_cli.commands.explanation import print_explanation, stage_cell
+from shortlist_cli.commands.filter_text import filter_option, parse_filters
+from shortlist_cli.connection import client_options, connect
+
+TEXT_LENGTH = 60
+"""Characters of a document that the table shows."""
+
+
+@click.command("search")
+@click.argument("collection")
+@click.argument("query")
+@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits to show.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="Hits to skip.")
+@filter_option
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Indexes to ask; hybrid by default.")
+@click.option("--rerank/--no-rerank", default=None, help="Run the second stage; the collection's setting by default.")
+@click.option("--depth", type=click.IntRange(1, 1000), help="Documents to rerank.")
+@click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
+@click.option("--instruction", metavar="TEXT", help="Task for embedders and rerankers that take one.")
+@click.option("--explain", is_flag=True, help="Print what every stage did, and what became of every candidate.")
+@click.option("--explain-texts", is_flag=True, help="Explain, with the texts that the models read; for admins.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+@client_options
+def search_command(collection: str, query: str, **options: Any) -> None:
+    """Searches COLLECTION for QUERY.
+
+    A cell such as "3 0.871" is a hit's rank and score in that stage; an empty one means that the stage did not find it.
+    """
+    rerank = None
+    if options["rerank"] is not None or options["depth"] is not None or options["weight"] is not None:
+        rerank = Rerank(enabled=options["rerank"], depth=options["depth"], weight=options["weight"])
+    with connect(options) as client:
+        result = client.search(
+            collection,
+            query,
+            limit=options["limit"],
+            offset=options["offset"],
+            filter=parse_filters(options["filters"]),
+            mode=options["mode"],
+            instruction=options["instruction"],
+            rerank=rerank,
+            explain=options["explain"],
+            explain_texts=options["explain_texts"],
+        )
+    if options["as_json"]:
+        output.print_json(result_to_json(result))
+    else:
+        print_result(result)
+        if result.explanation is not None:
+            click.echo()
+            print_explanation(result.explanation, result.report)
+
+
+def print_result(result: SearchResult, *, title: str | None = None) -> None:
+    """Prints hits as a table, and the stages' times under it on a terminal.
+
+    Args:
+        title: a line above the table; on a terminal only.
+    """
+    columns = ["rank", "score", "dense", "lexical", "fused", "rerank", "id", "document"]
+    rows = [
+        [
+            hit.rank,
+            hit.score,
+            stage_cell(hit.dense),
+            stage_cell(hit.lexical),
+            stage_cell(hit.fused),
+            stage_cell(hit.rerank),
+            hit.id,
+            headline(hit),
+        ]
+        for hit in result
+    ]
+    output.print_table(
+        columns,
+        rows,
+        title=title,
+        right=("rank", "score"),
+        styles={"score": "bold green", "rerank": "cyan", "fused": "magenta", "id": "blue"},
+    )
+    output.note(times_line(result.report))
+    for degradation in result.report.degradations:
+        output.note(f"degraded: {degradation.message}")
+
+
+def headline(hit: Hit) -> str:
+    """The title, or the beginning of the text, in one line."""
+    line = " ".join((hit.document.title or hit.document.text).split())
+    return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"
+
+
+def times_line(report: SearchReport) -> str:
+    """The time of each stage in milliseconds, in one line."""
+    stages = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.stage_seconds.items())
+    return f"{report.total_seconds * 1000:.1f} ms ({stages}); {report.mode}, {report.reranked} reranked"
+
+
+def result_to_json(result: SearchResult) -> dict[str, Any]:
+    """An answer as JSON values; its keys are the names of the client's types."""
+    report = result.report
+    explanation = {} if result.explanation is None else {"explanation": dataclasses.asdict(result.explanation)}
+    return {
+        "hits": [
+            {
+                "id": hit.id,
+                "rank": hit.rank,
+                "score": hit.score,
+                "dense": _stage_to_json(hit.dense),
+                "lexical": _stage_to_json(hit.lexical),
+                "fused": _stage_to_json(hit.fused),
+                "rerank": _stage_to_json(hit.rerank),
+                "title": hit.document.title,
+                "text": hit.document.text,
+                "metadata": dict(hit.document.metadata),
+                "sequence": hit.sequence,
+            }
+            for hit in result
+        ],
+        "report": {
+            "total_ms": report.total_seconds * 1000,
+            "stage_ms": {name: seconds * 1000 for name, seconds in report.stage_seconds.items()},
+            "mode": report.mode,
+            "dense_strategy": report.dense_strategy,
+            "dense_candidates": report.dense_candidates,
+            "lexical_candidates": report.lexical_candidates,
+            "fused_candidates": report.fused_candidates,
+            "reranked": report.reranked,
+            "filter_matches": report.filter_matches,
+            "query_tokens": report.query_tokens,
+            "sequence": report.sequence,
+            "embedder": report.embedder,
+            "reranker": report.reranker,
+            "degradations": [{"kind": item.kind, "message": item.message} for item in report.degradations],
+        },
+        **explanation,
+    }
+
+
+def _stage_to_json(score: StageScore | RerankScore | None) -> dict[str, Any] | None:
+    return None if score is None else {"rank": score.rank, "score": score.score, "normalized": score.normalized}

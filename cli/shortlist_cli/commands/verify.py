@@ -1,0 +1,173 @@
+"""``shortlist verify``: proves that collections are what they should be, or names what is wrong.
+
+With a folder it opens the folder itself, as a server would, so no server may run on it; without, it asks a server. The
+exit code is 0 when everything holds, 1 when something does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from shortlist import VerifyCheck, VerifyProgress, VerifyReport
+from shortlist_cli import output
+from shortlist_cli.connection import connect_for_long, long_client_options
+from shortlist_cli.hosting.serve import MISSING_SERVER
+
+if TYPE_CHECKING:
+    from shortlist_server.storage.store import EmbeddedStore
+    from shortlist_server.storage.verify import CollectionReport
+
+EXIT_NOT_OK = 1
+
+MAX_SAMPLE = 10_000
+
+
+@click.command("verify")
+@click.argument(
+    "folder", required=False, metavar="[DIR]", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--collection", "-c", metavar="NAME", help="Check this collection only.")
+@click.option("--repair", is_flag=True, help="Rebuild from the database what does not hold, then check again.")
+@click.option(
+    "--sample",
+    type=click.IntRange(0, MAX_SAMPLE),
+    default=200,
+    show_default=True,
+    help="Vectors of each segment to look up by themselves.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the reports with every check as JSON.")
+@long_client_options
+def verify_command(
+    folder: Path | None, *, collection: str | None, repair: bool, sample: int, as_json: bool, **options: Any
+) -> None:
+    """Checks the collections in the data folder or backup DIR, or, without DIR, those of a running server.
+
+    Checked are the database, its counts, the checksum of every text, vector and segment, that each live passage is in
+    exactly one place, and that a sample of vectors finds itself. With DIR no server may run on the folder. The exit
+    code is 1 when something does not hold.
+    """
+    source = click.get_current_context().get_parameter_source("target")
+    if folder is not None and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give DIR or --target, not both")
+    with output.step_display() as display:
+        task = display.add_task("open")
+
+        def show(progress: VerifyProgress) -> None:
+            display.update(task, description=f"{progress.collection}: {progress.step}")
+
+        if folder is not None:
+            reports = verify_folder(folder, collection, sample=sample, repair=repair, progress=show)
+        else:
+            client, timeout = connect_for_long(options)
+            with client:
+                reports = client.verify(
+                    collection, sample=sample, repair=repair, progress=show, timeout_seconds=timeout
+                )
+    _print(reports, as_json=as_json)
+    if not all(report.ok for report in reports):
+        raise click.exceptions.Exit(EXIT_NOT_OK)
+
+
+def verify_folder(
+    folder: Path, collection: str | None, *, sample: int, repair: bool, progress: Callable[[VerifyProgress], None]
+) -> list[VerifyReport]:
+    """Checks a collection, or all, of a folder on which no server runs.
+
+    Raises:
+        click.ClickException: it is no data folder, it is in use, or the server's libraries are not installed.
+    """
+    try:
+        from shortlist_server.config import Config
+        from shortlist_server.errors import ShortlistError
+        from shortlist_server.storage.store import COLLECTIONS_FOLDER, EmbeddedStore
+    except ModuleNotFoundError as error:
+        raise click.ClickException(MISSING_SERVER) from error
+    # Opening would make what is missing.
+    if not (folder / COLLECTIONS_FOLDER).is_dir():
+        raise click.ClickException(f"{folder} is no data folder and no backup: it has no folder {COLLECTIONS_FOLDER}")
+    try:
+        store = EmbeddedStore(Config(data_dir=folder), maintain=False)
+    except ShortlistError as error:
+        raise click.ClickException(
+            f"{error.message}\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
+        ) from error
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be opened: {error}") from error
+    try:
+        names = store.names()
+        if collection is not None and collection not in names:
+            raise click.ClickException(f"there is no collection {collection!r} in {folder}")
+        return [
+            _verify_collection(store, name, sample=sample, repair=repair, progress=progress)
+            for name in names
+            if collection in (None, name)
+        ]
+    finally:
+        store.close()
+
+
+def _verify_collection(
+    store: EmbeddedStore, name: str, *, sample: int, repair: bool, progress: Callable[[VerifyProgress], None]
+) -> VerifyReport:
+    from shortlist_server.errors import ShortlistError
+    from shortlist_server.storage.maintenance import BuildFailed
+
+    def tell(step: str) -> None:
+        progress(VerifyProgress(collection=name, step=step))
+
+    tell("open")
+    try:
+        return _report(store.verify(name, sample=sample, repair=repair, progress=tell))
+    except (ShortlistError, BuildFailed) as error:
+        # The other collections are checked all the same.
+        problem = VerifyCheck(name="repair" if isinstance(error, BuildFailed) else "open", ok=False, detail=str(error))
+        return VerifyReport(collection=name, ok=False, checks=(problem,))
+
+
+def _report(found: CollectionReport) -> VerifyReport:
+    return VerifyReport(
+        collection=found.name,
+        ok=found.ok,
+        checks=tuple(
+            VerifyCheck(name=check.name, ok=check.ok, detail="" if check.ok else check.detail) for check in found.checks
+        ),
+        document_count=found.documents,
+        passage_count=found.passages,
+        segment_passage_count=found.segment_passages,
+        tail_passage_count=found.tail_passages,
+        sampled_count=found.sampled,
+        reached_count=found.reached,
+        repairs=tuple(found.repairs),
+    )
+
+
+def _print(reports: list[VerifyReport], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json([dataclasses.asdict(report) for report in reports])
+        return
+    columns = ["collection", "result", "documents", "passages", "reached", "problems"]
+    rows = [
+        [
+            report.collection,
+            "ok" if report.ok else "DAMAGED",
+            report.document_count,
+            report.passage_count,
+            f"{report.reached_count}/{report.sampled_count}",
+            len(report.problems),
+        ]
+        for report in reports
+    ]
+    output.print_table(columns, rows, right=columns[2:], styles={"collection": "bold", "result": "cyan"})
+    for report in reports:
+        for check in report.problems:
+            output.note(f"{report.collection}: {check.name}: {check.detail}")
+        for repair in report.repairs:
+            output.note(f"{report.collection}: {repair}")
+    if any(not report.ok for report in reports):
+        output.note("--repair rebuilds indexes from the database; for a damaged database, restore a backup.")

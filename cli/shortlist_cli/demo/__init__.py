@@ -1,0 +1,1 @@
+"""The demo: a corpus that every machine has, served and searched."""

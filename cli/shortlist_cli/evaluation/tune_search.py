@@ -1,0 +1,270 @@
+"""``shortlist tune-search``: the settings that rank a collection's documents best, found from judged queries."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from shortlist import Client, SearchDefaults
+from shortlist_cli.evaluation import subject
+from shortlist_cli.evaluation.beir import Dataset, InvalidDataset, Judged, load_split
+from shortlist_cli.evaluation.measures import MEASURES, judge_each
+from shortlist_cli.evaluation.measuring import find_all
+from shortlist_cli.evaluation.run import ingest_corpus
+from shortlist_cli.evaluation.settings import InvalidSweep, parse_sweeps
+from shortlist_cli.evaluation.significance import Difference, difference, shown
+from shortlist_cli.evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
+from shortlist_cli.output import note, print_json, print_table, progress_bar
+
+AXES = {
+    "fusion.dense_weight": "dense_weights",
+    "rerank.weight": "rerank_weights",
+    "rerank.depth": "depths",
+    "candidates": "candidates",
+}
+MAX_DISAGREEMENT = 0.01
+"""Largest difference between the figure that was worked out and that of real searches."""
+
+MIN_QUERIES = 10
+"""Fewer cannot be divided into parts to choose from and to check on."""
+
+REFUSED = 4
+"""Exit code when ``--apply`` was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found, and what real searches say of it.
+
+    Attributes:
+        tuned: what cross-validation chose.
+        present, expected: the mean figure now, and on queries that had no part in the choice.
+        gain: from the present settings to the chosen ones, on queries that had no part in the choice.
+        served: the mean figure of real searches with the chosen settings over the queries tuned on.
+        test: the same settings on judgements that tuning never saw: both means and their difference.
+    """
+
+    tuned: Tuned
+    present: float
+    expected: float
+    gain: Difference
+    served: float | None = None
+    test: tuple[float, float, Difference] | None = None
+
+    def objection(self) -> str | None:
+        """Why the settings should not be applied; None when nothing speaks against it."""
+        if self.tuned.choice is None:
+            return "the present settings are as good as any"
+        if self.gain.mean <= 0:
+            return f"queries that had no part in the choice gain nothing ({self.gain.mean:+.4f})"
+        if not self.gain.significant:
+            return f"the gain of {self.gain.mean:+.4f} is not significant (p = {self.gain.p:.3f})"
+        if self.served is not None and abs(self.served - float(self.tuned.fitted.mean())) > MAX_DISAGREEMENT:
+            return f"real searches give {self.served:.4f}, not the {self.tuned.fitted.mean():.4f} that was worked out"
+        if self.test is not None and self.test[2].significant and self.test[2].mean < 0:
+            return f"the settings are significantly worse on the test split ({self.test[2].mean:+.4f})"
+        return None
+
+
+@click.command("tune-search")
+@subject.subject_options
+@click.option("--split", default="train", show_default=True, help="Judgements of DIR to tune on: qrels/SPLIT.tsv.")
+@click.option("--test-split", metavar="SPLIT", help="Judgements of DIR to confirm the result on.")
+@click.option("--collection", default="eval", show_default=True, help="The collection.")
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="PATH=V,V,...",
+    help=f"Choose from these values of a setting instead. PATH is one of {', '.join(AXES)}.",
+)
+@click.option("--apply", is_flag=True, help="Write the settings into the collection, if the gain is significant.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tune_command(
+    *,
+    split: str,
+    test_split: str | None,
+    collection: str,
+    sweeps: tuple[str, ...],
+    apply: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the fusion weight, rerank weight, depth and candidates that rank best.
+
+    The queries are those of a BEIR folder DIR, or of --qrels and --queries. With --target the collection is there and
+    is not written to; without, a server is started and the documents of DIR are ingested, and what follows "--" is
+    handed to its "shortlist serve".
+
+    Settings are chosen by cross-validation: the gain that is shown, with its 95 % interval, was measured on queries
+    that had no part in the choice. --apply makes them the collection's defaults; a gain that chance could explain is
+    refused with exit code 4.
+    """
+    if apply and not (options["target"] or options["data_dir"]):
+        raise click.UsageError("--apply is for a collection that stays: name its server with --target, or --data-dir")
+    judged = subject.read_judged(options, split, corpus=options["target"] is None)
+    if len(judged.queries) < MIN_QUERIES:
+        raise click.UsageError(f"{len(judged.queries)} judged queries say nothing; at least {MIN_QUERIES} are needed")
+    test = None
+    if test_split:
+        try:
+            if options["folder"] is None:
+                raise click.UsageError("--test-split is a split of DIR")
+            test = load_split(options["folder"], test_split)
+        except InvalidDataset as error:
+            raise click.BadParameter(str(error), param_hint="--test-split") from error
+        if seen := test.queries.keys() & judged.queries.keys():
+            raise click.BadParameter(
+                f"{len(seen)} of its {len(test.queries)} queries are tuned on as well, for example {min(seen)!r}: "
+                "they cannot confirm what was chosen by them",
+                param_hint="--test-split",
+            )
+    subject.need("ir_measures", "scipy", "numpy")
+    try:
+        grid = grid_of(sweeps)
+    except InvalidSweep as error:
+        raise click.BadParameter(str(error), param_hint="--sweep") from error
+    subject.warn_missing(judged)
+    with subject.open_server(options) as server:
+        client = server.client
+        dataset = judged if isinstance(judged, Dataset) else None
+        made = subject.own_collection(client, collection, delete=False) if dataset else contextlib.nullcontext()
+        with made:
+            if not subject.has_embedder(client, collection):
+                raise click.ClickException(f"the collection {collection!r} has no embedder: there is nothing to fuse")
+            finding = _find(client, collection, judged, dataset, test, grid)
+            objection = finding.objection()
+            applied = apply and objection is None
+            if applied:
+                _apply(client, collection, finding)
+    if as_json:
+        print_json(_as_json(finding, objection, applied=applied))
+    else:
+        _print(finding, objection)
+    if applied:
+        note(f"these are the defaults of {collection!r} now")
+    elif apply:
+        note(f"not applied: {objection}")
+        raise SystemExit(REFUSED)
+
+
+def grid_of(sweeps: Sequence[str]) -> Grid:
+    """The values to choose from, as ``--sweep`` gives them.
+
+    Raises:
+        InvalidSweep: a path is not one of ``AXES``, or the values cannot be read.
+    """
+    values: dict[str, tuple[Any, ...]] = {}
+    for sweep in sweeps:
+        path = sweep.partition("=")[0].strip()
+        if path not in AXES:
+            raise InvalidSweep(f"{path!r} is not one of {', '.join(AXES)}")
+        if AXES[path] in values:
+            raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
+        values[AXES[path]] = tuple(one.values[0][1] for one in parse_sweeps([sweep]))
+        low, high = (0, 1) if path in {"fusion.dense_weight", "rerank.weight"} else (1, 1000)
+        if not all(low <= value <= high for value in values[AXES[path]]):
+            raise InvalidSweep(f"{path} is {low} to {high}")
+    return Grid(**values)
+
+
+def _find(
+    client: Client, collection: str, judged: Judged, dataset: Dataset | None, test: Judged | None, grid: Grid
+) -> Finding:
+    choices = grid.choices()
+    with progress_bar() as progress:
+        if dataset:
+            ingest_corpus(client, collection, dataset, progress)
+
+        def served(judged: Judged, settings: Mapping[str, Any], name: str) -> list[float]:
+            searches = progress.add_task(name, total=len(judged.queries))
+            found = find_all(
+                client, collection, judged.queries, settings, lambda: progress.advance(searches), limit=LIMIT
+            )
+            each = judge_each({query: of.ids for query, of in found.items()}, judged.judgements, [MEASURE])
+            return [each[query][MEASURE] for query in judged.queries]
+
+        import numpy as np
+
+        present = np.array(served(judged, {}, "Search, present settings"))
+        looks = progress.add_task("Search, all candidates", total=len(judged.queries))
+        observations = observe(client, collection, judged.queries, grid, lambda: progress.advance(looks))
+        if all(np.isnan(at.rerank).all() for at in observations.values()):
+            note("the collection has no second stage switched on: only the first is tuned")
+            choices = [choice for choice in choices if choice.rerank_weight == 0] or choices
+        ranked = progress.add_task(f"Rank under {len(choices):,} settings", total=len(judged.queries))
+        scores = score(observations, judged.judgements, choices, lambda: progress.advance(ranked))
+        tuned = tune(present, scores, choices)
+        gain = difference(present.tolist(), tuned.held_out.tolist())
+        finding = Finding(tuned=tuned, present=float(present.mean()), expected=float(tuned.held_out.mean()), gain=gain)
+        if tuned.choice is None:
+            return finding
+        chosen = tuned.choice.search()
+        checked = served(judged, chosen, "Search, chosen settings")
+        confirmed = None
+        if test is not None:
+            before, after = served(test, {}, "Test, present settings"), served(test, chosen, "Test, chosen settings")
+            confirmed = (sum(before) / len(before), sum(after) / len(after), difference(before, after))
+    return Finding(
+        tuned=tuned,
+        present=finding.present,
+        expected=finding.expected,
+        gain=gain,
+        served=sum(checked) / len(checked),
+        test=confirmed,
+    )
+
+
+def _apply(client: Client, collection: str, finding: Finding) -> None:
+    assert finding.tuned.choice is not None
+    present: SearchDefaults = client.get_collection(collection).config.search_defaults
+    client.update_collection(collection, finding.tuned.choice.over(present))
+
+
+def _as_json(finding: Finding, objection: str | None, *, applied: bool) -> dict[str, Any]:
+    choice, test = finding.tuned.choice, finding.test
+    return {
+        "choice": None if choice is None else asdict(choice),
+        "present": finding.present,
+        "expected": finding.expected,
+        "gain": {**asdict(finding.gain), "significant": finding.gain.significant},
+        "fitted": float(finding.tuned.fitted.mean()),
+        "served": finding.served,
+        "fold_agreement": finding.tuned.agreement,
+        "test": None if test is None else {"present": test[0], "chosen": test[1], "gain": asdict(test[2])},
+        "objection": objection,
+        "applied": applied,
+    }
+
+
+def _print(finding: Finding, objection: str | None) -> None:
+    choice, gain, name = finding.tuned.choice, finding.gain, MEASURES[MEASURE]
+    if choice is not None:
+        print_table(["setting", "value"], _rows(choice), title="Settings that rank best", styles={"setting": "bold"})
+    rows = [["cross-validated", finding.present, finding.expected, *_change(gain)]]
+    if finding.test is not None:
+        before, after, change = finding.test
+        rows.append(["test split", before, after, *_change(change)])
+    columns = [name, "present", "chosen", "gain", "95 % interval", "p", "better", "worse"]
+    print_table(columns, rows, title="Queries that had no part in the choice", right=columns[1:])
+    note(f"{finding.tuned.agreement:.0%} of the folds chose these settings")
+    if finding.served is not None:
+        note(
+            f"real searches over the queries tuned on: {finding.served:.4f}; {finding.tuned.fitted.mean():.4f} expected"
+        )
+    note(objection or "the gain is significant: --apply makes these the collection's defaults")
+
+
+def _rows(choice: Choice) -> list[list[Any]]:
+    rows: list[list[Any]] = [["candidates", choice.candidates], ["fusion.dense_weight", f"{choice.dense_weight:g}"]]
+    if choice.rerank_weight == 0:
+        return [*rows, ["rerank.enabled", "false"]]
+    return [*rows, ["rerank.weight", f"{choice.rerank_weight:g}"], ["rerank.depth", choice.depth]]
+
+
+def _change(of: Difference) -> list[Any]:
+    return [f"{of.mean:+.4f}", f"{of.low:+.4f} to {of.high:+.4f}", shown(of.p), of.better, of.worse]

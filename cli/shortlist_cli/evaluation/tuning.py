@@ -1,0 +1,319 @@
+"""Finding the settings that rank best, without searching anew for each of them.
+
+One search a query, deep and with every candidate reranked, brings the raw score of every stage. From these the ranking
+under any weight, depth and number of candidates follows by the formulas of the server's fusion and blending stages,
+which the contract states (``Fusion``, ``Rerank``). Whoever uses a result checks it with real searches: approximate
+retrieval can differ a little at another width.
+
+Settings are chosen by repeated cross-validation: the figures that are shown for a choice come from queries that had no
+part in it. Pure functions but for ``observe``; any thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
+from shortlist_cli.evaluation.measures import MEASURES, Judgements, judge_each
+from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, patient_search
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+MEASURE = next(iter(MEASURES))
+LIMIT = 10
+"""Hits of a ranking that is judged: the depth of the measure and the default limit of a search."""
+
+FOLDS, REPEATS = 5, 5
+TOLERANCE = 0.001
+"""Settings this close to the best are as good; among them the present ones, then the cheapest, are chosen."""
+
+MARGIN = 3
+"""How much deeper than the largest setting ``observe`` looks, so that no candidate of either index is cut off."""
+
+MAX_HITS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Settings that can be chosen. ``rerank_weight`` 0 is no second stage at all."""
+
+    dense_weight: float
+    rerank_weight: float
+    depth: int
+    candidates: int
+
+    def over(self, present: SearchDefaults) -> SearchDefaults:
+        """A collection's presets with these settings in them; what they do not touch stays.
+
+        The mode is touched: the weights say what becomes of both indexes' candidates.
+        """
+        rerank = (
+            replace(present.rerank, weight=self.rerank_weight, depth=self.depth)
+            if self.rerank_weight > 0
+            else replace(present.rerank, enabled=False)
+        )
+        return replace(
+            present,
+            mode="hybrid",
+            candidates=replace(present.candidates, dense=self.candidates, lexical=self.candidates),
+            fusion=replace(present.fusion, method="convex", dense_weight=self.dense_weight),
+            rerank=rerank,
+        )
+
+    def search(self) -> dict[str, Any]:
+        """Arguments of ``Client.search`` that ask for these settings."""
+        defaults = self.over(SearchDefaults())
+        return {
+            "mode": defaults.mode,
+            "candidates": defaults.candidates,
+            "fusion": defaults.fusion,
+            "rerank": defaults.rerank,
+        }
+
+    @property
+    def cost(self) -> tuple[float, float]:
+        """What orders settings by what a search with them costs."""
+        return (self.depth if self.rerank_weight > 0 else 0, self.candidates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The values to choose from."""
+
+    dense_weights: Sequence[float] = tuple(number / 10 for number in range(11))
+    rerank_weights: Sequence[float] = tuple(number / 10 for number in range(11))
+    depths: Sequence[int] = (20, 50, 100)
+    candidates: Sequence[int] = (50, 100, 200)
+
+    def choices(self) -> list[Choice]:
+        """Every combination once; without a second stage its depth does not count."""
+        found: dict[Choice, None] = {}
+        for candidates, dense, depth, weight in itertools.product(
+            self.candidates, self.dense_weights, self.depths, self.rerank_weights
+        ):
+            reranked = depth if weight > 0 else min(self.depths)
+            found[Choice(dense_weight=dense, rerank_weight=weight, depth=reranked, candidates=candidates)] = None
+        return list(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What every stage thinks of a query's candidates.
+
+    Attributes:
+        ids: the documents.
+        cosine, lexical, rerank: raw scores, shape (n,), NaN where a stage has none.
+        dense_rank, lexical_rank: ranks from 1, shape (n,), 0 where a stage did not find the document.
+    """
+
+    ids: Sequence[str]
+    cosine: Floats
+    lexical: Floats
+    rerank: Floats
+    dense_rank: NDArray[np.int64]
+    lexical_rank: NDArray[np.int64]
+
+
+def observe(
+    client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step
+) -> dict[str, Observation]:
+    """Searches once for every query, deep enough for every choice of the grid; by query id."""
+    limit = min(MAX_HITS, MARGIN * max(grid.candidates))
+    rerank = Rerank(depth=min(MAX_HITS, MARGIN * max(grid.depths)), weight=0.0, deadline_share=1.0)
+
+    def search(text: str) -> Observation:
+        result = patient_search(
+            client,
+            collection,
+            text,
+            limit=limit,
+            mode="hybrid",
+            # Ranks, not scores, decide what is returned: then the first of each index are, whatever their scores.
+            fusion=Fusion(method="rrf"),
+            candidates=Candidates(dense=limit, lexical=limit),
+            rerank=rerank,
+            include=Include(text=False, metadata=False),
+        )
+        step()
+        return observation(result)
+
+    with ThreadPoolExecutor(QUALITY_CONCURRENCY) as threads:
+        return dict(zip(queries, threads.map(search, queries.values()), strict=True))
+
+
+def observation(result: SearchResult) -> Observation:
+    """An answer as arrays."""
+    import numpy as np
+
+    def scores(stage: str) -> Floats:
+        found = (getattr(hit, stage) for hit in result)
+        return np.array([np.nan if at is None else at.score for at in found], dtype=np.float64)
+
+    def ranks(stage: str) -> NDArray[np.int64]:
+        found = (getattr(hit, stage) for hit in result)
+        return np.array([0 if at is None else at.rank for at in found], dtype=np.int64)
+
+    return Observation(
+        ids=[hit.id for hit in result],
+        cosine=scores("dense"),
+        lexical=scores("lexical"),
+        rerank=scores("rerank"),
+        dense_rank=ranks("dense"),
+        lexical_rank=ranks("lexical"),
+    )
+
+
+def rankings(at: Observation, choices: Sequence[Choice]) -> list[tuple[str, ...]]:
+    """The first ``LIMIT`` documents under each choice, as the server would rank them."""
+    import numpy as np
+
+    result: list[tuple[str, ...]] = [()] * len(choices)
+    groups: dict[tuple[int, float, int], list[int]] = {}
+    for number, one in enumerate(choices):
+        groups.setdefault((one.candidates, one.dense_weight, one.depth), []).append(number)
+    stages: dict[int, tuple[NDArray[np.int64], Floats, Floats]] = {}
+    for (candidates, dense_weight, depth), numbers in groups.items():
+        if candidates not in stages:
+            stages[candidates] = _candidates(at, candidates)
+        places, dense, lexical = stages[candidates]
+        fused = dense_weight * dense + (1 - dense_weight) * lexical
+        order = np.argsort(-fused, kind="stable")
+        shortlist, scores = places[order], fused[order]
+        weights = np.array([choices[number].rerank_weight for number in numbers])
+        tops = _blend(scores[:depth], at.rerank[shortlist[:depth]], weights)
+        for number, top in zip(numbers, tops, strict=True):
+            # Below the depth the fused order goes on.
+            chosen = [*shortlist[:depth][top].tolist(), *shortlist[depth : depth + LIMIT].tolist()]
+            result[number] = tuple(at.ids[place] for place in chosen[:LIMIT])
+    return result
+
+
+def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The places of the candidates when each index gives ``number``, with their normalised scores."""
+    import numpy as np
+
+    dense_rank = np.where((at.dense_rank > 0) & (at.dense_rank <= number), at.dense_rank, 0)
+    lexical_rank = np.where((at.lexical_rank > 0) & (at.lexical_rank <= number), at.lexical_rank, 0)
+    places = np.flatnonzero((dense_rank > 0) | (lexical_rank > 0))
+    last = len(at.ids) + 1
+    keys = (
+        np.where(lexical_rank[places] > 0, lexical_rank[places], last),
+        np.where(dense_rank[places] > 0, dense_rank[places], last),
+    )
+    places = places[np.lexsort(keys)]
+    dense = _min_max(at.cosine[places])
+    lexical = _min_max(np.where(lexical_rank[places] > 0, at.lexical[places], np.nan))
+    return places, np.nan_to_num(dense), np.nan_to_num(lexical)
+
+
+def _blend(fused: Floats, reranked: Floats, weights: Floats) -> NDArray[np.int64]:
+    """The order of a shortlist under each weight, shape (weights, shortlist)."""
+    import numpy as np
+
+    if not fused.size or np.isnan(reranked).all():
+        return np.tile(np.arange(fused.size), (weights.size, 1))
+    normalized = _min_max(reranked)
+    low, high = float(fused.min()), float(fused.max())
+    mapped = np.where(np.isnan(normalized), fused, low + normalized * (high - low))
+    final = (1 - weights[:, None]) * fused + weights[:, None] * mapped
+    ties = np.where(weights[:, None] > 0, -np.nan_to_num(normalized, nan=-1.0), 0.0)
+    return np.lexsort((ties, -final), axis=-1)
+
+
+def _min_max(values: Floats) -> Floats:
+    """Values mapped onto 0 to 1, NaN left as it is; 1 where they are all equal."""
+    import numpy as np
+
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return values
+    low, high = float(known.min()), float(known.max())
+    if high - low <= 0:
+        return np.where(np.isnan(values), np.nan, 1.0)
+    return np.asarray((values - low) / (high - low), dtype=np.float64)
+
+
+def score(
+    observations: Mapping[str, Observation], judgements: Judgements, choices: Sequence[Choice], step: Step
+) -> Floats:
+    """nDCG@10 of every query under every choice, shape (queries, choices)."""
+    import numpy as np
+
+    scores = np.zeros((len(observations), len(choices)))
+    for row, (query, at) in enumerate(observations.items()):
+        found = rankings(at, choices)
+        # Most choices rank the first ten alike: each ranking is judged once.
+        distinct = {ranking: str(number) for number, ranking in enumerate(dict.fromkeys(found))}
+        runs = {name: ranking for ranking, name in distinct.items()}
+        judged = judge_each(runs, dict.fromkeys(runs, judgements[query]), [MEASURE])
+        scores[row] = [judged[distinct[ranking]][MEASURE] for ranking in found]
+        step()
+    return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What cross-validation found.
+
+    Attributes:
+        choice: the best settings over all queries; None when the present ones are as good.
+        held_out: each query's figure under the settings chosen without it, the mean over the repeats.
+        fitted: each query's figure under ``choice``.
+        agreement: share of the folds that chose the same settings, 0 to 1.
+    """
+
+    choice: Choice | None
+    held_out: Floats
+    fitted: Floats
+    agreement: float
+
+
+def tune(present: Floats, scores: Floats, choices: Sequence[Choice]) -> Tuned:
+    """Chooses by repeated cross-validation.
+
+    Args:
+        present: each query's figure under the present settings, shape (queries,).
+        scores: each query's figure under each choice, shape (queries, choices).
+        choices: the choices.
+    """
+    import numpy as np
+
+    table = np.column_stack([present, scores])
+    best = _best(table, choices)
+    held_out, chosen = np.zeros(len(table)), []
+    for fold in _folds(len(table)):
+        others = np.setdiff1d(np.arange(len(table)), fold)
+        column = _best(table[others], choices)
+        chosen.append(column)
+        held_out[fold] += table[fold, column] / REPEATS
+    return Tuned(
+        choice=choices[best - 1] if best else None,
+        held_out=held_out,
+        fitted=table[:, best],
+        agreement=chosen.count(best) / len(chosen),
+    )
+
+
+def _folds(queries: int) -> Iterator[NDArray[np.int64]]:
+    import numpy as np
+
+    numbers = np.random.default_rng(7)
+    for _ in range(REPEATS):
+        yield from np.array_split(numbers.permutation(queries), min(FOLDS, queries))
+
+
+def _best(table: Floats, choices: Sequence[Choice]) -> int:
+    """The column to take: 0 for the present settings, else the number of the choice, from 1."""
+    means = table.mean(axis=0)
+    if means[0] >= means.max() - TOLERANCE:
+        return 0
+    near = [column for column in range(1, len(means)) if means[column] >= means.max() - TOLERANCE]
+    return min(near, key=lambda column: (choices[column - 1].cost, -means[column]))

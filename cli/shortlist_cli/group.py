@@ -1,0 +1,89 @@
+"""The group of all commands, their common look and how their errors are shown.
+
+A command raises ``ShortlistError``; here it becomes one line and an exit code. 1: the call failed, or was interrupted;
+2: wrong usage (click's own); 3: some documents failed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from shortlist import InvalidArgument, ServerUnavailable, ShortlistError
+
+COMMANDS = {
+    "serve": ("hosting.serve:serve_command", "Run a server."),
+    "worker": ("hosting.worker:worker_command", "Run models for servers on other machines."),
+    "config": ("hosting.config:config_command", "Print the settings a server would run with."),
+    "key": ("hosting.key:key_command", "Make an API key for a server."),
+    "ingest": ("commands.ingest:ingest_command", "Put documents from files into a collection."),
+    "search": ("commands.search:search_command", "Search a collection."),
+    "collections": (
+        "commands.collections:collections_group",
+        "List, create, show and delete collections.",
+    ),
+    "get": ("commands.documents:get_command", "Show documents by id."),
+    "list": ("commands.documents:list_command", "Print the documents of a collection as JSON lines."),
+    "count": ("commands.documents:count_command", "Count documents."),
+    "delete": ("commands.documents:delete_command", "Delete documents by id or filter."),
+    "health": ("commands.health:health_command", "Ask whether a server is serving."),
+    "info": ("commands.info:info_command", "Show what a server is and which models it serves."),
+    "verify": ("commands.verify:verify_command", "Check a data folder, or the collections of a server."),
+    "backup": ("commands.backup:backup_command", "Back up collections of a server."),
+    "backups": ("commands.backup:backups_command", "List the backups of a server."),
+    "restore": ("commands.backup:restore_command", "Make a collection from a backup."),
+    "quarantine": (
+        "commands.quarantine:quarantine_group",
+        "List, retry and delete documents that failed.",
+    ),
+    "eval": ("evaluation.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
+    "tune-search": ("evaluation.tune_search:tune_command", "Find a collection's best search settings."),
+    "demo": ("demo.demo:demo_command", "Search the documentation of Python's standard library."),
+}
+"""The commands: where each is, and its line in the help, so that the help imports none of them."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the help without importing the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; an error of the client becomes a line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except ShortlistError as error:
+            raise click.ClickException(explain(error)) from error
+
+
+def explain(error: ShortlistError) -> str:
+    """An error as a line for a person."""
+    if isinstance(error, ServerUnavailable):
+        return f"{error.message}\nIs a server running there? Start one with: shortlist serve"
+    if isinstance(error, InvalidArgument) and error.field:
+        return f"{error.field}: {error.message}"
+    return str(error)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(version("shortlist"), prog_name="shortlist")
+def cli() -> None:
+    """Shortlist: a search server that retrieves, then reranks, in one call."""

@@ -1,0 +1,1 @@
+"""The commands that host a server or a worker: settings, keys and processes."""
