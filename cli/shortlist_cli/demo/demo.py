@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shortlist import Client, CollectionConfig, CollectionExists, Document, Hit, SearchResult
-from shortlist_cli.demo.corpus import Corpus, Entry, stdlib_corpus
+from shortlist_cli.demo.corpus import Entry, stdlib_corpus
 from shortlist_cli.hosting.server_process import ServerNotStarted, running_server
 from shortlist_cli.output import note, print_table, progress_bar, stdout
 
@@ -69,10 +69,10 @@ def demo_command(*, questions: tuple[str, ...], data_dir: Path, limit: int, embe
                 print_answer(question, client.search(collection, question, limit=limit))
 
 
-def collection_name(corpus: Corpus) -> str:
+def collection_name(corpus: Sequence[Entry]) -> str:
     """A name that is another one for every other interpreter or corpus, so that none is mixed with what is there."""
     digest = hashlib.sha256()
-    for entry in corpus.entries:
+    for entry in corpus:
         digest.update(f"{entry.name}\0{entry.kind}\0{entry.text}\0".encode())
     version = re.sub(r"[^a-z0-9]+", "-", platform.python_version().lower())
     return f"python-{version}-{digest.hexdigest()[:8]}"
@@ -150,14 +150,14 @@ def _server(data_dir: Path, arguments: Sequence[str]) -> Iterator[str]:
         raise click.ClickException(str(error)) from error
 
 
-def _fill(client: Client, collection: str, corpus: Corpus) -> None:
+def _fill(client: Client, collection: str, corpus: Sequence[Entry]) -> None:
     """Makes the collection and sends what it does not have."""
     with contextlib.suppress(CollectionExists):
         client.create_collection(collection, CollectionConfig(filterable_fields=("kind", "module", "package")))
     started = time.perf_counter()
-    ingest = client.ingest(collection, map(document, corpus.entries), stream=STREAM, resume=True)
+    ingest = client.ingest(collection, map(document, corpus), stream=STREAM, resume=True)
     with progress_bar() as progress:
-        task = progress.add_task("Reading the standard library", total=len(corpus.entries))
+        task = progress.add_task("Reading the standard library", total=len(corpus))
         failed = 0
         for ack in ingest:
             failed += not ack.ok
@@ -165,7 +165,7 @@ def _fill(client: Client, collection: str, corpus: Corpus) -> None:
     seconds, summary = time.perf_counter() - started, ingest.summary
     for ack in summary.failures:
         note(f"{ack.id} was refused: {ack.error}")
-    kept = f"{len(corpus.entries):,} of {corpus.found:,} documented modules, classes, functions and methods"
+    kept = f"{len(corpus):,} documented modules, classes, functions and methods"
     if summary.durable:
         rate = summary.durable / seconds
         note(f"{kept}: {summary.durable:,} sent in {seconds:.0f} s ({rate:.0f} per second).")
