@@ -6,7 +6,7 @@ READY := .venv/.ready
 ROUNDS ?= 20
 BENCHES := $(filter-out bars served,$(basename $(notdir $(wildcard bench/*.py))))
 
-.PHONY: setup demo test lint type bench crash image
+.PHONY: setup demo test lint type bench crash image release
 
 setup: $(READY)
 
@@ -27,6 +27,9 @@ bench: $(READY)
 
 crash: $(READY)
 	CRASH_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -m crash --timeout=36000 tests/crash/storage
+
+release: $(READY)
+	$(BIN)/python scripts/release.py $(ARGS)
 
 image:
 	docker build -t shortlist .

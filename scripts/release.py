@@ -1,0 +1,95 @@
+"""Makes a release: checks version and changelog, builds, tries the wheel in an empty environment, and sets the tag.
+
+    make release            # everything but the tag
+    make release ARGS=--tag
+
+Exits 1 with one line when something does not hold. The build lies in ``dist/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+
+MAX_IMPORT_SECONDS = 0.3
+"""Longest median time to import the SDK."""
+
+TRY = """
+import subprocess, statistics, sys, time
+def once():
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-I", "-c", "import shortlist"], check=True)
+    return time.perf_counter() - began
+def bare():
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-I", "-c", ""], check=True)
+    return time.perf_counter() - began
+once()
+print(statistics.median(once() - bare() for _ in range(5)))
+"""
+
+
+def main() -> None:
+    """The entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--tag", action="store_true", help="set the tag when everything holds")
+    arguments = parser.parse_args()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    check_sources(version)
+    wheel = build(version)
+    seconds = try_wheel(wheel)
+    print(f"{wheel.name}: installs and imports in an empty environment, in {seconds:.2f} s")
+    if seconds > MAX_IMPORT_SECONDS:
+        sys.exit(f"import shortlist takes {seconds:.2f} s; {MAX_IMPORT_SECONDS} s is the limit")
+    if arguments.tag:
+        run("git", "tag", "--annotate", f"v{version}", "--message", f"Shortlist {version}")
+        print(f"tagged v{version}; publish with: git push origin v{version}")
+
+
+def check_sources(version: str) -> None:
+    """Refuses a dirty tree, a version that was released, and a changelog without the version."""
+    if run("git", "status", "--porcelain"):
+        sys.exit("the working tree has changes; commit them first")
+    if run("git", "tag", "--list", f"v{version}"):
+        sys.exit(f"v{version} was released; raise the version in pyproject.toml")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d{{2}}-\d{{2}}$", changelog, re.MULTILINE):
+        sys.exit(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD'")
+
+
+def build(version: str) -> Path:
+    """Builds the source distribution, and the wheel from it; returns the wheel."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT))
+    return DIST / f"shortlist-{version}-py3-none-any.whl"
+
+
+def try_wheel(wheel: Path) -> float:
+    """Installs the wheel alone and imports the SDK; returns the seconds that the import takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder) / "bin" / "python")
+        run(python, "-m", "pip", "install", "--quiet", str(wheel))
+        return float(run(python, "-I", "-c", TRY, cwd=folder))
+
+
+def run(*command: str, cwd: str | Path = ROOT) -> str:
+    """Runs a command and returns its output; a failure ends the program with the command's own words."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:4])} failed:\n{done.stderr or done.stdout}")
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
