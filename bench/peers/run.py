@@ -34,8 +34,8 @@ from served import SCIFACT  # noqa: E402
 from table import markdown  # noqa: E402
 from workload import DIMENSION, FULL, QUICK, Size, Text, read_text, write_text, write_vectors  # noqa: E402
 
-from shortlist_cli.evaluation.measures import judge  # noqa: E402
 from shortlist_server.config import DEFAULT_EMBEDDER  # noqa: E402
+from shortlist_server.ranking.measures import judge  # noqa: E402
 
 PEERS = ("shortlist_itself", "chroma", "milvus_lite", "qdrant", "lance", "pgvector", "bare_hnswlib")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shortlist-peers"

@@ -16,7 +16,7 @@ from shortlist import (
     Rerank,
     SearchDefaults,
 )
-from shortlist_cli.evaluation.measures import judge, judge_each
+from shortlist_server.ranking.measures import judge, judge_each
 
 CORPUS = {
     "owl": "The owl hunts mice at night and turns its head without moving its eyes.",

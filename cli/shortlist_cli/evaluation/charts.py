@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from shortlist_cli.evaluation.measures import MEASURES
 from shortlist_cli.evaluation.record import RunRecord, SettingRecord
 from shortlist_cli.evaluation.settings import RANKINGS
+from shortlist_server.ranking.measures import MEASURES
 
 Spec = dict[str, Any]
 

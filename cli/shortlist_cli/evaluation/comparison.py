@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shortlist_cli.evaluation.measures import MEASURES
 from shortlist_cli.evaluation.record import InvalidRecord, RunRecord, SettingRecord
 from shortlist_cli.evaluation.significance import Difference, difference, shown
 from shortlist_cli.output import note, print_table
+from shortlist_server.ranking.measures import MEASURES
 
 SHOWN_QUERIES = 5
 

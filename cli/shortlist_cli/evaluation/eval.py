@@ -15,13 +15,13 @@ import click
 
 from shortlist_cli.evaluation import subject
 from shortlist_cli.evaluation.comparison import compare_runs, print_comparison
-from shortlist_cli.evaluation.measures import MEASURES
 from shortlist_cli.evaluation.measuring import LATENCY_LIMIT, QUALITY_LIMIT
 from shortlist_cli.evaluation.record import InvalidRecord, load_run
 from shortlist_cli.evaluation.run import Figures, evaluate
 from shortlist_cli.evaluation.settings import PATHS, InvalidSweep, Settings, parse_sweeps
 from shortlist_cli.evaluation.significance import shown
 from shortlist_cli.output import note, print_json, print_table
+from shortlist_server.ranking.measures import MEASURES
 
 DEFAULT_COLLECTION = "eval"
 WORSE = 4

@@ -20,7 +20,6 @@ from rich.progress import Progress
 from shortlist import Client
 from shortlist_cli.evaluation import subject
 from shortlist_cli.evaluation.beir import Dataset, Judged
-from shortlist_cli.evaluation.measures import MEASURES, judge_each
 from shortlist_cli.evaluation.measuring import (
     QUALITY_LIMIT,
     Found,
@@ -36,6 +35,7 @@ from shortlist_cli.evaluation.record import QueryRecord, RunRecord, SettingRecor
 from shortlist_cli.evaluation.settings import RANKINGS, Settings
 from shortlist_cli.evaluation.significance import adjusted, difference, interval
 from shortlist_cli.output import note, progress_bar
+from shortlist_server.ranking.measures import MEASURES, judge_each
 
 WORST_QUERIES = 20
 """Queries whose documents are read for the report."""

@@ -12,13 +12,13 @@ import click
 from shortlist import Client, SearchDefaults
 from shortlist_cli.evaluation import subject
 from shortlist_cli.evaluation.beir import Dataset, InvalidDataset, Judged, load_split
-from shortlist_cli.evaluation.measures import MEASURES, judge_each
 from shortlist_cli.evaluation.measuring import find_all
 from shortlist_cli.evaluation.run import ingest_corpus
 from shortlist_cli.evaluation.settings import InvalidSweep, parse_sweeps
 from shortlist_cli.evaluation.significance import Difference, difference, shown
 from shortlist_cli.evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
 from shortlist_cli.output import note, print_json, print_table, progress_bar
+from shortlist_server.ranking.measures import MEASURES, judge_each
 
 AXES = {
     "fusion.dense_weight": "dense_weights",

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
-from shortlist_cli.evaluation.measures import MEASURES, Judgements, judge_each
 from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, patient_search
+from shortlist_server.ranking.fusion import blend, blended_order, min_max, weighted_sum
+from shortlist_server.ranking.measures import MEASURES, Qrels, judge_each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,11 +185,11 @@ def rankings(at: Observation, choices: Sequence[Choice]) -> list[tuple[str, ...]
         if candidates not in stages:
             stages[candidates] = _candidates(at, candidates)
         places, dense, lexical = stages[candidates]
-        fused = dense_weight * dense + (1 - dense_weight) * lexical
+        fused = weighted_sum([dense, lexical], [dense_weight, 1 - dense_weight])
         order = np.argsort(-fused, kind="stable")
         shortlist, scores = places[order], fused[order]
         weights = np.array([choices[number].rerank_weight for number in numbers])
-        tops = _blend(scores[:depth], at.rerank[shortlist[:depth]], weights)
+        tops = _orders(scores[:depth], at.rerank[shortlist[:depth]], weights)
         for number, top in zip(numbers, tops, strict=True):
             # Below the depth the fused order goes on.
             chosen = [*shortlist[:depth][top].tolist(), *shortlist[depth : depth + LIMIT].tolist()]
@@ -209,41 +210,22 @@ def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats
         np.where(dense_rank[places] > 0, dense_rank[places], last),
     )
     places = places[np.lexsort(keys)]
-    dense = _min_max(at.cosine[places])
-    lexical = _min_max(np.where(lexical_rank[places] > 0, at.lexical[places], np.nan))
-    return places, np.nan_to_num(dense), np.nan_to_num(lexical)
+    dense = min_max(at.cosine[places])
+    lexical = min_max(np.where(lexical_rank[places] > 0, at.lexical[places], np.nan))
+    return places, dense, lexical
 
 
-def _blend(fused: Floats, reranked: Floats, weights: Floats) -> NDArray[np.int64]:
-    """The order of a shortlist under each weight, shape (weights, shortlist)."""
+def _orders(fused: Floats, reranked: Floats, weights: Floats) -> NDArray[np.int64]:
+    """The order of a shortlist under each weight, shape (weights, shortlist); under 0 the server does not rerank."""
     import numpy as np
 
-    if not fused.size or np.isnan(reranked).all():
-        return np.tile(np.arange(fused.size), (weights.size, 1))
-    normalized = _min_max(reranked)
-    low, high = float(fused.min()), float(fused.max())
-    mapped = np.where(np.isnan(normalized), fused, low + normalized * (high - low))
-    final = (1 - weights[:, None]) * fused + weights[:, None] * mapped
-    ties = np.where(weights[:, None] > 0, -np.nan_to_num(normalized, nan=-1.0), 0.0)
-    return np.lexsort((ties, -final), axis=-1)
+    if not fused.size:
+        return np.empty((weights.size, 0), dtype=np.int64)
+    final, normalized = blend(fused, reranked, weights[:, None])
+    return blended_order(final, np.where(weights[:, None] > 0, normalized, np.nan))
 
 
-def _min_max(values: Floats) -> Floats:
-    """Values mapped onto 0 to 1, NaN left as it is; 1 where they are all equal."""
-    import numpy as np
-
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return values
-    low, high = float(known.min()), float(known.max())
-    if high - low <= 0:
-        return np.where(np.isnan(values), np.nan, 1.0)
-    return np.asarray((values - low) / (high - low), dtype=np.float64)
-
-
-def score(
-    observations: Mapping[str, Observation], judgements: Judgements, choices: Sequence[Choice], step: Step
-) -> Floats:
+def score(observations: Mapping[str, Observation], qrels: Qrels, choices: Sequence[Choice], step: Step) -> Floats:
     """nDCG@10 of every query under every choice, shape (queries, choices)."""
     import numpy as np
 
@@ -253,7 +235,7 @@ def score(
         # Most choices rank the first ten alike: each ranking is judged once.
         distinct = {ranking: str(number) for number, ranking in enumerate(dict.fromkeys(found))}
         runs = {name: ranking for ranking, name in distinct.items()}
-        judged = judge_each(runs, dict.fromkeys(runs, judgements[query]), [MEASURE])
+        judged = judge_each(runs, dict.fromkeys(runs, qrels[query]), [MEASURE])
         scores[row] = [judged[distinct[ranking]][MEASURE] for ranking in found]
         step()
     return scores

@@ -5,104 +5,93 @@ Blocking; each call runs in one thread.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
 
-from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport, StageScore
-from shortlist_server.pipeline.fusion import StageScores
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun
+import numpy as np
+
+from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport
+from shortlist_server.pipeline.candidates import Candidates, Rows
+from shortlist_server.pipeline.rerank import look_at
+from shortlist_server.pipeline.run import SearchRun
 from shortlist_server.storage.base import Selection
 
 
-def answer(run: SearchRun, retrieved: Retrieved, ranked: Ranked, last_attempt: bool) -> list[Hit] | None:
+def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] | None:
     """The hits asked for; None when one of them was replaced since it was found, and the search should begin anew."""
     request = run.request
     with run.stage("group"):
-        chosen = [
-            (key, score)
-            for key, score in zip(ranked.keys, ranked.scores, strict=True)
-            if request.min_score is None or score >= request.min_score
-        ][request.offset : run.wanted]
+        rows = table.order if request.min_score is None else table.order[table.final[table.order] >= request.min_score]
+        rows = rows[request.offset : request.offset + request.limit]
         parts = Parts(text=request.parts.text or request.parts.passages, metadata=request.parts.metadata)
-        documents = run.collection.documents([key for key, _ in chosen], parts)
-        if len(documents) < len(chosen):
+        keys = table.keys[rows].tolist()
+        documents = run.collection.documents(keys, parts)
+        if len(documents) < len(keys):
             if not last_attempt:
                 return None
-            chosen = [(key, score) for key, score in chosen if key in documents]
-        matched = (
-            _matched_passages(run, retrieved, ranked, [key for key, _ in chosen]) if request.parts.passages else {}
-        )
-        fused_ranks = {key: rank for rank, key in enumerate(retrieved.fused.keys, 1)}
-        fused_scores = dict(zip(retrieved.fused.keys, retrieved.fused.scores.tolist(), strict=True))
+            rows = rows[[key in documents for key in keys]]
+        passages = _passages(run, table, rows) if request.parts.passages else {}
         return [
             Hit(
                 rank=rank,
-                score=score,
-                dense=stage_score(key, retrieved.dense, retrieved.fused.dense),
-                lexical=stage_score(key, retrieved.lexical, retrieved.fused.lexical),
-                fused=StageScore(score=fused_scores[key], rank=fused_ranks[key], normalized=fused_scores[key]),
-                rerank=ranked.reranked.get(key),
-                document=documents[key],
-                passages=matched.get(key, ()),
+                score=float(table.final[row]),
+                dense=None if table.dense is None else table.dense.at(row),
+                lexical=None if table.lexical is None else table.lexical.at(row),
+                fused=table.fused_at(row),
+                rerank=table.rerank_at(row),
+                document=documents[int(table.keys[row])],
+                passages=passages.get(row, ()),
             )
-            for rank, (key, score) in enumerate(chosen, request.offset + 1)
+            for rank, row in enumerate(rows.tolist(), request.offset + 1)
         ]
 
 
-def _matched_passages(
-    run: SearchRun, retrieved: Retrieved, ranked: Ranked, keys: Sequence[int]
-) -> dict[int, list[PassageHit]]:
-    # Documents found by words alone, in a search without any vector: none of their passages has been looked at.
-    unknown = [key for key in keys if key not in retrieved.passages]
-    if unknown:
-        for key, document in run.collection.documents(unknown, Parts(text=False, passages=True)).items():
-            retrieved.passages[key] = [(passage.label, 0.0) for passage in document.passages]
-    labels = [label for key in keys for label, _ in retrieved.passages.get(key, ())]
+def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[PassageHit]]:
+    """The passages of each row that a stage looked at: those reranked first, then by their cosine."""
+    # No stage has looked at the passages of documents that words alone found, in a search without any vector.
+    look_at(run, table, rows)
+    columns = table.passages
+    spans = {row: columns.of_row(row) for row in rows.tolist()}
+    labels = [label for span in spans.values() for label in columns.labels[span].tolist()]
     stored = run.collection.passages(labels, vectors=run.request.parts.vectors)
-    has_vector = run.vector is not None
-    hits = {
-        key: [
-            PassageHit(
-                passage=stored[label],
-                dense_score=score if has_vector else None,
-                rerank_score=ranked.passages.get(label),
+    hits = {}
+    for row, span in spans.items():
+        dense, reranked = columns.dense[span], columns.rerank[span]
+        # Missing scores go last; passages without any stay in the document's order.
+        order = np.lexsort((-np.nan_to_num(dense), -np.nan_to_num(reranked, nan=-np.inf)))
+        hits[row] = [
+            PassageHit(passage=stored[label], dense_score=_known(cosine), rerank_score=_known(score))
+            for label, cosine, score in zip(
+                columns.labels[span][order].tolist(), dense[order].tolist(), reranked[order].tolist(), strict=True
             )
-            for label, score in retrieved.passages.get(key, ())
             if label in stored
         ]
-        for key in keys
-    }
-    for passages in hits.values():
-        # Stable, so that passages without any score stay in the document's order.
-        passages.sort(key=lambda hit: (hit.rerank_score is None, -(hit.rerank_score or 0), -(hit.dense_score or 0)))
     return hits
 
 
-def stage_score(key: int, stage: StageScores | None, normalized: dict[int, float]) -> StageScore | None:
-    """A document's score in a stage; None where the stage did not score it."""
-    if stage is None or key not in stage.scores:
-        return None
-    return StageScore(score=stage.scores[key], rank=stage.ranks.get(key, 0), normalized=normalized[key])
+def _known(score: float) -> float | None:
+    return None if math.isnan(score) else score
 
 
-def report(run: SearchRun, retrieved: Retrieved, selection: Selection | None, ranked: Ranked) -> SearchReport:
+def report(run: SearchRun, table: Candidates, selection: Selection | None) -> SearchReport:
     """How the answer came about."""
+    plan = run.plan
     return SearchReport(
         total_seconds=time.perf_counter() - run.started,
         stage_seconds=run.seconds,
-        mode=run.settings.mode,
-        dense_strategy=None if retrieved.candidates is None else retrieved.candidates.strategy,
-        dense_candidates=0 if retrieved.dense is None else len(retrieved.dense.ranks),
-        lexical_candidates=0 if retrieved.lexical is None else len(retrieved.lexical.ranks),
-        fused_candidates=len(retrieved.fused.keys),
-        reranked=len(ranked.reranked),
+        mode=plan.mode,
+        dense_strategy=None if table.found is None else table.found.strategy,
+        dense_candidates=0 if table.dense is None else int(np.count_nonzero(table.dense.ranks)),
+        lexical_candidates=0 if table.lexical is None else int(np.count_nonzero(table.lexical.ranks)),
+        fused_candidates=len(table),
+        reranked=0 if table.rerank is None else int(np.count_nonzero(table.rerank.ranks)),
         filter_matches=None if selection is None else selection.matches,
         query_tokens=0 if run.embedding is None else run.embedding.tokens,
         query_truncated_tokens=0 if run.embedding is None else run.embedding.truncated_tokens,
         rerank_tokens=run.rerank_tokens,
         sequence=run.sequence,
-        embedder="" if run.embedder is None else _versioned(run.embedder.info.name, run.embedder.info.revision),
-        reranker="" if run.reranker is None else _versioned(run.reranker.info.name, run.reranker.info.revision),
+        embedder="" if plan.embedder is None else _versioned(plan.embedder.info.name, plan.embedder.info.revision),
+        reranker="" if plan.reranker is None else _versioned(plan.reranker.info.name, plan.reranker.info.revision),
         degradations=tuple(run.degradations),
     )
 

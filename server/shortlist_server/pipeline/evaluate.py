@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from shortlist_server.domain import Deadline, Parts, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
 from shortlist_server.inference.base import NO_MODEL
+from shortlist_server.pipeline.plan import merged
 from shortlist_server.pipeline.search import Searcher
-from shortlist_server.pipeline.settings import merged
+from shortlist_server.ranking.measures import MEASURES, judge_each
 from shortlist_server.storage.base import Store
 
 LIMIT = 100
@@ -33,9 +34,6 @@ ALONE: Mapping[str, SearchDefaults] = {
 """What each ranking sets on top of the settings that are measured."""
 
 NEEDS_EMBEDDER = frozenset({"dense", "fused"})
-
-MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "R@100", "mrr_at_10": "RR@10"}
-"""The measures, by their names in the contract and in ir-measures."""
 
 Measures = Mapping[str, float]
 
@@ -127,7 +125,7 @@ class Evaluator:
                         done += 1
                         yield Progress(done=done, total=total)
                     grades = {query.id: query.grades for query in queries}
-                    evaluation.queries[ranking] = await loop.run_in_executor(self._threads, judge, found, grades)
+                    evaluation.queries[ranking] = await loop.run_in_executor(self._threads, judge_each, found, grades)
                 yield evaluation
 
 
@@ -135,18 +133,3 @@ def _note(evaluation: Evaluation, report: SearchReport) -> None:
     evaluation.embedder = report.embedder or evaluation.embedder
     evaluation.reranker = report.reranker or evaluation.reranker
     evaluation.degraded += bool(report.degradations)
-
-
-def judge(
-    rankings: Mapping[str, Sequence[str]], grades: Mapping[str, Mapping[str, int]]
-) -> dict[str, dict[str, float]]:
-    """Every measure of every query, 0 to 1; a query without hits has 0 throughout."""
-    import ir_measures
-
-    names = {ir_measures.parse_measure(definition): name for name, definition in MEASURES.items()}
-    # trec_eval orders by score and breaks ties by id: the negated rank says that the order given is the order meant.
-    run = {query: {id: -float(rank) for rank, id in enumerate(ranking)} for query, ranking in rankings.items()}
-    judged = {query: dict.fromkeys(MEASURES, 0.0) for query in grades}
-    for metric in ir_measures.iter_calc(list(names), {query: dict(of) for query, of in grades.items()}, run):
-        judged[metric.query_id][names[metric.measure]] = float(metric.value)
-    return judged

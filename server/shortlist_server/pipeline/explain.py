@@ -5,6 +5,7 @@ Blocking; runs in one thread, after the answer is made, when a request asks for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from shortlist_server.domain import (
@@ -17,88 +18,81 @@ from shortlist_server.domain import (
     RerankedPassage,
     RerankOutcome,
     SearchRequest,
-    StageScore,
 )
-from shortlist_server.pipeline.answer import stage_score
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
+from shortlist_server.pipeline.candidates import Candidates
+from shortlist_server.pipeline.rerank import Shortlist
+from shortlist_server.pipeline.run import SearchRun
 
 
-def explain(run: SearchRun, retrieved: Retrieved, shortlist: Shortlist, ranked: Ranked) -> Explanation:
+def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanation:
     """The account; it reads the id of every candidate from the store."""
-    documents = run.collection.documents(ranked.keys, Parts(text=False, metadata=False))
+    documents = run.collection.documents(table.keys.tolist(), Parts(text=False, metadata=False))
     ids = {key: document.id for key, document in documents.items()}
-    rerank_outcomes = _rerank_outcomes(run, shortlist, ranked)
-    fused = {
-        key: StageScore(score=score, rank=rank, normalized=score)
-        for rank, (key, score) in enumerate(
-            zip(retrieved.fused.keys, retrieved.fused.scores.tolist(), strict=True), start=1
-        )
-    }
     candidates = []
     passed = 0
-    for rank, (key, score) in enumerate(zip(ranked.keys, ranked.scores, strict=True), start=1):
+    for rank, row in enumerate(table.order.tolist(), start=1):
+        score = float(table.final[row])
         outcome = _outcome(run.request, score, passed)
         passed += outcome is not CandidateOutcome.BELOW_MIN_SCORE
         candidates.append(
             ExplainedCandidate(
-                id=ids.get(key, ""),
+                id=ids.get(int(table.keys[row]), ""),
                 rank=rank,
                 score=score,
-                dense=stage_score(key, retrieved.dense, retrieved.fused.dense),
-                lexical=stage_score(key, retrieved.lexical, retrieved.fused.lexical),
-                fused=fused[key],
-                rerank=ranked.reranked.get(key),
+                dense=None if table.dense is None else table.dense.at(row),
+                lexical=None if table.lexical is None else table.lexical.at(row),
+                fused=table.fused_at(row),
+                rerank=table.rerank_at(row),
                 outcome=outcome,
-                rerank_outcome=rerank_outcomes.get(key),
+                rerank_outcome=_rerank_outcome(run, table, shortlist, row),
             )
         )
-    settings, dense = run.settings, retrieved.candidates
-    info = None if run.reranker is None else run.reranker.info
+    plan, found = run.plan, table.found
     return Explanation(
         candidates=candidates,
-        dense_candidates=run.dense_candidates,
-        lexical_candidates=max(settings.lexical_candidates, run.wanted),
-        fusion=settings.fusion,
-        dense_weight=settings.dense_weight,
-        rrf_k=settings.rrf_k,
-        rerank_depth=0 if info is None else settings.rerank_depth or info.default_depth,
-        rerank_weight=0.0
-        if info is None
-        else info.default_weight
-        if settings.rerank_weight is None
-        else settings.rerank_weight,
-        dense_passages=0 if dense is None else dense.asked,
-        dense_sources=() if dense is None else dense.sources,
-        texts=_texts(run, shortlist, ranked, ids) if run.request.explain_texts else None,
+        dense_candidates=plan.dense_candidates,
+        lexical_candidates=plan.lexical_candidates,
+        fusion=plan.fusion,
+        dense_weight=plan.dense_weight,
+        rrf_k=plan.rrf_k,
+        rerank_depth=plan.rerank_depth,
+        rerank_weight=plan.rerank_weight,
+        dense_passages=0 if found is None else found.asked,
+        dense_sources=() if found is None else found.sources,
+        texts=_texts(run, table, shortlist, ids) if run.request.explain_texts else None,
     )
 
 
-def _rerank_outcomes(run: SearchRun, shortlist: Shortlist, ranked: Ranked) -> dict[int, RerankOutcome]:
-    """What the second stage did with each document; empty where there was none."""
-    if run.reranker is None:
-        return {}
-    outcomes = dict.fromkeys(ranked.keys, RerankOutcome.BEYOND_DEPTH)
-    outcomes.update(dict.fromkeys(shortlist.keys, RerankOutcome.NOTHING_TO_READ))
+def _rerank_outcome(run: SearchRun, table: Candidates, shortlist: Shortlist, row: int) -> RerankOutcome | None:
+    """What the second stage did with a document; None where there was none."""
+    if run.plan.reranker is None:
+        return None
+    if row >= shortlist.depth:
+        return RerankOutcome.BEYOND_DEPTH
+    if table.rerank_at(row) is not None:
+        return RerankOutcome.SCORED
+    if row not in table.passages.rows[shortlist.passages]:
+        return RerankOutcome.NOTHING_TO_READ
     failed = any(degradation.kind is DegradationKind.RERANK_FAILED for degradation in run.degradations)
-    unscored = RerankOutcome.FAILED if failed else RerankOutcome.OUT_OF_TIME
-    outcomes.update((key, unscored) for key, _ in shortlist.pairs)
-    outcomes.update(dict.fromkeys(ranked.reranked, RerankOutcome.SCORED))
-    return outcomes
+    return RerankOutcome.FAILED if failed else RerankOutcome.OUT_OF_TIME
 
 
-def _texts(run: SearchRun, shortlist: Shortlist, ranked: Ranked, ids: Mapping[int, str]) -> ExplainedTexts:
-    query = ""
-    if run.embedder is not None:
-        query = run.embedder.render_query(run.request.text, instruction=run.instruction, deadline=run.deadline)
+def _texts(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping[int, str]) -> ExplainedTexts:
+    plan, query = run.plan, ""
+    if plan.embedder is not None:
+        query = plan.embedder.render_query(run.request.text, instruction=plan.instruction, deadline=run.deadline)
     read = [
-        (pair, candidate)
-        for pair, candidate in zip(shortlist.pairs, shortlist.candidates, strict=True)
-        if pair[1] in ranked.passages
+        (position, candidate)
+        for position, candidate in zip(shortlist.passages.tolist(), shortlist.inputs, strict=True)
+        if not math.isnan(table.passages.rerank[position])
     ]
-    if run.reranker is None or not read:
+    if plan.reranker is None or not read:
         return ExplainedTexts(query=query, passages=())
-    stored = run.collection.passages([label for (_, label), _ in read])
-    rendered = run.reranker.render(run.rerank_query, [candidate for _, candidate in read])
+    positions = [position for position, _ in read]
+    labels = table.passages.labels[positions].tolist()
+    keys = table.keys[table.passages.rows[positions]].tolist()
+    stored = run.collection.passages(labels)
+    rendered = plan.reranker.render(run.rerank_query, [candidate for _, candidate in read])
     return ExplainedTexts(
         query=query,
         passages=[
@@ -108,7 +102,7 @@ def _texts(run: SearchRun, shortlist: Shortlist, ranked: Ranked, ids: Mapping[in
                 text=one.text,
                 token_vectors=one.token_vectors,
             )
-            for ((key, label), _), one in zip(read, rendered, strict=True)
+            for key, label, one in zip(keys, labels, rendered, strict=True)
         ],
     )
 

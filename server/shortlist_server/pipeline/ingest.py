@@ -44,7 +44,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.pipeline.content import client_vectors, content_hash
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
-from shortlist_server.pipeline.search import check_revision
+from shortlist_server.pipeline.plan import check_revision
 from shortlist_server.pipeline.windows import WindowReader
 from shortlist_server.storage.base import CollectionStore, Store
 

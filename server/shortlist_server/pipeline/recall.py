@@ -39,9 +39,9 @@ from shortlist_server.domain import (
     Vector,
 )
 from shortlist_server.errors import ShortlistError
-from shortlist_server.pipeline.retrieve import by_document
-from shortlist_server.pipeline.run import Retrieved, SearchRun
-from shortlist_server.pipeline.settings import DEFAULT_RECALL_TARGET
+from shortlist_server.pipeline.candidates import Candidates, first_of_each
+from shortlist_server.pipeline.plan import DEFAULT_RECALL_TARGET
+from shortlist_server.pipeline.run import SearchRun
 from shortlist_server.storage.base import CollectionStore, Selection
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Searches:
             return
         assert run.vector is not None
         # A copy: the vector may be a row of a whole batch.
-        sample = Sample(vector=run.vector.copy(), documents=run.dense_candidates, filter=filter)
+        sample = Sample(vector=run.vector.copy(), documents=run.plan.dense_candidates, filter=filter)
         if full:
             self.samples[self._random.integers(KEPT)] = sample
         else:
@@ -155,9 +155,9 @@ class RecallMonitor:
         # Goes with the collection: one that is dropped and made again begins anew.
         self._watched: WeakKeyDictionary[CollectionStore, tuple[Searches, Searches]] = WeakKeyDictionary()
 
-    def note(self, run: SearchRun, retrieved: Retrieved) -> None:
+    def note(self, run: SearchRun, table: Candidates) -> None:
         """A search was made; it may be kept to be checked. Takes a few microseconds, and more under a long filter."""
-        found = retrieved.candidates
+        found = table.found
         if found is None or found.strategy is DenseStrategy.EXACT or run.request.settings.ef is not None:
             return
         kinds = self._watched.get(run.collection)
@@ -263,7 +263,9 @@ def measure(collection: CollectionStore, sample: Sample, ef: int) -> float | Non
 def _cosines(
     collection: CollectionStore, vector: Vector, documents: int, selection: Selection | None, **how: Any
 ) -> list[float]:
-    return list(by_document(collection.dense(vector, documents, selection, **how), {}).scores.values())
+    found = collection.dense(vector, documents, selection, **how)
+    cosines: list[float] = found.scores[first_of_each(found.keys)].tolist()
+    return cosines
 
 
 def interval(recalls: Sequence[float]) -> tuple[float, float, float]:

@@ -5,108 +5,142 @@ Blocking; each call runs in one thread.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from shortlist_server.domain import (
-    Degradation,
-    DegradationKind,
-    Parts,
-    RerankFailurePolicy,
-    RerankScore,
-    StoredDocument,
-    StoredPassage,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Degradation, DegradationKind, Parts, RerankFailurePolicy
 from shortlist_server.errors import DeadlineExceeded
-from shortlist_server.inference.base import RerankCandidate, RerankScores
-from shortlist_server.pipeline.fusion import Floats, Fused, blend
-from shortlist_server.pipeline.retrieve import by_document
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
+from shortlist_server.inference.base import RerankCandidate, RerankerService, RerankScores
+from shortlist_server.inference.passages import passage_content
+from shortlist_server.pipeline.candidates import Candidates, RerankColumns, Rows, rows_of
+from shortlist_server.pipeline.run import SearchRun
 
 PASSAGES_PER_DOCUMENT = 3
 """Passages of one document that late interaction scores; a reranker that costs a forward pass scores the best one."""
 
 
-def fetch(run: SearchRun, retrieved: Retrieved) -> Shortlist:
-    """Reads the first documents of the fused ranking as the reranker sees them; empty where none is to run."""
-    if run.reranker is None or not retrieved.fused.keys:
-        return Shortlist(keys=(), pairs=(), candidates=())
-    info = run.reranker.info
-    keys = retrieved.fused.keys[: run.settings.rerank_depth or info.default_depth]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortlist:
+    """What is reranked: the first ``depth`` candidates.
+
+    Attributes:
+        passages: shape (m,): positions in the table's passages, those of one document together, best first.
+        inputs: what the reranker reads of each of these passages.
+    """
+
+    depth: int
+    passages: NDArray[np.int64]
+    inputs: Sequence[RerankCandidate]
+
+
+NOTHING = Shortlist(depth=0, passages=np.empty(0, np.int64), inputs=())
+
+
+def fetch(run: SearchRun, table: Candidates) -> Shortlist:
+    """Reads the first candidates as the reranker sees them; nothing where the search has no reranker."""
+    reranker = run.plan.reranker
+    if reranker is None or not len(table):
+        return NOTHING
     with run.stage("fetch"):
-        each = PASSAGES_PER_DOCUMENT if info.uses_token_vectors else 1
-        unknown = [key for key in keys if key not in retrieved.passages]
-        if unknown and run.vector is not None:
-            by_document(run.collection.dense_scores(run.vector, unknown), retrieved.passages)
-        elif unknown:
-            for key, document in run.collection.documents(unknown, Parts(text=False, passages=True)).items():
-                retrieved.passages[key] = [(passage.label, 0.0) for passage in document.passages]
-        pairs = [(key, label) for key in keys for label, _ in retrieved.passages.get(key, ())[:each]]
-        stored = run.collection.passages([label for _, label in pairs], token_vectors=info.uses_token_vectors)
-        if info.uses_token_vectors:
-            found = [
-                (pair, RerankCandidate(token_vectors=stored[pair[1]].token_vectors))
-                for pair in pairs
-                if pair[1] in stored and stored[pair[1]].token_vectors is not None
-            ]
-        else:
-            documents = run.collection.documents(keys, Parts(metadata=False))
-            found = [
-                ((key, label), RerankCandidate(text=passage_content(documents[key], stored[label])))
-                for key, label in pairs
-                if label in stored and key in documents
-            ]
-    return Shortlist(keys=keys, pairs=[pair for pair, _ in found], candidates=[candidate for _, candidate in found])
+        depth = min(run.plan.rerank_depth, len(table))
+        look_at(run, table, np.arange(depth))
+        positions = table.passages.first_of(depth, PASSAGES_PER_DOCUMENT if reranker.info.uses_token_vectors else 1)
+        inputs = _inputs(run, table, positions, reranker)
+        kept = [place for place, one in enumerate(inputs) if one is not None]
+        return Shortlist(depth=depth, passages=positions[kept], inputs=[one for one in inputs if one is not None])
 
 
-def passage_content(document: StoredDocument, passage: StoredPassage) -> str:
-    """A passage as models read it: the title in front, on a line of its own."""
-    text = document.text[passage.start : passage.end]
-    return f"{document.title}\n{text}" if document.title and text else document.title or text
+def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
+    """Adds the passages of those candidates of which no stage has looked at any."""
+    unknown = np.setdiff1d(rows, table.passages.rows)
+    if not len(unknown):
+        return
+    keys = table.keys[unknown]
+    if run.vector is not None:
+        scored = run.collection.dense_scores(run.vector, keys.tolist())
+        found, labels, cosines = scored.keys, scored.labels, scored.scores.astype(np.float64)
+    else:
+        documents = run.collection.documents(keys.tolist(), Parts(text=False, passages=True))
+        pairs = [(key, passage.label) for key, document in documents.items() for passage in document.passages]
+        found, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        cosines = np.full(len(pairs), np.nan)
+    table.passages = table.passages.more(rows_of(table.keys, found), labels, cosines)
+
+
+def _inputs(
+    run: SearchRun, table: Candidates, positions: NDArray[np.int64], reranker: RerankerService
+) -> list[RerankCandidate | None]:
+    """What the reranker reads of each passage; None of one that is gone, or has nothing to read."""
+    labels = table.passages.labels[positions].tolist()
+    tokens = reranker.info.uses_token_vectors
+    stored = run.collection.passages(labels, token_vectors=tokens)
+    if tokens:
+        return [
+            RerankCandidate(token_vectors=passage.token_vectors)
+            if (passage := stored.get(label)) is not None and passage.token_vectors is not None
+            else None
+            for label in labels
+        ]
+    keys = table.keys[table.passages.rows[positions]].tolist()
+    documents = run.collection.documents(keys, Parts(metadata=False))
+    return [
+        RerankCandidate(text=passage_content(document.title, document.text[passage.start : passage.end]))
+        if (passage := stored.get(label)) is not None and (document := documents.get(key)) is not None
+        else None
+        for key, label in zip(keys, labels, strict=True)
+    ]
 
 
 def note_partial(run: SearchRun, scored: int, asked: int) -> None:
     """Records that time allowed only some passages to be scored; fails under the policy FAIL."""
     message = f"time allowed {scored} of {asked} passages to be reranked"
-    if run.settings.rerank_on_failure is RerankFailurePolicy.FAIL:
+    if run.plan.rerank_on_failure is RerankFailurePolicy.FAIL:
         raise DeadlineExceeded(message, metadata={"stage": "rerank"})
     run.degradations.append(Degradation(kind=DegradationKind.RERANK_PARTIAL, message=message))
 
 
-def blended(run: SearchRun, fused: Fused, shortlist: Shortlist, scores: RerankScores | None) -> Ranked:
-    """The final ranking: the shortlist by its blended scores, then the rest of the fused ranking.
+def rerank(run: SearchRun, table: Candidates, shortlist: Shortlist, scores: RerankScores | None) -> None:
+    """Fills the reranker's columns and the final ranking.
 
-    A document counts with its best passage; one whose passages were not scored keeps its fused score. Without scores it
-    is the fused ranking.
+    A document counts with its best passage; one whose passages were not scored keeps its fused score. Without scores
+    the fused ranking stays.
     """
-    if scores is None or run.reranker is None:
-        return Ranked(keys=fused.keys, scores=fused.scores.tolist(), reranked={}, passages={})
-    depth, keys, values = len(shortlist.keys), shortlist.keys, scores.scores.tolist()
-    best: dict[int, int] = {}
-    for index, ((key, _), value) in enumerate(zip(shortlist.pairs, values, strict=False)):
-        if key not in best or value > values[best[key]]:
-            best[key] = index
-    raw: Floats = np.array([values[best[key]] if key in best else np.nan for key in keys], dtype=np.float64)
-    weight = run.reranker.info.default_weight if run.settings.rerank_weight is None else run.settings.rerank_weight
-    final, normalized = blend(fused.scores[:depth], raw, weight)
-    # Where the fused scores tie, the second stage decides; where it does not know either, the first's order stays.
-    order = np.lexsort((-np.nan_to_num(normalized, nan=-1.0), -final)).tolist()
-    ranks = {key: rank for rank, key in enumerate(sorted(best, key=lambda key: -values[best[key]]), 1)}
-    parts = normalized.tolist()
-    reranked = {
-        key: RerankScore(
-            score=values[best[key]],
-            rank=ranks[key],
-            normalized=parts[i],
-            probability=None if scores.probabilities is None else float(scores.probabilities[best[key]]),
-            truncated_tokens=int(scores.truncated_tokens[best[key]]),
-        )
-        for i, key in enumerate(keys)
-        if key in best
-    }
-    mixed = final.tolist()
-    return Ranked(
-        keys=[keys[i] for i in order] + fused.keys[depth:],
-        scores=[mixed[i] for i in order] + fused.scores[depth:].tolist(),
-        reranked=reranked,
-        passages={label: value for (_, label), value in zip(shortlist.pairs, values, strict=False)},
+    if scores is None:
+        return
+    # Scores may be fewer than passages: those that time did not allow.
+    positions = shortlist.passages[: len(scores.scores)]
+    values = np.asarray(scores.scores, dtype=np.float64)
+    table.passages.rerank[positions] = values
+    rows = table.passages.rows[positions]
+    best = np.lexsort((-values, rows))
+    scored, first = np.unique(rows[best], return_index=True)
+    best = best[first]
+    table.take_rerank(
+        RerankColumns(
+            scores=_column(shortlist.depth, scored, values[best]),
+            normalized=np.empty(0),
+            ranks=_ranks(shortlist.depth, scored, values[best]),
+            probabilities=None
+            if scores.probabilities is None
+            else _column(shortlist.depth, scored, np.asarray(scores.probabilities)[best]),
+            truncated_tokens=_column(shortlist.depth, scored, np.asarray(scores.truncated_tokens)[best], 0).astype(
+                np.int64
+            ),
+        ),
+        run.plan.rerank_weight,
     )
+
+
+def _column(size: int, rows: Rows, values: NDArray[np.generic], missing: float = np.nan) -> NDArray[np.float64]:
+    column = np.full(size, missing)
+    column[rows] = values
+    return column
+
+
+def _ranks(size: int, rows: Rows, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    ranks = np.zeros(size, dtype=np.int64)
+    ranks[rows[np.argsort(-values, kind="stable")]] = np.arange(1, len(rows) + 1)
+    return ranks

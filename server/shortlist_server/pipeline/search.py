@@ -26,29 +26,23 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import (
     DeadlineExceeded,
-    InvalidArgument,
-    InvalidVector,
-    ModelMismatch,
     SequenceNotReached,
     ShortlistError,
-    UnsupportedByCollection,
 )
 from shortlist_server.inference.base import (
-    LATE_INTERACTION,
-    NO_MODEL,
     EmbedderService,
     ModelCatalog,
-    RerankerService,
     RerankScores,
 )
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
+from shortlist_server.pipeline.candidates import Candidates
 from shortlist_server.pipeline.explain import explain
+from shortlist_server.pipeline.plan import plan
 from shortlist_server.pipeline.recall import RecallMonitor
-from shortlist_server.pipeline.rerank import blended, fetch, note_partial
+from shortlist_server.pipeline.rerank import Shortlist, fetch, note_partial, rerank
 from shortlist_server.pipeline.retrieve import match, retrieve
-from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun, Shortlist
-from shortlist_server.pipeline.settings import SearchSettings, resolve
+from shortlist_server.pipeline.run import SearchRun
 from shortlist_server.storage.base import CollectionStore, Selection, Store
 
 T = TypeVar("T")
@@ -98,12 +92,12 @@ class Searcher:
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS
-            if run.reranker is None:
-                retrieved, shortlist, ranked, hits = await self._in_thread(_one_stage, run, selection, lexical, last)
+            if run.plan.reranker is None:
+                table, shortlist, hits = await self._in_thread(_one_stage, run, selection, lexical, last)
             else:
-                retrieved, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
+                table, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
                 scores = await _rerank(run, shortlist)
-                ranked, hits = await self._in_thread(_second_stage, run, retrieved, shortlist, scores, last)
+                hits = await self._in_thread(_second_stage, run, table, shortlist, scores, last)
             if hits is not None:
                 break
             run.sequence = run.collection.sequence
@@ -111,9 +105,9 @@ class Searcher:
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
         if self._recall is not None:
-            self._recall.note(run, retrieved)
-        account = report(run, retrieved, selection, ranked)
-        explanation = await self._in_thread(explain, run, retrieved, shortlist, ranked) if request.explain else None
+            self._recall.note(run, table)
+        account = report(run, table, selection)
+        explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
 
     async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
@@ -123,95 +117,31 @@ class Searcher:
         if collection is None:
             collection = await self._in_thread(self._store.open, request.collection)
         await _reach(collection, request.min_sequence, deadline)
-        config = collection.config
-        if request.vector is not None and request.vector.shape != (config.dimension,):
-            raise InvalidVector(
-                f"the query vector has {request.vector.size} values, the collection has {config.dimension} dimensions",
-                field="query.vector",
-                metadata={"dimension": str(config.dimension)},
-            )
-        settings = resolve(
-            request.settings,
-            config.search_defaults,
-            reranker=config.reranker,
-            has_text=bool(request.text),
-            has_vector=request.vector is not None or config.embedder != NO_MODEL,
-        )
-        _check_mode(settings.mode, request, embeds=config.embedder != NO_MODEL)
-        reranker = self._choose_reranker(request, settings, collection)
-        needs_vector = request.vector is None and (settings.mode is not RetrievalMode.LEXICAL or reranker is not None)
-        needs_tokens = reranker is not None and reranker.info.uses_token_vectors
-        embedder = None
-        if config.embedder != NO_MODEL and request.text and (needs_vector or needs_tokens):
-            embedder = self._models.embedder(config.embedder)
-            check_revision(collection, embedder)
         return SearchRun(
             request=request,
             deadline=deadline,
             collection=collection,
-            settings=settings,
-            embedder=embedder,
-            reranker=reranker,
+            plan=plan(request, collection, self._models),
             sequence=collection.sequence,
             started=started,
             watch=watch,
         )
 
-    def _choose_reranker(
-        self, request: SearchRequest, settings: SearchSettings, collection: CollectionStore
-    ) -> RerankerService | None:
-        if settings.rerank is False:
-            return None
-        demanded = request.settings.rerank is True or request.settings.reranker is not None
-        if settings.reranker == NO_MODEL or not request.text:
-            if request.settings.rerank is True:
-                raise InvalidArgument(
-                    "reranking needs a query text and a reranker; the collection has none, so name one in rerank.model"
-                    if request.text
-                    else "reranking needs a query text",
-                    field="rerank.enabled",
-                )
-            return None
-        reranker = self._models.reranker(settings.reranker)
-        embedder = collection.config.embedder
-        if reranker.info.uses_token_vectors and (
-            embedder == NO_MODEL or not self._models.embedder(embedder).info.token_vectors
-        ):
-            if demanded:
-                raise UnsupportedByCollection(
-                    f"'{LATE_INTERACTION}' needs token vectors, which embedder '{embedder}' does not give",
-                    field="rerank.model",
-                )
-            return None
-        return reranker
-
     async def _embed_and_match(self, run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
         """Embeds the query while a thread resolves the filter and asks the lexical index."""
-        if run.request.filter is None and run.settings.mode is RetrievalMode.DENSE:
-            if run.embedder is not None:
-                await _embed(run, run.embedder)
+        if run.request.filter is None and run.plan.mode is RetrievalMode.DENSE:
+            if run.plan.embedder is not None:
+                await _embed(run, run.plan.embedder)
             return None, None
-        if run.embedder is None:
+        if run.plan.embedder is None:
             return await self._in_thread(match, run)
-        matched, _ = await asyncio.gather(self._in_thread(match, run), _embed(run, run.embedder))
+        matched, _ = await asyncio.gather(self._in_thread(match, run), _embed(run, run.plan.embedder))
         return matched
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work in a thread, as part of the call: what it logs and traces is the call's."""
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
-
-
-def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:
-    """Raises ``ModelMismatch`` unless the embedder is the one that made the collection's vectors."""
-    stored, loaded = collection.config.embedder_revision, embedder.info.revision
-    if stored != loaded:
-        raise ModelMismatch(
-            f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
-            f"'{embedder.info.name}', the server has {loaded[:12]}; serve the former model under that name, or make a "
-            "new collection and ingest the documents again",
-            metadata={"stored_revision": stored, "loaded_revision": loaded},
-        )
 
 
 async def _reach(collection: CollectionStore, sequence: int | None, deadline: Deadline) -> None:
@@ -227,20 +157,11 @@ async def _reach(collection: CollectionStore, sequence: int | None, deadline: De
         await asyncio.sleep(min(0.01, max(0.0, until.left_seconds())))
 
 
-def _check_mode(mode: RetrievalMode, request: SearchRequest, *, embeds: bool) -> None:
-    if mode is not RetrievalMode.DENSE and not request.text:
-        raise InvalidArgument(f"mode {mode.value} needs a query text", field="query.text")
-    if mode is not RetrievalMode.LEXICAL and request.vector is None and not embeds:
-        raise UnsupportedByCollection(
-            "the collection has no embedder: send query.vector, or search with mode lexical", field="query.vector"
-        )
-
-
 async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
     with run.stage("embed"):
         run.embedding = await embedder.embed_query(
             run.request.text,
-            instruction=run.instruction,
+            instruction=run.plan.instruction,
             dimension=run.collection.config.dimension,
             deadline=run.deadline,
         )
@@ -248,47 +169,48 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
 
 def _first_stage(
     run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None
-) -> tuple[Retrieved, Shortlist]:
+) -> tuple[Candidates, Shortlist]:
     """Retrieves, and reads what the reranker needs: one turn in a thread for both."""
-    retrieved = retrieve(run, selection, lexical)
-    return retrieved, fetch(run, retrieved)
+    table = retrieve(run, selection, lexical)
+    return table, fetch(run, table)
 
 
 def _one_stage(
     run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, last_attempt: bool
-) -> tuple[Retrieved, Shortlist, Ranked, list[Hit] | None]:
+) -> tuple[Candidates, Shortlist, list[Hit] | None]:
     """The whole of a search that is not reranked: one turn in a thread."""
-    retrieved, shortlist = _first_stage(run, selection, lexical)
-    return retrieved, shortlist, *_second_stage(run, retrieved, shortlist, None, last_attempt)
+    table, shortlist = _first_stage(run, selection, lexical)
+    return table, shortlist, answer(run, table, last_attempt)
 
 
 async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:
     """The reranker's scores; None where there are none, be it by plan or, under the policy DEGRADE, by failure."""
-    if run.reranker is None or not shortlist.candidates:
+    plan, asked = run.plan, len(shortlist.inputs)
+    if plan.reranker is None or not asked:
         return None
     try:
         with run.stage("rerank"):
-            scores = await run.reranker.rerank(
+            scores = await plan.reranker.rerank(
                 run.rerank_query,
-                shortlist.candidates,
-                Deadline.after(max(0.0, run.deadline.left_seconds()) * run.settings.rerank_deadline_share),
+                shortlist.inputs,
+                Deadline.after(max(0.0, run.deadline.left_seconds()) * plan.rerank_deadline_share),
             )
     except ShortlistError as error:
-        if run.settings.rerank_on_failure is RerankFailurePolicy.FAIL or run.deadline.passed():
+        if plan.rerank_on_failure is RerankFailurePolicy.FAIL or run.deadline.passed():
             raise
         late = isinstance(error, DeadlineExceeded)
         kind = DegradationKind.RERANK_SKIPPED if late else DegradationKind.RERANK_FAILED
         run.degradations.append(Degradation(kind=kind, message=error.message))
         return None
     run.rerank_tokens += scores.tokens
-    if len(scores.scores) < len(shortlist.candidates):
-        note_partial(run, len(scores.scores), len(shortlist.candidates))
+    if len(scores.scores) < asked:
+        note_partial(run, len(scores.scores), asked)
     return scores
 
 
 def _second_stage(
-    run: SearchRun, retrieved: Retrieved, shortlist: Shortlist, scores: RerankScores | None, last_attempt: bool
-) -> tuple[Ranked, list[Hit] | None]:
+    run: SearchRun, table: Candidates, shortlist: Shortlist, scores: RerankScores | None, last_attempt: bool
+) -> list[Hit] | None:
     """Orders by the reranker's scores and reads the answer: one turn in a thread for both."""
-    ranked = blended(run, retrieved.fused, shortlist, scores)
-    return ranked, answer(run, retrieved, ranked, last_attempt)
+    rerank(run, table, shortlist, scores)
+    return answer(run, table, last_attempt)

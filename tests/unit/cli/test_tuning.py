@@ -10,8 +10,10 @@ from shortlist_cli.evaluation.settings import InvalidSweep
 from shortlist_cli.evaluation.significance import difference
 from shortlist_cli.evaluation.tune_search import grid_of
 from shortlist_cli.evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
-from shortlist_server.domain import FusionMethod
-from shortlist_server.pipeline.fusion import StageScores, blend, fuse
+from shortlist_server.domain import DenseCandidates, DenseStrategy, LexicalCandidates
+from shortlist_server.pipeline.candidates import Candidates as Table
+from shortlist_server.pipeline.candidates import RerankColumns
+from shortlist_server.ranking.fusion import weighted_sum
 
 
 def observed(seed: int, documents: int = 120) -> Observation:
@@ -39,20 +41,31 @@ def by_the_server(at: Observation, choice: Choice) -> list[str]:
     n = range(len(at.ids))
     dense = sorted((i for i in n if 0 < at.dense_rank[i] <= choice.candidates), key=lambda i: at.dense_rank[i])
     words = sorted((i for i in n if 0 < at.lexical_rank[i] <= choice.candidates), key=lambda i: at.lexical_rank[i])
-    cosines = {i: float(at.cosine[i]) for i in [*dense, *(i for i in words if i not in dense)]}
-    fused = fuse(
-        StageScores(scores=cosines, ranks={i: r for r, i in enumerate(dense, 1)}),
-        StageScores(scores={i: float(at.lexical[i]) for i in words}, ranks={i: r for r, i in enumerate(words, 1)}),
-        FusionMethod.CONVEX,
-        dense_weight=choice.dense_weight,
-        rrf_k=60,
+    table = Table.of(
+        _dense(at, dense),
+        _dense(at, [i for i in words if i not in dense]),
+        LexicalCandidates(keys=np.array(words, dtype=np.int64), scores=at.lexical[words].astype(np.float32)),
     )
-    if choice.rerank_weight == 0:
-        return [at.ids[i] for i in fused.keys[:LIMIT]]
-    shortlist = fused.keys[: choice.depth]
-    final, normalized = blend(fused.scores[: choice.depth], at.rerank[shortlist], choice.rerank_weight)
-    order = np.lexsort((-np.nan_to_num(normalized, nan=-1.0), -final))
-    return [at.ids[i] for i in [*(shortlist[i] for i in order), *fused.keys[choice.depth :]][:LIMIT]]
+    weights = [choice.dense_weight, 1 - choice.dense_weight]
+    table.sort(weighted_sum([stage.normalized for stage in table.stages()], weights))
+    if choice.rerank_weight > 0:
+        scores = at.rerank[table.keys[: choice.depth]]
+        columns = RerankColumns(
+            scores=scores,
+            normalized=scores,
+            ranks=np.ones(len(scores), dtype=np.int64),
+            probabilities=None,
+            truncated_tokens=np.zeros(len(scores), dtype=np.int64),
+        )
+        table.take_rerank(columns, choice.rerank_weight)
+    return [at.ids[key] for key in table.keys[table.order][:LIMIT]]
+
+
+def _dense(at: Observation, places: list[int]) -> DenseCandidates:
+    keys = np.array(places, dtype=np.int64)
+    return DenseCandidates(
+        labels=keys, keys=keys, scores=at.cosine[keys].astype(np.float32), strategy=DenseStrategy.EXACT
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 Rankings = Mapping[str, Sequence[str]]
 """Ids of the documents found, best first, by query id."""
 
-Judgements = Mapping[str, Mapping[str, int]]
+Qrels = Mapping[str, Mapping[str, int]]
 """Grades by query id and document id; 0 is not relevant."""
 
 MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
@@ -20,13 +20,13 @@ _DEFINITIONS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "R@100", "mrr_at_10": 
 
 
 def judge_each(
-    rankings: Rankings, judgements: Judgements, measures: Sequence[str] = tuple(MEASURES)
+    rankings: Rankings, qrels: Qrels, measures: Sequence[str] = tuple(MEASURES)
 ) -> dict[str, dict[str, float]]:
     """Every measure of every judged query, 0 to 1, by query id; a query without hits has 0 throughout.
 
     Args:
         rankings: what was found.
-        judgements: what should have been.
+        qrels: what should have been.
         measures: names out of ``MEASURES``.
     """
     import ir_measures
@@ -36,14 +36,14 @@ def judge_each(
     run = {
         query: {document: -float(rank) for rank, document in enumerate(ranking)} for query, ranking in rankings.items()
     }
-    grades = {query: dict(documents) for query, documents in judgements.items()}
-    judged = {query: dict.fromkeys(measures, 0.0) for query in judgements}
+    grades = {query: dict(documents) for query, documents in qrels.items()}
+    judged = {query: dict.fromkeys(measures, 0.0) for query in qrels}
     for metric in ir_measures.iter_calc(list(names), grades, run):
         judged[metric.query_id][names[metric.measure]] = float(metric.value)
     return judged
 
 
-def judge(rankings: Rankings, judgements: Judgements) -> dict[str, float]:
+def judge(rankings: Rankings, qrels: Qrels) -> dict[str, float]:
     """The mean of every measure over all judged queries."""
-    judged = judge_each(rankings, judgements).values()
+    judged = judge_each(rankings, qrels).values()
     return {name: sum(values[name] for values in judged) / len(judged) for name in MEASURES}

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from shortlist_cli.evaluation.measures import judge, judge_each
 from shortlist_cli.evaluation.measuring import IngestFigures, new_texts, percentile, turned
+from shortlist_server.ranking.measures import judge, judge_each
 
 
 def test_measures_have_their_textbook_values() -> None:

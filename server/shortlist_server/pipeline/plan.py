@@ -1,0 +1,196 @@
+"""What a search runs with, every setting final: the request's, else the collection's, else the server's.
+
+``plan`` is the only place where a setting gets its default, the reranker's own included. Pure functions; any thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from shortlist_server.domain import FusionMethod, RerankFailurePolicy, RetrievalMode, SearchDefaults, SearchRequest
+from shortlist_server.errors import InvalidArgument, InvalidVector, ModelMismatch, UnsupportedByCollection
+from shortlist_server.inference.base import (
+    LATE_INTERACTION,
+    NO_MODEL,
+    EmbedderService,
+    ModelCatalog,
+    RerankerInfo,
+    RerankerService,
+)
+from shortlist_server.storage.base import CollectionStore
+
+T = TypeVar("T")
+
+DEFAULT_RECALL_TARGET = 0.98
+
+DEFAULTS = SearchDefaults(
+    mode=RetrievalMode.HYBRID,
+    dense_candidates=100,
+    lexical_candidates=100,
+    exact=False,
+    fusion=FusionMethod.CONVEX,
+    dense_weight=0.6,
+    rrf_k=60,
+    rerank=True,
+    rerank_instruction="",
+    rerank_on_failure=RerankFailurePolicy.DEGRADE,
+    rerank_deadline_share=0.8,
+    recall_target=DEFAULT_RECALL_TARGET,
+)
+"""The server's own settings. ``ef`` is the collection's; the reranker is too, and has its own depth and weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one search runs with.
+
+    Attributes:
+        dense_candidates, lexical_candidates: documents to ask each index for, at least as many as the answer needs.
+        ef: breadth of the dense search; None: the collection's own, which the server may raise.
+        embedder: None where the search needs no embedding.
+        instruction: the embedder's; "" for the model's default.
+        reranker: None where nothing is reranked; ``rerank_depth`` and ``rerank_weight`` are 0 then.
+    """
+
+    mode: RetrievalMode
+    dense_candidates: int
+    lexical_candidates: int
+    ef: int | None
+    exact: bool
+    fusion: FusionMethod
+    dense_weight: float
+    rrf_k: int
+    embedder: EmbedderService | None
+    instruction: str
+    reranker: RerankerService | None
+    rerank_depth: int
+    rerank_weight: float
+    rerank_instruction: str
+    rerank_on_failure: RerankFailurePolicy
+    rerank_deadline_share: float
+
+
+def merged(*levels: SearchDefaults) -> SearchDefaults:
+    """Each setting from the first level that sets it."""
+    values = {}
+    for field in fields(SearchDefaults):
+        each = (getattr(level, field.name) for level in levels)
+        values[field.name] = next((value for value in each if value is not None), None)
+    return SearchDefaults(**values)
+
+
+def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatalog) -> Plan:
+    """Resolves every setting of a search.
+
+    Raises:
+        InvalidArgument, InvalidVector, UnsupportedByCollection: the request does not fit the collection.
+        ModelNotFound: the server does not serve the embedder or the reranker.
+        ModelMismatch: the embedder is not the one that made the collection's vectors.
+    """
+    config = collection.config
+    embeds = config.embedder != NO_MODEL
+    if request.vector is not None and request.vector.shape != (config.dimension,):
+        raise InvalidVector(
+            f"the query vector has {request.vector.size} values, the collection has {config.dimension} dimensions",
+            field="query.vector",
+            metadata={"dimension": str(config.dimension)},
+        )
+    chosen = merged(request.settings, config.search_defaults, DEFAULTS)
+    mode = _mode(request, chosen.mode, embeds=embeds)
+    reranker = _reranker(request, chosen, collection, models)
+    info = None if reranker is None else reranker.info
+    needs_vector = request.vector is None and (mode is not RetrievalMode.LEXICAL or info is not None)
+    needs_tokens = info is not None and info.uses_token_vectors
+    embedder = None
+    if embeds and request.text and (needs_vector or needs_tokens):
+        embedder = models.embedder(config.embedder)
+        check_revision(collection, embedder)
+    wanted = request.limit + request.offset
+    return Plan(
+        mode=mode,
+        dense_candidates=max(_set(chosen.dense_candidates), wanted),
+        lexical_candidates=max(_set(chosen.lexical_candidates), wanted),
+        # Not the preset `ef`: the server may have raised it since.
+        ef=request.settings.ef,
+        exact=_set(chosen.exact),
+        fusion=_set(chosen.fusion),
+        dense_weight=_set(chosen.dense_weight),
+        rrf_k=_set(chosen.rrf_k),
+        embedder=embedder,
+        instruction=request.instruction or config.query_instruction,
+        reranker=reranker,
+        rerank_depth=0 if info is None else chosen.rerank_depth or info.default_depth,
+        rerank_weight=_rerank_weight(chosen.rerank_weight, info),
+        rerank_instruction=chosen.rerank_instruction or request.instruction,
+        rerank_on_failure=_set(chosen.rerank_on_failure),
+        rerank_deadline_share=_set(chosen.rerank_deadline_share),
+    )
+
+
+def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:
+    """Raises ``ModelMismatch`` unless the embedder is the one that made the collection's vectors."""
+    stored, loaded = collection.config.embedder_revision, embedder.info.revision
+    if stored != loaded:
+        raise ModelMismatch(
+            f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
+            f"'{embedder.info.name}', the server has {loaded[:12]}; serve the former model under that name, or make a "
+            "new collection and ingest the documents again",
+            metadata={"stored_revision": stored, "loaded_revision": loaded},
+        )
+
+
+def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool) -> RetrievalMode:
+    """The mode asked for; a preset ``HYBRID`` falls back to the one index that the query can ask."""
+    mode = _set(chosen)
+    has_vector = request.vector is not None or embeds
+    if request.settings.mode is None and mode is RetrievalMode.HYBRID:
+        mode = mode if request.text and has_vector else RetrievalMode.LEXICAL if request.text else RetrievalMode.DENSE
+    if mode is not RetrievalMode.DENSE and not request.text:
+        raise InvalidArgument(f"mode {mode.value} needs a query text", field="query.text")
+    if mode is not RetrievalMode.LEXICAL and not has_vector:
+        raise UnsupportedByCollection(
+            "the collection has no embedder: send query.vector, or search with mode lexical", field="query.vector"
+        )
+    return mode
+
+
+def _reranker(
+    request: SearchRequest, chosen: SearchDefaults, collection: CollectionStore, models: ModelCatalog
+) -> RerankerService | None:
+    """The reranker; None where the search has none, or where a preset one cannot serve this query."""
+    if not chosen.rerank:
+        return None
+    name = chosen.reranker or collection.config.reranker
+    if name == NO_MODEL or not request.text:
+        if request.settings.rerank:
+            raise InvalidArgument(
+                "reranking needs a query text and a reranker; the collection has none, so name one in rerank.model"
+                if request.text
+                else "reranking needs a query text",
+                field="rerank.enabled",
+            )
+        return None
+    reranker = models.reranker(name)
+    embedder = collection.config.embedder
+    has_tokens = embedder != NO_MODEL and models.embedder(embedder).info.token_vectors
+    if reranker.info.uses_token_vectors and not has_tokens:
+        if request.settings.rerank or request.settings.reranker is not None:
+            raise UnsupportedByCollection(
+                f"'{LATE_INTERACTION}' needs token vectors, which embedder '{embedder}' does not give",
+                field="rerank.model",
+            )
+        return None
+    return reranker
+
+
+def _rerank_weight(chosen: float | None, info: RerankerInfo | None) -> float:
+    if info is None:
+        return 0.0
+    return info.default_weight if chosen is None else chosen
+
+
+def _set(value: T | None) -> T:
+    """A setting that ``DEFAULTS`` fills in."""
+    assert value is not None
+    return value

@@ -1,0 +1,92 @@
+"""What a search runs with: which level of settings decides, and what the query's own parts allow."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_server.config import Config
+from shortlist_server.domain import FusionMethod, RetrievalMode, SearchDefaults, SearchRequest
+from shortlist_server.errors import InvalidArgument, ModelNotFound, UnsupportedByCollection
+from shortlist_server.inference.catalog import load_models
+from shortlist_server.pipeline.collections import NewCollection, create_collection
+from shortlist_server.pipeline.plan import DEFAULTS, Plan, merged, plan
+from shortlist_server.storage.store import open_store
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Iterator[Planned]:
+    """Plans a search in a new collection with the presets given."""
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), open_store(config)
+
+    def make(
+        request: SearchDefaults = SearchDefaults(),  # noqa: B008
+        presets: SearchDefaults = SearchDefaults(),  # noqa: B008
+        *,
+        text: str = "a text",
+        vector: bool = False,
+        embedder: str = "",
+        limit: int = 10,
+    ) -> Plan:
+        new = NewCollection(
+            name=f"c{len(store.names())}",
+            embedder=embedder,
+            dimension=256 if embedder == "none" else 0,
+            search_defaults=presets,
+        )
+        collection = create_collection(store, models, new)
+        values = np.ones(collection.config.dimension, dtype=np.float32) if vector else None
+        return plan(
+            SearchRequest(collection=collection.name, text=text, vector=values, limit=limit, settings=request),
+            collection,
+            models,
+        )
+
+    yield make
+    store.close()
+    models.close()
+
+
+def test_the_request_goes_before_the_collection_and_the_collection_before_the_server(planned: Planned) -> None:
+    found = planned(SearchDefaults(dense_weight=0.0), SearchDefaults(dense_weight=0.9, fusion=FusionMethod.RRF))
+    assert (found.dense_weight, found.fusion, found.rrf_k) == (0.0, FusionMethod.RRF, DEFAULTS.rrf_k)
+
+
+def test_zero_and_false_are_settings_too() -> None:
+    first = merged(SearchDefaults(exact=False, dense_weight=0.0), SearchDefaults(exact=True, dense_weight=0.5))
+    assert (first.exact, first.dense_weight) == (False, 0.0)
+
+
+def test_the_reranker_gives_its_own_depth_and_weight(planned: Planned) -> None:
+    found = planned()
+    assert found.reranker is not None
+    info = found.reranker.info
+    assert (found.rerank_depth, found.rerank_weight) == (info.default_depth, info.default_weight)
+    assert planned(SearchDefaults(rerank_weight=0.0)).rerank_weight == 0.0
+    assert planned(SearchDefaults(rerank=False)).reranker is None
+
+
+def test_each_index_is_asked_for_what_the_answer_needs(planned: Planned) -> None:
+    found = planned(SearchDefaults(dense_candidates=5, lexical_candidates=50), limit=20)
+    assert (found.dense_candidates, found.lexical_candidates) == (20, 50)
+
+
+def test_the_mode_follows_what_the_query_has(planned: Planned) -> None:
+    assert planned().mode is RetrievalMode.HYBRID
+    assert planned(text="", vector=True).mode is RetrievalMode.DENSE
+    assert planned(embedder="none").mode is RetrievalMode.LEXICAL
+    with pytest.raises(InvalidArgument):
+        planned(SearchDefaults(mode=RetrievalMode.HYBRID), text="", vector=True)
+    with pytest.raises(UnsupportedByCollection):
+        planned(SearchDefaults(mode=RetrievalMode.HYBRID), embedder="none")
+
+
+def test_a_reranker_that_was_asked_for_is_there_or_an_error(planned: Planned) -> None:
+    with pytest.raises(ModelNotFound):
+        planned(SearchDefaults(reranker="another"))
+    with pytest.raises(InvalidArgument):
+        planned(SearchDefaults(rerank=True), text="", vector=True)
