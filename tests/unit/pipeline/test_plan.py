@@ -24,8 +24,8 @@ def planned(tmp_path: Path) -> Iterator[Planned]:
     models, store = load_models(config), open_store(config)
 
     def make(
-        request: SearchDefaults = SearchDefaults(),  # noqa: B008
-        presets: SearchDefaults = SearchDefaults(),  # noqa: B008
+        request: SearchDefaults = SearchDefaults(),
+        presets: SearchDefaults = SearchDefaults(),
         *,
         text: str = "a text",
         vector: bool = False,
