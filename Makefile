@@ -17,7 +17,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 lint: type
-	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && cd proto && ../$(BIN)/buf lint
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && cd proto && ../$(BIN)/buf lint
 
 type: $(READY)
 	$(BIN)/mypy -p shortlist -p shortlist_cli -p shortlist_server

@@ -20,10 +20,11 @@ from shortlist._admin_types import (
     VerifyProgress,
     VerifyReport,
 )
-from shortlist._aio import AsyncClient
+from shortlist._async.client import AsyncClient
+from shortlist._async.ingest import AsyncIngest
+from shortlist._async.pages import AsyncPages
 from shortlist._calls import SearchQuery
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Tls
-from shortlist._client import Client
 from shortlist._collection_types import (
     Candidates,
     Chunking,
@@ -76,11 +77,8 @@ from shortlist._errors import (
     UsedAfterFork,
 )
 from shortlist._filters import Field, Filter, Scalar
-from shortlist._ingest import Ingest
-from shortlist._ingest_aio import AsyncIngest
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary, QuarantinedDocument
 from shortlist._operations import InvalidOperation
-from shortlist._pages import AsyncPages, Pages
 from shortlist._search_types import (
     Degradation,
     DenseSource,
@@ -95,6 +93,9 @@ from shortlist._search_types import (
     SearchResult,
     StageScore,
 )
+from shortlist._sync.client import Client
+from shortlist._sync.ingest import Ingest
+from shortlist._sync.pages import Pages
 
 __all__ = [
     "DEFAULT_TARGET",

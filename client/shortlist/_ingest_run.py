@@ -41,6 +41,9 @@ from shortlist.v1 import document_service_pb2 as pb
 
 INGEST_METHOD = "/shortlist.v1.DocumentService/Ingest"
 
+END_SECONDS = 5.0
+"""How long to wait for the server's end of the stream after the last ack."""
+
 CHECKPOINT_SECONDS = 1.0
 """Time between two writes of the checkpoint file."""
 

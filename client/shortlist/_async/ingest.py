@@ -1,7 +1,7 @@
 """An ingest for asyncio: ``IngestRun`` over gRPC's asyncio stream.
 
 Everything happens in one event loop: the caller's task reads the operations and gets the acks, and per connection one
-task sends and one collects, so the run needs no lock. ``_ingest`` is the blocking twin.
+task sends and one collects, so the run needs no lock. ``_sync.ingest`` is the blocking twin.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from shortlist._channel import Connection
+from shortlist._document_types import Deletion, Document
 from shortlist._errors import DeadlineExceeded
-from shortlist._ingest import END_SECONDS
-from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
+from shortlist._ingest_run import END_SECONDS, INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
-from shortlist._operations import Operation
 from shortlist.v1 import document_service_pb2 as pb
+
+Operations = Iterable[Document | Deletion | Mapping[str, Any]] | AsyncIterable[Document | Deletion | Mapping[str, Any]]
+"""What can be ingested; an async iterable does not hold up the event loop."""
 
 
 class AsyncIngest:
@@ -47,7 +49,7 @@ class AsyncIngest:
         self,
         connection: Connection,
         channel: grpc.aio.Channel,
-        operations: Iterable[Operation] | AsyncIterable[Operation],
+        operations: Operations,
         options: IngestOptions,
     ) -> None:
         """Made by ``AsyncClient.ingest``."""
@@ -207,7 +209,7 @@ class _Source:
 
     EXHAUSTED = object()
 
-    def __init__(self, operations: Iterable[Operation] | AsyncIterable[Operation]) -> None:
+    def __init__(self, operations: Operations) -> None:
         self._plain = None if isinstance(operations, AsyncIterable) else iter(operations)
         self._async = aiter(operations) if isinstance(operations, AsyncIterable) else None
         self._reading: asyncio.Task[object] | None = None

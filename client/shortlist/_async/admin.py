@@ -1,7 +1,4 @@
-"""The client for asyncio's calls for those who operate a server.
-
-``_admin`` has the same methods for threads.
-"""
+"""A client's calls for those who operate a server."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ from shortlist._admin_types import (
     VerifyProgress,
     VerifyReport,
 )
-from shortlist._aio_base import AsyncClientBase
+from shortlist._async.base import AsyncClientBase
+from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._ingest_types import Ack, QuarantinedDocument
-from shortlist._pages import AsyncPages
 
 
 class AsyncAdminCalls(AsyncClientBase):

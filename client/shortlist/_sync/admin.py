@@ -1,7 +1,5 @@
-"""The blocking client's calls for those who operate a server.
-
-``_aio_admin`` has the same methods for asyncio.
-"""
+# Made by scripts/unasync.py from _async/admin.py; change that file.
+"""A client's calls for those who operate a server."""
 
 from __future__ import annotations
 
@@ -19,10 +17,10 @@ from shortlist._admin_types import (
     VerifyProgress,
     VerifyReport,
 )
-from shortlist._base import ClientBase
 from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._ingest_types import Ack, QuarantinedDocument
-from shortlist._pages import Pages
+from shortlist._sync.base import ClientBase
+from shortlist._sync.pages import Pages
 
 
 class AdminCalls(ClientBase):

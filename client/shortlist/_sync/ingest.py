@@ -11,21 +11,21 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from shortlist._channel import Connection
+from shortlist._document_types import Deletion, Document
 from shortlist._errors import DeadlineExceeded
-from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
+from shortlist._ingest_run import END_SECONDS, INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
-from shortlist._operations import Operation
 from shortlist.v1 import document_service_pb2 as pb
 
-END_SECONDS = 5.0
-"""How long to wait for the server's end of the stream after the last ack."""
+Operations = Iterable[Document | Deletion | Mapping[str, Any]]
+"""What can be ingested."""
 
 
 class Ingest:
@@ -51,7 +51,7 @@ class Ingest:
         self,
         connection: Connection,
         channel: grpc.Channel,
-        operations: Iterable[Operation],
+        operations: Operations,
         options: IngestOptions,
     ) -> None:
         """Made by ``Client.ingest``."""

@@ -1,11 +1,8 @@
-"""The connection of the blocking client: how calls are carried, and whether the server is ready.
-
-May be used from any thread, but not after a fork. ``_aio_base`` is the same for asyncio.
-"""
+# Made by scripts/unasync.py from _async/base.py; change that file.
+"""The connection of a client: how calls are carried, and whether the server is ready."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,6 +14,7 @@ from shortlist._admin_calls import StreamCall
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
+from shortlist._sync.channel import CLOSED_ERRORS, Channel, sleep
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -53,10 +51,7 @@ class ClientBase:
             credentials=credentials,
             max_message_bytes=max_message_bytes,
         )
-        if self._connection.credentials is None:
-            self._channel = grpc.insecure_channel(target, options=self._connection.options)
-        else:
-            self._channel = grpc.secure_channel(target, self._connection.credentials, options=self._connection.options)
+        self._channel = Channel(self._connection)
 
     def health(self, service: str = "", *, timeout_seconds: float | None = None) -> bool:
         """Whether the server is serving, by its health protocol; or one of its services, named in full.
@@ -86,15 +81,13 @@ class ClientBase:
                     return
             except (Unavailable, DeadlineExceeded) as error:
                 wait.error = error
-            time.sleep(wait.pause_seconds())
+            sleep(wait.pause_seconds())
         raise self._connection.unavailable(timeout_seconds, wait.error)
 
     def close(self) -> None:
         """Ends the connection and the calls in progress on it; harmless when closed."""
         self._connection.closed = True
-        # In a fork the connection is the parent's, and gRPC would wait for threads that are not there.
-        if not self._connection.forked:
-            self._channel.close()
+        self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +103,7 @@ class ClientBase:
     def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
         connection = self._connection
         connection.check()
-        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
+        method = self._channel.grpc.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
         try:
             response = method(
                 call.request,
@@ -119,8 +112,8 @@ class ClientBase:
             )
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        except ValueError:
-            # Closed by another thread between the check and the call.
+        except CLOSED_ERRORS:
+            # Closed between the check and the answer; else the error is the caller's own.
             connection.check()
             raise
         return call.read(response)
@@ -130,7 +123,7 @@ class ClientBase:
     ) -> list[T]:
         connection = self._connection
         connection.check()
-        method = self._channel.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
+        method = self._channel.grpc.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
         results: list[T] = []
         try:
             answer = method(
@@ -146,7 +139,7 @@ class ClientBase:
                 answer.cancel()
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        except ValueError:
+        except CLOSED_ERRORS:
             connection.check()
             raise
         return results

@@ -1,3 +1,4 @@
+# Made by scripts/unasync.py from _async/pages.py; change that file.
 """Lists that come in pages, as one iterator; a page is fetched when the one before is used up.
 
 An object belongs to one thread or task; each iteration starts from the first page.
@@ -5,7 +6,7 @@ An object belongs to one thread or task; each iteration starts from the first pa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,25 +32,5 @@ class Pages(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         for page in self.pages():
-            yield from page
-
-
-class AsyncPages(Generic[T]):
-    """Items of all pages in ``async for``; ``pages()`` gives them page by page."""
-
-    def __init__(self, fetch: Callable[[str], Awaitable[tuple[list[T], str]]]) -> None:
-        self._fetch = fetch
-
-    async def pages(self) -> AsyncIterator[list[T]]:
-        """Page by page; a page may be empty."""
-        token = ""
-        while True:
-            items, token = await self._fetch(token)
-            yield items
-            if not token:
-                return
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        async for page in self.pages():
             for item in page:
                 yield item

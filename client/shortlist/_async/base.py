@@ -1,11 +1,7 @@
-"""The connection of the client for asyncio: how calls are carried, and whether the server is ready.
-
-Belongs to one event loop. ``_base`` is the same for threads.
-"""
+"""The connection of a client: how calls are carried, and whether the server is ready."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,6 +10,7 @@ import grpc
 
 from shortlist import _calls as calls
 from shortlist._admin_calls import StreamCall
+from shortlist._async.channel import CLOSED_ERRORS, Channel, sleep
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
@@ -53,22 +50,7 @@ class AsyncClientBase:
             credentials=credentials,
             max_message_bytes=max_message_bytes,
         )
-        self._made: grpc.aio.Channel | None = None
-
-    @property
-    def _channel(self) -> grpc.aio.Channel:
-        """Made when it is first used: it belongs to the event loop that runs then, and a client may be made before."""
-        if self._made is None:
-            target, credentials, options = (
-                self._connection.target,
-                self._connection.credentials,
-                self._connection.options,
-            )
-            if credentials is None:
-                self._made = grpc.aio.insecure_channel(target, options=options)
-            else:
-                self._made = grpc.aio.secure_channel(target, credentials, options=options)
-        return self._made
+        self._channel = Channel(self._connection)
 
     async def health(self, service: str = "", *, timeout_seconds: float | None = None) -> bool:
         """Whether the server is serving, by its health protocol; or one of its services, named in full.
@@ -98,14 +80,13 @@ class AsyncClientBase:
                     return
             except (Unavailable, DeadlineExceeded) as error:
                 wait.error = error
-            await asyncio.sleep(wait.pause_seconds())
+            await sleep(wait.pause_seconds())
         raise self._connection.unavailable(timeout_seconds, wait.error)
 
     async def close(self) -> None:
         """Ends the connection and the calls in progress on it; harmless when closed."""
         self._connection.closed = True
-        if self._made is not None:
-            await self._made.close()
+        await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,7 +102,7 @@ class AsyncClientBase:
     async def _unary(self, call: calls.Call[T], timeout_seconds: float | None) -> T:
         connection = self._connection
         connection.check()
-        method = self._channel.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
+        method = self._channel.grpc.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
         try:
             response = await method(
                 call.request,
@@ -130,8 +111,8 @@ class AsyncClientBase:
             )
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        except (grpc.aio.UsageError, asyncio.CancelledError):
-            # Closed between the check and the answer; otherwise the caller's own cancellation goes on its way.
+        except CLOSED_ERRORS:
+            # Closed between the check and the answer; else the error is the caller's own.
             connection.check()
             raise
         return call.read(response)
@@ -141,7 +122,7 @@ class AsyncClientBase:
     ) -> list[T]:
         connection = self._connection
         connection.check()
-        method = self._channel.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
+        method = self._channel.grpc.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
         results: list[T] = []
         try:
             answer = method(
@@ -157,7 +138,7 @@ class AsyncClientBase:
                 answer.cancel()
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        except (grpc.aio.UsageError, asyncio.CancelledError):
+        except CLOSED_ERRORS:
             connection.check()
             raise
         return results

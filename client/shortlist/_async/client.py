@@ -1,18 +1,20 @@
-"""The blocking client.
+"""The client for asyncio.
 
-One client holds one connection and may be used from any thread, but not after a fork. ``_aio`` has the same methods for
-asyncio; a test holds the two equal. The connection is in ``_base``, what operators ask in ``_admin``; requests and
-answers are ``_calls``' work, errors ``_status``'.
+One client holds one connection. It belongs to one event loop.
+
+``base`` has the connection, ``admin`` the calls of operators. ``_calls`` makes requests and reads answers, ``_status``
+makes errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from os import PathLike
-from typing import Any
 
 from shortlist import _calls as calls
-from shortlist._admin import AdminCalls
+from shortlist._async.admin import AsyncAdminCalls
+from shortlist._async.ingest import AsyncIngest, Operations
+from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -22,13 +24,11 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument, Vector
+from shortlist._document_types import DeleteResult, Include, StoredDocument, Vector
 from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
-from shortlist._ingest import Ingest
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
-from shortlist._pages import Pages
 from shortlist._search_types import SearchResult
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
@@ -36,8 +36,8 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class Client(AdminCalls):
-    """A connection to a Shortlist server; close it, or use it in a ``with`` block.
+class AsyncClient(AsyncAdminCalls):
+    """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
     repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
@@ -47,7 +47,7 @@ class Client(AdminCalls):
 
     # ------------------------------------------------------------------------------------------------------ collections
 
-    def create_collection(
+    async def create_collection(
         self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Makes a collection.
@@ -57,21 +57,21 @@ class Client(AdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return self._unary(calls.create_collection(name, config), timeout_seconds)
+        return await self._unary(calls.create_collection(name, config), timeout_seconds)
 
-    def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+    async def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.get_collection(name), timeout_seconds)
+        return await self._unary(calls.get_collection(name), timeout_seconds)
 
-    def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> Pages[Collection]:
+    def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
         """Collections by name; the timeout is one page's."""
-        return Pages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+        return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
-    def update_collection(
+    async def update_collection(
         self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
@@ -80,19 +80,19 @@ class Client(AdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a setting is out of its range.
         """
-        return self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+        return await self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
 
-    def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+    async def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        self._unary(calls.delete_collection(name), timeout_seconds)
+        await self._unary(calls.delete_collection(name), timeout_seconds)
 
     # ----------------------------------------------------------------------------------------------------------- search
 
-    def search(
+    async def search(
         self,
         collection: str,
         text: str | None = None,
@@ -161,20 +161,20 @@ class Client(AdminCalls):
             explain=explain,
             explain_texts=explain_texts,
         )
-        return self._unary(calls.search(query), timeout_seconds)
+        return await self._unary(calls.search(query), timeout_seconds)
 
-    def batch_search(
+    async def batch_search(
         self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
     ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
         """
-        return self._unary(calls.batch_search(queries), timeout_seconds)
+        return await self._unary(calls.batch_search(queries), timeout_seconds)
 
     # -------------------------------------------------------------------------------------------------------- documents
 
-    def get(
+    async def get(
         self,
         collection: str,
         ids: Iterable[str],
@@ -187,9 +187,9 @@ class Client(AdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.get(collection, ids, include), timeout_seconds)
+        return await self._unary(calls.get(collection, ids, include), timeout_seconds)
 
-    def delete(
+    async def delete(
         self,
         collection: str,
         ids: Iterable[str] | None = None,
@@ -203,7 +203,7 @@ class Client(AdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
         """
-        return self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+        return await self._unary(calls.delete(collection, ids, filter), timeout_seconds)
 
     def list(
         self,
@@ -213,30 +213,32 @@ class Client(AdminCalls):
         include: Include | None = None,
         page_size: int = 100,
         timeout_seconds: float | None = None,
-    ) -> Pages[StoredDocument]:
+    ) -> AsyncPages[StoredDocument]:
         """Documents in the order of their last change; the timeout is one page's.
 
         Raises:
             CollectionNotFound: there is none of that name; out of the iteration, as everything else.
         """
-        return Pages(
+        return AsyncPages(
             lambda token: self._unary(
                 calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
             )
         )
 
-    def count(self, collection: str, *, filter: Filter | None = None, timeout_seconds: float | None = None) -> int:
+    async def count(
+        self, collection: str, *, filter: Filter | None = None, timeout_seconds: float | None = None
+    ) -> int:
         """Number of documents, or of those that pass a filter.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.count(collection, filter), timeout_seconds)
+        return await self._unary(calls.count(collection, filter), timeout_seconds)
 
     def ingest(
         self,
         collection: str,
-        operations: Iterable[Document | Deletion | Mapping[str, Any]],
+        operations: Operations,
         *,
         stream: str | None = None,
         resume: bool = False,
@@ -244,15 +246,15 @@ class Client(AdminCalls):
         dry_run: bool = False,
         progress: Callable[[IngestSummary], None] | None = None,
         reconnect_seconds: float = 300.0,
-    ) -> Ingest:
+    ) -> AsyncIngest:
         """Puts and deletes documents; goes on by itself across broken connections and restarts of the server.
 
-        Nothing is sent until the run is used: iterate over it for the acks, or call ``finish()``.
+        Nothing is sent until the run is used: iterate over it for the acks, or ``finish()``.
 
         Args:
             collection: where to put them; it must exist.
-            operations: documents (or mappings with the same keys) and deletions, read as the server takes them, in the
-                calling thread; any length.
+            operations: documents (or mappings with the same keys) and deletions, read as the server takes them,
+                in the event loop; any length.
             stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
                 before goes on after what it has.
             resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
@@ -260,10 +262,10 @@ class Client(AdminCalls):
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.
-            progress: called with the summary after each batch of acks, in the calling thread.
+            progress: called with the summary after each batch of acks, in the event loop.
             reconnect_seconds: how long to go without a single ack, while the server is away, before giving up.
 
-        Raises: nothing here; see ``Ingest``.
+        Raises: nothing here; see ``AsyncIngest``.
         """
         options = IngestOptions(
             collection=collection,
@@ -274,4 +276,4 @@ class Client(AdminCalls):
             progress=progress,
             reconnect_seconds=reconnect_seconds,
         )
-        return Ingest(self._connection, self._channel, operations, options)
+        return AsyncIngest(self._connection, self._channel.grpc, operations, options)

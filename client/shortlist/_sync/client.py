@@ -1,18 +1,18 @@
-"""The client for asyncio.
+# Made by scripts/unasync.py from _async/client.py; change that file.
+"""The client.
 
-One client holds one connection and belongs to one event loop. The methods are those of ``_client``, which a test holds
-equal; only what waits is awaited. The connection is in ``_aio_base``, what operators ask in ``_aio_admin``; requests
-and answers are ``_calls``' work, errors ``_status``'.
+One client holds one connection. It may be used from any thread, but not after a fork.
+
+``base`` has the connection, ``admin`` the calls of operators. ``_calls`` makes requests and reads answers, ``_status``
+makes errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from os import PathLike
-from typing import Any
 
 from shortlist import _calls as calls
-from shortlist._aio_admin import AsyncAdminCalls
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -22,22 +22,23 @@ from shortlist._collection_types import (
     RetrievalMode,
     SearchDefaults,
 )
-from shortlist._document_types import DeleteResult, Deletion, Document, Include, StoredDocument, Vector
+from shortlist._document_types import DeleteResult, Include, StoredDocument, Vector
 from shortlist._errors import ShortlistError
 from shortlist._filters import Filter
-from shortlist._ingest_aio import AsyncIngest
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
-from shortlist._pages import AsyncPages
 from shortlist._search_types import SearchResult
+from shortlist._sync.admin import AdminCalls
+from shortlist._sync.ingest import Ingest, Operations
+from shortlist._sync.pages import Pages
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
 BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncAdminCalls):
-    """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
+class Client(AdminCalls):
+    """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
     repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
@@ -47,7 +48,7 @@ class AsyncClient(AsyncAdminCalls):
 
     # ------------------------------------------------------------------------------------------------------ collections
 
-    async def create_collection(
+    def create_collection(
         self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Makes a collection.
@@ -57,21 +58,21 @@ class AsyncClient(AsyncAdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return await self._unary(calls.create_collection(name, config), timeout_seconds)
+        return self._unary(calls.create_collection(name, config), timeout_seconds)
 
-    async def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+    def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get_collection(name), timeout_seconds)
+        return self._unary(calls.get_collection(name), timeout_seconds)
 
-    def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
+    def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> Pages[Collection]:
         """Collections by name; the timeout is one page's."""
-        return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+        return Pages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
-    async def update_collection(
+    def update_collection(
         self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
@@ -80,19 +81,19 @@ class AsyncClient(AsyncAdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a setting is out of its range.
         """
-        return await self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+        return self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
 
-    async def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+    def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        await self._unary(calls.delete_collection(name), timeout_seconds)
+        self._unary(calls.delete_collection(name), timeout_seconds)
 
     # ----------------------------------------------------------------------------------------------------------- search
 
-    async def search(
+    def search(
         self,
         collection: str,
         text: str | None = None,
@@ -161,20 +162,20 @@ class AsyncClient(AsyncAdminCalls):
             explain=explain,
             explain_texts=explain_texts,
         )
-        return await self._unary(calls.search(query), timeout_seconds)
+        return self._unary(calls.search(query), timeout_seconds)
 
-    async def batch_search(
+    def batch_search(
         self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
     ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
         """
-        return await self._unary(calls.batch_search(queries), timeout_seconds)
+        return self._unary(calls.batch_search(queries), timeout_seconds)
 
     # -------------------------------------------------------------------------------------------------------- documents
 
-    async def get(
+    def get(
         self,
         collection: str,
         ids: Iterable[str],
@@ -187,9 +188,9 @@ class AsyncClient(AsyncAdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get(collection, ids, include), timeout_seconds)
+        return self._unary(calls.get(collection, ids, include), timeout_seconds)
 
-    async def delete(
+    def delete(
         self,
         collection: str,
         ids: Iterable[str] | None = None,
@@ -203,7 +204,7 @@ class AsyncClient(AsyncAdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
         """
-        return await self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+        return self._unary(calls.delete(collection, ids, filter), timeout_seconds)
 
     def list(
         self,
@@ -213,33 +214,30 @@ class AsyncClient(AsyncAdminCalls):
         include: Include | None = None,
         page_size: int = 100,
         timeout_seconds: float | None = None,
-    ) -> AsyncPages[StoredDocument]:
+    ) -> Pages[StoredDocument]:
         """Documents in the order of their last change; the timeout is one page's.
 
         Raises:
             CollectionNotFound: there is none of that name; out of the iteration, as everything else.
         """
-        return AsyncPages(
+        return Pages(
             lambda token: self._unary(
                 calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
             )
         )
 
-    async def count(
-        self, collection: str, *, filter: Filter | None = None, timeout_seconds: float | None = None
-    ) -> int:
+    def count(self, collection: str, *, filter: Filter | None = None, timeout_seconds: float | None = None) -> int:
         """Number of documents, or of those that pass a filter.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.count(collection, filter), timeout_seconds)
+        return self._unary(calls.count(collection, filter), timeout_seconds)
 
     def ingest(
         self,
         collection: str,
-        operations: Iterable[Document | Deletion | Mapping[str, Any]]
-        | AsyncIterable[Document | Deletion | Mapping[str, Any]],
+        operations: Operations,
         *,
         stream: str | None = None,
         resume: bool = False,
@@ -247,15 +245,15 @@ class AsyncClient(AsyncAdminCalls):
         dry_run: bool = False,
         progress: Callable[[IngestSummary], None] | None = None,
         reconnect_seconds: float = 300.0,
-    ) -> AsyncIngest:
+    ) -> Ingest:
         """Puts and deletes documents; goes on by itself across broken connections and restarts of the server.
 
-        Nothing is sent until the run is used: iterate over it for the acks, or await ``finish()``.
+        Nothing is sent until the run is used: iterate over it for the acks, or call ``finish()``.
 
         Args:
             collection: where to put them; it must exist.
-            operations: documents (or mappings with the same keys) and deletions, read as the server takes them, in the
-                event loop; any length. An async iterable does not hold it up.
+            operations: documents (or mappings with the same keys) and deletions, read as the server takes them,
+                in the calling thread; any length.
             stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
                 before goes on after what it has.
             resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
@@ -263,10 +261,10 @@ class AsyncClient(AsyncAdminCalls):
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.
-            progress: called with the summary after each batch of acks, in the event loop.
+            progress: called with the summary after each batch of acks, in the calling thread.
             reconnect_seconds: how long to go without a single ack, while the server is away, before giving up.
 
-        Raises: nothing here; see ``AsyncIngest``.
+        Raises: nothing here; see ``Ingest``.
         """
         options = IngestOptions(
             collection=collection,
@@ -277,4 +275,4 @@ class AsyncClient(AsyncAdminCalls):
             progress=progress,
             reconnect_seconds=reconnect_seconds,
         )
-        return AsyncIngest(self._connection, self._channel, operations, options)
+        return Ingest(self._connection, self._channel.grpc, operations, options)
