@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
-DRAIN_SECONDS = 0.1
-"""Time in which those who keep calling learn that the server is stopping."""
-
 STATUS_SECONDS = 1.0
 """Time for a status to leave; it waits behind the messages that a client does not take."""
 
@@ -87,17 +84,16 @@ class CallInterceptor(WrappingInterceptor):
         self._idle = asyncio.Event()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuses calls that begin from now on, with UNAVAILABLE, and waits for those under way, as long as told.
+        """Refuses calls that begin from now on, with UNAVAILABLE, and waits until the others are answered.
 
-        gRPC's own stop cancels calls that have reached the server and not yet their handler, and a client cannot tell
-        that from its own cancelling. After this there are hardly any, for clients that were refused look elsewhere.
+        A call is answered when its status is with the transport, not when its handler returns. Calls that gRPC has not
+        yet handed over are not waited for: ``hang_up`` ends those with UNAVAILABLE too.
         """
         self._draining = True
-        await asyncio.sleep(min(grace_seconds, DRAIN_SECONDS))
         self._idle.clear()
         if self._under_way:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), max(0.0, grace_seconds - DRAIN_SECONDS))
+                await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
@@ -106,9 +102,8 @@ class CallInterceptor(WrappingInterceptor):
             async def call(request: Any, context: Context) -> Any:
                 request_id, watch = self._begin(method, context)
                 code = "CANCELLED"
-                self._under_way += 1
                 try:
-                    self._check_staying()
+                    self._admit(context)
                     _check_readable(request)
                     with self._slot():
                         deadline = deadline_of(context, self._max_seconds)
@@ -124,7 +119,7 @@ class CallInterceptor(WrappingInterceptor):
                     code = _code(error)
                     await self._abort(context, error, method, request_id)
                 finally:
-                    self._end(watch, code)
+                    watch.ended(code)
 
             return call
 
@@ -132,9 +127,8 @@ class CallInterceptor(WrappingInterceptor):
             async def call(requests: Any, context: Context) -> None:
                 request_id, watch = self._begin(method, context)
                 code = "CANCELLED"
-                self._under_way += 1
                 try:
-                    self._check_staying()
+                    self._admit(context)
                     if hasattr(requests, "__aiter__"):
                         await self._write(behaviour(_readable(requests), context), context)
                     else:
@@ -146,7 +140,7 @@ class CallInterceptor(WrappingInterceptor):
                     code = _code(error)
                     await self._abort(context, error, method, request_id)
                 finally:
-                    self._end(watch, code)
+                    watch.ended(code)
 
             return call
 
@@ -162,15 +156,17 @@ class CallInterceptor(WrappingInterceptor):
         current_request_id.set(request_id)
         return request_id, self._observer.call(method, metadata)
 
-    def _end(self, watch: CallWatch, code: str) -> None:
+    def _admit(self, context: Context) -> None:
+        """Lets a call in, to be waited for by ``drain`` until gRPC is done with it."""
+        if self._draining:
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._under_way += 1
+        context.add_done_callback(self._answered)
+
+    def _answered(self, ctx: Context) -> None:
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
-        watch.ended(code)
-
-    def _check_staying(self) -> None:
-        if self._draining:
-            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def _check_size(self, response: Any) -> None:
         """Refuses an answer that gRPC would not send: its own status says neither what to do nor that it will stay."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -22,12 +22,16 @@ class Client:
 
     def __init__(self, *, gone: bool) -> None:
         self._gone = gone
+        self.when_done: list[Callable[[Any], None]] = []
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
     def set_trailing_metadata(self, metadata: Any) -> None:
         pass
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self.when_done.append(callback)
 
     async def write(self, message: Any) -> None:
         if self._gone:
@@ -58,11 +62,17 @@ async def test_a_client_that_is_gone_or_stuck_is_no_fault_and_leaves_no_call_beh
     handler: Any = grpc.unary_stream_rpc_method_handler(endless)
     call = calls.wrapped("/test", handler).unary_stream
     with caplog.at_level(logging.WARNING):
-        task = asyncio.ensure_future(call("request", Client(gone=gone)))
+        client = Client(gone=gone)
+        task = asyncio.ensure_future(call("request", client))
         await asyncio.wait({task}, timeout=10)
     assert task.done() and task.cancelled() is gone
     assert ended == ["request"]
     assert caplog.records == []
     assert metrics.registry.get_sample_value("shortlist_rpc_seconds_count", {"method": "/test", "code": code}) == 1
+    (answered,) = client.when_done
+    draining = asyncio.ensure_future(calls.drain(5))
+    await asyncio.sleep(0)
+    assert not draining.done()
+    answered(client)
     async with asyncio.timeout(2):
-        await calls.drain(5)
+        await draining
