@@ -161,9 +161,9 @@ class CallInterceptor(WrappingInterceptor):
         if self._draining:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
         self._under_way += 1
-        context.add_done_callback(self._answered)
+        context.add_done_callback(self._answered)  # type: ignore[arg-type]  # the stubs want a class of theirs
 
-    def _answered(self, ctx: Context) -> None:
+    def _answered(self, _: Context) -> None:
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
