@@ -144,7 +144,7 @@ class CallInterceptor(WrappingInterceptor):
 
             return call
 
-        return wrap(handler, unary=unary, streaming=streaming, deserializer=_tolerant)
+        return wrap(handler, unary=unary, streaming=streaming, deserializer=tolerant)
 
     def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
         """Gives the call its id, the caller's own or a new one, which goes back with the answer."""
@@ -240,7 +240,7 @@ def _code(error: Exception) -> str:
     return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
 
 
-def _tolerant(deserialize: Deserializer) -> Deserializer:
+def tolerant(deserialize: Deserializer) -> Deserializer:
     """Reads a message; what cannot be read is a value too, for gRPC would answer an exception here with UNKNOWN."""
 
     def read(data: bytes) -> Any:

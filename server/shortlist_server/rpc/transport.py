@@ -6,6 +6,7 @@ Used once, by the composition root.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from pathlib import Path
 
 import grpc
@@ -43,6 +44,16 @@ def options(config: Config) -> list[tuple[str, int]]:
     ]
 
 
+class _OfCallersThatStayed(logging.Filter):
+    """Drops what gRPC logs, with a traceback, when a caller is gone before its answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
+_of_callers_that_stayed = _OfCallersThatStayed()
+
+
 def listen(server: grpc.aio.Server, config: Config) -> int:
     """Opens the server's port, with TLS when there is a certificate; returns its number.
 
@@ -51,6 +62,8 @@ def listen(server: grpc.aio.Server, config: Config) -> int:
         Unavailable: the address cannot be listened on.
     """
     credentials = _credentials(config)
+    # Of the one instance: adding it again changes nothing.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_callers_that_stayed)
     try:
         if credentials is None:
             return server.add_insecure_port(config.listen)
