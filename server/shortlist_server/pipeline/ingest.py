@@ -75,6 +75,7 @@ class Ingester:
         self._threads = threads
         self._max_document_tokens = max_document_tokens
         self._sessions: set[IngestSession] = set()
+        self._draining = False
 
     async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
         """A session that is ready to run. A session that has the same name is ended first, with ``StreamConflict``.
@@ -99,6 +100,8 @@ class Ingester:
             max_document_tokens=self._max_document_tokens,
         )
         self._sessions.add(session)
+        if self._draining:
+            session.drain()
         return session
 
     async def _take_over(self, store: CollectionStore, stream: str) -> int:
@@ -125,7 +128,8 @@ class Ingester:
         self._sessions.discard(session)
 
     def drain(self) -> None:
-        """Lets every session finish what it has begun, read nothing more and end."""
+        """Lets every session finish what it has begun, read nothing more and end; those that are opened later too."""
+        self._draining = True
         for session in self._sessions:
             session.drain()
 

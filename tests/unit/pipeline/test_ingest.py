@@ -122,6 +122,20 @@ async def test_of_two_clients_that_open_a_stream_at_once_only_the_newer_keeps_it
         ingester.close(opened.result())
 
 
+async def test_a_stream_that_is_opened_while_the_server_leaves_is_told_to_resume_at_once(ingester: Ingester) -> None:
+    ingester.drain()
+
+    async def endless() -> AsyncIterator[Sequence[Operation]]:
+        await asyncio.Event().wait()
+        yield []
+
+    late = await ingester.open("docs", stream="s", dry_run=False)
+    async with asyncio.timeout(5):
+        assert [acks async for acks in late.run(endless())] == []
+    assert late.draining
+    ingester.close(late)
+
+
 async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path: Path) -> None:
     config = Config(data_dir=tmp_path, embedders=("hashing",))
     models, store = load_models(config), EmbeddedStore(config)
