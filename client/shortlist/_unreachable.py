@@ -40,15 +40,19 @@ def why_unreachable(details: str, target: str, *, encrypted: bool, shows_certifi
         )
     if "Connection refused" in details or "connect failed" in details:
         return f"nothing listens at {target}: start a server there (shortlist serve), or check host and port"
+    if any(words in details for words in ("connect() timed out", "tcp handshaker shutdown", "unreachable")):
+        return f"nothing answers at {target}: check host and port, and what stands between, such as a firewall"
     if encrypted:
         return _why_encrypted(details, target, shows_certificate=shows_certificate)
     if "Failed parsing HTTP/2" in details:
-        return f"what answers at {target} is no gRPC server: check the port"
+        return _no_grpc(target)
     if _speaks_tls(details):
         return (
             f"the server at {target} speaks TLS, and this client does not: connect with tls=True, or with "
             'tls=Tls(ca="...") where its authority is not one of the system\'s (command line: --tls or --tls-ca)'
         )
+    if "SETTINGS" in details:
+        return _no_grpc(target)
     return f"no server can be reached at {target}: {details}"
 
 
@@ -74,7 +78,13 @@ def _why_encrypted(details: str, target: str, *, shows_certificate: bool) -> str
             f"the server at {target} speaks TLS and closed the connection; probably it {reason}: give one that it "
             "trusts with Tls(certificate=..., key=...) (command line: --client-certificate, --client-key)"
         )
+    if "Handshake read failed" in details:
+        return f"what listens at {target} does not answer TLS: check the port, or connect without tls"
     return f"no server can be reached at {target}: {details}"
+
+
+def _no_grpc(target: str) -> str:
+    return f"what listens at {target} is no gRPC server: check the port"
 
 
 def _speaks_tls(details: str) -> bool:

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[str, dict[str, str] | None, str]] = {
         {"ca": "ca.pem", "certificate": "foreign.pem", "key": "foreign.key"},
         r"does not trust this client's certificate",
     ),
-    "a website": ("website", None, r"is no gRPC server: check the port"),
+    "a website": ("website", None, r"what listens at .* is no gRPC server: check the port"),
     "nobody": ("127.0.0.1:1", None, r"nothing listens at 127.0.0.1:1: start a server there \(shortlist serve\)"),
     "no machine": ("no-such-host.invalid:50051", None, r"no machine with the name in"),
 }
