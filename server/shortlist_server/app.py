@@ -45,7 +45,7 @@ from shortlist_server.observe import logs, tracing
 from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
-from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
