@@ -43,10 +43,11 @@ from shortlist_server.inference.base import (
     PassageText,
 )
 from shortlist_server.pipeline.content import client_vectors, content_hash
+from shortlist_server.pipeline.leases import lease
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.search import check_revision
 from shortlist_server.pipeline.windows import WindowReader
-from shortlist_server.storage.base import CollectionStore, Store
+from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 T = TypeVar("T")
 
@@ -78,15 +79,22 @@ class Ingester:
         Raises:
             CollectionNotFound, ModelNotFound, ModelMismatch: the collection cannot be written to.
         """
-        loop = asyncio.get_running_loop()
-        store = await loop.run_in_executor(self._threads, self._store.open, collection)
+        held = await lease(self._store, collection, self._threads)
+        try:
+            return await self._open(held, stream=stream, dry_run=dry_run)
+        except BaseException:
+            held.release()
+            raise
+
+    async def _open(self, held: Lease[CollectionStore], *, stream: str, dry_run: bool) -> IngestSession:
+        store = held.collection
         embedder = None
         if store.config.embedder != NO_MODEL:
             embedder = self._models.embedder(store.config.embedder)
             check_revision(store, embedder)
         position = await self._take_over(store, stream) if stream else 0
         session = IngestSession(
-            store,
+            held,
             embedder,
             self._threads,
             stream=stream,
@@ -112,8 +120,9 @@ class Ingester:
         return [s for s in self._sessions if (s.collection.name, s.stream) == (collection, stream) and not s.ended]
 
     def close(self, session: IngestSession) -> None:
-        """Forgets a session whose ``run`` has ended or will not be used again."""
+        """Forgets a session whose ``run`` has ended or will not be used again; its collection may be closed."""
         self._sessions.discard(session)
+        session.lease.release()
 
     def drain(self) -> None:
         """Lets every session finish what it has begun, read nothing more and end."""
@@ -125,13 +134,14 @@ class IngestSession:
     """One stream of operations into one collection.
 
     Attributes:
+        collection, lease: the collection, which stays open as long as the session.
         durable_position: the stream's last durable position; all operations up to it are settled.
         draining: whether it ended because the server is stopping.
     """
 
     def __init__(
         self,
-        collection: CollectionStore,
+        held: Lease[CollectionStore],
         embedder: EmbedderService | None,
         threads: Executor,
         *,
@@ -140,7 +150,8 @@ class IngestSession:
         dry_run: bool,
         max_document_tokens: int,
     ) -> None:
-        self.collection = collection
+        self.lease = held
+        self.collection = held.collection
         self.stream = stream
         self.durable_position = position
         self.draining = False

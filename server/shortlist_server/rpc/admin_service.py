@@ -92,7 +92,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def GetRecall(self, request: pb.GetRecallRequest, context: Context) -> pb.GetRecallResponse:
         """See the proto."""
         name = fields.collection_name(request.collection)
-        recall = self._recall.of(await self._in_thread(lambda: self._store.open(name)))
+        # In a thread: of a collection that was not open yet, the settings are read from the disk.
+        recall = await self._in_thread(lambda: self._recall.of(self._store.find(name)))
         return pb.GetRecallResponse(
             target=recall.target, unfiltered=_estimate_out(recall.unfiltered), filtered=_estimate_out(recall.filtered)
         )

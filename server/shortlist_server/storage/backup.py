@@ -20,7 +20,8 @@ from pathlib import Path
 
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
 from shortlist_server.storage import schema
-from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.facts import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.files import CrashPoint, Files
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE, SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import segment_rows

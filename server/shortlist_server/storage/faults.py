@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shortlist_server.errors import DataCorrupted, InvalidArgument, OutOfSpace, ShortlistError, Unavailable
+from shortlist_server.storage import descriptors
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
@@ -29,6 +30,7 @@ def translated(name: str) -> Iterator[None]:
 
     Raises:
         OutOfSpace: the disk is full.
+        Overloaded: the limit of open files is reached.
         DataCorrupted: SQLite found its file damaged.
         Unavailable: another process holds the database, or a file cannot be reached now.
         InvalidArgument: a value cannot be stored, such as text with a lone surrogate.
@@ -49,6 +51,8 @@ def translated(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise _out_of_space(name) from error
+        if descriptors.are_exhausted(error):
+            raise descriptors.exhausted(name) from error
         raise Unavailable(f"collection {name}: {error.strerror or error}; check the data folder") from error
 
 
@@ -58,6 +62,8 @@ def _from_sqlite(name: str, error: sqlite3.Error) -> ShortlistError:
         return _out_of_space(name)
     if code in _CORRUPT:
         return _damaged(name, str(error))
+    if code in _OUT_OF_REACH and descriptors.are_exhausted():
+        return descriptors.exhausted(name)
     if code in _OUT_OF_REACH:
         return Unavailable(f"the database of collection {name} cannot be reached: {error}")
     return ShortlistError(f"collection {name}: {error}")

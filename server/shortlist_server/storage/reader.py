@@ -1,7 +1,8 @@
-"""Reads of one collection: a pool of reading connections and the queries on them.
+"""Reads of one collection: its reading connections and the queries on them.
 
-A connection is used by one thread at a time and returned after each call, so there are as many as calls at once. Every
-call sees all that was committed before it began. Any thread may call.
+A connection is used by one thread at a time and returned after each call, so there are as many as calls at once, and a
+few that are kept for later calls, of all collections together. Every call sees all that was committed before it began.
+Any thread may call.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sqlite3
 import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,44 +28,84 @@ from shortlist_server.storage.filters import Condition
 from shortlist_server.storage.metadata import decode
 from shortlist_server.storage.truth import text_checksum
 
+KEPT_CONNECTIONS = 16
+"""Idle reading connections that are kept, each with two descriptors and its cache: opening one takes half a
+millisecond."""
+
+
+class ReadingConnections:
+    """Reading connections of all collections of a store that nobody uses at the moment; a bounded number is kept.
+
+    The connection that was idle longest goes first.
+    """
+
+    def __init__(self, most: int = KEPT_CONNECTIONS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[sqlite3.Connection, ReaderPool] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many are idle."""
+        return len(self._idle)
+
+    def take(self, pool: ReaderPool) -> sqlite3.Connection | None:
+        """The connection of a collection that was used last, if any is idle."""
+        with self._lock:
+            found = next((one for one, of in reversed(self._idle.items()) if of is pool), None)
+            if found is not None:
+                del self._idle[found]
+            return found
+
+    def keep(self, connection: sqlite3.Connection, pool: ReaderPool) -> None:
+        """Keeps a connection that is no longer used, and closes another when there are too many, or that one when its
+        collection was closed meanwhile."""
+        surplus: sqlite3.Connection | None = connection
+        with self._lock:
+            if not pool.closed:
+                self._idle[connection] = pool
+                surplus = self._idle.popitem(last=False)[0] if len(self._idle) > self._most else None
+        if surplus is not None:
+            surplus.close()
+
+    def close(self, pool: ReaderPool) -> None:
+        """Closes the idle connections of a collection, and from now on each that is in use when its use ends."""
+        with self._lock:
+            pool.closed = True
+            idle = [one for one, of in self._idle.items() if of is pool]
+            for connection in idle:
+                del self._idle[connection]
+        for connection in idle:
+            connection.close()
+
 
 class ReaderPool:
-    """Reading connections, made when needed and kept."""
+    """The reading connections of one collection, made when needed.
 
-    def __init__(self, path: Path, name: str) -> None:
+    Attributes:
+        closed: whether the collection is closed; ``ReadingConnections`` sets it.
+    """
+
+    def __init__(self, path: Path, name: str, connections: ReadingConnections) -> None:
         self._path = path
         self._name = name
-        self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        self._connections = connections
+        self.closed = False
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
         """A connection for the time of a block; errors inside leave as typed ones."""
         with translated(self._name):
-            with self._lock:
-                if self._closed:
-                    raise Unavailable(f"collection {self._name} is closed")
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                connection = schema.open_reader(self._path, self._name)
+            if self.closed:
+                raise Unavailable(f"collection {self._name} is closed")
+            connection = self._connections.take(self) or schema.open_reader(self._path, self._name)
             try:
                 yield connection
             finally:
-                with self._lock:
-                    keep = not self._closed
-                    if keep:
-                        self._idle.append(connection)
-                if not keep:
-                    connection.close()
+                self._connections.keep(connection, self)
 
     def close(self) -> None:
         """Closes idle connections now and busy ones when their call ends."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._connections.close(self)
 
 
 class Reader:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import DataCorrupted
+from shortlist_server.storage import descriptors
 from shortlist_server.storage.files import Files
 from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
 from shortlist_server.storage.reader import checked_vector
@@ -55,6 +56,7 @@ def recover(
 
     Raises:
         DataCorrupted: the database itself is damaged.
+        Overloaded: the limit of open files is reached; nothing was forgotten for it.
     """
     rows = segment_rows(connection)
     segments_folder = folder / "segments"
@@ -68,6 +70,7 @@ def recover(
             files.remove_tree(path)
     good: list[Segment] = []
     damage: list[Damage] = []
+    # Threads begin with the first segment: most collections of a server with very many have none.
     with ThreadPoolExecutor(2, thread_name_prefix="recover") as pool:
         # Checksums are read beside each other; only the graph's load itself holds the interpreter lock.
         loads = [pool.submit(Segment.load, segments_folder / row.uid, row, collection, dimension) for row in rows]
@@ -79,6 +82,9 @@ def recover(
                 if not segment.keep_only(live_labels(connection, row.low, row.high)):
                     raise SegmentDamaged("it lacks passages that the database has in its range")
             except SegmentDamaged as error:
+                if descriptors.are_exhausted():
+                    # The files may be whole; they could not be read now.
+                    raise descriptors.exhausted(name) from error
                 damage.append(Damage(uid=row.uid, problem=str(error), low=row.low, high=row.high))
                 logger.warning("collection %s: segment %s is dropped and will be rebuilt: %s", name, row.uid, error)
                 connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))

@@ -147,21 +147,31 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
     """
     connection = _connect(path, name)
     try:
-        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise DataCorrupted(f"the database of collection {name} is not a Shortlist collection; restore a backup")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise NewerDataFormat(
-                f"collection {name} has data format {version}, this release knows up to {SCHEMA_VERSION};"
-                " use the newer release",
-                metadata={"collection": name, "format": str(version), "supported": str(SCHEMA_VERSION)},
-            )
+        check_format(connection, name)
         _tune(connection)
         migrations.apply(Database(connection))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def check_format(connection: sqlite3.Connection, name: str) -> None:
+    """Refuses a database that is no collection's, or that this release does not know.
+
+    Raises:
+        DataCorrupted: it is no collection.
+        NewerDataFormat: a newer release wrote it.
+    """
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise DataCorrupted(f"the database of collection {name} is not a Shortlist collection; restore a backup")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise NewerDataFormat(
+            f"collection {name} has data format {version}, this release knows up to {SCHEMA_VERSION};"
+            " use the newer release",
+            metadata={"collection": name, "format": str(version), "supported": str(SCHEMA_VERSION)},
+        )
 
 
 def open_reader(path: Path, name: str) -> sqlite3.Connection:

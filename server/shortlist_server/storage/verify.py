@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
-from shortlist_server.storage.collection import SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.dense import FrozenView
+from shortlist_server.storage.facts import SEGMENTS_FOLDER
 from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import live_labels, segment_rows
 from shortlist_server.storage.segments import Segment, Unreachable
