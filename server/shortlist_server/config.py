@@ -118,7 +118,7 @@ class Config:
     )
     segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.", least=1)
     max_open_collections: int = _setting(
-        64,
+        48,
         "Collections that stay open while nobody uses them; more are opened at their first use, in the place of others."
         " Fewer where the limit of open files allows no more.",
         least=1,

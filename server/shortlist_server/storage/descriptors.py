@@ -18,6 +18,7 @@ LEAST_LIMIT = 192
 
 _OWN = 96
 _SHARE_OF_COLLECTIONS = 0.75
+_FEW = 8
 _RETRY_SECONDS = 1.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 
@@ -57,16 +58,22 @@ def share_of_collections() -> int:
 
 
 def are_exhausted(error: OSError | None = None) -> bool:
-    """Whether an error means that no descriptor is left; without one, whether none is left now.
+    """Whether an error means that the limit of open files is reached; without one, whether that is so now.
 
-    SQLite says of such a failure only that it could not open a file, so the second form is for its errors.
+    SQLite and hnswlib say of such a failure only that they could not open a file, so the second form is for their
+    errors. What failed has given its own descriptors back by then, so that a few may be free.
     """
     if error is not None:
         return error.errno in _EXHAUSTED
+    taken: list[int] = []
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        while len(taken) < _FEW:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
     except OSError as probed:
         return probed.errno in _EXHAUSTED
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
     return False
 
 

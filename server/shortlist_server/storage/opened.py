@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OWN_DESCRIPTORS = 3
-"""The writing connection's: database, write-ahead log and its index."""
+"""The writing connection's: database, write-ahead log and its index. Each segment has one, of its mapped vectors."""
 
 
 class OpenCollection:
@@ -122,8 +122,8 @@ class OpenCollection:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, without those of reading connections."""
-        return _OWN_DESCRIPTORS + len(self.index.view.segments)
+        """File descriptors it has now, but for those of the logs of its reading connections."""
+        return _OWN_DESCRIPTORS + len(self.index.view.segments) + self.pool.most_used
 
     @property
     def busy(self) -> bool:

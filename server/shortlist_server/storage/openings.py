@@ -30,6 +30,7 @@ KEPT_TIMES_OPENING = 10_000
 _NEW_DESCRIPTORS = 4
 _LONGEST_SWEEP_INTERVAL = 30.0
 _RETRY_SECONDS = 0.5
+_USUAL_IDLE_SECONDS = 600.0
 
 
 class Closable(Protocol):
@@ -147,7 +148,8 @@ class Openings:
         return sorted(self._members(), key=self._kept_until)
 
     def _kept_until(self, collection: Closable) -> float:
-        return collection.unused_since + max(self._idle_seconds, KEPT_TIMES_OPENING * collection.open_seconds)
+        least = self._idle_seconds or _USUAL_IDLE_SECONDS
+        return collection.unused_since + max(least, KEPT_TIMES_OPENING * collection.open_seconds)
 
     def _sweep(self) -> None:
         with self._lock:

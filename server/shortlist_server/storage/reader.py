@@ -51,17 +51,20 @@ class ReadingConnections:
     def take(self, pool: ReaderPool) -> sqlite3.Connection | None:
         """The connection of a collection that was used last, if any is idle."""
         with self._lock:
+            pool.used += 1
+            pool.most_used = max(pool.most_used, pool.used)
             found = next((one for one, of in reversed(self._idle.items()) if of is pool), None)
             if found is not None:
                 del self._idle[found]
             return found
 
-    def keep(self, connection: sqlite3.Connection, pool: ReaderPool) -> None:
+    def give_back(self, connection: sqlite3.Connection | None, pool: ReaderPool) -> None:
         """Keeps a connection that is no longer used, and closes another when there are too many, or that one when its
-        collection was closed meanwhile."""
-        surplus: sqlite3.Connection | None = connection
+        collection was closed meanwhile. None: it could not be made."""
+        surplus = connection
         with self._lock:
-            if not pool.closed:
+            pool.used -= 1
+            if connection is not None and not pool.closed:
                 self._idle[connection] = pool
                 surplus = self._idle.popitem(last=False)[0] if len(self._idle) > self._most else None
         if surplus is not None:
@@ -81,8 +84,12 @@ class ReadingConnections:
 class ReaderPool:
     """The reading connections of one collection, made when needed.
 
+    SQLite keeps a descriptor of the database for each of a collection's connections that ever were open at once, to be
+    used by later ones, until the collection is closed.
+
     Attributes:
-        closed: whether the collection is closed; ``ReadingConnections`` sets it.
+        closed: whether the collection is closed.
+        used, most_used: connections in use now, and the most at once. ``ReadingConnections`` sets all three.
     """
 
     def __init__(self, path: Path, name: str, connections: ReadingConnections) -> None:
@@ -90,6 +97,7 @@ class ReaderPool:
         self._name = name
         self._connections = connections
         self.closed = False
+        self.used = self.most_used = 0
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
@@ -97,11 +105,12 @@ class ReaderPool:
         with translated(self._name):
             if self.closed:
                 raise Unavailable(f"collection {self._name} is closed")
-            connection = self._connections.take(self) or schema.open_reader(self._path, self._name)
+            connection = self._connections.take(self)
             try:
+                connection = connection or schema.open_reader(self._path, self._name)
                 yield connection
             finally:
-                self._connections.keep(connection, self)
+                self._connections.give_back(connection, self)
 
     def close(self) -> None:
         """Closes idle connections now and busy ones when their call ends."""

@@ -62,7 +62,7 @@ class Residency:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, without those of reading connections."""
+        """File descriptors it has now, but for those of the logs of its reading connections."""
         opened = self.opened
         return 0 if opened is None else opened.descriptors
 
