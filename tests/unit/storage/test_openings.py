@@ -64,11 +64,11 @@ def no_descriptors_left() -> Iterator[None]:
 def test_threads_and_descriptors_do_not_grow_with_collections(open_store, maker):
     descriptors_before, threads_before = descriptors_now(), threading.active_count()
     store = open_store(max_open_collections=8)
-    for number in range(200):
+    for number in range(60):
         fill(store.create(f"c{number}", collection_config()), maker, 2)
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda n: len(store.open(f"c{n}").lexical("fox", 10).keys), range(200)))
-    assert found == [2] * 200
+        found = list(threads.map(lambda n: len(store.open(f"c{n}").lexical("fox", 10).keys), range(60)))
+    assert found == [2] * 60
     wait_until(lambda: store.open_count <= 8)
     most = 8 * (3 + 4) + 2 * KEPT_CONNECTIONS + 8
     assert descriptors_now() - descriptors_before <= most
