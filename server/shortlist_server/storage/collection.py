@@ -45,6 +45,7 @@ from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
 from shortlist_server.storage.metadata import parse_field
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.reader import Reader, ReaderPool
+from shortlist_server.storage.reconcile import Difference, difference, reconcile
 from shortlist_server.storage.recovery import recover
 from shortlist_server.storage.segments import Segment
 from shortlist_server.storage.selection import KeySelection, SelectionCache
@@ -216,13 +217,26 @@ class EmbeddedCollection:
         """Runs a task on the writer thread and waits for it."""
         return self._writer.submit(task).result()
 
-    def repair(self, *, lexical: bool, segments: Sequence[Segment]) -> list[str]:
+    def difference(self) -> Difference:
+        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        return difference(self._index, self._submit)
+
+    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
         """Rebuilds from the database: the lexical index, the segments named, and those that are missing.
+
+        With ``dense``, first makes the dense index show what the database has. Searches go on throughout.
 
         Returns:
             What was done, a line each.
         """
         done = []
+        if dense:
+            forgotten = reconcile(self._index, self._submit, self._config.dimension)
+            for uid in forgotten:
+                self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
+            done.append(
+                f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
+            )
         if lexical:
             self.run(Task(lambda truth: truth.rebuild_lexical(), lambda _: None))
             done.append("the lexical index was rebuilt")
