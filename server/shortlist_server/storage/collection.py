@@ -41,6 +41,7 @@ from shortlist_server.storage.base import Lease, Selection
 from shortlist_server.storage.facts import Settings
 from shortlist_server.storage.openings import Openings
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reconcile import Difference
 from shortlist_server.storage.recovery import Damage
 from shortlist_server.storage.residency import Residency
 from shortlist_server.storage.segments import Segment
@@ -189,21 +190,21 @@ class EmbeddedCollection:
         """Runs a task on the writer thread and waits for it."""
         return self.submit(task).result()
 
-    def repair(self, *, lexical: bool, segments: Sequence[Segment]) -> list[str]:
+    def difference(self) -> Difference:
+        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        with self._residency.use() as opened:
+            return opened.difference()
+
+    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
         """Rebuilds from the database: the lexical index, the segments named, and those that are missing.
+
+        With ``dense``, first makes the dense index show what the database has. Searches go on throughout.
 
         Returns:
             What was done, a line each.
         """
         with self._residency.use() as opened:
-            done = []
-            if lexical:
-                opened.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
-                done.append("the lexical index was rebuilt")
-            done += [f"segment {one.row.uid} was rebuilt" for one in segments if opened.upkeep.rebuild(one)]
-            if count := opened.upkeep.seal_now():
-                done.append(f"{count} segments were built from passages that were searched exactly")
-            return done
+            return opened.repair(lexical=lexical, dense=dense, segments=segments)
 
     # ------------------------------------------------------------------------------------------------------ writes
 

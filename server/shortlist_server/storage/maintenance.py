@@ -30,7 +30,7 @@ from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.dense import View
 from shortlist_server.storage.files import Files
 from shortlist_server.storage.index import DenseIndex, Job, Watch
-from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
+from shortlist_server.storage.manifest import SegmentDamaged, SegmentOutdated, SegmentRow
 from shortlist_server.storage.segments import Segment
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class BuildFailed(Exception):
     """The child process did not deliver; the message has the end of what it said."""
 
 
-_EXPECTED = (BuildFailed, SegmentDamaged, ShortlistError, OSError)
+_EXPECTED = (BuildFailed, SegmentDamaged, SegmentOutdated, ShortlistError, OSError)
 
 
 def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
@@ -219,8 +219,7 @@ class Caretaker:
         done = 0
         with self._working:
             while (job := choose()) is not None:
-                self._do(job)
-                done += 1
+                done += self._do(job)
         return done
 
     def _ask_for_turn(self) -> None:
@@ -277,22 +276,26 @@ class Caretaker:
             self._woken = True
             self._ask_for_turn()
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Job) -> bool:
+        """Whether the segment was published; if not, what it was to replace has changed, and another job is due."""
         started = time.monotonic()
+        before = self._index.view.segments
         with self._index.watching() as watch:
             row = self._build(job)
-            if row is None:
-                self._publish(job, None, watch)
-                self.tally.built += 1
-                return
-            folder = self._folder / "segments" / row.uid
             try:
-                segment = Segment.load(folder, row, self._collection, self._dimension)
+                segment = None if row is None else self._load(row)
                 self._publish(job, segment, watch)
-            except BaseException:
-                self._files.remove_tree(folder)
-                raise
+            except BaseException as error:
+                if row is not None:
+                    self._files.remove_tree(self._folder / "segments" / row.uid)
+                # Where nothing has changed in memory, the same job would be chosen again, and fail again.
+                if not isinstance(error, SegmentOutdated) or self._index.view.segments is before:
+                    raise
+                logger.info("%s: a build was in vain: %s", self._name, error)
+                return False
         self.tally.built += 1
+        if row is None:
+            return True
         logger.info(
             "%s: segment %s with %d passages built in %.1f s, in place of %d",
             self._name,
@@ -301,6 +304,10 @@ class Caretaker:
             time.monotonic() - started,
             len(job.replaced),
         )
+        return True
+
+    def _load(self, row: SegmentRow) -> Segment:
+        return Segment.load(self._folder / "segments" / row.uid, row, self._collection, self._dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(

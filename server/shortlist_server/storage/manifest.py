@@ -27,6 +27,10 @@ class SegmentDamaged(Exception):
     """A segment's folder is not what the manifest says; the message names the file. Never reaches a caller."""
 
 
+class SegmentOutdated(Exception):
+    """What a new segment was to replace has changed since its build began. Never reaches a caller."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRow:
     """A segment in the database: it holds the passages with ``low < label <= high`` that lived when it was built."""

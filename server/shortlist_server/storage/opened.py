@@ -29,7 +29,7 @@ from shortlist_server.domain import (
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage import dense, schema
 from shortlist_server.storage.deletion import BulkDeletion
-from shortlist_server.storage.facts import DATABASE_FILE, Facts, Settings, disk_bytes
+from shortlist_server.storage.facts import DATABASE_FILE, SEGMENTS_FOLDER, Facts, Settings, disk_bytes
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.filters import Condition, cache_key, compile_filter
 from shortlist_server.storage.index import DenseIndex
@@ -37,7 +37,9 @@ from shortlist_server.storage.lexical import Lexicon
 from shortlist_server.storage.metadata import parse_field
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.reader import Reader, ReaderPool
+from shortlist_server.storage.reconcile import Difference, difference, reconcile
 from shortlist_server.storage.recovery import recover
+from shortlist_server.storage.segments import Segment
 from shortlist_server.storage.selection import KeySelection, SelectionCache
 from shortlist_server.storage.settings import RaisedEf
 from shortlist_server.storage.truth import Effect, Truth
@@ -223,6 +225,30 @@ class OpenCollection:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable(f"collection {self._name} is closed")
+
+    # ------------------------------------------------------------------------------------------ repair, and the end
+
+    def difference(self) -> Difference:
+        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        return difference(self.index, self.submit)
+
+    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
+        """Rebuilds what can be rebuilt from the database; see ``EmbeddedCollection.repair``."""
+        done = []
+        if dense:
+            forgotten = reconcile(self.index, self.submit, self.settings.config.dimension)
+            for uid in forgotten:
+                self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
+            done.append(
+                f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
+            )
+        if lexical:
+            self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
+            done.append("the lexical index was rebuilt")
+        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
+        if count := self.upkeep.seal_now():
+            done.append(f"{count} segments were built from passages that were searched exactly")
+        return done
 
     def close(self) -> None:
         """Ends maintenance, finishes submitted commits, checkpoints and closes. Idempotent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from shortlist_server.storage.tail import Tail
 
 logger = logging.getLogger(__name__)
 
-_LAST_LABEL = (1 << 63) - 1
+LAST_LABEL = (1 << 63) - 1
+"""The largest label there can be."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -40,7 +43,7 @@ class Damage:
     high: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recovered:
     """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
 
@@ -91,13 +94,23 @@ def recover(
                 files.remove_tree(segments_folder / row.uid)
             else:
                 good.append(segment)
+    tail = read_tail(connection, [segment.row for segment in good], dimension)
+    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+
+
+def read_tail(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> Tail:
+    """A tail of the passages outside the ranges of some segments, which ascend and do not overlap.
+
+    Raises:
+        DataCorrupted: a passage's vector is missing or damaged.
+    """
     tail = Tail(dimension)
     low = 0
-    for high, after in [*((s.row.low, s.row.high) for s in good), (_LAST_LABEL, 0)]:
+    for high, after in [*((row.low, row.high) for row in segments), (LAST_LABEL, 0)]:
         if high > low:
             _fill(tail, connection, low, high, dimension)
         low = after
-    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+    return tail
 
 
 def segment_rows(connection: sqlite3.Connection) -> list[SegmentRow]:

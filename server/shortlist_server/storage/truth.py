@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, Quarantined, StreamPosition, Upsert
 from shortlist_server.errors import InvalidVector
 from shortlist_server.storage import quarantine, settings
-from shortlist_server.storage.manifest import SegmentRow
+from shortlist_server.storage.manifest import SegmentOutdated, SegmentRow
 from shortlist_server.storage.metadata import encode
 
 
@@ -34,7 +34,7 @@ class Counters:
     passages: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Effect:
     """What a change did to the passages, for those who keep vectors in memory.
 
@@ -213,9 +213,18 @@ class Truth:
         )
 
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
-        """Changes the manifest: the flip that makes a segment exist."""
-        self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        """Changes the manifest: the flip that makes a segment exist.
+
+        Raises:
+            SegmentOutdated: one of ``gone`` is not listed, or the new range overlaps that of a segment that stays.
+        """
+        deleted = self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        if gone and deleted.rowcount != len(gone):
+            raise SegmentOutdated("a segment that was to be replaced is not there any more")
         if new is not None:
+            overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE low < ? AND high > ?)"
+            if self.connection.execute(overlaps, (new.high, new.low)).fetchone()[0]:
+                raise SegmentOutdated("another segment has passages of its range by now")
             self.connection.execute(
                 "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
                 (new.uid, new.low, new.high, new.passages, new.checksum),

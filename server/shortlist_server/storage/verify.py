@@ -20,19 +20,16 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.dense import FrozenView
 from shortlist_server.storage.facts import SEGMENTS_FOLDER
 from shortlist_server.storage.manifest import SegmentDamaged, check_folder
-from shortlist_server.storage.recovery import live_labels, segment_rows
 from shortlist_server.storage.segments import Segment, Unreachable
-from shortlist_server.storage.truth import Truth
 from shortlist_server.storage.writer import Task
 
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors that must be found by a search for themselves."""
 
 _SAMPLE_BREADTH = 100
-_LAST_LABEL = (1 << 63) - 1
+_INVARIANT = "live labels = segments + tail, disjoint"
 
 _COUNTS = {
     "documents counted": ("SELECT documents FROM counters", "SELECT count(*) FROM documents"),
@@ -113,8 +110,12 @@ def verify_collection(
     report = _verified(collection, sample, progress)
     if repair and not report.ok:
         progress("repair")
-        lexical = any(not check.ok for check in report.checks if check.name in _LEXICAL_CHECKS)
-        repairs = collection.repair(lexical=lexical, segments=_unsound(collection, report))
+        failed = {check.name for check in report.checks if not check.ok}
+        repairs = collection.repair(
+            lexical=not failed.isdisjoint(_LEXICAL_CHECKS),
+            dense=_INVARIANT in failed,
+            segments=[one for one in collection.view.segments if not failed.isdisjoint(_names(one))],
+        )
         report = _verified(collection, sample, progress)
         report.repairs = repairs
     return report
@@ -216,30 +217,9 @@ def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
 
 
 def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -> Check:
-    def read(truth: Truth) -> tuple[NDArray[np.int64], list[str]]:
-        connection = truth.connection
-        return live_labels(connection, 0, _LAST_LABEL), [row.uid for row in segment_rows(connection)]
-
-    def compare(stored: tuple[NDArray[np.int64], list[str]]) -> tuple[NDArray[np.int64], list[str], FrozenView]:
-        # Runs when exactly the changes that ``read`` saw are shown.
-        return (*stored, collection.view.frozen())
-
-    labels, uids, view = collection.run(Task(read, compare))
-    *in_segments, in_tail = view.labels
-    report.segment_passages = sum(map(len, in_segments))
-    report.tail_passages = len(in_tail)
-    held = np.sort(np.concatenate([*in_segments, in_tail]))
-    problems = []
-    if uids != list(view.uids):
-        problems.append("the manifest names other segments than are loaded")
-    if len(np.unique(held)) != len(held):
-        problems.append("a passage is in two places")
-    missing, extra = np.setdiff1d(labels, held), np.setdiff1d(held, labels)
-    if len(missing):
-        problems.append(f"{len(missing)} passages are in no index, first {missing[0]}")
-    if len(extra):
-        problems.append(f"{len(extra)} passages are indexed but not stored, first {extra[0]}")
-    return Check(name="live labels = segments + tail, disjoint", ok=not problems, detail="; ".join(problems))
+    found = collection.difference()
+    report.segment_passages, report.tail_passages = found.segment_passages, found.tail_passages
+    return Check(name=_INVARIANT, ok=not found.problems, detail="; ".join(found.problems))
 
 
 def _sample(segment: Segment, sample: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -268,12 +248,6 @@ def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArr
         except Unreachable:
             if segment.live >= breadth:
                 raise
-
-
-def _unsound(collection: EmbeddedCollection, report: CollectionReport) -> list[Segment]:
-    """Segments whose files or whose graph failed a check."""
-    failed = {check.name for check in report.checks if not check.ok}
-    return [one for one in collection.view.segments if not failed.isdisjoint(_names(one))]
 
 
 def _names(segment: Segment) -> tuple[str, str]:
