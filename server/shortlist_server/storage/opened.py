@@ -132,9 +132,11 @@ class OpenCollection:
         """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
         return self.upkeep.busy or self.deletions.reclaiming
 
-    def facts(self) -> Facts:
-        """What is to be known of it, from memory and a few ``stat`` calls."""
+    def facts(self, size: int | None = None) -> Facts:
+        """What is to be known of it, from memory and a few ``stat`` calls; without those where its ``size`` is given."""
         view = self.index.view
+        if size is None:
+            size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
         settings = self.settings
         info = CollectionInfo(
             name=self._name,
@@ -145,7 +147,7 @@ class OpenCollection:
             passage_count=view.passages,
             segment_passage_count=sum(segment.live for segment in view.segments),
             segment_count=len(view.segments),
-            disk_bytes=disk_bytes(self._folder, [segment.row.uid for segment in view.segments]),
+            disk_bytes=size,
         )
         return Facts(info=info, settings=settings)
 

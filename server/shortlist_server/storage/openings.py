@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from shortlist_server.errors import Overloaded
-from shortlist_server.storage import descriptors
+from shortlist_server.storage import descriptors, memory
 from shortlist_server.storage.clock import Alarm, Clock
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,13 @@ class Openings:
         """``most``: the open collections that are kept while unused; ``idle_seconds`` 0: as long as there is room."""
         self._most_descriptors = most_descriptors
         self._most = max(1, min(most, most_descriptors // _NEW_DESCRIPTORS))
+        if self._most < most:
+            logger.warning(
+                "max_open_collections is %d, but the limit of %d open files allows %d",
+                most,
+                descriptors.limit(),
+                self._most,
+            )
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._threads = threads
@@ -155,16 +162,18 @@ class Openings:
         with self._lock:
             # From here on another sweep may be asked for: what asks may have come too late for this one.
             self._sweeping = False
-        now = time.monotonic()
+        now, freed = time.monotonic(), False
         for collection in self._by_time():
             is_due = self._idle_seconds > 0 and self._kept_until(collection) <= now
             if not (is_due or self.crowded):
                 break
             try:
-                collection.close_unused(even_busy=False)
+                freed = (collection.close_unused(even_busy=False) and is_due) or freed
             except Exception:
                 # Whatever it was, the others are still to be closed.
                 logger.exception("collection %s could not be closed", collection.name)
+        if freed:
+            memory.give_back()
         self._arm()
 
     def _arm(self) -> None:

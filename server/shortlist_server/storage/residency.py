@@ -151,7 +151,7 @@ class Residency:
                 opened = self.opened
                 if opened is None or self._uses or (opened.busy and not even_busy):
                     return False
-                self._facts, self.opened = opened.facts(), None
+                self._leave_facts(opened)
             self._close(opened)
             return True
         finally:
@@ -165,8 +165,13 @@ class Residency:
                 opened = self.opened
                 if opened is None:
                     return
-                self._facts, self.opened = opened.facts(), None
+                self._leave_facts(opened)
             self._close(opened)
+
+    def _leave_facts(self, opened: OpenCollection) -> None:
+        # Without a look at the disk, because those wait who are on the event loop; the size follows soon.
+        self._facts = opened.facts(0 if self._facts is None else self._facts.info.disk_bytes)
+        self.opened = None
 
     def _close(self, opened: OpenCollection) -> None:
         opened.close()
