@@ -22,6 +22,7 @@
     ├── StreamConflict             resume the stream
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
+    │   └── CommitsLost            restore a backup, or go on without them
     ├── Unimplemented              use a newer release
     ├── Unauthenticated            send a known API key
     └── PermissionDenied           use a key with the right
@@ -202,6 +203,12 @@ class InferenceFailed(ShortlistError):
 
 class DataCorrupted(ShortlistError):
     """A file is damaged and cannot be rebuilt."""
+
+    reason = "DATA_CORRUPTED"
+
+
+class CommitsLost(DataCorrupted):
+    """The database lacks commits that were acknowledged, or it cannot be told whether it does."""
 
     reason = "DATA_CORRUPTED"
 

@@ -39,6 +39,7 @@ from shortlist_server.storage.base import Selection
 from shortlist_server.storage.deletion import BulkDeletion
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.filters import Condition, cache_key, compile_filter
+from shortlist_server.storage.identity import DATABASE_FILE, open_database
 from shortlist_server.storage.index import DenseIndex
 from shortlist_server.storage.lexical import Lexicon
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
@@ -57,7 +58,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DATABASE_FILE = "collection.db"
 SEGMENTS_FOLDER = "segments"
 
 
@@ -70,11 +70,12 @@ class EmbeddedCollection:
         self._parameters = parameters
         self._closed = False
         with translated(name):
-            self._connection = schema.open_writer(folder / DATABASE_FILE, name)
+            self._connection, self._record = open_database(folder, name, parameters.files)
             try:
                 self._open(parameters)
             except BaseException:
                 self._connection.close()
+                self._record.close()
                 raise
         self._pool = ReaderPool(folder / DATABASE_FILE, name)
         self._reader = Reader(self._pool)
@@ -103,7 +104,7 @@ class EmbeddedCollection:
                 f"the settings of collection {self._name} cannot be read ({error}); restore a backup"
             ) from error
         self._declared = frozenset(parse_field(field) for field in self._config.filterable_fields)
-        self._truth = Truth(self._connection, self._config.dimension)
+        self._truth = Truth(self._connection, self._config.dimension, self._record)
         recovered = recover(
             self._connection, self._folder, self._name, self._uid, self._config.dimension, parameters.files
         )
@@ -432,6 +433,7 @@ class EmbeddedCollection:
             self._connection.close()
         except sqlite3.Error as error:
             logger.warning("collection %s: closing failed: %s", self._name, error)
+        self._record.close()
 
 
 def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:

@@ -25,12 +25,20 @@ from weakref import WeakValueDictionary
 
 from shortlist_server.config import Config
 from shortlist_server.domain import CollectionConfig
-from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
+from shortlist_server.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CommitsLost,
+    DataCorrupted,
+    InvalidArgument,
+    Unavailable,
+)
 from shortlist_server.storage import schema
 from shortlist_server.storage.backup import Backup, Progress, copy_back, read_backup, write_backup
 from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, Files, pass_by
+from shortlist_server.storage.identity import accept_loss, start_record
 from shortlist_server.storage.maintenance import BUILDER
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.verify import Check, CollectionReport, verify_collection
@@ -96,6 +104,7 @@ class EmbeddedStore:
             self._files.make_folder(temporary)
             self._files.make_folder(temporary / SEGMENTS_FOLDER)
             schema.create(temporary / DATABASE_FILE, name, config)
+            start_record(temporary, name, self._files)
             self._crash_point("create:made")
             self._files.sync(temporary / DATABASE_FILE)
             self._files.sync_folder(temporary)
@@ -216,17 +225,32 @@ class EmbeddedStore:
         *,
         sample: int = 200,
         repair: bool = False,
+        accept_loss: bool = False,
         progress: Callable[[str], None] = lambda step: None,
     ) -> CollectionReport:
         """Checks a collection, and repairs it when asked; see ``verify_collection``.
 
-        A collection that cannot be opened gives a report that says so.
+        A collection that cannot be opened gives a report that says so. With ``repair`` and ``accept_loss``, one that
+        lacks acknowledged commits goes on without them.
         """
+        repairs = []
         try:
-            collection = self.open(name)
+            try:
+                collection = self.open(name)
+            except CommitsLost:
+                if not (repair and accept_loss):
+                    raise
+                repairs.append(self._accept_loss(name))
+                collection = self.open(name)
         except DataCorrupted as error:
             return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])
-        return verify_collection(collection, sample=sample, repair=repair, progress=progress)
+        report = verify_collection(collection, sample=sample, repair=repair, progress=progress)
+        report.repairs = repairs + report.repairs
+        return report
+
+    def _accept_loss(self, name: str) -> str:
+        with self._naming(name), translated(name):
+            return accept_loss(self._folder / name, name, self._files)
 
     def close(self) -> None:
         """Finishes commits under way, checkpoints and closes. Idempotent."""

@@ -131,6 +131,7 @@ class Writer:
                 if not task.future.done():
                     task.future.set_exception(error)
             return
+        unrecorded = self._record()
         for task, effect in applied:
             try:
                 result = task.publish(effect)
@@ -138,7 +139,21 @@ class Writer:
                 logger.exception("collection %s: a committed change could not be shown", self._name)
                 task.future.set_exception(error)
             else:
-                task.future.set_result(result)
+                if unrecorded is None:
+                    task.future.set_result(result)
+                else:
+                    task.future.set_exception(unrecorded)
+
+    def _record(self) -> Exception | None:
+        """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
+        try:
+            with translated(self._name):
+                self._truth.record_commit()
+                self._crash_point("commit:recorded")
+        except Exception as error:
+            logger.error("collection %s: a commit could not be recorded: %s", self._name, error)
+            return error
+        return None
 
     def _apply(self, task: Task[Any], applied: list[tuple[Task[Any], Any]]) -> None:
         before = self._truth.counters
