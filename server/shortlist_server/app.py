@@ -59,6 +59,7 @@ from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.base import Store
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Server:
                 models,
                 self._work_threads,
                 self._long_threads,
-                _backup_dir(config),
+                backup_folder(config),
                 _server_info(),
                 # Not observed, nor checked for recall: that is of what users search.
                 Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
@@ -357,10 +358,6 @@ def _open_all(store: Store) -> None:
             store.open(name)
         except ShortlistError as error:
             logger.error("collection '%s' cannot be opened: %s", name, error.message)
-
-
-def _backup_dir(config: Config) -> Path:
-    return Path(config.backup_dir) if config.backup_dir else config.data_dir / "backups"
 
 
 def _server_info() -> ServerInfo:

@@ -9,10 +9,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.errors import CollectionNotFound
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
@@ -69,13 +70,19 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             for name in page:
                 # One that is dropped meanwhile is not there.
                 with suppress(CollectionNotFound):
-                    found.append(collection_out(self._store.open(name).info()))
+                    found.append(self._listed(name))
             return pb.ListCollectionsResponse(
                 collections=found,
                 next_page_token=page[-1] if start + size < len(names) else "",
             )
 
         return await self._in_thread(read)
+
+    def _listed(self, name: str) -> collection_pb.Collection:
+        try:
+            return collection_out(self._store.open(name).info())
+        except (DataCorrupted, NewerDataFormat) as error:
+            return collection_pb.Collection(name=name, problem=error.message)
 
     async def UpdateCollection(
         self, request: pb.UpdateCollectionRequest, context: Context

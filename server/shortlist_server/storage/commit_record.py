@@ -89,9 +89,7 @@ def _place(mark: Mark) -> int:
 
 
 def _pack(mark: Mark) -> bytes:
-    body = _SLOT.pack(
-        _MAGIC, bytes.fromhex(mark.uid), mark.commits, mark.sequence, mark.next_key, mark.next_label
-    )
+    body = _SLOT.pack(_MAGIC, bytes.fromhex(mark.uid), mark.commits, mark.sequence, mark.next_key, mark.next_label)
     return _CHECKSUM.pack(zlib.crc32(body)) + body
 
 

@@ -2,8 +2,8 @@
 
 Every write, fsync, rename and removal goes through a ``Files``, so that their order can be asserted by a recording
 double and a crash can be staged between any two of them. A file is durable once its content *and* the folder that names
-it are synced; nothing here promises more than that. What is made here is for its owner alone: folders have mode 0700 and
-files 0600. Stateless: any thread may use one instance.
+it are synced; nothing here promises more than that. What is made here is for its owner alone: folders have mode 0700
+and files 0600. Stateless: any thread may use one instance.
 """
 
 from __future__ import annotations

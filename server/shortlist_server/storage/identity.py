@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 DATABASE_FILE = "collection.db"
 
-_FIRST_FORMAT_WITH_COMMITS = 4
 # Beyond any number that a lost and never acknowledged commit may have shown to a reader.
 _NUMBERS_LEFT_OUT = 1 << 20
 
@@ -31,7 +30,7 @@ GO_ON = "shortlist verify --repair --accept-loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
+class Stored:
     """What a database says of itself; ``mark`` is None in a format without commits."""
 
     name: str
@@ -120,7 +119,7 @@ def read_mark(connection: sqlite3.Connection) -> Mark:
     return Mark(uid=row[0], commits=row[1], sequence=row[2], next_key=row[3], next_label=row[4])
 
 
-def check_identity(stored: _Stored, name: str) -> None:
+def check_identity(stored: Stored, name: str) -> None:
     """Raises ``DataCorrupted`` where a database is not that of the collection ``name``."""
     if not stored.settings_sound:
         raise DataCorrupted(
@@ -136,7 +135,7 @@ def check_identity(stored: _Stored, name: str) -> None:
         raise _foreign(name, "its write-ahead log or a part of its database")
 
 
-def _check_commits(stored: _Stored, recorded: Mark | None, name: str) -> None:
+def _check_commits(stored: Stored, recorded: Mark | None, name: str) -> None:
     problem = _loss(stored, recorded, name)
     if problem is not None:
         lost = 0 if recorded is None else recorded.commits - (stored.mark.commits if stored.mark else 0)
@@ -146,7 +145,7 @@ def _check_commits(stored: _Stored, recorded: Mark | None, name: str) -> None:
         )
 
 
-def _loss(stored: _Stored, recorded: Mark | None, name: str) -> str | None:
+def _loss(stored: Stored, recorded: Mark | None, name: str) -> str | None:
     """What is missing, as a clause; None when nothing is."""
     if recorded is None:
         if stored.mark is None:
@@ -177,28 +176,28 @@ def _foreign(name: str, what: str) -> DataCorrupted:
     )
 
 
-def _first_mark(stored: _Stored) -> Mark:
+def _first_mark(stored: Stored) -> Mark:
     # The numbers of a mark without commits say nothing: the migration has them from the database.
     return Mark(uid=stored.uid, commits=0, sequence=0, next_key=0, next_label=0)
 
 
-def _read(path: Path, name: str) -> _Stored:
+def _read(path: Path, name: str) -> Stored:
     with contextlib.closing(schema.open_untouched(path, name)) as connection:
         return read_identity(connection, name)
 
 
-def read_identity(connection: sqlite3.Connection, name: str) -> _Stored:
+def read_identity(connection: sqlite3.Connection, name: str) -> Stored:
     """What a database says of itself.
 
     Raises:
         DataCorrupted: it is no collection, or lacks settings.
         NewerDataFormat: a newer release wrote it.
     """
-    with_commits = schema.check_format(connection, name) >= _FIRST_FORMAT_WITH_COMMITS
+    with_commits = schema.check_format(connection, name) >= schema.FIRST_FORMAT_WITH_COMMITS
     settings = schema.read_settings(connection)
     mark = read_mark(connection) if with_commits else None
     try:
-        return _Stored(
+        return Stored(
             name=settings["name"],
             uid=settings["uid"],
             counters_uid=mark.uid if mark else settings["uid"],

@@ -2,9 +2,9 @@
 
 ``user_version`` is the number of the last migration; a database with a larger one was written by a newer release and is
 refused before anything is read. SQLite does not notice a flipped bit in a value, so vectors, texts, metadata and the
-columns that say what belongs to what carry a CRC-32 that is checked whenever they are read. Each migration runs in one transaction together with its record. The
-large columns have tables of their own, so that walking the passages reads a few bytes for each. Connections are not
-shared between threads.
+columns that say what belongs to what carry a CRC-32 that is checked whenever they are read. Each migration runs in one
+transaction together with its record. The large columns have tables of their own, so that walking the passages reads a
+few bytes for each. Connections are not shared between threads.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from shortlist_server.storage.metadata import parse_field
 
 SCHEMA_VERSION = 4
 """Number of the newest migration."""
+
+FIRST_FORMAT_WITH_COMMITS = 4
+"""The first one that counts commits, so that a record outside the database can be compared with it."""
 
 APPLICATION_ID = 0x53484C53
 """Marks a SQLite file as a Shortlist collection ("SHLS")."""

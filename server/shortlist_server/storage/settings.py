@@ -1,7 +1,7 @@
 """A collection's settings as JSON, the form they have in its database.
 
-Unknown keys are an error rather than ignored: a newer release that adds one raises the schema version. The settings have
-one checksum, which whoever writes a setting writes anew in the same transaction. Functions without state.
+Unknown keys are an error rather than ignored: a newer release that adds one raises the schema version. The settings
+have one checksum, which whoever writes a setting writes anew in the same transaction. Functions without state.
 """
 
 from __future__ import annotations

@@ -11,15 +11,12 @@ start. Any thread may call.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -34,20 +31,18 @@ from shortlist_server.errors import (
     Unavailable,
 )
 from shortlist_server.storage import schema
-from shortlist_server.storage.backup import Backup, Progress, copy_back, read_backup, write_backup
-from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.storage.backup import Progress, remove_partial, write_backup
+from shortlist_server.storage.backup_manifest import Backup, read_backup
+from shortlist_server.storage.collection import SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.storage.data_folder import COLLECTIONS_FOLDER, NAME, backup_folder, open_data_folder
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, Files, pass_by
-from shortlist_server.storage.identity import accept_loss, start_record
+from shortlist_server.storage.identity import DATABASE_FILE, accept_loss, start_record
 from shortlist_server.storage.maintenance import BUILDER
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.verify import Check, CollectionReport, verify_collection
-
-COLLECTIONS_FOLDER = "collections"
-LOCK_FILE = "LOCK"
-_LOCK_SECONDS = 2.0
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+from shortlist_server.storage.restore import copy_back
+from shortlist_server.storage.verify import CollectionReport, verify_collection
+from shortlist_server.storage.verify_database import Check
 
 
 def open_store(config: Config) -> EmbeddedStore:
@@ -74,9 +69,7 @@ class EmbeddedStore:
         self._files = files or Files()
         self._crash_point = crash_point
         self._folder = config.data_dir / COLLECTIONS_FOLDER
-        with translated(str(config.data_dir)):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(config.data_dir / LOCK_FILE)
+        self._lock_file = open_data_folder(config)
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="segments")
         self._parameters = Parameters(
             config=config,
@@ -95,6 +88,7 @@ class EmbeddedStore:
         for path in self._folder.iterdir():
             if path.name.startswith("."):
                 self._files.remove_tree(path)
+        remove_partial(backup_folder(config), self._files)
 
     def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
         """Makes a collection, durably; see ``Store.create``."""
@@ -135,7 +129,7 @@ class EmbeddedStore:
         with self._naming(name):
             known = self._open.get(name)
             if known is None:
-                if _NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
+                if NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
                     raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
                 known = EmbeddedCollection(name, self._folder / name, self._parameters)
                 self._open[name] = known
@@ -148,13 +142,13 @@ class EmbeddedStore:
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
         with translated("all"):
-            return sorted(path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+            return sorted(path.name for path in self._folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
 
     def drop(self, name: str) -> None:
         """Removes a collection and its files, durably; calls under way on it may raise ``Unavailable``."""
         with self._naming(name), translated(name):
             folder = self._folder / name
-            if _NAME.fullmatch(name) is None or not folder.is_dir():
+            if NAME.fullmatch(name) is None or not folder.is_dir():
                 raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
             collection = self._open.pop(name, None)
             if collection is not None:
@@ -172,8 +166,12 @@ class EmbeddedStore:
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Backup:
-        """Backs up all collections, or those named, into a new folder; see ``write_backup``."""
-        chosen = self._all() if names is None else [self.open(name) for name in dict.fromkeys(names)]
+        """Backs up all collections, or those named, into a new folder; see ``write_backup``.
+
+        Raises:
+            DataCorrupted: collections cannot be opened; the message names each. Nothing was copied.
+        """
+        chosen = self._all() if names is None else self._opened_all(dict.fromkeys(names))
         with self._lock:
             if folder in self._backing_up:
                 raise InvalidArgument(f"a backup named {folder.name!r} is being made", field="folder")
@@ -187,10 +185,26 @@ class EmbeddedStore:
 
     def _all(self) -> list[EmbeddedCollection]:
         """All collections, without those that are dropped meanwhile."""
-        found = []
-        for name in self.names():
-            with suppress(CollectionNotFound):
+        return self._opened_all(self.names(), missing_ok=True)
+
+    def _opened_all(self, names: Iterable[str], *, missing_ok: bool = False) -> list[EmbeddedCollection]:
+        """These collections, or an error that names every one that is damaged."""
+        found, damage = [], []
+        for name in names:
+            try:
                 found.append(self.open(name))
+            except CollectionNotFound:
+                if not missing_ok:
+                    raise
+            except DataCorrupted as error:
+                damage.append(error)
+        if damage:
+            problems = "; ".join(error.message for error in damage)
+            raise DataCorrupted(
+                f"nothing was backed up, because not every collection can be opened: {problems}. The others can be"
+                " backed up by their names",
+                metadata={"collection": ", ".join(error.metadata.get("collection", "") for error in damage)},
+            )
         return found
 
     def restore(
@@ -280,26 +294,8 @@ def check_name(name: str) -> None:
     Raises:
         InvalidArgument: it is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
     """
-    if _NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None:
         raise InvalidArgument(
             f"collection name {name!r} is not 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit",
             field="name",
         )
-
-
-def _lock(path: Path) -> int:
-    """Locks the data folder for this process, or says that another has it.
-
-    Waits a little first: a child that a killed server was just starting holds the lock until it runs its own program.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError as error:
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise Unavailable(f"the data folder {path.parent} is in use by another process") from error
-            time.sleep(0.02)

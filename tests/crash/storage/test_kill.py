@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.domain import Parts
-from shortlist_server.storage.backup import read_backup
+from shortlist_server.storage.backup_manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
 
 LOAD = Path(__file__).with_name("load.py")
@@ -35,7 +35,7 @@ POINTS = [
     ("create:made", 1),
     ("create:renamed", 1),
     ("drop:renamed", 1),
-    *((point, nth) for point in ("commit:before", "commit:after") for nth in (1, 20)),
+    *((point, nth) for point in ("commit:before", "commit:after", "commit:recorded") for nth in (1, 20)),
     ("publish:before", 1),
     ("publish:after", 1),
     ("publish:after", 3),

@@ -35,7 +35,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_and_die(data: Path, first: int = 0) -> None:
-    process = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(data), str(first)], capture_output=True, check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", WRITE_AND_DIE, str(data), str(first)], capture_output=True, check=False
+    )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
 
 
@@ -89,7 +91,7 @@ def test_a_log_that_lost_commits_is_refused_with_their_number_and_left_as_it_is(
     left = log.read_bytes() if log.exists() else b""
     database = (killed / "collection.db").read_bytes()
     store = open_store(maintain=False)
-    with pytest.raises(CommitsLost, match="acknowledged commits are missing.*--accept-loss") as caught:
+    with pytest.raises(CommitsLost, match=r"acknowledged commits are missing.*--accept-loss") as caught:
         store.open("a")
     lost = int(caught.value.metadata["lost_commits"])
     assert lost == COMMITS if harm in (delete, empty) else 0 < lost < COMMITS
