@@ -22,6 +22,7 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    Deletion,
     DenseCandidates,
     Filter,
     LexicalCandidates,
@@ -88,6 +89,7 @@ class EmbeddedCollection:
             self._connection,
             self._truth,
             wait_for_room=self._upkeep.wait_for_room,
+            reserve=parameters.reserve,
             crash_point=parameters.crash_point,
         )
         self._upkeep.start()
@@ -248,9 +250,15 @@ class EmbeddedCollection:
             self._publish(effect)
             return commit
 
-        weight = len(changes)
+        deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
         return self._writer.submit(
-            Task(lambda truth: truth.apply(changes, position, failures), publish, weight=weight, grows=weight > 0)
+            Task(
+                lambda truth: truth.apply(changes, position, failures),
+                publish,
+                weight=len(changes),
+                grows=bool(changes) and not deletes,
+                frees=deletes,
+            )
         )
 
     def delete_matching(self, filter: Filter) -> Future[int]:

@@ -58,6 +58,23 @@ def translated(name: str, advice: str = RESTORE) -> Iterator[None]:
         raise Unavailable(f"collection {name}: {_sentence(error)}") from error
 
 
+@contextmanager
+def lexical_index() -> Iterator[None]:
+    """Goes around statements on the lexical index, whose damage needs no backup.
+
+    Raises:
+        DataCorrupted: SQLite found the index damaged.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
+            raise DataCorrupted(
+                f"the lexical index is damaged ({error}); rebuild it from the texts: shortlist verify --repair"
+            ) from error
+        raise
+
+
 def _sentence(error: OSError) -> str:
     path = error.filename or "a file"
     match error.errno:
@@ -73,15 +90,9 @@ def _sentence(error: OSError) -> str:
 
 
 def _from_sqlite(name: str, error: sqlite3.Error, advice: str) -> ShortlistError:
-    full = getattr(error, "sqlite_errorcode", 0)
-    code = full & 0xFF
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return _out_of_space(name)
-    if full == sqlite3.SQLITE_CORRUPT_VTAB and advice == RESTORE:
-        return DataCorrupted(
-            f"the lexical index of collection {name} is damaged; rebuild it from the texts: shortlist verify --repair",
-            metadata={"collection": name},
-        )
     if code in _CORRUPT:
         return _damaged(name, str(error), advice)
     if code == sqlite3.SQLITE_READONLY:

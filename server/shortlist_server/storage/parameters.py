@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shortlist_server.config import Config
 from shortlist_server.storage.files import CrashPoint, Files
+from shortlist_server.storage.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,7 @@ class Parameters:
 
     Attributes:
         builder: the command of the process that builds segments.
+        reserve: space kept back for deletions.
         pool: threads that search segments beside the caller's.
         maintain: whether segments are sealed and merged in the background; tests and tools may do without.
     """
@@ -23,5 +25,6 @@ class Parameters:
     files: Files
     crash_point: CrashPoint
     builder: tuple[str, ...]
+    reserve: Reserve
     pool: ThreadPoolExecutor
     maintain: bool = True

@@ -40,6 +40,7 @@ from shortlist_server.storage.files import CrashPoint, Files, pass_by
 from shortlist_server.storage.identity import DATABASE_FILE, accept_loss, start_record
 from shortlist_server.storage.maintenance import BUILDER
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reserve import Reserve
 from shortlist_server.storage.restore import copy_back
 from shortlist_server.storage.verify import CollectionReport, verify_collection
 from shortlist_server.storage.verify_database import Check
@@ -76,6 +77,7 @@ class EmbeddedStore:
             files=self._files,
             crash_point=crash_point,
             builder=tuple(builder),
+            reserve=Reserve(config.data_dir),
             pool=self._pool,
             maintain=maintain,
         )
@@ -275,6 +277,7 @@ class EmbeddedStore:
         for collection in list(self._open.values()):
             collection.close()
         self._pool.shutdown()
+        self._parameters.reserve.close()
         os.close(self._lock_file)
 
     @contextmanager

@@ -22,6 +22,7 @@ from shortlist_server.errors import DataCorrupted, InvalidVector
 from shortlist_server.storage import quarantine, settings
 from shortlist_server.storage.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
 from shortlist_server.storage.commit_record import CommitRecord, Mark
+from shortlist_server.storage.faults import lexical_index
 from shortlist_server.storage.manifest import SegmentRow
 from shortlist_server.storage.metadata import encode
 
@@ -158,10 +159,11 @@ class Truth:
             " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             new_documents,
         )
-        insert(
-            "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
-            [(row[0], row[8], row[9]) for row in new_documents],
-        )
+        with lexical_index():
+            insert(
+                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
+                [(row[0], row[8], row[9]) for row in new_documents],
+            )
         insert(
             "INSERT INTO identities (key, checksum) VALUES (?, ?)",
             [(row[0], document_checksum(*row[:5])) for row in new_documents],
@@ -249,7 +251,8 @@ class Truth:
         Raises:
             DataCorrupted: they differ; ``rebuild_lexical`` makes them agree.
         """
-        self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
+        with lexical_index():
+            self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
 
     def rebuild_lexical(self) -> None:
         """Makes the lexical index anew from the documents."""
@@ -303,11 +306,12 @@ class Truth:
         run = self.connection.execute
         chosen = (json.dumps(list(keys)),)
         # FTS5 with external content takes the old text back to find the postings; its rows go first.
-        run(
-            "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"
-            " WHERE key IN (SELECT value FROM json_each(?))",
-            chosen,
-        )
+        with lexical_index():
+            run(
+                "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"
+                " WHERE key IN (SELECT value FROM json_each(?))",
+                chosen,
+            )
         labels = [
             row[0] for row in run("SELECT label FROM passages WHERE key IN (SELECT value FROM json_each(?))", chosen)
         ]

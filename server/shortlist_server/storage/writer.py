@@ -15,9 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from shortlist_server.errors import Unavailable
+from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, pass_by
+from shortlist_server.storage.reserve import Reserve, make_room, return_room
 from shortlist_server.storage.truth import Counters, Truth
 
 logger = logging.getLogger(__name__)
@@ -32,18 +33,26 @@ class Task(Generic[T]):
 
     Attributes:
         weight: documents it changes, which bounds the size of a group.
-        grows: whether it adds passages, and so waits while the tail is too long.
+        grows: whether it adds passages, and so waits while the tail is too long and needs room on the disk.
+        frees: whether it only deletes, and so may use the reserve of a full disk.
     """
 
-    __slots__ = ("apply", "future", "grows", "publish", "weight")
+    __slots__ = ("apply", "frees", "future", "grows", "publish", "weight")
 
     def __init__(
-        self, apply: Callable[[Truth], Any], publish: Callable[[Any], T], *, weight: int = 1, grows: bool = False
+        self,
+        apply: Callable[[Truth], Any],
+        publish: Callable[[Any], T],
+        *,
+        weight: int = 1,
+        grows: bool = False,
+        frees: bool = False,
     ) -> None:
         self.apply = apply
         self.publish = publish
         self.weight = weight
         self.grows = grows
+        self.frees = frees
         self.future: Future[T] = Future()
 
 
@@ -57,12 +66,14 @@ class Writer:
         truth: Truth,
         *,
         wait_for_room: Callable[[], None],
+        reserve: Reserve,
         crash_point: CrashPoint = pass_by,
     ) -> None:
         self._name = name
         self._connection = connection
         self._truth = truth
         self._wait_for_room = wait_for_room
+        self._reserve = reserve
         self._crash_point = crash_point
         self._queue: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -109,9 +120,39 @@ class Writer:
                 weight += task.weight
             if any(task.grows for task in group):
                 self._wait_for_room()
-            self._commit([task for task in group if task.future.set_running_or_notify_cancel()])
+            group = self._with_room([task for task in group if task.future.set_running_or_notify_cancel()])
+            failed = self._commit(group)
+            if isinstance(failed, OutOfSpace):
+                self._delete_without_room([task for task in group if task.frees and not task.future.done()], failed)
 
-    def _commit(self, group: list[Task[Any]]) -> None:
+    def _with_room(self, group: list[Task[Any]]) -> list[Task[Any]]:
+        """Fails the tasks that grow while the disk has room for deletions only; returns the others."""
+        if self._reserve.spent:
+            try:
+                self._reserve.check_growth()
+            except OutOfSpace as error:
+                for task in group:
+                    if task.grows:
+                        task.future.set_exception(error)
+                group = [task for task in group if not task.grows]
+        return group
+
+    def _delete_without_room(self, group: list[Task[Any]], failed: OutOfSpace) -> None:
+        """Tries deletions again that found the disk full, with the reserve."""
+        if group:
+            make_room(self._connection, self._reserve)
+            failed_again = self._commit(group)
+            for task in group:
+                if not task.future.done():
+                    task.future.set_exception(failed_again or failed)
+            return_room(self._truth, self._reserve)
+
+    def _commit(self, group: list[Task[Any]]) -> Exception | None:
+        """Commits a group and settles its tasks; deletions that found no room are left to be tried again.
+
+        Returns:
+            What the group failed with.
+        """
         before = self._truth.counters
         applied: list[tuple[Task[Any], Any]] = []
         try:
@@ -125,12 +166,10 @@ class Writer:
                 self._crash_point("commit:after")
         except Exception as error:
             self._undo(before)
-            for task, _ in applied:
-                task.future.set_exception(error)
             for task in group:
-                if not task.future.done():
+                if not task.future.done() and not (task.frees and isinstance(error, OutOfSpace)):
                     task.future.set_exception(error)
-            return
+            return error
         unrecorded = self._record()
         for task, effect in applied:
             try:
@@ -143,6 +182,7 @@ class Writer:
                     task.future.set_result(result)
                 else:
                     task.future.set_exception(unrecorded)
+        return None
 
     def _record(self) -> Exception | None:
         """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
@@ -163,7 +203,7 @@ class Writer:
                 effect = task.apply(self._truth)
         except Exception as error:
             # A full disk rolls the whole transaction back by itself; then the group fails as one.
-            if not self._connection.in_transaction:
+            if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
                 raise
             self._connection.execute("ROLLBACK TO task")
             self._connection.execute("RELEASE task")

@@ -332,3 +332,15 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_sto
     rows, reached = _sample(segment, 100)
     assert len(rows) == 10
     assert reached.all()
+
+
+def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE lexical_data SET block = x'00' WHERE id > 10")
+    connection.close()
+    store = open_store(maintain=False)
+    with pytest.raises(DataCorrupted, match="shortlist verify --repair") as caught:
+        store.open("a").lexical("fox", 10)
+    assert "backup" not in caught.value.message
+    assert store.verify("a", repair=True).ok
+    assert len(store.open("a").lexical("fox", 200).keys) == 100
