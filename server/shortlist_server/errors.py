@@ -210,7 +210,7 @@ class DataCorrupted(ShortlistError):
 class CommitsLost(DataCorrupted):
     """The database lacks commits that were acknowledged, or it cannot be told whether it does."""
 
-    reason = "DATA_CORRUPTED"
+    reason = "COMMITS_LOST"
 
 
 class Unimplemented(ShortlistError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, CollectionConfig, DataCorrupted, Document, InvalidArgument
+from shortlist import Client, CollectionConfig, CommitsLost, DataCorrupted, Document, InvalidArgument
 from shortlist.testing import TestServer, server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something") for i in range(30)]
@@ -219,7 +219,7 @@ def test_lost_commits_are_refused_until_their_loss_is_accepted(folder: Path) -> 
         assert "shortlist verify --repair --accept-loss" in run.stderr
     assert shortlist("verify", str(folder), "--accept-loss").returncode == 2
     with server(folder) as running, Client(running.target) as client:
-        with pytest.raises(DataCorrupted, match="record of its last commit"):
+        with pytest.raises(CommitsLost, match="record of its last commit"):
             client.get("notes", ["n1"])
         with pytest.raises(InvalidArgument):
             client.verify("notes", accept_loss=True)
