@@ -13,7 +13,7 @@ from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
@@ -81,7 +81,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
     def _listed(self, name: str) -> collection_pb.Collection:
         try:
             return collection_out(self._store.open(name).info())
-        except (DataCorrupted, NewerDataFormat) as error:
+        except (DataCorrupted, NewerDataFormat, Unavailable) as error:
             return collection_pb.Collection(name=name, problem=error.message)
 
     async def UpdateCollection(

@@ -29,6 +29,11 @@ def document_checksum(key: int, id: str | bytes, sequence: int, passage_count: i
     return zlib.crc32(name, zlib.crc32(content_hash, zlib.crc32(_DOCUMENT.pack(key, sequence, passage_count))))
 
 
+def id_checksum(id: str | bytes, key: int) -> int:
+    """Of an id with its key; the exclusive or of all is kept with the counters."""
+    return zlib.crc32(id.encode() if isinstance(id, str) else id, zlib.crc32(_POSITION.pack(key)))
+
+
 def passage_checksum(label: int, key: int, ordinal: int, start: int, end: int, tokens: int) -> int:
     """Of a row of ``passages``."""
     return zlib.crc32(_PASSAGE.pack(label, key, ordinal, start, end, tokens))

@@ -40,6 +40,7 @@ from shortlist_server.storage.base import Selection
 from shortlist_server.storage.deletion import BulkDeletion
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.filters import Condition, cache_key, compile_filter
+from shortlist_server.storage.id_index import check_id_index
 from shortlist_server.storage.identity import DATABASE_FILE, open_database
 from shortlist_server.storage.index import DenseIndex
 from shortlist_server.storage.lexical import Lexicon
@@ -106,6 +107,7 @@ class EmbeddedCollection:
                 f"the settings of collection {self._name} cannot be read ({error}); restore a backup"
             ) from error
         self._declared = frozenset(parse_field(field) for field in self._config.filterable_fields)
+        check_id_index(self._connection, self._name)
         self._truth = Truth(self._connection, self._config.dimension, self._record)
         recovered = recover(
             self._connection, self._folder, self._name, self._uid, self._config.dimension, parameters.files

@@ -23,6 +23,7 @@ from shortlist_server.storage import quarantine, settings
 from shortlist_server.storage.checksums import document_checksum, passage_checksum, stream_checksum
 from shortlist_server.storage.files import new_file
 from shortlist_server.storage.filters import index_columns
+from shortlist_server.storage.id_index import all_ids
 from shortlist_server.storage.metadata import parse_field
 
 SCHEMA_VERSION = 4
@@ -124,6 +125,7 @@ def _commits_and_checksums(db: Database) -> None:
     for table, column, kind in (
         ("counters", "commits", "INTEGER NOT NULL DEFAULT 0"),
         ("counters", "uid", "TEXT NOT NULL DEFAULT ''"),
+        ("counters", "ids_checksum", "INTEGER NOT NULL DEFAULT 0"),
         ("passages", "row_checksum", "INTEGER NOT NULL DEFAULT 0"),
         ("streams", "checksum", "INTEGER NOT NULL DEFAULT 0"),
     ):
@@ -136,6 +138,7 @@ def _commits_and_checksums(db: Database) -> None:
     )
     db.execute('UPDATE passages SET row_checksum = passage_checksum(label, key, ordinal, start, "end", tokens)')
     db.execute("UPDATE streams SET checksum = stream_checksum(name, position)")
+    db.execute("UPDATE counters SET ids_checksum = ?", (all_ids(db.conn),))
     settings.identify(db.conn)
     db.execute("PRAGMA user_version = 4")
 

@@ -13,6 +13,8 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import xor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,13 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, Quarantined, StreamPosition, Upsert
 from shortlist_server.errors import DataCorrupted, InvalidVector
 from shortlist_server.storage import quarantine, settings
-from shortlist_server.storage.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
+from shortlist_server.storage.checksums import (
+    document_checksum,
+    id_checksum,
+    passage_checksum,
+    stream_checksum,
+    text_checksum,
+)
 from shortlist_server.storage.commit_record import CommitRecord, Mark
 from shortlist_server.storage.faults import lexical_index
 from shortlist_server.storage.manifest import SegmentRow
@@ -37,6 +45,7 @@ class Counters:
     documents: int
     passages: int
     commits: int = 0
+    ids_checksum: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,20 +76,34 @@ class Truth:
         self._dimension = dimension
         self._record = record
         row = connection.execute(
-            "SELECT sequence, next_key, next_label, documents, passages, commits, uid FROM counters WHERE id = 1"
+            "SELECT sequence, next_key, next_label, documents, passages, commits, ids_checksum, uid FROM counters"
         ).fetchone()
         self.counters = Counters(
-            sequence=row[0], next_key=row[1], next_label=row[2], documents=row[3], passages=row[4], commits=row[5]
+            sequence=row[0],
+            next_key=row[1],
+            next_label=row[2],
+            documents=row[3],
+            passages=row[4],
+            commits=row[5],
+            ids_checksum=row[6],
         )
-        self._uid: str = row[6]
+        self._uid: str = row[7]
 
     def save_counters(self) -> None:
         """Counts the commit and writes the counters into the transaction; called before each commit."""
         now = self.counters = replace(self.counters, commits=self.counters.commits + 1)
         self.connection.execute(
-            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ?, commits = ?"
-            " WHERE id = 1",
-            (now.sequence, now.next_key, now.next_label, now.documents, now.passages, now.commits),
+            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ?, commits = ?,"
+            " ids_checksum = ? WHERE id = 1",
+            (
+                now.sequence,
+                now.next_key,
+                now.next_label,
+                now.documents,
+                now.passages,
+                now.commits,
+                now.ids_checksum,
+            ),
         )
 
     def record_commit(self) -> None:
@@ -115,6 +138,7 @@ class Truth:
         new_passages: list[tuple[int, int, int, int, int, int, int]] = []
         new_token_vectors: list[tuple[int, bytes]] = []
         sequence, key, label = counters.sequence, counters.next_key, counters.next_label
+        ids_checksum = counters.ids_checksum
         for at, change in enumerate(changes):
             id = ids[at]
             if last[id] != at:
@@ -123,9 +147,11 @@ class Truth:
             sequences[id] = sequence
             if id in stored:
                 effect.removed_keys.append(stored[id])
+                ids_checksum ^= id_checksum(id, stored[id])
             if isinstance(change, Deletion):
                 continue
             document = change.document
+            ids_checksum ^= id_checksum(id, key)
             metadata = encode(document.metadata)
             new_documents.append(
                 (
@@ -193,6 +219,7 @@ class Truth:
             next_label=label,
             documents=counters.documents + len(new_documents) - len(effect.removed_keys),
             passages=counters.passages + len(new_passages) - len(effect.removed_labels),
+            ids_checksum=ids_checksum,
         )
         effect.counters = self.counters
         commit = Commit(
@@ -206,9 +233,9 @@ class Truth:
     def remove(self, keys: Sequence[int]) -> Effect:
         """Deletes those of these documents that still exist; each deletion takes a sequence."""
         live = self.connection.execute(
-            "SELECT key FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
-        )
-        effect = Effect(counters=self.counters, removed_keys=[row[0] for row in live])
+            "SELECT key, id FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+        ).fetchall()
+        effect = Effect(counters=self.counters, removed_keys=[key for key, _ in live])
         effect.removed_labels = self._remove(effect.removed_keys)
         now = self.counters
         self.counters = replace(
@@ -216,6 +243,7 @@ class Truth:
             sequence=now.sequence + len(effect.removed_keys),
             documents=now.documents - len(effect.removed_keys),
             passages=now.passages - len(effect.removed_labels),
+            ids_checksum=reduce(xor, (id_checksum(id, key) for key, id in live), now.ids_checksum),
         )
         effect.counters = self.counters
         return effect

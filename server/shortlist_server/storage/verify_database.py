@@ -19,6 +19,7 @@ from shortlist_server.storage.checksums import (
     settings_checksum,
     stream_checksum,
 )
+from shortlist_server.storage.id_index import all_ids
 
 _COUNTS = {
     "documents counted": ("SELECT documents FROM counters", "SELECT count(*) FROM documents"),
@@ -99,6 +100,8 @@ def _identity_checks(connection: sqlite3.Connection) -> Iterator[Check]:
         ),
         lambda *row: document_checksum(*row[:-1]) == row[-1],
     )
+    (expected,) = connection.execute("SELECT ids_checksum FROM counters").fetchone()
+    yield Check(name="index of ids", ok=all_ids(connection) == expected, detail="it differs from the documents")
     orphans = connection.execute(
         "SELECT count(*) FROM identities WHERE key NOT IN (SELECT key FROM documents)"
     ).fetchone()[0]

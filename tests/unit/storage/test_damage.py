@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,7 +171,7 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
 @pytest.mark.parametrize(
     ("change", "read"),
     [
-        ("UPDATE documents SET id = 'a6x' WHERE key = 7", lambda it: it.documents([7], Parts())),
+        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: it.documents([7], Parts())),
         ("UPDATE documents SET sequence = 1007 WHERE key = 7", lambda it: it.page(None, 0, 200, Parts())),
         ("UPDATE passages SET key = 8 WHERE label = 7", lambda it: it.passages([7])),
         ("UPDATE streams SET position = 8", lambda it: it.stream_position("s")),
@@ -188,14 +190,22 @@ def test_a_changed_id_key_or_position_is_refused_when_it_is_read(filled, open_st
 
 
 def test_a_damaged_key_in_the_index_of_ids_never_deletes_another_document(filled, open_store):
-    # Document 7 as it would be found where the index has another document's id for it.
-    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
-    connection.execute("UPDATE documents SET id = 'a99x' WHERE key = 7")
-    connection.close()
     collection = open_store(maintain=False).open("a")
-    with pytest.raises(DataCorrupted, match="identity of document"):
-        collection.commit([Deletion(id="a99x")]).result(30)
+    # The row that the index leads to is not the one that was stored under the id.
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET sequence = 1007 WHERE key = 7")
+    connection.close()
+    with pytest.raises(DataCorrupted, match="identity of document 'a6'"):
+        collection.commit([Deletion(id="a6")]).result(30)
     assert collection.count(None) == 100
+
+
+def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET id = 'a6x' WHERE key = 7")
+    connection.close()
+    with pytest.raises(DataCorrupted, match="ids of documents in collection a are damaged"):
+        open_store(maintain=False).open("a")
 
 
 @pytest.mark.parametrize("name", ["name", "uid", "config", "create_time"])
@@ -344,3 +354,39 @@ def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled, open_sto
     assert "backup" not in caught.value.message
     assert store.verify("a", repair=True).ok
     assert len(store.open("a").lexical("fox", 200).keys) == 100
+
+
+def flipped_ids(database: Path, id: bytes) -> Iterator[bytes]:
+    """The file with one bit flipped in each copy of an id that it has."""
+    content = database.read_bytes()
+    at = content.find(id)
+    while at >= 0:
+        yield content[: at + 2] + bytes([content[at + 2] ^ 1]) + content[at + 3 :]
+        at = content.find(id, at + 1)
+
+
+def test_a_flipped_bit_in_any_copy_of_an_id_never_makes_a_second_document(maker, tmp_path):
+    store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
+    store.create("a", collection_config()).commit([maker.upsert(f"id-{i:03}-x") for i in range(100)]).result(30)
+    store.close()
+    mended = refused = 0
+    for number, copy in enumerate(flipped_ids(tmp_path / "data/collections/a/collection.db", b"id-042-x")):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "data", folder)
+        (folder / "collections/a/collection.db").write_bytes(copy)
+        store = EmbeddedStore(Config(data_dir=folder), maintain=False)
+        try:
+            collection = store.open("a")
+            collection.commit([maker.upsert("id-042-x")]).result(30)
+            found = [document.id for document in collection.page(None, 0, 200, Parts())[0]]
+            assert sorted(found) == [f"id-{i:03}-x" for i in range(100)]
+            assert store.verify("a").ok
+            mended += 1
+        except DataCorrupted:
+            assert not store.verify("a").ok
+            refused += 1
+        finally:
+            store.close()
+    # The row itself, and the index of ids.
+    assert refused >= 1
+    assert mended >= 1
