@@ -59,6 +59,7 @@ from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class Server:
                 models,
                 self._work_threads,
                 self._long_threads,
-                _backup_dir(config),
+                backup_folder(config),
                 _server_info(),
                 # Not observed, nor checked for recall: that is of what users search.
                 Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
@@ -355,10 +356,6 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
     finally:
         interrupted.cancel()
         await server.stop(config.drain_seconds)
-
-
-def _backup_dir(config: Config) -> Path:
-    return Path(config.backup_dir) if config.backup_dir else config.data_dir / "backups"
 
 
 def _server_info() -> ServerInfo:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
 
+from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.errors import CollectionNotFound, Unavailable
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
@@ -67,17 +68,23 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             found = []
             for name in page:
                 try:
-                    found.append(collection_out(self._store.find(name).info()))
-                except (CollectionNotFound, Unavailable):
-                    # One that is dropped meanwhile is not there.
-                    if name in self._store.names():
-                        raise
+                    found.append(self._listed(name))
+                except CollectionNotFound:
+                    continue  # It is dropped meanwhile.
             return pb.ListCollectionsResponse(
                 collections=found,
                 next_page_token=page[-1] if start + size < len(names) else "",
             )
 
         return await self._in_thread(read)
+
+    def _listed(self, name: str) -> collection_pb.Collection:
+        try:
+            return collection_out(self._store.find(name).info())
+        except (DataCorrupted, NewerDataFormat, Unavailable) as error:
+            if name not in self._store.names():
+                raise CollectionNotFound(f"there is no collection {name!r}") from error
+            return collection_pb.Collection(name=name, problem=error.message)
 
     async def UpdateCollection(
         self, request: pb.UpdateCollectionRequest, context: Context

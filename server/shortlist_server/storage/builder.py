@@ -108,6 +108,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
     files.write(temporary / VECTORS_FILE, vectors.data)
     crash_point("build:half_written")
     graph.save_index(str(temporary / GRAPH_FILE))
+    files.narrow(temporary / GRAPH_FILE)
     _check_graph(temporary / GRAPH_FILE, graph)
     manifest = Manifest(
         format=MANIFEST_FORMAT,

@@ -10,7 +10,7 @@ often (``name``, ``config``, ``sequence``, ``ef``, ``info``, ``stats``) never op
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -99,6 +99,14 @@ class EmbeddedCollection:
             self._residency.end()
 
         return Lease(self, release)
+
+    def while_closed(self, work: Callable[[], T]) -> T:
+        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+
+        Raises:
+            Unavailable: it is open.
+        """
+        return self._residency.while_closed(work)
 
     def close(self) -> None:
         """Closes it for good: from now on its methods raise ``Unavailable``. Idempotent."""

@@ -16,11 +16,11 @@ from shortlist_server.domain import CollectionConfig, CollectionInfo
 from shortlist_server.errors import DataCorrupted
 from shortlist_server.storage import schema, settings
 from shortlist_server.storage.faults import translated
+from shortlist_server.storage.identity import DATABASE_FILE, check_files
 from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
 from shortlist_server.storage.recovery import segment_rows
 from shortlist_server.storage.settings import RaisedEf
 
-DATABASE_FILE = "collection.db"
 SEGMENTS_FOLDER = "segments"
 
 
@@ -73,11 +73,12 @@ def read_facts(folder: Path, name: str) -> Facts:
     them apart.
 
     Raises:
-        DataCorrupted: the database is missing or damaged, as far as this small part of it shows.
+        CommitsLost: acknowledged commits are missing.
+        DataCorrupted: the database is missing, damaged as far as this small part of it shows, or another collection's.
         NewerDataFormat: a newer release wrote it.
     """
-    with translated(name), contextlib.closing(schema.open_reader(folder / DATABASE_FILE, name)) as connection:
-        schema.check_format(connection, name)
+    with translated(name), contextlib.closing(schema.open_untouched(folder / DATABASE_FILE, name)) as connection:
+        check_files(connection, folder, name)
         stored = Settings.read(connection, name)
         sequence, documents, passages = connection.execute(
             "SELECT sequence, documents, passages FROM counters WHERE id = 1"

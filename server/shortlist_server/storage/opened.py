@@ -20,6 +20,7 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    Deletion,
     DenseCandidates,
     Filter,
     Quarantined,
@@ -27,11 +28,13 @@ from shortlist_server.domain import (
     Vector,
 )
 from shortlist_server.errors import DataCorrupted, Unavailable
-from shortlist_server.storage import dense, schema
+from shortlist_server.storage import dense
 from shortlist_server.storage.deletion import BulkDeletion
-from shortlist_server.storage.facts import DATABASE_FILE, SEGMENTS_FOLDER, Facts, Settings, disk_bytes
+from shortlist_server.storage.facts import SEGMENTS_FOLDER, Facts, Settings, disk_bytes
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.filters import Condition, cache_key, compile_filter
+from shortlist_server.storage.id_index import check_id_index
+from shortlist_server.storage.identity import DATABASE_FILE, open_database
 from shortlist_server.storage.index import DenseIndex
 from shortlist_server.storage.lexical import Lexicon
 from shortlist_server.storage.metadata import parse_field
@@ -50,8 +53,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_OWN_DESCRIPTORS = 3
-"""The writing connection's: database, write-ahead log and its index. Each segment has one, of its mapped vectors."""
+_OWN_DESCRIPTORS = 4
+"""Of the writing connection: the database, its log and the log's index; and the record of commits. Each segment has one
+more, of its mapped vectors."""
 
 
 class OpenCollection:
@@ -73,11 +77,12 @@ class OpenCollection:
         self._parameters = parameters
         self._closed = False
         with translated(name):
-            self._connection = schema.open_writer(folder / DATABASE_FILE, name)
+            self._connection, self._record = open_database(folder, name, parameters.files)
             try:
                 self._recover()
             except BaseException:
                 self._connection.close()
+                self._record.close()
                 raise
         config = self.settings.config
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
@@ -97,6 +102,7 @@ class OpenCollection:
             clock=parameters.clock,
             has_room=self.upkeep.has_room,
             waited=self.upkeep.waited,
+            reserve=parameters.reserve,
             crash_point=parameters.crash_point,
         )
         self.upkeep.start()
@@ -104,7 +110,8 @@ class OpenCollection:
     def _recover(self) -> None:
         self.settings = Settings.read(self._connection, self._name)
         dimension = self.settings.config.dimension
-        self._truth = Truth(self._connection, dimension)
+        check_id_index(self._connection, self._name)
+        self._truth = Truth(self._connection, dimension, self._record)
         recovered = recover(
             self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
         )
@@ -133,7 +140,7 @@ class OpenCollection:
         return self.upkeep.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
-        """What is to be known of it, from memory and a few ``stat`` calls; without those where its ``size`` is given."""
+        """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
         view = self.index.view
         if size is None:
             size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
@@ -167,9 +174,15 @@ class OpenCollection:
             self._publish(effect)
             return commit
 
-        weight = len(changes)
+        deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
         return self.submit(
-            Task(lambda truth: truth.apply(changes, position, failures), publish, weight=weight, grows=weight > 0)
+            Task(
+                lambda truth: truth.apply(changes, position, failures),
+                publish,
+                weight=len(changes),
+                grows=bool(changes) and not deletes,
+                frees=deletes,
+            )
         )
 
     def save_settings(
@@ -269,3 +282,4 @@ class OpenCollection:
             self._connection.close()
         except sqlite3.Error as error:
             logger.warning("collection %s: closing failed: %s", self._name, error)
+        self._record.close()

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 KEPT_TIMES_OPENING = 10_000
 """How many times as long as its opening took a collection stays open unused."""
 
-_NEW_DESCRIPTORS = 4
+_NEW_DESCRIPTORS = 5
 _LONGEST_SWEEP_INTERVAL = 30.0
 _RETRY_SECONDS = 0.5
 _USUAL_IDLE_SECONDS = 600.0

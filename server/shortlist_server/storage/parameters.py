@@ -9,6 +9,7 @@ from shortlist_server.config import Config
 from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.files import CrashPoint, Files
 from shortlist_server.storage.reader import ReadingConnections
+from shortlist_server.storage.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Parameters:
 
     Attributes:
         builder: the command of the process that builds segments.
+        reserve: space kept back for deletions.
         pool: threads that search segments beside the caller's.
         writing_threads: threads that take turns at the collections' writers.
         sealing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
@@ -32,6 +34,7 @@ class Parameters:
     files: Files
     crash_point: CrashPoint
     builder: tuple[str, ...]
+    reserve: Reserve
     pool: ThreadPoolExecutor
     writing_threads: Executor
     sealing_threads: Executor

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Parts, StoredDocument, StoredPassage
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage import schema
+from shortlist_server.storage.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.filters import Condition
 from shortlist_server.storage.metadata import decode
-from shortlist_server.storage.truth import text_checksum
 
 KEPT_CONNECTIONS = 16
 """Idle reading connections that are kept, each with two descriptors and its cache: opening one takes half a
@@ -126,7 +126,9 @@ class Reader:
     def stream_position(self, stream: str) -> int:
         """The last position committed for a stream; 0 for an unknown one."""
         with self._pool.connection() as connection:
-            row = connection.execute("SELECT position FROM streams WHERE name = ?", (stream,)).fetchone()
+            row = connection.execute("SELECT position, checksum FROM streams WHERE name = ?", (stream,)).fetchone()
+        if row and stream_checksum(stream, row[0]) != row[1]:
+            raise damaged(f"the position of stream {stream!r}")
         return int(row[0]) if row else 0
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> dict[str, int]:
@@ -208,7 +210,8 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 def _columns(parts: Parts) -> str:
     metadata = "metadata, metadata_checksum" if parts.metadata else "NULL, 0"
     text = "title, text, text_checksum" if parts.text else "'', '', 0"
-    return f"key, id, sequence, passage_count, {metadata}, {text}"
+    identity = "content_hash, (SELECT checksum FROM identities WHERE identities.key = documents.key)"
+    return f"key, id, sequence, passage_count, {metadata}, {text}, {identity}"
 
 
 def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], parts: Parts) -> list[StoredDocument]:
@@ -228,16 +231,18 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], p
             metadata={} if metadata is None else decode(metadata),
             passages=tuple(passages.get(key, ())),
         )
-        for key, id, sequence, count, metadata, _, title, text, _ in map(_checked_document, rows)
+        for key, id, sequence, count, metadata, _, title, text, *_ in map(_checked_document, rows)
     ]
 
 
 def _checked_document(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    metadata, metadata_checksum, title, text, checksum = row[4:]
+    key, id, sequence, count, metadata, metadata_checksum, title, text, checksum, content_hash, identity = row
+    if document_checksum(key, id, sequence, count, content_hash) != identity:
+        raise damaged(f"the identity of document {id!r}")
     if metadata is not None and zlib.crc32(metadata.encode()) != metadata_checksum:
-        raise damaged(f"the metadata of document {row[1]!r}")
+        raise damaged(f"the metadata of document {id!r}")
     if (title or text or checksum) and text_checksum(title, text) != checksum:
-        raise damaged(f"the text of document {row[1]!r}")
+        raise damaged(f"the text of document {id!r}")
     return row
 
 
@@ -261,7 +266,7 @@ def _passages(
     connection: sqlite3.Connection, column: str, values: Sequence[int], *, vectors: bool, token_vectors: bool
 ) -> dict[int, StoredPassage]:
     rows = connection.execute(
-        "SELECT p.label, p.key, p.ordinal, p.start, p.end, p.tokens,"  # noqa: S608
+        "SELECT p.label, p.key, p.ordinal, p.start, p.end, p.tokens, p.row_checksum,"  # noqa: S608
         f" {'v.vector, v.checksum' if vectors else 'NULL, 0'}, {'t.vectors' if token_vectors else 'NULL'}"
         " FROM passages p"
         f" {'LEFT JOIN vectors v USING (label)' if vectors else ''}"
@@ -269,8 +274,11 @@ def _passages(
         f" WHERE p.{column} IN (SELECT value FROM json_each(?)) ORDER BY p.label",
         (json.dumps([int(value) for value in values]),),
     )
-    return {
-        label: StoredPassage(
+    found = {}
+    for label, key, ordinal, start, end, tokens, row_checksum, vector, checksum, packed in rows:
+        if passage_checksum(label, key, ordinal, start, end, tokens) != row_checksum:
+            raise damaged(f"the row of passage {label}")
+        found[label] = StoredPassage(
             label=label,
             key=key,
             ordinal=ordinal,
@@ -280,5 +288,4 @@ def _passages(
             vector=None if vector is None else checked_vector(label, vector, checksum),
             token_vectors=packed,
         )
-        for label, key, ordinal, start, end, tokens, vector, checksum, packed in rows
-    }
+    return found

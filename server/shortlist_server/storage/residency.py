@@ -157,6 +157,20 @@ class Residency:
         finally:
             self._transition.release()
 
+    def while_closed(self, work: Callable[[], T]) -> T:
+        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+
+        Raises:
+            Unavailable: it is open.
+        """
+        with self._transition:
+            if self.opened is not None:
+                raise Unavailable(f"collection {self.name} is in use")
+            try:
+                return work()
+            finally:
+                self._facts = None
+
     def close(self) -> None:
         """Closes it for good, used or not: from now on it cannot be opened. Idempotent."""
         self._gone = True

@@ -9,8 +9,6 @@ minutes. Searches go on meanwhile; commits wait while the lexical index and the 
 
 from __future__ import annotations
 
-import sqlite3
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +21,7 @@ from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.facts import SEGMENTS_FOLDER
 from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.segments import Segment, Unreachable
+from shortlist_server.storage.verify_database import Check, database_checks
 from shortlist_server.storage.writer import Task
 
 REACHABLE_SHARE = 0.98
@@ -31,33 +30,7 @@ REACHABLE_SHARE = 0.98
 _SAMPLE_BREADTH = 100
 _INVARIANT = "live labels = segments + tail, disjoint"
 
-_COUNTS = {
-    "documents counted": ("SELECT documents FROM counters", "SELECT count(*) FROM documents"),
-    "passages counted": ("SELECT passages FROM counters", "SELECT count(*) FROM passages"),
-    "passages of all documents": ("SELECT count(*) FROM passages", "SELECT sum(passage_count) FROM documents"),
-    "documents of all passages": (
-        "SELECT count(*) FROM passages",
-        "SELECT count(*) FROM passages JOIN documents USING (key)",
-    ),
-    "vectors": ("SELECT count(*) FROM passages", "SELECT count(*) FROM passages JOIN vectors USING (label)"),
-    "vectors without a passage": ("SELECT count(*) FROM passages", "SELECT count(*) FROM vectors"),
-    "documents in the lexical index": ("SELECT count(*) FROM documents", "SELECT count(*) FROM lexical_docsize"),
-}
 _LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
-_UNUSED = {
-    "labels": ("SELECT next_label FROM counters", "SELECT max(label) FROM passages"),
-    "keys": ("SELECT next_key FROM counters", "SELECT max(key) FROM documents"),
-    "sequences": ("SELECT sequence + 1 FROM counters", "SELECT max(sequence) FROM documents"),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was checked, and what was found. ``detail`` is a sentence when it does not hold."""
-
-    name: str
-    ok: bool
-    detail: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +41,7 @@ class CollectionReport:
         sampled: vectors that were looked up by themselves.
         reached: those that were found.
         repairs: what ``repair`` did.
+        notes: what the reader should know besides.
     """
 
     name: str
@@ -79,6 +53,7 @@ class CollectionReport:
     reached: int = 0
     checks: list[Check] = field(default_factory=list)
     repairs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -133,7 +108,7 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
     progress("database")
     try:
         with collection.reading() as connection:
-            checks += _database_checks(connection)
+            checks += database_checks(connection)
     except ShortlistError as error:
         checks.append(Check(name="database", ok=False, detail=error.message))
         return report
@@ -157,38 +132,6 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
             )
         )
     return report
-
-
-def _database_checks(connection: sqlite3.Connection) -> Iterator[Check]:
-    found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
-    yield Check(name="database pages", ok=found == ["ok"], detail="; ".join(found)[:500])
-    connection.execute("BEGIN")
-    try:
-        for name, (left, right) in _COUNTS.items():
-            a, b = (connection.execute(sql).fetchone()[0] or 0 for sql in (left, right))
-            yield Check(name=name, ok=a == b, detail=f"{a} expected, {b} found")
-        for name, (left, right) in _UNUSED.items():
-            following, last = (connection.execute(sql).fetchone()[0] or 0 for sql in (left, right))
-            yield Check(name=f"{name} not given out twice", ok=last < following, detail=f"{last} is in use")
-        bad = [
-            label
-            for label, vector, checksum in connection.execute("SELECT label, vector, checksum FROM vectors")
-            if zlib.crc32(vector) != checksum
-        ]
-        yield Check(name="checksums of vectors", ok=not bad, detail=f"damaged: passages {bad[:10]}")
-        # As bytes: a text may be damaged so that it is none.
-        texts = connection.execute(
-            "SELECT key, CAST(metadata AS BLOB), metadata_checksum, CAST(title AS BLOB), CAST(text AS BLOB),"
-            " text_checksum FROM documents"
-        )
-        bad = [
-            key
-            for key, metadata, metadata_checksum, title, text, checksum in texts
-            if zlib.crc32(metadata) != metadata_checksum or zlib.crc32(text, zlib.crc32(title)) != checksum
-        ]
-        yield Check(name="checksums of documents", ok=not bad, detail=f"damaged: documents {bad[:10]}")
-    finally:
-        connection.execute("COMMIT")
 
 
 def _check_lexical(collection: EmbeddedCollection) -> Check:

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Generic, TypeVar
 
-from shortlist_server.errors import Unavailable
+from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, pass_by
+from shortlist_server.storage.reserve import Reserve, make_room, return_room
 from shortlist_server.storage.truth import Counters, Truth
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,12 @@ class Task(Generic[T]):
 
     Attributes:
         weight: documents it changes, which bounds the size of a group.
-        grows: whether it adds passages, and so waits while the tail is too long.
+        grows: whether it adds passages, and so waits while the tail is too long and needs room on the disk.
+        frees: whether it only deletes, and so may use the reserve of a full disk.
         makes_room: whether it shortens the tail, and so need not wait behind tasks that grow.
     """
 
-    __slots__ = ("apply", "future", "grows", "makes_room", "publish", "weight")
+    __slots__ = ("apply", "frees", "future", "grows", "makes_room", "publish", "weight")
 
     def __init__(
         self,
@@ -55,12 +57,14 @@ class Task(Generic[T]):
         *,
         weight: int = 1,
         grows: bool = False,
+        frees: bool = False,
         makes_room: bool = False,
     ) -> None:
         self.apply = apply
         self.publish = publish
         self.weight = weight
         self.grows = grows
+        self.frees = frees
         self.makes_room = makes_room
         self.future: Future[T] = Future()
 
@@ -78,6 +82,7 @@ class Writer:
         clock: Clock,
         has_room: Callable[[], bool],
         waited: Callable[[float], None],
+        reserve: Reserve,
         crash_point: CrashPoint = pass_by,
     ) -> None:
         """``has_room``: whether groups that grow may go on; ``waited`` is told the seconds for which one could not."""
@@ -88,6 +93,7 @@ class Writer:
         self._clock = clock
         self._has_room = has_room
         self._waited = waited
+        self._reserve = reserve
         self._crash_point = crash_point
         self._queue: deque[Task[Any]] = deque()
         self._changed = threading.Condition()
@@ -131,7 +137,7 @@ class Writer:
             with self._changed:
                 group = self._next_group()
             if group:
-                self._commit([task for task in group if task.future.set_running_or_notify_cancel()])
+                self._do([task for task in group if task.future.set_running_or_notify_cancel()])
         except BaseException:
             logger.exception("collection %s: a turn of the writer failed", self._name)
             raise
@@ -176,7 +182,40 @@ class Writer:
         with self._changed:
             self._ask_for_turn()
 
-    def _commit(self, group: list[Task[Any]]) -> None:
+    def _do(self, group: list[Task[Any]]) -> None:
+        group = self._with_room(group)
+        failed = self._commit(group)
+        if isinstance(failed, OutOfSpace):
+            self._delete_without_room([task for task in group if task.frees and not task.future.done()], failed)
+
+    def _with_room(self, group: list[Task[Any]]) -> list[Task[Any]]:
+        """Fails the tasks that grow while the disk has room for deletions only; returns the others."""
+        if self._reserve.spent:
+            try:
+                self._reserve.check_growth()
+            except OutOfSpace as error:
+                for task in group:
+                    if task.grows:
+                        task.future.set_exception(error)
+                group = [task for task in group if not task.grows]
+        return group
+
+    def _delete_without_room(self, group: list[Task[Any]], failed: OutOfSpace) -> None:
+        """Tries deletions again that found the disk full, with the reserve."""
+        if group:
+            make_room(self._connection, self._reserve)
+            failed_again = self._commit(group)
+            for task in group:
+                if not task.future.done():
+                    task.future.set_exception(failed_again or failed)
+            return_room(self._truth, self._reserve)
+
+    def _commit(self, group: list[Task[Any]]) -> Exception | None:
+        """Commits a group and settles its tasks; deletions that found no room are left to be tried again.
+
+        Returns:
+            What the group failed with.
+        """
         before = self._truth.counters
         applied: list[tuple[Task[Any], Any]] = []
         try:
@@ -190,12 +229,11 @@ class Writer:
                 self._crash_point("commit:after")
         except Exception as error:
             self._undo(before)
-            for task, _ in applied:
-                task.future.set_exception(error)
             for task in group:
-                if not task.future.done():
+                if not task.future.done() and not (task.frees and isinstance(error, OutOfSpace)):
                     task.future.set_exception(error)
-            return
+            return error
+        unrecorded = self._record()
         for task, effect in applied:
             try:
                 result = task.publish(effect)
@@ -203,7 +241,22 @@ class Writer:
                 logger.exception("collection %s: a committed change could not be shown", self._name)
                 task.future.set_exception(error)
             else:
-                task.future.set_result(result)
+                if unrecorded is None:
+                    task.future.set_result(result)
+                else:
+                    task.future.set_exception(unrecorded)
+        return None
+
+    def _record(self) -> Exception | None:
+        """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
+        try:
+            with translated(self._name):
+                self._truth.record_commit()
+                self._crash_point("commit:recorded")
+        except Exception as error:
+            logger.error("collection %s: a commit could not be recorded: %s", self._name, error)
+            return error
+        return None
 
     def _apply(self, task: Task[Any], applied: list[tuple[Task[Any], Any]]) -> None:
         before = self._truth.counters
@@ -213,7 +266,7 @@ class Writer:
                 effect = task.apply(self._truth)
         except Exception as error:
             # A full disk rolls the whole transaction back by itself; then the group fails as one.
-            if not self._connection.in_transaction:
+            if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
                 raise
             self._connection.execute("ROLLBACK TO task")
             self._connection.execute("RELEASE task")

@@ -158,7 +158,7 @@ def test_a_collection_that_builds_a_segment_is_closed_only_where_the_limit_of_fi
     fill(collection, maker, 10)
     wait_until(lambda: collection._residency.opened.busy)
     assert not close_now(collection)
-    store._openings._most_descriptors = 4
+    store._openings._most_descriptors = 5
     store.create("b", collection_config())
     assert not collection.is_open
     assert collection.info().document_count == 10
@@ -183,7 +183,7 @@ def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_
     store = open_store()
     for name in ("a", "b", "c"):
         store.create(name, collection_config())
-    store._openings._most_descriptors = 8
+    store._openings._most_descriptors = 10
     assert close_now(store.find("c"))
     with store.lease("a"), store.lease("b"):
         with pytest.raises(Overloaded, match="open files") as caught:
@@ -191,7 +191,11 @@ def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_
         assert caught.value.retry_after_seconds
         assert caught.value.metadata["collection"] == "c"
         assert not store.find("c").is_open
+        made = store.create("d", collection_config())
+        assert not made.is_open
+        assert made.info().document_count == 0
     store.open("c")
+    assert made.count(None) == 0
 
 
 def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_store, maker):
