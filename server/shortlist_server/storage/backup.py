@@ -22,7 +22,7 @@ from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidAr
 from shortlist_server.storage import schema
 from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
 from shortlist_server.storage.files import CrashPoint, Files
-from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE, SegmentDamaged, check_folder
+from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import segment_rows
 
 BACKUP_FILE = "backup.json"
@@ -215,9 +215,9 @@ def _copy_collection(
 
 def _copy_folder(source: Path, target: Path, files: Files) -> int:
     files.make_folder(target)
-    for name in (*DATA_FILES, MANIFEST_FILE):
-        files.copy(source / name, target / name)
-        files.sync(target / name)
+    for path in source.iterdir():
+        files.copy(path, target / path.name)
+        files.sync(target / path.name)
     files.sync_folder(target)
     return _bytes(target)
 
