@@ -28,7 +28,7 @@ from shortlist_server.storage.facts import SEGMENTS_FOLDER
 from shortlist_server.storage.files import CrashPoint, Files, new_file
 from shortlist_server.storage.identity import DATABASE_FILE, read_identity, start_record
 from shortlist_server.storage.locking import try_lock
-from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE, SegmentDamaged, check_folder
+from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import segment_rows
 
 logger = logging.getLogger(__name__)
@@ -193,11 +193,11 @@ def _copy_collection(
 def copy_segment(source: Path, target: Path, files: Files) -> int:
     """Copies a segment's folder, synced; returns its bytes. Raises ``FileNotFoundError`` where a file is missing."""
     files.make_folder(target)
-    for name in (*DATA_FILES, MANIFEST_FILE):
-        files.copy(source / name, target / name)
-        files.sync(target / name)
+    for path in source.iterdir():
+        files.copy(path, target / path.name)
+        files.sync(target / path.name)
     files.sync_folder(target)
-    return sum((target / name).stat().st_size for name in (*DATA_FILES, MANIFEST_FILE))
+    return sum(path.stat().st_size for path in target.iterdir())
 
 
 def database_problem(path: Path) -> str | None:

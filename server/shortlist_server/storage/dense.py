@@ -165,6 +165,7 @@ def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
         rows, scores = segment.nearest(vector, asked)
     except Unreachable:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK, asked)
+    rows, scores = rows[:asked], scores[:asked]
     return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, breadth=asked)
 
 

@@ -77,10 +77,13 @@ def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
 
 
 def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
-    """Segments worth building anew: many dead rows, or small neighbours; when idle, any neighbours that fit in one."""
+    """Segments worth building anew: an old graph with equal vectors, many dead rows, or small neighbours.
+
+    When idle, any neighbours that fit in one.
+    """
     segments = view.segments
     for segment in segments:
-        if len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
+        if segment.crowded or len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
             return _job((segment,), seeded=False)
     best: tuple[Segment, ...] = ()
     for start in range(len(segments)):

@@ -24,7 +24,6 @@ from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import Files
 from shortlist_server.storage.identity import DATABASE_FILE, read_identity, start_record
 from shortlist_server.storage.manifest import (
-    DATA_FILES,
     MANIFEST_FILE,
     Manifest,
     SegmentDamaged,
@@ -131,7 +130,7 @@ def _copy_segments(
         try:
             size = copy_segment(source / SEGMENTS_FOLDER / row.uid, folder, files)
             manifest = check_folder(folder, row, before, dimension)
-            _check_listed(folder, row, entry)
+            _check_listed(folder, row, manifest, entry)
         except (FileNotFoundError, SegmentDamaged) as error:
             logger.warning("collection %s: segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)
             files.remove_tree(folder)
@@ -142,8 +141,8 @@ def _copy_segments(
         yield size
 
 
-def _check_listed(folder: Path, row: SegmentRow, entry: BackedUp) -> None:
-    for name in (*DATA_FILES, MANIFEST_FILE) if entry.files else ():
+def _check_listed(folder: Path, row: SegmentRow, manifest: Manifest, entry: BackedUp) -> None:
+    for name in (*manifest.files, MANIFEST_FILE) if entry.files else ():
         expected = entry.files.get(f"{SEGMENTS_FOLDER}/{row.uid}/{name}")
         problem = "is not in the backup's list" if expected is None else file_problem(folder / name, expected)
         if problem is not None:

@@ -32,7 +32,11 @@ def template(tmp_path_factory):
     for name in "ab":
         collection = store.create(name, collection_config())
         for _ in range("ab".index(name) + 1):
-            collection.commit([maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]).result(30)
+            changes = [maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]
+            for change in changes[60 : 90 - "ab".index(name)]:
+                # Equal to a60's: so many are not all nodes of the graph.
+                change.passages[0].vector[:] = changes[60].passages[0].vector
+            collection.commit(changes).result(30)
         assert collection.seal_now() == 1
     store.close()
     return folder, maker
@@ -339,9 +343,9 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_sto
             return graph.knn_query(*question, **how)
 
     segment._graph = DeletedFrom()
-    rows, reached = _sample(segment, 100)
-    assert len(rows) == 10
-    assert reached.all()
+    sample = _sample(segment, 100)
+    assert len(sample.rows) == 10
+    assert sample.found.all()
 
 
 def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled, open_store):
