@@ -131,9 +131,8 @@ def verify_folder(
     try:
         store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     except ShortlistError as error:
-        raise click.ClickException(
-            f"{error.message}\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
-        ) from error
+        hint = "\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
+        raise click.ClickException(error.message + (hint if "in_use" in error.metadata else "")) from error
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be opened: {error}") from error
     try:
