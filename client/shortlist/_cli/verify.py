@@ -61,9 +61,10 @@ def verify_command(
 ) -> None:
     """Checks the collections in the data folder or backup DIR, or, without DIR, those of a running server.
 
-    Checked are the database, its counts, the checksum of every text, vector and segment, that each live passage is in
-    exactly one place, and that a sample of vectors finds itself. With DIR no server may run on the folder. The exit
-    code is 1 when something does not hold.
+    Checked are the database, its counts, the checksum of every row, vector and segment, that each live passage is in
+    exactly one place, and that a sample of vectors finds itself. Of a backup, every file is compared with what its
+    backup.json says, and nothing is changed. With DIR no server may run on the folder. The exit code is 1 when
+    something does not hold.
     """
     source = click.get_current_context().get_parameter_source("target")
     if folder is not None and source is ParameterSource.COMMANDLINE:
@@ -130,9 +131,8 @@ def verify_folder(
     try:
         store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     except ShortlistError as error:
-        raise click.ClickException(
-            f"{error.message}\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
-        ) from error
+        hint = "\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
+        raise click.ClickException(error.message + (hint if "in_use" in error.metadata else "")) from error
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be opened: {error}") from error
     try:

@@ -11,6 +11,7 @@ belongs to the writer thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -56,7 +57,9 @@ class CommitRecord:
     def write(self, mark: Mark) -> None:
         """Records a commit; on disk when it returns."""
         assert self._descriptor is not None
-        os.pwrite(self._descriptor, _pack(mark), _place(mark))
+        packed = _pack(mark)
+        if os.pwrite(self._descriptor, packed, _place(mark)) != len(packed):
+            raise OSError(errno.EIO, "the record of a commit was cut short")
 
     def close(self) -> None:
         """Closes the file. Idempotent."""

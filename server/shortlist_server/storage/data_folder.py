@@ -79,7 +79,9 @@ def _lock(path: Path) -> int:
     until = time.monotonic() + _LOCK_SECONDS
     while (descriptor := try_lock(path)) is None:
         if time.monotonic() > until:
-            raise Unavailable(f"the data folder {path.parent} is in use by another process")
+            raise Unavailable(
+                f"the data folder {path.parent} is in use by another process", metadata={"in_use": str(path.parent)}
+            )
         time.sleep(0.02)
     return descriptor
 

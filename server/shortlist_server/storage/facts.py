@@ -77,8 +77,9 @@ def read_facts(folder: Path, name: str) -> Facts:
         DataCorrupted: the database is missing, damaged as far as this small part of it shows, or another collection's.
         NewerDataFormat: a newer release wrote it.
     """
-    with translated(name), contextlib.closing(schema.open_untouched(folder / DATABASE_FILE, name)) as connection:
-        check_files(connection, folder, name)
+    with translated(name), contextlib.ExitStack() as stack:
+        check_files(folder, name)
+        connection = stack.enter_context(contextlib.closing(schema.open_untouched(folder / DATABASE_FILE, name)))
         stored = Settings.read(connection, name)
         sequence, documents, passages = connection.execute(
             "SELECT sequence, documents, passages FROM counters WHERE id = 1"

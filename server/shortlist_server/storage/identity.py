@@ -49,32 +49,36 @@ def open_database(folder: Path, name: str, files: Files) -> tuple[sqlite3.Connec
         DataCorrupted: the database is missing, damaged, or another collection's.
         NewerDataFormat: a newer release wrote it.
     """
-    with contextlib.closing(schema.open_untouched(folder / DATABASE_FILE, name)) as connection:
-        stored, recorded = check_files(connection, folder, name)
+    stored, recorded = check_files(folder, name)
     if stored.mark is None:
         # Before the migration, because from then on a collection without a record is damaged.
         create_record(folder / COMMIT_FILE, _first_mark(stored), files)
         files.sync_folder(folder)
-    connection = schema.open_writer(folder / DATABASE_FILE, name)
-    try:
-        record = CommitRecord(folder / COMMIT_FILE)
+    with contextlib.ExitStack() as undo:
+        connection = undo.enter_context(contextlib.closing(schema.open_writer(folder / DATABASE_FILE, name)))
+        record = undo.enter_context(contextlib.closing(CommitRecord(folder / COMMIT_FILE)))
         mark = read_mark(connection)
         if mark != recorded:
             # Just migrated, or killed between a commit and its record: nobody had an acknowledgement yet.
             record.write(mark)
-    except BaseException:
-        connection.close()
-        raise
+        undo.pop_all()
     return connection, record
 
 
-def check_files(connection: sqlite3.Connection, folder: Path, name: str) -> tuple[Stored, Mark | None]:
-    """What a collection's database and its record of commits say, once both are known to belong to it.
+def check_files(folder: Path, name: str) -> tuple[Stored, Mark | None]:
+    """Checks that a closed collection's files belong together and lack no commit; changes nothing. About 0.3 ms.
+
+    For whoever reads a closed collection: its database may look whole and lack commits.
+
+    Returns:
+        What the database says of itself, and its record.
 
     Raises:
-        CommitsLost, DataCorrupted, NewerDataFormat: as ``open_database``.
+        CommitsLost: acknowledged commits are missing, or the record is.
+        DataCorrupted: the database is missing, damaged, or another collection's.
+        NewerDataFormat: a newer release wrote it.
     """
-    stored = read_identity(connection, name)
+    stored = _read(folder / DATABASE_FILE, name)
     check_identity(stored, name)
     recorded = read_record(folder / COMMIT_FILE)
     _check_commits(stored, recorded, name)
@@ -117,7 +121,7 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
             (mark.commits, mark.sequence, mark.next_key, mark.next_label),
         )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    # Last: killed before this, the loss is found again.
+    # Last: a database that is ahead of its record opens, and brings it up.
     create_record(folder / COMMIT_FILE, mark, files)
     files.sync_folder(folder)
     logger.warning("collection %s: %s; it goes on without them, as was asked", name, problem)

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_a_read_only_file_system_is_named(read_only):
         EmbeddedStore(Config(data_dir=read_only))
     with pytest.raises(Unavailable, match="mounted read-only"):
         EmbeddedStore(Config(data_dir=read_only.parent / "other"))
+
+
+def test_a_verification_of_a_read_only_folder_gives_no_advice_about_servers(read_only):
+    run = subprocess.run(
+        [sys.executable, "-m", "shortlist", "verify", read_only], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "mounted read-only" in run.stderr
+    assert "--target" not in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def open_to_others(folder: Path) -> list[str]:
