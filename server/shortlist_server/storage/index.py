@@ -111,7 +111,10 @@ class DenseIndex:
             segment.remove(np.unique(np.concatenate(dead)))
         live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.labels[segment.alive])
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
-            raise SegmentDamaged(f"the new segment of labels {job.low} to {job.high} does not hold what it should")
+            raise SegmentDamaged(
+                f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
+                " verification with repair makes the index agree with the database"
+            )
 
     def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
         """Puts an admitted segment in the place of what it replaces. Writer thread only."""

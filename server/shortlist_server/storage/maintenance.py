@@ -50,10 +50,10 @@ _LAST_RETRY_SECONDS = 60.0
 
 
 class BuildFailed(Exception):
-    """The child process did not deliver; the message has the end of what it said."""
+    """The child process did not deliver, or not what is wanted; the message has the end of what it said, or why not."""
 
 
-_EXPECTED = (BuildFailed, SegmentDamaged, SegmentOutdated, ShortlistError, OSError)
+_EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
 def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
@@ -292,7 +292,10 @@ class Caretaker:
                 if row is not None:
                     self._files.remove_tree(self._folder / "segments" / row.uid)
                 # Where nothing has changed in memory, the same job would be chosen again, and fail again.
-                if not isinstance(error, SegmentOutdated) or self._index.view.segments is before:
+                in_vain = isinstance(error, SegmentOutdated) and self._index.view.segments is not before
+                if not in_vain:
+                    if isinstance(error, (SegmentDamaged, SegmentOutdated)):
+                        raise BuildFailed(str(error)) from error
                     raise
                 logger.info("%s: a build was in vain: %s", self._name, error)
                 return False

@@ -46,6 +46,8 @@ def represent(vectors: NDArray[np.float32], stands: NDArray[np.int64], fixed: in
     """
     groups, own = stands, np.arange(len(vectors))
     scale = float(np.sqrt(np.vdot(vectors, vectors) / max(1, len(vectors)))) or 1.0
+    if not np.isfinite(scale):
+        return stands
     for width in _WIDTHS:
         leaders = np.flatnonzero(groups == own)
         # The largest group is tried first: it has the most to gain.

@@ -16,6 +16,7 @@ from shortlist_server.config import Config
 from shortlist_server.domain import Deletion
 from shortlist_server.storage.builder import BuildSpec, build
 from shortlist_server.storage.files import Files
+from shortlist_server.storage.maintenance import BuildFailed
 from shortlist_server.storage.manifest import SegmentOutdated
 from shortlist_server.storage.segments import Segment
 from shortlist_server.storage.store import EmbeddedStore
@@ -244,3 +245,23 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
         with pytest.raises(SegmentOutdated):
             collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
     assert collection.difference().problems == ()
+
+
+def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
+    deleted_in_the_tail(collection, maker)
+    with pytest.raises(BuildFailed, match="repair makes the index agree"):
+        collection.seal_now()
+    assert len(list((collection.folder / "segments").iterdir())) == 2
+    assert store.verify("papers", repair=True).ok
+    assert len(collection.view.segments) == 3
+    assert_finds_all(collection, maker)
+
+
+@pytest.mark.parametrize("harm", [listed_by_no_manifest, listed_under_another_name])
+def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(collection, store, maker, harm):
+    harm(collection, maker)
+    with pytest.raises(BuildFailed, match="not there any more"):
+        collection.merge_now()
+    assert store.verify("papers", repair=True).ok
+    assert collection.merge_now() == 1
+    assert_finds_all(collection, maker)
