@@ -80,8 +80,8 @@ def are_exhausted(error: OSError | None = None) -> bool:
 def exhausted(name: str) -> Overloaded:
     """The error for work on a collection that failed because no descriptor is left."""
     return Overloaded(
-        f"collection {name}: the server's limit of {limit()} open files is reached; repeat the call later, or raise the"
-        " limit (ulimit -n)",
+        f"the server has reached its limit of {limit()} open files; repeat the call later, or raise the limit"
+        " (ulimit -n)",
         metadata={"collection": name, "limit": str(limit())},
         retry_after_seconds=_RETRY_SECONDS,
     )
