@@ -117,6 +117,10 @@ class Openings:
             retry_after_seconds=_RETRY_SECONDS,
         )
 
+    def make_way(self, collection: Closable) -> bool:
+        """Closes one that is not used, for a collection that found no descriptor left; says whether there was one."""
+        return any(other is not collection and other.close_unused(even_busy=False) for other in self._by_time())
+
     def entered(self) -> None:
         """A collection that was admitted is open."""
         if self.crowded:

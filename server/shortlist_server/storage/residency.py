@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from shortlist_server.errors import DataCorrupted, NewerDataFormat, Unavailable
+from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, Unavailable
 from shortlist_server.storage.facts import Facts, needs_recovery, read_facts
 from shortlist_server.storage.opened import OpenCollection
 from shortlist_server.storage.openings import Openings
@@ -203,7 +203,7 @@ class Residency:
             self._openings.admit(self)
             begin = time.monotonic()
             try:
-                opened = OpenCollection(self.name, self._folder, self._parameters, self.tally)
+                opened = self._opened_within_limit()
             except BaseException as error:
                 self._openings.leave(self)
                 self._note(error)
@@ -217,6 +217,15 @@ class Residency:
                 self._uses += 1
         self._openings.entered()
         return opened
+
+    def _opened_within_limit(self) -> OpenCollection:
+        while True:
+            try:
+                return OpenCollection(self.name, self._folder, self._parameters, self.tally)
+            except Overloaded:
+                # Connections of callers may have taken the descriptors that collections were to have.
+                if not self._openings.make_way(self):
+                    raise
 
     def _note(self, error: BaseException | None) -> None:
         """Remembers, and logs once, what keeps the collection from being used."""

@@ -342,6 +342,18 @@ def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segmen
         pass
 
 
+def test_a_collection_that_finds_no_descriptor_left_takes_the_place_of_unused_ones(open_store, maker):
+    store = open_store()
+    for name in ("a", "d", "b", "c"):
+        fill(store.create(name, collection_config()), maker, 1)
+    wait_until(lambda: close_now(store.find("c")))
+    with store.lease("b"):
+        with no_descriptors_left():
+            store.open("c")
+        assert store.find("b").is_open
+        assert not (store.find("a").is_open and store.find("d").is_open)
+
+
 # numpy leaves a file unclosed where it has no descriptor for a second one.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_segment_that_cannot_be_read_for_want_of_a_descriptor_is_not_taken_for_damaged(open_store, maker):
