@@ -183,9 +183,10 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
     """
     connection = _connect(path, name)
     try:
-        check_format(connection, name)
+        format = check_format(connection, name)
         _tune(connection)
-        migrations.apply(Database(connection))
+        if format < SCHEMA_VERSION:
+            migrations.apply(Database(connection))
     except BaseException:
         connection.close()
         raise
