@@ -84,12 +84,15 @@ def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
         sampled_count=proto.sampled_count,
         reached_count=proto.reached_count,
         repairs=tuple(proto.repairs),
+        notes=tuple(proto.notes),
     )
 
 
 def copy_progress(proto: pb.CopyProgress) -> admin.CopyProgress:
     """How far a copy is, from the wire."""
-    return admin.CopyProgress(collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes)
+    return admin.CopyProgress(
+        collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes, note=proto.note
+    )
 
 
 def backup(proto: pb.BackupInfo) -> admin.Backup:

@@ -131,6 +131,7 @@ class VerifyReport:
         sampled_count: vectors that were looked up by themselves.
         reached_count: those that were found.
         repairs: what was repaired, a sentence each.
+        notes: what else is to be known, a sentence each.
     """
 
     collection: str
@@ -143,6 +144,7 @@ class VerifyReport:
     sampled_count: int = 0
     reached_count: int = 0
     repairs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[VerifyCheck, ...]:
@@ -152,11 +154,16 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyProgress:
-    """How far a backup or a restore is: bytes of the collection it is at. The total may grow."""
+    """How far a backup or a restore is: bytes of the collection it is at. The total may grow.
+
+    Attributes:
+        note: what is to be known of it, as that a backup has no checksums; "" as a rule.
+    """
 
     collection: str
     done_bytes: int
     total_bytes: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@
     ├── StreamConflict             let the other client have the stream, or stop it
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
+    │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
     ├── Unimplemented              use a newer release
     ├── Unauthenticated            send a known API key
     ├── PermissionDenied           use a key with the right
@@ -222,6 +223,12 @@ class DataCorrupted(ShortlistError):
     """A file of the collection is damaged and cannot be rebuilt."""
 
     reason = "DATA_CORRUPTED"
+
+
+class CommitsLost(DataCorrupted):
+    """The collection lacks commits that were acknowledged, or it cannot be told whether it does."""
+
+    reason = "COMMITS_LOST"
 
 
 class Unimplemented(ShortlistError):

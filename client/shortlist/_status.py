@@ -40,6 +40,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.StreamConflict,
         errors.InferenceFailed,
         errors.DataCorrupted,
+        errors.CommitsLost,
         errors.Unimplemented,
         errors.Unauthenticated,
         errors.PermissionDenied,

@@ -42,7 +42,7 @@ from shortlist_server.inference.loading import INGEST_NICENESS
 from shortlist_server.inference.scheduler import lower_priority
 from shortlist_server.keys import KeyRing
 from shortlist_server.observe import logs, tracing
-from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, StateCollector
+from shortlist_server.observe.metrics import CollectionCounts, Maintenance, Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
@@ -58,8 +58,9 @@ from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
-from shortlist_server.storage.base import Store
+from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,9 @@ WORK_THREADS = 4
 
 LONG_THREADS = 2
 """Threads for verifying, backing up and restoring, each of which may hold one for minutes; more calls wait."""
+
+METRIC_COLLECTIONS = 200
+"""Collections that have metrics of their own, each some 25 series; thousands would burden whoever reads the page."""
 
 QUIET_THREADS = 2
 """Threads for evaluations, whose searches embed and ask the lexical index side by side, and for checks of recall."""
@@ -119,7 +123,7 @@ class Server:
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
-        """Loads models, opens collections and listens; when it returns, searches are answered.
+        """Loads models, opens the data folder and listens; when it returns, searches are answered.
 
         Returns:
             The port that is listened on.
@@ -127,17 +131,19 @@ class Server:
         Raises:
             InvalidArgument: a setting is wrong, or others could reach the server without a key.
             ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: an address cannot be listened on.
-            DataCorrupted, NewerDataFormat: the data folder cannot be used.
+            Unavailable: an address cannot be listened on, another process has the data folder, or the limit of open
+                files is too low.
         """
         config = self._config
         loop = asyncio.get_running_loop()
+        descriptors.check_limit()
         keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(config, self._tracer)
         models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
-        await loop.run_in_executor(self._work_threads, _open_all, store)
+        if not await loop.run_in_executor(self._work_threads, store.open_all):
+            store.survey()
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
@@ -173,7 +179,7 @@ class Server:
                 models,
                 self._work_threads,
                 self._long_threads,
-                _backup_dir(config),
+                backup_folder(config),
                 _server_info(),
                 # Not observed, nor checked for recall: that is of what users search.
                 Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
@@ -212,9 +218,10 @@ class Server:
             return
         observer.metrics.watch_state(
             StateCollector(
-                collections=lambda: [collection.info() for collection in _opened(store)],
-                maintenance=lambda: [_maintenance(collection) for collection in _opened(store)],
-                recall=lambda: [recall.of(collection) for collection in _opened(store)],
+                counts=lambda: _counts(store),
+                collections=lambda: [collection.info() for collection in _shown(store)],
+                maintenance=lambda: [_maintenance(collection) for collection in _shown(store)],
+                recall=lambda: [recall.of(collection) for collection in _shown(store)],
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
@@ -315,6 +322,7 @@ def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> No
         sys.exit(f"shortlist: the server cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
+        descriptors.raise_limit()
         # OpenBLAS's threads wait for each other, on cores that ingest may hold; searches run side by side as it is.
         with threadpool_limits(limits=1, user_api="blas"):
             asyncio.run(_serve(make, config))
@@ -353,19 +361,6 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
         await server.stop(config.drain_seconds)
 
 
-def _open_all(store: Store) -> None:
-    """Opens every collection; one that is damaged answers its own calls with the reason, and no other is affected."""
-    for name in store.names():
-        try:
-            store.open(name)
-        except ShortlistError as error:
-            logger.error("collection '%s' cannot be opened: %s", name, error.message)
-
-
-def _backup_dir(config: Config) -> Path:
-    return Path(config.backup_dir) if config.backup_dir else config.data_dir / "backups"
-
-
 def _server_info() -> ServerInfo:
     now = time.time()
     return ServerInfo(version=version("shortlist"), start_time_seconds=now, startup_seconds=now - _process_start(now))
@@ -392,13 +387,24 @@ def key_ring(config: Config) -> KeyRing | None:
     return keys if len(keys) else None
 
 
-def _opened(store: EmbeddedStore) -> list[EmbeddedCollection]:
-    """The collections that can be opened."""
-    collections = []
-    for name in store.names():
+def _counts(store: EmbeddedStore) -> CollectionCounts:
+    names, known = store.names(), store.known()
+    return CollectionCounts(
+        present=len(names),
+        open=sum(collection.is_open for collection in known),
+        damaged=sum(bool(collection.problem) for collection in known),
+    )
+
+
+def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
+    """The collections that have metrics of their own: those used last, of which something is known."""
+    shown = []
+    for collection in store.known()[:METRIC_COLLECTIONS]:
+        # One that is damaged, or dropped meanwhile, has none.
         with contextlib.suppress(ShortlistError):
-            collections.append(store.open(name))
-    return collections
+            collection.info()
+            shown.append(collection)
+    return shown
 
 
 def _maintenance(collection: EmbeddedCollection) -> Maintenance:

@@ -117,6 +117,17 @@ class Config:
         4096, "Passages in the exact tail that make the server seal a segment.", least=1
     )
     segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.", least=1)
+    max_open_collections: int = _setting(
+        48,
+        "Collections that stay open while nobody uses them; more are opened at their first use, in the place of others."
+        " Fewer where the limit of open files allows no more.",
+        least=1,
+    )
+    collection_idle_seconds: float = _setting(
+        600.0,
+        "A collection that was not used for so long is closed, later where opening it took long; 0: only when its place"
+        " is needed.",
+    )
     drain_seconds: float = _setting(20.0, "Time for running calls to finish after SIGTERM.")
     drain_delay_seconds: float = _setting(
         0.0, "Time after SIGTERM in which health already answers NOT_SERVING and calls are still taken."

@@ -43,6 +43,7 @@ PUBLIC = {
     "CollectionExists",
     "CollectionNotFound",
     "CollectionRecall",
+    "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
     "DeadlineExceeded",

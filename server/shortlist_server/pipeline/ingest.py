@@ -42,7 +42,7 @@ from shortlist_server.inference.base import (
 from shortlist_server.pipeline.content import client_vectors, content_hash
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.windows import WindowReader
-from shortlist_server.storage.base import CollectionStore
+from shortlist_server.storage.base import CollectionStore, Lease
 
 T = TypeVar("T")
 
@@ -58,13 +58,14 @@ class IngestSession:
 
     Attributes:
         number: of two sessions, the one that was asked for later has the higher.
+        collection, lease: the collection, which stays open as long as the session.
         durable_position: the stream's last durable position; all operations up to it are settled.
         draining: whether it ended because the server is stopping.
     """
 
     def __init__(
         self,
-        collection: CollectionStore,
+        held: Lease[CollectionStore],
         embedder: EmbedderService | None,
         threads: Executor,
         *,
@@ -74,7 +75,8 @@ class IngestSession:
         dry_run: bool,
         max_document_tokens: int,
     ) -> None:
-        self.collection = collection
+        self.lease = held
+        self.collection = held.collection
         self.stream = stream
         self.number = number
         self.durable_position = position

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.base import NO_MODEL, ModelCatalog
 from shortlist_server.pipeline.ingest import IngestSession
+from shortlist_server.pipeline.leases import lease
 from shortlist_server.pipeline.search import check_revision
-from shortlist_server.storage.base import CollectionStore, Store
+from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 MAX_DOCUMENT_TOKENS = 262_144
 """Most tokens embedded for one document unless the server is told otherwise."""
@@ -74,19 +75,24 @@ class Ingester:
             self._opening.discard(opening)
 
     async def _open(self, opening: _Opening, *, dry_run: bool) -> IngestSession:
-        collection, stream = opening.collection, opening.stream
-        loop = asyncio.get_running_loop()
-        store = await loop.run_in_executor(self._threads, self._store.open, collection)
-        embedder = None
+        held = await lease(self._store, opening.collection, self._threads)
+        try:
+            return await self._session(held, opening, dry_run=dry_run)
+        except BaseException:
+            held.release()
+            raise
+
+    async def _session(self, held: Lease[CollectionStore], opening: _Opening, *, dry_run: bool) -> IngestSession:
+        store, embedder = held.collection, None
         if store.config.embedder != NO_MODEL:
             embedder = self._models.embedder(store.config.embedder)
             check_revision(store, embedder)
-        position = await self._take_over(store, opening) if stream else 0
+        position = await self._take_over(store, opening) if opening.stream else 0
         session = IngestSession(
-            store,
+            held,
             embedder,
             self._threads,
-            stream=stream,
+            stream=opening.stream,
             number=opening.number,
             position=position,
             dry_run=dry_run,
@@ -122,8 +128,9 @@ class Ingester:
         return [session for session in self._sessions if opening.rivals(session) and not session.ended]
 
     def close(self, session: IngestSession) -> None:
-        """Forgets a session whose ``run`` has ended or will not be used again."""
+        """Forgets a session whose ``run`` has ended or will not be used again; its collection may be closed."""
         self._sessions.discard(session)
+        session.lease.release()
 
     def drain(self) -> None:
         """Lets every session finish what it has begun, read nothing more and end; those that are opened later too."""

@@ -44,6 +44,7 @@ from shortlist_server.inference.base import (
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.explain import explain
+from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.rerank import blended, fetch, note_partial
 from shortlist_server.pipeline.retrieve import match, retrieve
@@ -94,7 +95,14 @@ class Searcher:
             watch.ended()
 
     async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
-        run = await self._begin(request, deadline, watch)
+        started = time.perf_counter()
+        # Turns in a thread are most of what a search without a model costs; an open collection takes none.
+        async with leased(self._store, request.collection, self._threads) as collection:
+            run = await self._begin(request, collection, started, deadline, watch)
+            return await self._run(run)
+
+    async def _run(self, run: SearchRun) -> SearchResult:
+        request = run.request
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS
@@ -116,12 +124,14 @@ class Searcher:
         explanation = await self._in_thread(explain, run, retrieved, shortlist, ranked) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
 
-    async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
-        started = time.perf_counter()
-        # Turns in a thread are most of what a search without a model costs; none is taken for nothing.
-        collection = self._store.opened(request.collection)
-        if collection is None:
-            collection = await self._in_thread(self._store.open, request.collection)
+    async def _begin(
+        self,
+        request: SearchRequest,
+        collection: CollectionStore,
+        started: float,
+        deadline: Deadline,
+        watch: SearchWatch,
+    ) -> SearchRun:
         await _reach(collection, request.min_sequence, deadline)
         config = collection.config
         if request.vector is not None and request.vector.shape != (config.dimension,):

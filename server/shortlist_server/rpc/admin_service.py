@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -26,12 +27,17 @@ from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
-from shortlist_server.storage import backup as backups
+from shortlist_server.storage.backup import Progress
+from shortlist_server.storage.backup_manifest import Backup as StoredBackup
+from shortlist_server.storage.backup_manifest import read_backup
+from shortlist_server.storage.files import FOLDER_MODE
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import CollectionReport
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Message = TypeVar("Message")
@@ -95,7 +101,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def GetRecall(self, request: pb.GetRecallRequest, context: Context) -> pb.GetRecallResponse:
         """See the proto."""
         name = fields.collection_name(request.collection)
-        recall = self._recall.of(await self._in_thread(lambda: self._store.open(name)))
+        # In a thread: of a collection that was not open yet, the settings are read from the disk.
+        recall = await self._in_thread(lambda: self._recall.of(self._store.find(name)))
         return pb.GetRecallResponse(
             target=recall.target, unfiltered=_estimate_out(recall.unfiltered), filtered=_estimate_out(recall.filtered)
         )
@@ -105,6 +112,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         sample = (
             fields.within(request.sample, 0, MAX_SAMPLE, "sample") if request.HasField("sample") else DEFAULT_SAMPLE
         )
+        if request.accept_loss and not request.repair:
+            raise InvalidArgument("is part of a repair; set repair as well", field="accept_loss")
         if request.collection:
             names = [fields.collection_name(request.collection)]
         else:
@@ -116,6 +125,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                     name,
                     sample=sample,
                     repair=request.repair,
+                    accept_loss=request.accept_loss,
                     progress=lambda step: tell(
                         pb.VerifyResponse(progress=pb.VerifyProgress(collection=name, step=step))
                     ),
@@ -138,7 +148,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         def back_up(tell: Callable[[pb.BackupResponse], None]) -> pb.BackupResponse:
             if folder.exists():
                 raise InvalidArgument(f"there is a backup named '{request.name}'", field="name")
-            self._backup_dir.mkdir(parents=True, exist_ok=True)
+            self._backup_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             made = self._store.backup(
                 folder, names or None, progress=lambda at: tell(pb.BackupResponse(progress=_progress_out(at)))
             )
@@ -199,14 +209,14 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             )
         return self._backup_dir / name
 
-    def _backups(self) -> list[backups.Backup]:
+    def _backups(self) -> list[StoredBackup]:
         found = []
         for folder in self._backup_dir.iterdir() if self._backup_dir.is_dir() else ():
             if fields.NAME.fullmatch(folder.name):
                 try:
-                    found.append(backups.read_backup(folder))
-                except InvalidArgument:
-                    continue
+                    found.append(read_backup(folder))
+                except (InvalidArgument, DataCorrupted) as error:
+                    logger.warning("%s is not listed: %s", folder, error.message)
         return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
@@ -242,13 +252,16 @@ def _estimate_out(estimate: RecallEstimate) -> pb.RecallEstimate:
     )
 
 
-def _progress_out(progress: backups.Progress) -> pb.CopyProgress:
+def _progress_out(progress: Progress) -> pb.CopyProgress:
     return pb.CopyProgress(
-        collection=progress.collection, done_bytes=progress.done_bytes, total_bytes=progress.total_bytes
+        collection=progress.collection,
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        note=progress.note,
     )
 
 
-def _backup_out(backup: backups.Backup) -> pb.BackupInfo:
+def _backup_out(backup: StoredBackup) -> pb.BackupInfo:
     created = timestamp_pb2.Timestamp()
     created.FromMilliseconds(round(backup.create_time_seconds * 1000))
     return pb.BackupInfo(
@@ -279,6 +292,7 @@ def _report_out(report: CollectionReport) -> pb.VerifyReport:
         sampled_count=report.sampled,
         reached_count=report.reached,
         repairs=report.repairs,
+        notes=report.notes,
     )
 
 

@@ -8,6 +8,7 @@ import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,7 @@ from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
+from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import (
@@ -118,7 +120,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         """Runs work on so many operations in a thread where it would hold the event loop up for long."""
         if count <= INLINE_OPERATIONS:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        return await self._in_thread(function)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """See the proto."""
@@ -140,16 +142,16 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         kind = request.WhichOneof("selection")
         if kind is None:
             raise InvalidArgument("say what to delete: ids or a filter", field="selection")
-        collection = await self._with_collection(request.collection, lambda opened: opened)
-        if kind == "filter":
-            filter = filter_in(request.filter, self._config)
-            deleted = await asyncio.wrap_future(collection.delete_matching(filter))
-        else:
-            fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
-            ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
-            commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
-            deleted = sum(commit.existed)
-        return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
+        async with self._leased(request.collection) as collection:
+            if kind == "filter":
+                filter = filter_in(request.filter, self._config)
+                deleted = await asyncio.wrap_future(await self._in_thread(partial(collection.delete_matching, filter)))
+            else:
+                fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
+                ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
+                commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
+                deleted = sum(commit.existed)
+            return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
@@ -211,10 +213,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         session = await self._ingester.open(request.collection, stream="", dry_run=False)
         try:
             acks = [ack async for group in session.run(operations()) for ack in group]
+            # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
+            await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
         finally:
             self._ingester.close(session)
-        # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
-        await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
         if len(acks) < len(kept):
             raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
         return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
@@ -224,8 +226,8 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     ) -> pb.DeleteQuarantineResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_DELETE, "numbers")
-        collection = await self._with_collection(request.collection, lambda opened: opened)
-        forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
+        async with self._leased(request.collection) as collection:
+            forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
         return pb.DeleteQuarantineResponse(deleted_count=forgotten)
 
     def _fitting(self, messages: Iterable[M]) -> list[M]:
@@ -241,7 +243,18 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self._store.open(name)))
+
+        def call() -> T:
+            with self._store.lease(name) as collection:
+                return function(collection)
+
+        return await self._in_thread(call)
+
+    def _leased(self, name: str) -> AbstractAsyncContextManager[CollectionStore]:
+        return leased(self._store, fields.collection_name(name), self._threads)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 def _with_text(parts: Parts) -> Parts:

@@ -37,6 +37,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.StreamConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
     errors.DataCorrupted: grpc.StatusCode.DATA_LOSS,
+    errors.CommitsLost: grpc.StatusCode.DATA_LOSS,
     errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
