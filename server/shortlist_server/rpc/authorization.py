@@ -1,8 +1,9 @@
 """Who may call what: the one table from methods to scopes and collections, and the interceptor that applies it.
 
 A call carries its key as metadata ``authorization: Bearer KEY``. A method that is not in the table is refused, and a
-test holds the table equal to the services. The collections a request names are checked before it reaches its servicer;
-those of a stream with the message that names them. Coroutines on the server's event loop.
+test holds the table equal to the services. Key and scope are checked before anything of the request is read. The
+collections that it names are checked before it reaches its servicer; those of a stream with the message that names
+them. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shortlist_server.errors import PermissionDenied, Unauthenticated
 from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
+from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 
 if TYPE_CHECKING:
@@ -115,20 +118,20 @@ class AuthorizationInterceptor(WrappingInterceptor):
         """See ``WrappingInterceptor``."""
 
         def unary(behaviour: Behaviour) -> Unary:
-            async def call(request: Any, context: Context) -> Any:
+            async def call(exchange: Exchange, context: Context) -> Any:
                 key, rule = self._admit(method, context)
-                _check_request(key, rule, request)
-                return await behaviour(request, context)
+                exchange.check(partial(_check_request, key, rule))
+                return await behaviour(exchange, context)
 
             return call
 
         def streaming(behaviour: Behaviour) -> Streaming:
             async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
                 key, rule = self._admit(method, context)
-                if hasattr(requests, "__aiter__"):
-                    requests = _checked(requests, key, rule)
+                if isinstance(requests, Exchange):
+                    requests.check(partial(_check_request, key, rule))
                 else:
-                    _check_request(key, rule, requests)
+                    requests = _checked(requests, key, rule)
                 async for response in behaviour(requests, context):
                     yield response
 

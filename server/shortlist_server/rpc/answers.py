@@ -1,0 +1,102 @@
+"""Answers on their way: how many of them, and how many bytes, wait in the transport for clients to take them.
+
+A client may open no window for an answer, and then the transport keeps it. What waits is bounded for each caller, so
+that one that takes nothing does not keep others from being answered, and in all. Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from shortlist_server.errors import Overloaded
+from shortlist_server.pipeline.portions import answer_too_large
+from shortlist_server.rpc.slots import Slots
+
+SMALL_BYTES = 64 * 1024
+"""Answers up to this size are bounded by number alone, so that large ones of others never keep a search from being
+answered."""
+
+MAX_ANSWERS, MAX_ANSWERS_OF_CALLER = 1024, 256
+"""More than are written at once where every client takes its answers."""
+
+CALLERS_SHARE = 2
+"""One caller's part of the bytes is one in so many."""
+
+WAIT_SECONDS = 0.5
+"""Time for answers before it to leave; on a usual network, megabytes do."""
+
+RETRY_SECONDS = 1.0
+
+
+class AnswerRoom:
+    """How much of an answer that is made of several parts is left; it tells as soon as they are too large."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._left = max_bytes
+
+    def take(self, size: int) -> None:
+        """Takes room for a part. Raises ``InvalidArgument`` when there is none."""
+        self._left -= size
+        if self._left < 0:
+            raise answer_too_large(self._max_bytes)
+
+
+class UnsentAnswers:
+    """Counts the answers that are not sent yet."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """``max_bytes``: of the large ones together, as they are on the wire; the process holds them twice."""
+        self._answers = Slots(
+            "max_unsent_answers",
+            MAX_ANSWERS,
+            "max_unsent_answers_per_caller",
+            MAX_ANSWERS_OF_CALLER,
+            RETRY_SECONDS,
+        )
+        self._bytes = Slots(
+            "max_unsent_bytes",
+            max_bytes,
+            "max_unsent_bytes_per_caller",
+            max(1, max_bytes // CALLERS_SHARE),
+            RETRY_SECONDS,
+        )
+        self._left = asyncio.Event()
+
+    def check(self, caller: str, *, large: bool) -> None:
+        """Raises ``Overloaded`` where an answer would be made in vain; ``large``: it may well be over 64 KiB."""
+        self._answers.check(caller)
+        if large:
+            self._bytes.check(caller)
+
+    async def take(self, held: ExitStack, caller: str, size: int) -> None:
+        """Takes room for an answer, for as long as the stack is open.
+
+        Raises:
+            Overloaded: there is none, nor will there be soon.
+        """
+        held.enter_context(self._answers.taking(caller))
+        if size <= SMALL_BYTES:
+            return
+        loop = asyncio.get_running_loop()
+        end = loop.time() + WAIT_SECONDS
+        while True:
+            self._left.clear()
+            try:
+                held.enter_context(self._room(caller, size))
+                return
+            except Overloaded:
+                if loop.time() >= end:
+                    raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await self._left.wait()
+
+    @contextmanager
+    def _room(self, caller: str, size: int) -> Iterator[None]:
+        try:
+            with self._bytes.taking(caller, size):
+                yield
+        finally:
+            self._left.set()
