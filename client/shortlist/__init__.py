@@ -4,6 +4,11 @@ Everything public is here and in ``shortlist.testing``; modules with an undersco
 generated code of the contract, for those who need the raw messages.
 """
 
+# First of all, because gRPC reads its settings once, when it is imported.
+from shortlist import _quiet  # noqa: F401 -- imported for what it does
+
+# isort: split
+
 from shortlist._admin_types import (
     Backup,
     BackupCollection,

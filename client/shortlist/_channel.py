@@ -25,10 +25,10 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Largest message sent or received; the server's default too."""
 
-KEEPALIVE_SECONDS = 30
-"""Time between pings on a connection with a call in progress; the server permits pings this often."""
+KEEPALIVE_SECONDS = 30.0
+"""Time between pings on a connection with a call in progress. The server permits pings six times as often."""
 
-KEEPALIVE_TIMEOUT_SECONDS = 15
+KEEPALIVE_TIMEOUT_SECONDS = 15.0
 """A connection whose ping is not answered for this long is broken."""
 
 CONNECT_SECONDS = 5
@@ -91,7 +91,7 @@ class Connection:
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         tls_settings = tls if isinstance(tls, Tls) else Tls()
         self.credentials = credentials or (_tls_credentials(tls_settings) if tls else None)
-        self.options = _options(max_message_bytes, tls_settings.server_name)
+        self.options = channel_options(max_message_bytes, tls_settings.server_name)
         self.max_message_bytes = max_message_bytes
         self.closed = False
         self._pid = os.getpid()
@@ -157,12 +157,13 @@ def checked_timeout(seconds: float) -> float:
     return float(seconds)
 
 
-def _options(max_message_bytes: int, server_name: str | None) -> list[tuple[str, Any]]:
+def channel_options(max_message_bytes: int, server_name: str | None) -> list[tuple[str, Any]]:
+    """The channel options of both clients."""
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),

@@ -20,7 +20,7 @@
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
     │   └── ServerUnavailable      no server answers at the target
-    ├── StreamConflict             resume the stream
+    ├── StreamConflict             let the other client have the stream, or stop it
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     ├── Unimplemented              use a newer release
@@ -203,10 +203,13 @@ class ServerUnavailable(Unavailable):
 
 
 class StreamConflict(ShortlistError):
-    """Another ingest stream of the same name is open."""
+    """Another client opened the ingest stream of the same name, and has it now: the newest opener wins.
+
+    Never retried by a run, and not to be retried by a program: the two clients would end each other's streams for ever.
+    Remedy: stop one of them, or give each a name of its own.
+    """
 
     reason = "STREAM_CONFLICT"
-    retryable = True
 
 
 class InferenceFailed(ShortlistError):

@@ -44,7 +44,8 @@ class Ingest:
         InvalidArgument: the parameters are wrong; a wrong document is a failed ack instead.
         ServerUnavailable: no server answered at all.
         IngestInterrupted: the server stayed away for longer than ``reconnect_seconds``.
-        StreamConflict, StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
+        StreamConflict: another client opened the stream of this name, and has it now.
+        StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
     """
 
     def __init__(

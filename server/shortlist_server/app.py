@@ -53,6 +53,7 @@ from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer
 from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
@@ -111,6 +112,7 @@ class Server:
         self._keeping: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
+        self._port = 0
         self._metrics_page: MetricsPage | None = None
         self._end_tracing: Callable[[], None] | None = None
 
@@ -192,7 +194,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = transport.listen(server, config)
+        port = self._port = transport.listen(server, config)
         self._serve_metrics(observer, store, limits, recall)
         keeper = HealthKeeper(
             self._health,
@@ -253,6 +255,7 @@ class Server:
             begin = loop.time()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
+            await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
         for close in (

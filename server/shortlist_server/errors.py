@@ -19,7 +19,7 @@
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
-    ├── StreamConflict             resume the stream
+    ├── StreamConflict             let the other client have the stream, or stop it
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     ├── Unimplemented              use a newer release
@@ -188,10 +188,9 @@ class Unavailable(ShortlistError):
 
 
 class StreamConflict(ShortlistError):
-    """Another stream of the same name is open."""
+    """Another client opened the stream of the same name; the newest has it."""
 
     reason = "STREAM_CONFLICT"
-    retryable = True
 
 
 class InferenceFailed(ShortlistError):

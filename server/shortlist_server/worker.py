@@ -21,6 +21,7 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.observe.metrics import MetricsPage
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
+from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
@@ -39,7 +40,9 @@ class Worker:
         self._tracer = tracer
         self._health = health.aio.HealthServicer()
         self._models: ModelCatalog | None = None
+        self._calls: CallInterceptor | None = None
         self._server: grpc.aio.Server | None = None
+        self._port = 0
         self._metrics_page: MetricsPage | None = None
         self._end_tracing: Callable[[], None] | None = None
 
@@ -62,7 +65,7 @@ class Worker:
         observer, self._end_tracing = make_observer(self._config, self._tracer)
         with ThreadPoolExecutor(1) as loader:
             self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
-        calls = CallInterceptor(
+        calls = self._calls = CallInterceptor(
             max_concurrent=self._config.max_concurrent_rpcs,
             max_seconds=self._config.max_deadline_seconds,
             max_answer_seconds=self._config.max_answer_seconds,
@@ -75,7 +78,7 @@ class Worker:
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        port = transport.listen(server, self._config)
+        port = self._port = transport.listen(server, self._config)
         if observer.metrics is not None:
             self._metrics_page = serve_metrics(observer.metrics, self._config)
         self._server = server
@@ -88,7 +91,10 @@ class Worker:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and frees the models. Idempotent."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
-            await self._server.stop(grace_seconds)
+            if self._calls is not None:
+                await self._calls.drain(grace_seconds)
+            await hang_up(self._config.listen, self._port)
+            await self._server.stop(0.0)
             self._server = None
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,

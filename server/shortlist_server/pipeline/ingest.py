@@ -61,7 +61,11 @@ WINDOWS_AHEAD = 1
 
 
 class Ingester:
-    """Opens ingest sessions; at most one for each named stream, the newest."""
+    """Opens ingest sessions; at most one for each named stream, the newest.
+
+    The newest wins because a client that comes back after a break must not wait until the server notices that the
+    former connection is gone. The one that lost is told not to come back by itself.
+    """
 
     def __init__(
         self, store: Store, models: ModelCatalog, threads: Executor, *, max_document_tokens: int = MAX_DOCUMENT_TOKENS
@@ -101,7 +105,12 @@ class Ingester:
         """Ends the sessions of a name, also those that are opened meanwhile; returns its last durable position."""
         while True:
             for other in self._holders(store.name, stream):
-                other.end(StreamConflict(f"another client opened the stream '{stream}'"))
+                other.end(
+                    StreamConflict(
+                        f"another client opened the stream '{stream}' and has it now: let it finish, or use another "
+                        "name"
+                    )
+                )
             # A session that was ended may have left a commit under way; an empty one comes after it.
             await asyncio.wrap_future(store.commit(()))
             position = await asyncio.get_running_loop().run_in_executor(self._threads, store.stream_position, stream)

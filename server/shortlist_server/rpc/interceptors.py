@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
-DRAIN_SECONDS = 0.1
-"""Time in which those who keep calling learn that the server is stopping."""
-
 STATUS_SECONDS = 1.0
 """Time for a status to leave; it waits behind the messages that a client does not take."""
 
@@ -91,17 +88,16 @@ class CallInterceptor(WrappingInterceptor):
         self._idle = asyncio.Event()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuses calls that begin from now on, with UNAVAILABLE, and waits for those under way, as long as told.
+        """Refuses calls that begin from now on, with UNAVAILABLE, and waits until the others are answered.
 
-        gRPC's own stop cancels calls that have reached the server and not yet their handler, and a client cannot tell
-        that from its own cancelling. After this there are hardly any, for clients that were refused look elsewhere.
+        A call is answered when its status is with the transport, not when its handler returns. Calls that gRPC has not
+        yet handed over are not waited for: ``hang_up`` ends those with UNAVAILABLE too.
         """
         self._draining = True
-        await asyncio.sleep(min(grace_seconds, DRAIN_SECONDS))
         self._idle.clear()
         if self._under_way:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), max(0.0, grace_seconds - DRAIN_SECONDS))
+                await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``.
@@ -115,10 +111,9 @@ class CallInterceptor(WrappingInterceptor):
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             request_id, watch = self._begin(method, context)
             code = "CANCELLED"
-            self._under_way += 1
             exchange = Exchange(partial(self._reader.receive, kind, context))
             try:
-                self._check_staying()
+                self._admit()
                 with self._slot():
                     deadline = deadline_of(context, self._max_seconds)
                     async with asyncio.timeout(max(0.0, deadline.left_seconds())):
@@ -137,15 +132,14 @@ class CallInterceptor(WrappingInterceptor):
             finally:
                 if code != "OK":
                     exchange.held.close()
-                self._end(watch, code)
+                watch.ended(code)
 
         async def streaming(requests: AsyncIterator[bytes], context: Context) -> None:
             request_id, watch = self._begin(method, context)
             code = "CANCELLED"
-            self._under_way += 1
             exchange = Exchange(partial(self._reader.receive, kind, context))
             try:
-                self._check_staying()
+                self._admit()
                 if handler.request_streaming:
                     messages = self._reader.messages(kind, requests)
                     await self._write(behaviour(messages, context), serialize, context)
@@ -158,7 +152,7 @@ class CallInterceptor(WrappingInterceptor):
                 await self._abort(context, error, method, request_id)
             finally:
                 exchange.held.close()
-                self._end(watch, code)
+                watch.ended(code)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(streaming)
@@ -174,15 +168,19 @@ class CallInterceptor(WrappingInterceptor):
         current_request_id.set(request_id)
         return request_id, self._observer.call(method, metadata)
 
-    def _end(self, watch: CallWatch, code: str) -> None:
+    def _admit(self) -> None:
+        """Lets a call in, to be waited for by ``drain`` until gRPC is done with it, which is when its task ends."""
+        if self._draining:
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._under_way += 1
+        call = asyncio.current_task()
+        assert call is not None
+        call.add_done_callback(self._answered)
+
+    def _answered(self, _: asyncio.Task[Any]) -> None:
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
-        watch.ended(code)
-
-    def _check_staying(self) -> None:
-        if self._draining:
-            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def _check_size(self, response: Any) -> None:
         """Refuses an answer that gRPC would not send: its own status says neither what to do nor that it will stay."""

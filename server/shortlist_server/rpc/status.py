@@ -34,7 +34,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.OutOfSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.StreamConflict: grpc.StatusCode.ABORTED,
+    errors.StreamConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
     errors.DataCorrupted: grpc.StatusCode.DATA_LOSS,
     errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,

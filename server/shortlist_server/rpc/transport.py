@@ -27,6 +27,12 @@ STREAMS_OF_CONNECTION = 1024
 """Calls of one connection at once; a client keeps more until there is room."""
 
 
+MIN_PING_SECONDS = 5.0
+"""Shortest time between two pings of a client; gRPC ends the connection of one that pings more often (GOAWAY
+too_many_pings). Clients of this project ping every 30 s, servers their workers every 10 s, and many libraries have a
+minimum of 10 s. Half of that, because pings that were held up arrive closer together than they were sent."""
+
+
 def options(config: Config) -> list[tuple[str, int]]:
     """The channel options of the server."""
     return [
@@ -45,9 +51,8 @@ def options(config: Config) -> list[tuple[str, int]]:
         # Read ahead of the application on each stream; by its own probing gRPC would take ever more on a fast network.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
-        # Clients ping every 20 s at the most, also between calls; without leave the transport would end their streams.
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(MIN_PING_SECONDS * 1000)),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
