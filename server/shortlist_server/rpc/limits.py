@@ -212,10 +212,11 @@ class LimitInterceptor(WrappingInterceptor):
                 caller = caller_of(context)
                 self._rates.take(caller)
                 with slots.taking(caller):
-                    self._unsent.check(caller, large=large)
+                    self._unsent.check(caller, large=False)
                     await exchange.request()
                     # Held until there is room for the answer: as many wait for it at most, and none is made meanwhile.
                     async with self._large if large else nullcontext():
+                        self._unsent.check(caller, large=large)
                         response = await behaviour(exchange, context)
                         await self._unsent.take(
                             exchange.held, caller, min(response.ByteSize(), self._max_message_bytes)
