@@ -14,7 +14,7 @@ from shortlist_server.errors import InvalidArgument
 
 Key = TypeVar("Key")
 
-FIRST_PORTION = 32
+FIRST_PORTION = 8
 """Documents that are read before anything is known of their size; at most so many are read in vain."""
 
 

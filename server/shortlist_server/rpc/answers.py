@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from shortlist_server.errors import Overloaded
 from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.slots import Slots
+from shortlist_server.storage import memory
 
 SMALL_BYTES = 64 * 1024
 """Answers up to this size are bounded by number alone, so that large ones of others never keep a search from being
@@ -63,6 +64,7 @@ class UnsentAnswers:
             RETRY_SECONDS,
         )
         self._left = asyncio.Event()
+        self._memory = memory.Rarely()
 
     def check(self, caller: str, *, large: bool) -> None:
         """Raises ``Overloaded`` where an answer would be made in vain; ``large``: it may well be over 64 KiB."""
@@ -95,8 +97,9 @@ class UnsentAnswers:
 
     @contextmanager
     def _room(self, caller: str, size: int) -> Iterator[None]:
-        try:
-            with self._bytes.taking(caller, size):
+        with self._bytes.taking(caller, size):
+            try:
                 yield
-        finally:
-            self._left.set()
+            finally:
+                self._left.set()
+                self._memory.freed()

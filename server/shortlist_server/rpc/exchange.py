@@ -18,6 +18,9 @@ from shortlist_server.rpc.holding import holder
 
 logger = logging.getLogger(__name__)
 
+LETTING_GO_SECONDS = 0.2
+"""Between the end of a call's task and that of the one that holds it."""
+
 
 class Exchange:
     """One call with one request."""
@@ -62,7 +65,8 @@ class Exchange:
 
 
 def _end(call: asyncio.Task[Any], held_by: asyncio.Task[Any] | None, what: str) -> None:
-    logger.info("%s: the client did not take its answer; the call is cancelled", what)
+    logger.debug("%s: the client did not take its answer; the call is cancelled", what)
     call.cancel()
     if held_by is not None:
-        held_by.cancel()
+        # Where the client is gone by now, the holder ends with the call and must not be disturbed.
+        asyncio.get_running_loop().call_later(LETTING_GO_SECONDS, held_by.cancel)

@@ -30,7 +30,10 @@ MAX_REQUEST_BYTES = 1024
 MAX_PROBES, MAX_PROBES_OF_ADDRESS = 256, 64
 SLOW_PROBES, SLOW_PROBES_OF_ADDRESS = 8, 2
 PROBE_SECONDS = 5.0
-"""Time for a request to arrive, and as much for its answer to leave."""
+"""Time for a request to arrive."""
+
+TAKING_SECONDS = 1.0
+"""Time for a client to take its answer, which needs no more than a window of two bytes."""
 
 RETRY_SECONDS = 1.0
 ADDRESSES_SHARE = 8
@@ -102,7 +105,7 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
             try:
                 exchange.held.enter_context(self._probes.taking(caller_of(context)))
                 answer = await behaviour(await exchange.request(), context)
-                exchange.sending(PROBE_SECONDS, method)
+                exchange.sending(TAKING_SECONDS, method)
                 sending = True
                 return answer
             except ShortlistError as error:

@@ -4,8 +4,8 @@ A status waits in the transport behind the message that the client does not take
 to end one call. But a call is cancelled, and its bytes are freed, when nobody holds it any more, and while a handler
 runs or its answer waits it is held by one task: the one that waits for the client to close the call. That task makes
 the handler's own, which is how it is found here. Where another release of gRPC works otherwise, nothing is found and
-answers wait as long as their clients like; a test would tell. gRPC itself also holds the last call of each method, until
-the next: that many answers may wait on. Coroutines on the server's event loop.
+answers wait as long as their clients like; a test would tell. gRPC itself holds the last call of each method until the
+next, so that one answer of each may wait for longer. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations

@@ -40,6 +40,9 @@ LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "Li
 LARGE_AT_ONCE = 4
 """Such answers that are made at once, or wait for room in the transport."""
 
+MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32
+"""Calls with such answers that are worked on or wait for it."""
+
 WAITS_SHARE = 4
 """One caller's part of the searches that may wait for a sequence is one in so many."""
 
@@ -195,11 +198,24 @@ class LimitInterceptor(WrappingInterceptor):
         self._max_message_bytes = config.max_message_bytes
         self._unsent = UnsentAnswers(config.max_unsent_bytes)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large_waits = Slots(
+            "max_large_answers",
+            MAX_LARGE_WAITS,
+            "max_large_answers_per_caller",
+            MAX_LARGE_WAITS_OF_CALLER,
+            RETRY_SECONDS,
+        )
 
     @property
     def saturated(self) -> bool:
         """Whether searches have to wait for their turn."""
         return self.turns.all_taken
+
+    @asynccontextmanager
+    async def _large_answer(self, caller: str) -> AsyncIterator[None]:
+        with self._large_waits.taking(caller):
+            async with self._large:
+                yield
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
@@ -215,7 +231,7 @@ class LimitInterceptor(WrappingInterceptor):
                     self._unsent.check(caller, large=False)
                     await exchange.request()
                     # Held until there is room for the answer: as many wait for it at most, and none is made meanwhile.
-                    async with self._large if large else nullcontext():
+                    async with self._large_answer(caller) if large else nullcontext():
                         self._unsent.check(caller, large=large)
                         response = await behaviour(exchange, context)
                         await self._unsent.take(

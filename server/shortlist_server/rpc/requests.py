@@ -24,12 +24,19 @@ from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloade
 from shortlist_server.rpc import bounds
 from shortlist_server.rpc.slots import Slots, caller_of
 from shortlist_server.rpc.wire import Walker
+from shortlist_server.storage import memory
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 
 GZIP = b"\x1f\x8b"
 """What gzip begins with, and no message does: a field of number 3 in a wire format that does not exist."""
+
+LARGEST_GROWTH = 64
+"""Times that a message may grow when it is decompressed. Texts grow fourfold; a thousandfold is an attack."""
+
+ANY_GROWTH_BYTES = 256 * 1024
+"""Up to this size a message may grow as much as it likes."""
 
 UNCOUNTED_BYTES = 1024
 """Messages up to this size are parsed as they are: they cannot hold more than some hundred elements."""
@@ -39,6 +46,9 @@ INLINE_BYTES = 64 * 1024
 
 PARSED_AT_ONCE = 2
 """Large messages that are decompressed, counted and parsed at once."""
+
+TRIMMED_BYTES = 4 * 1024 * 1024
+"""After messages of more than this, free memory is given back to the system."""
 
 LARGE_MESSAGES = 2
 """Large requests may be worked on until they have so many times the bytes of the largest message, all together."""
@@ -108,6 +118,7 @@ class RequestReader:
         self._arrivals = Arrivals(config.max_deadline_seconds, SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER)
         most = LARGE_MESSAGES * config.max_message_bytes
         self._large = Slots("max_request_bytes", most, "max_request_bytes_per_caller", most // 2, RETRY_SECONDS)
+        self._memory = memory.Rarely()
         self._parsing = asyncio.Semaphore(PARSED_AT_ONCE)
 
     def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> Kind:
@@ -152,7 +163,14 @@ class RequestReader:
 
     def _full_size(self, raw: bytes) -> int:
         """The size of a message when it is decompressed, as it says itself."""
-        size = int.from_bytes(raw[-4:], "little") if raw.startswith(GZIP) else len(raw)
+        if not raw.startswith(GZIP):
+            return len(raw)
+        size = int.from_bytes(raw[-4:], "little")
+        if size > max(ANY_GROWTH_BYTES, LARGEST_GROWTH * len(raw)):
+            raise InvalidArgument(
+                f"the message has {size} bytes when it is decompressed, more than {LARGEST_GROWTH} times as many as it"
+                " was sent with: send it uncompressed"
+            )
         if size > self._max_bytes:
             raise InvalidArgument(
                 f"the message has {size} bytes when it is decompressed, at most {self._max_bytes} are allowed",
@@ -162,7 +180,11 @@ class RequestReader:
 
     async def _parsed_aside(self, kind: Kind, raw: bytes, size: int) -> Any:
         async with self._parsing:
-            return await asyncio.to_thread(self._parsed, kind, raw, size)
+            try:
+                return await asyncio.to_thread(self._parsed, kind, raw, size)
+            finally:
+                if size > TRIMMED_BYTES:
+                    self._memory.freed()
 
     @staticmethod
     def _parsed(kind: Kind, raw: bytes, size: int) -> Any:
