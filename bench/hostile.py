@@ -295,16 +295,9 @@ def serving(folder: Path) -> Iterator[tuple[ServerProcess, str, str]]:
     """A server with keys, and with documents that make large answers; the honest key and the attackers'."""
     honest, entry = new_key("honest", list(Scope))
     hostile, hostile_entry = new_key("hostile", [Scope.READ])
-    arguments = [
-        "--embedder",
-        "hashing",
-        "--max-concurrent-rpcs-per-caller",
-        "64",
-        "--api-key",
-        entry.entry(),
-        "--api-key",
-        hostile_entry.entry(),
-    ]
+    arguments = ["--embedder", "hashing", "--max-concurrent-rpcs-per-caller", "64"]
+    for key in (entry, hostile_entry):
+        arguments += ["--api-key", key.entry()]
     server = ServerProcess(folder / "data", arguments=arguments, log_path=folder / "server.log")
     try:
         with Client(server.target, api_key=honest) as client:

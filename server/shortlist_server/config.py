@@ -93,7 +93,7 @@ class Config:
         64, "Searches that wait for their 'min_sequence' at once; a quarter of them for one caller.", least=1
     )
     max_unsent_bytes: int = _setting(
-        64 * 1024 * 1024,
+        32 * 1024 * 1024,
         "Bytes of large answers that clients have not taken yet; half of them for one caller. One answer always fits.",
         least=1,
     )

@@ -6,11 +6,8 @@ that one that takes nothing does not keep others from being answered, and in all
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 
-from shortlist_server.errors import Overloaded
 from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.slots import Slots
 from shortlist_server.storage import memory
@@ -25,10 +22,7 @@ MAX_ANSWERS, MAX_ANSWERS_OF_CALLER = 1024, 256
 CALLERS_SHARE = 2
 """One caller's part of the bytes is one in so many."""
 
-WAIT_SECONDS = 0.5
-"""Time for answers before it to leave; on a usual network, megabytes do."""
-
-RETRY_SECONDS = 1.0
+RETRY_SECONDS = 0.25
 
 
 class AnswerRoom:
@@ -63,7 +57,6 @@ class UnsentAnswers:
             max(1, max_bytes // CALLERS_SHARE),
             RETRY_SECONDS,
         )
-        self._left = asyncio.Event()
         self._memory = memory.Rarely()
 
     def check(self, caller: str, *, large: bool) -> None:
@@ -72,34 +65,9 @@ class UnsentAnswers:
         if large:
             self._bytes.check(caller)
 
-    async def take(self, held: ExitStack, caller: str, size: int) -> None:
-        """Takes room for an answer, for as long as the stack is open.
-
-        Raises:
-            Overloaded: there is none, nor will there be soon.
-        """
+    def take(self, held: ExitStack, caller: str, size: int) -> None:
+        """Takes room for an answer, for as long as the stack is open. Raises ``Overloaded`` where there is none."""
         held.enter_context(self._answers.taking(caller))
-        if size <= SMALL_BYTES:
-            return
-        loop = asyncio.get_running_loop()
-        end = loop.time() + WAIT_SECONDS
-        while True:
-            self._left.clear()
-            try:
-                held.enter_context(self._room(caller, size))
-                return
-            except Overloaded:
-                if loop.time() >= end:
-                    raise
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(end):
-                    await self._left.wait()
-
-    @contextmanager
-    def _room(self, caller: str, size: int) -> Iterator[None]:
-        with self._bytes.taking(caller, size):
-            try:
-                yield
-            finally:
-                self._left.set()
-                self._memory.freed()
+        if size > SMALL_BYTES:
+            held.callback(self._memory.freed)
+            held.enter_context(self._bytes.taking(caller, size))

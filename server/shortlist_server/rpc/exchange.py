@@ -47,6 +47,12 @@ class Exchange:
             self._request = request
         return self._request
 
+    def close(self) -> None:
+        """Gives back what the call holds, and lets its request go."""
+        self._request = None
+        self._checks.clear()
+        self.held.close()
+
     def sending(self, seconds: float, what: str) -> None:
         """The answer is about to be sent: holds on until it is, and ends the call when that takes too long.
 

@@ -108,51 +108,58 @@ class CallInterceptor(WrappingInterceptor):
         behaviour, kind = exchanging(handler), self._reader.kind(method, handler.request_deserializer)
         serialize: Callable[[Any], Any] = handler.response_serializer or (lambda response: response)
 
+        async def answered(exchange: Exchange, context: Context) -> Any:
+            self._admit()
+            with self._slot():
+                deadline = deadline_of(context, self._max_seconds)
+                async with asyncio.timeout(max(0.0, deadline.left_seconds())):
+                    response = await behaviour(exchange, context)
+                    self._check_size(response)
+                    return await _serialized(serialize, response)
+
+        async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
+            self._admit()
+            if handler.request_streaming:
+                messages = self._reader.messages(kind, requests)
+                await self._write(behaviour(messages, context), serialize, context)
+            else:
+                with self._slot():
+                    await self._write(behaviour(exchange, context), serialize, context)
+
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             request_id, watch = self._begin(method, context)
             code = "CANCELLED"
             exchange = Exchange(partial(self._reader.receive, kind, context))
             try:
-                self._admit()
-                with self._slot():
-                    deadline = deadline_of(context, self._max_seconds)
-                    async with asyncio.timeout(max(0.0, deadline.left_seconds())):
-                        response = await behaviour(exchange, context)
-                        self._check_size(response)
-                        answer = await _serialized(serialize, response)
+                answer = await answered(exchange, context)
                 exchange.sending(self._answer_seconds, method)
                 code = "OK"
                 return answer
             except TimeoutError:
-                code = "DEADLINE_EXCEEDED"
-                await self._abort(context, DeadlineExceeded("the deadline passed"), method, request_id)
+                code, status = self._ended(DeadlineExceeded("the deadline passed"), method, request_id)
             except Exception as error:
-                code = _code(error)
-                await self._abort(context, error, method, request_id)
+                code, status = self._ended(error, method, request_id)
             finally:
                 if code != "OK":
-                    exchange.held.close()
+                    exchange.close()
                 watch.ended(code)
+            await self._abort(context, status, request_id)
+            return None
 
         async def streaming(requests: AsyncIterator[bytes], context: Context) -> None:
             request_id, watch = self._begin(method, context)
             code = "CANCELLED"
             exchange = Exchange(partial(self._reader.receive, kind, context))
             try:
-                self._admit()
-                if handler.request_streaming:
-                    messages = self._reader.messages(kind, requests)
-                    await self._write(behaviour(messages, context), serialize, context)
-                else:
-                    with self._slot():
-                        await self._write(behaviour(exchange, context), serialize, context)
+                await written(requests, exchange, context)
                 code = "OK"
+                return
             except Exception as error:
-                code = _code(error)
-                await self._abort(context, error, method, request_id)
+                code, status = self._ended(error, method, request_id)
             finally:
-                exchange.held.close()
+                exchange.close()
                 watch.ended(code)
+            await self._abort(context, status, request_id)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(streaming)
@@ -224,17 +231,23 @@ class CallInterceptor(WrappingInterceptor):
                     # The client is gone; gRPC cancels the call for it, sooner or later than a message fails.
                     raise asyncio.CancelledError from None
 
-    async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
+    def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
+        """The code and the status of a call that ends with an error."""
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if _is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
-            status = grpc_status(error)
-        else:
-            logger.error("%s failed", method, exc_info=error)
-            status = internal_status(request_id)
+            return _code(error), grpc_status(error)
+        logger.error("%s failed", method, exc_info=error)
+        return _code(error), internal_status(request_id)
+
+    async def _abort(self, context: Context, status: grpc.Status, request_id: str) -> None:
+        """Ends a call with a status.
+
+        To be called when the error is dealt with: gRPC keeps what it raises here, and that what its traceback holds.
+        """
         metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
         try:
             async with asyncio.timeout(STATUS_SECONDS):

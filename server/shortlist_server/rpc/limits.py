@@ -37,8 +37,8 @@ STREAM_RETRY_SECONDS = 2.0
 LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListQuarantine")}
 """Methods whose answers may have megabytes."""
 
-LARGE_AT_ONCE = 4
-"""Such answers that are made at once, or wait for room in the transport."""
+LARGE_AT_ONCE = 3
+"""Such answers that are made at once."""
 
 MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32
 """Calls with such answers that are worked on or wait for it."""
@@ -230,13 +230,11 @@ class LimitInterceptor(WrappingInterceptor):
                 with slots.taking(caller):
                     self._unsent.check(caller, large=False)
                     await exchange.request()
-                    # Held until there is room for the answer: as many wait for it at most, and none is made meanwhile.
                     async with self._large_answer(caller) if large else nullcontext():
                         self._unsent.check(caller, large=large)
                         response = await behaviour(exchange, context)
-                        await self._unsent.take(
-                            exchange.held, caller, min(response.ByteSize(), self._max_message_bytes)
-                        )
+                    size = min(response.ByteSize(), self._max_message_bytes)
+                    self._unsent.take(exchange.held, caller, size)
                     return response
 
             return call

@@ -67,12 +67,17 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             room.take(result.ByteSize())
             return result
 
+        results: list[asyncio.Task[pb.BatchSearchResult]] = []
+        too_large: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                results = [group.create_task(one(search)) for search in request.requests]
+                results += [group.create_task(one(search)) for search in request.requests]
         except* ShortlistError as errors:
             # There is no room for the whole answer: the searches that were not done yet are cancelled.
-            raise errors.exceptions[0] from None
+            too_large = errors.exceptions[0].with_traceback(None)
+        if too_large is not None:
+            results.clear()  # An error's traceback holds what its frames hold.
+            raise too_large
         return pb.BatchSearchResponse(results=[result.result() for result in results])
 
     async def _search(
