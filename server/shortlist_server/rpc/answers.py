@@ -29,12 +29,13 @@ class AnswerRoom:
     """How much of an answer that is made of several parts is left; it tells as soon as they are too large."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = self._left = max_bytes
+        self._max_bytes = max_bytes
+        self.taken = 0
 
     def take(self, size: int) -> None:
         """Takes room for a part. Raises ``InvalidArgument`` when there is none."""
-        self._left -= size
-        if self._left < 0:
+        self.taken += size
+        if self.taken > self._max_bytes:
             raise answer_too_large(self._max_bytes)
 
 

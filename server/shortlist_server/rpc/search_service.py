@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import search_service_pb2 as pb
 from shortlist.v1 import search_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.domain import Deadline
+from shortlist_server.domain import Deadline, Parts, SearchResult
 from shortlist_server.errors import ShortlistError
+from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc.answers import AnswerRoom
 from shortlist_server.rpc.bounds import MAX_BATCH
@@ -20,11 +21,13 @@ from shortlist_server.rpc.convert.errors import error_out
 from shortlist_server.rpc.convert.search import request_in, response_out
 from shortlist_server.rpc.interceptors import deadline_of
 from shortlist_server.rpc.limits import Shared, Turns
+from shortlist_server.rpc.requests import INLINE_BYTES
 from shortlist_server.rpc.slots import Slots, caller_of
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 
+T = TypeVar("T")
 Taking = Callable[[], AbstractAsyncContextManager[None]]
 
 BATCH_CONCURRENCY = 4
@@ -44,7 +47,9 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
         deadline = deadline_of(context, self._config.max_deadline_seconds)
-        return await self._search(request, deadline, self._waiting(caller_of(context)), self._turns.taking)
+        return await self._search(
+            request, deadline, self._waiting(caller_of(context)), self._turns.taking, response_out
+        )
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         """See the proto. A batch has one place among those that wait, and one turn while any of its searches works."""
@@ -61,7 +66,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
 
         async def one(search: pb.SearchRequest) -> pb.BatchSearchResult:
             try:
-                result = pb.BatchSearchResult(response=await self._search(search, deadline, waiting.taking, taking))
+                result = await self._search(search, deadline, waiting.taking, taking, _result_out)
             except ShortlistError as error:
                 result = pb.BatchSearchResult(error=error_out(error))
             room.take(result.ByteSize())
@@ -78,17 +83,25 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         if too_large is not None:
             results.clear()  # An error's traceback holds what its frames hold.
             raise too_large
-        return pb.BatchSearchResponse(results=[result.result() for result in results])
+        made = [result.result() for result in results]
+        return await _aside(room.taken, lambda: pb.BatchSearchResponse(results=made))
 
     async def _search(
-        self, message: pb.SearchRequest, deadline: Deadline, waiting: Taking, turn: Taking
-    ) -> pb.SearchResponse:
+        self,
+        message: pb.SearchRequest,
+        deadline: Deadline,
+        waiting: Taking,
+        turn: Taking,
+        convert: Callable[[SearchResult, Parts], T],
+    ) -> T:
         request = request_in(message, self._config)
         if not self._searcher.reached(request):
             async with waiting():
                 await self._searcher.wait(request, deadline)
         async with turn():
-            return response_out(await self._searcher.search(request, deadline), request.parts)
+            result = await self._searcher.search(request, deadline)
+            size = sum(least_bytes(hit.document, request.parts) for hit in result.hits)
+            return await _aside(size, lambda: convert(result, request.parts))
 
     def _waiting(self, caller: str) -> Taking:
         @asynccontextmanager
@@ -97,3 +110,12 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
                 yield
 
         return taking
+
+
+def _result_out(result: SearchResult, parts: Parts) -> pb.BatchSearchResult:
+    return pb.BatchSearchResult(response=response_out(result, parts))
+
+
+async def _aside(size: int, function: Callable[[], T]) -> T:
+    """Makes an answer of so many bytes: in a thread where it would hold the event loop up."""
+    return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
