@@ -129,7 +129,7 @@ class AsyncClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise await asyncio.to_thread(connection.explained, from_rpc_error(error)) from error
         except (grpc.aio.UsageError, asyncio.CancelledError):
             # Closed between the check and the answer; otherwise the caller's own cancellation goes on its way.
             connection.check()
@@ -156,7 +156,7 @@ class AsyncClientBase:
                 # What ``progress`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise await asyncio.to_thread(connection.explained, from_rpc_error(error)) from error
         except (grpc.aio.UsageError, asyncio.CancelledError):
             connection.check()
             raise

@@ -118,7 +118,7 @@ class ClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise connection.explained(from_rpc_error(error)) from error
         except ValueError:
             # Closed by another thread between the check and the call.
             connection.check()
@@ -145,7 +145,7 @@ class ClientBase:
                 # What ``progress`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise connection.explained(from_rpc_error(error)) from error
         except ValueError:
             connection.check()
             raise

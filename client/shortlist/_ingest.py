@@ -18,7 +18,7 @@ from typing import Any, Self
 import grpc
 
 from shortlist._channel import Connection
-from shortlist._errors import DeadlineExceeded
+from shortlist._errors import DeadlineExceeded, ServerUnavailable
 from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
 from shortlist._operations import Operation
@@ -206,7 +206,11 @@ class Ingest:
         self._link.cancel()
         self._link = None
         self._connection.check()
-        time.sleep(self._run.retry_seconds(error))
+        try:
+            seconds = self._run.retry_seconds(error)
+        except ServerUnavailable as unavailable:
+            raise self._connection.explained(unavailable) from error
+        time.sleep(seconds)
 
 
 class _End:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import grpc
 
 from shortlist._channel import Connection
-from shortlist._errors import DeadlineExceeded
+from shortlist._errors import DeadlineExceeded, ServerUnavailable
 from shortlist._ingest import END_SECONDS
 from shortlist._ingest_run import INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
@@ -200,7 +200,11 @@ class AsyncIngest:
         link, self._link = self._link, None
         await link.cancel()
         self._connection.check()
-        await asyncio.sleep(self._run.retry_seconds(error))
+        try:
+            seconds = self._run.retry_seconds(error)
+        except ServerUnavailable as unavailable:
+            raise await asyncio.to_thread(self._connection.explained, unavailable) from error
+        await asyncio.sleep(seconds)
 
 
 class _Source:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 from threadpoolctl import threadpool_limits
@@ -45,7 +45,7 @@ from shortlist_server.observe import logs, tracing
 from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
-from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
@@ -54,7 +54,7 @@ from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.hangup import hang_up
-from shortlist_server.rpc.health import HealthKeeper, HealthServicer
+from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
@@ -191,7 +191,7 @@ class Server:
             server,
         )
         self._health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        add_health(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)

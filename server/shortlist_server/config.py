@@ -145,6 +145,11 @@ class Config:
         10.0, "Time between two checks of a search against an exact one, which estimate recall and raise ef; 0: none."
     )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT; empty: none are served.")
+    metrics_insecure: bool = _setting(
+        False,
+        "Allow a metrics address that others can reach: whoever does reads names and sizes of all collections, without"
+        " a key.",
+    )
     tracing: bool = _setting(
         False, "Send OpenTelemetry traces as the OTEL_* environment variables say; needs the extra 'tracing'."
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from opentelemetry.trace import Tracer
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
@@ -22,6 +22,7 @@ from shortlist_server.observe.metrics import MetricsPage
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
 from shortlist_server.rpc.hangup import hang_up
+from shortlist_server.rpc.health import HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
@@ -38,7 +39,7 @@ class Worker:
         """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
         self._config = config.replace(workers=())
         self._tracer = tracer
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._models: ModelCatalog | None = None
         self._calls: CallInterceptor | None = None
         self._server: grpc.aio.Server | None = None
@@ -77,7 +78,7 @@ class Worker:
             options=transport.options(self._config),
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        add_health(self._health, server)
         port = self._port = transport.listen(server, self._config)
         if observer.metrics is not None:
             self._metrics_page = serve_metrics(observer.metrics, self._config)
@@ -89,10 +90,11 @@ class Worker:
 
     async def stop(self, grace_seconds: float) -> None:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and frees the models. Idempotent."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.end()
         if self._server is not None:
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
+            self._health.release()
             await hang_up(self._config.listen, self._port)
             await self._server.stop(0.0)
             self._server = None

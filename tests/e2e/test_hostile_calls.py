@@ -345,6 +345,23 @@ def _watches(stub: health_pb2_grpc.HealthStub) -> bool:
         watch.cancel()
 
 
+def test_connections_over_the_limit_are_closed_and_those_that_say_nothing_make_room() -> None:
+    with server(max_connections=4) as running, grpc.insecure_channel(running.target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        host, _, port = running.target.rpartition(":")
+        silent = [socket.create_connection((host, int(port))) for _ in range(8)]
+        closed = 0
+        for one in silent:
+            one.settimeout(1.0)
+            with contextlib.suppress(TimeoutError):
+                closed += not one.recv(1 << 16)
+        assert closed >= 5
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        for one in silent:
+            one.close()
+
+
 def test_a_batch_whose_answer_is_too_large_stops_when_that_is_known(tmp_path: Path) -> None:
     with server(data_dir=tmp_path, max_message_bytes=4 * 2**20) as running, Client(running.target) as client:
         client.create_collection("a", CollectionConfig(embedder="none", dimension=1))

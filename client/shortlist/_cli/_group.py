@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from shortlist._channel import DEFAULT_TARGET
-from shortlist._errors import InvalidArgument, ServerUnavailable, ShortlistError
+from shortlist._errors import InvalidArgument, ShortlistError
 
 COMMANDS = {
     "serve": ("shortlist._cli.serve:serve_command", "Run a server."),
@@ -71,8 +71,6 @@ class LazyGroup(click.Group):
 
 def explain(error: ShortlistError) -> str:
     """An error as a line for a person."""
-    if isinstance(error, ServerUnavailable):
-        return f"{error.message}\nIs a server running there? Start one with: shortlist serve"
     if isinstance(error, InvalidArgument) and error.field:
         return f"{error.field}: {error.message}"
     return str(error)

@@ -22,6 +22,7 @@ from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavail
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
@@ -78,6 +79,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the proto."""
+        key = calling_key()
+        names = await self._in_thread(self._store.names)
         started = timestamp_pb2.Timestamp()
         started.FromMilliseconds(round(self._info.start_time_seconds * 1000))
         return pb.GetServerInfoResponse(
@@ -86,7 +89,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             startup_time=duration_out(self._info.startup_seconds),
             embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
             rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
-            collection_count=len(await self._in_thread(self._store.names)),
+            collection_count=sum(key.may_use(name) for name in names),
         )
 
     async def GetRecall(self, request: pb.GetRecallRequest, context: Context) -> pb.GetRecallResponse:

@@ -20,7 +20,8 @@ from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
 from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
-from shortlist_server.pipeline.ingest import Ingester, IngestSession
+from shortlist_server.pipeline.ingest import IngestSession
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.portions import documents_within, next_portion
 from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS

@@ -30,23 +30,27 @@ overloaded server must not be taken for a dead one."""
 
 
 class WrappingInterceptor(grpc.aio.ServerInterceptor):
-    """An interceptor that wraps each method once. gRPC asks interceptors anew for every call."""
+    """An interceptor that wraps each method once, for what is served does not change.
+
+    gRPC asks interceptors anew for every call, each of which asks those behind it; the first to know the method answers.
+    """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """The method's wrapped handler; None for a method that nobody serves."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(HEALTH):
             return handler
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self.wrapped(method, handler))
-        return known[1]
+        known = self._wrapped[method] = self.wrapped(method, handler)
+        return known
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """The handler of a method, with what this interceptor puts around it."""

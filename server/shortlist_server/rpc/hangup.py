@@ -76,7 +76,8 @@ def _own_sockets(path: str | None, port: int) -> Iterator[socket.socket]:
             one = socket.socket(fileno=int(name))
             try:
                 bound = one.getsockname()
-                if bound == path if path is not None else isinstance(bound, tuple) and bound[1:2] == (port,):
+                ours = bound == path if path is not None else isinstance(bound, tuple) and bound[1:2] == (port,)
+                if ours and one.type == socket.SOCK_STREAM:
                     yield one
             finally:
                 one.detach()

@@ -65,13 +65,15 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """The method's handler, within bounds when it is one of the health service."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(HEALTH):
             return handler
-        if method not in self._wrapped:
-            self._wrapped[method] = self._bounded(method, handler)
-        return self._wrapped[method]
+        known = self._wrapped[method] = self._bounded(method, handler)
+        return known
 
     async def _request(self, read: Callable[[bytes], Any], context: Context) -> Any:
         raw = await self._arrivals.message(context, caller_of(context))

@@ -37,7 +37,7 @@ STREAM_RETRY_SECONDS = 2.0
 LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListQuarantine")}
 """Methods whose answers may have megabytes."""
 
-LARGE_AT_ONCE = 3
+LARGE_AT_ONCE = 2
 """Such answers that are made at once."""
 
 MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32

@@ -6,6 +6,7 @@ Used once, by the composition root.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from pathlib import Path
 
 import grpc
@@ -58,6 +59,16 @@ def options(config: Config) -> list[tuple[str, int]]:
     ]
 
 
+class _OfCallersThatStayed(logging.Filter):
+    """Drops what gRPC logs, with a traceback, when a caller is gone before its answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
+_of_callers_that_stayed = _OfCallersThatStayed()
+
+
 def listen(server: grpc.aio.Server, config: Config) -> int:
     """Opens the server's port, with TLS when there is a certificate; returns its number.
 
@@ -66,6 +77,8 @@ def listen(server: grpc.aio.Server, config: Config) -> int:
         Unavailable: the address cannot be listened on.
     """
     credentials = _credentials(config)
+    # Of the one instance: adding it again changes nothing.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_callers_that_stayed)
     try:
         if credentials is None:
             return server.add_insecure_port(config.listen)
@@ -75,16 +88,23 @@ def listen(server: grpc.aio.Server, config: Config) -> int:
 
 
 def check_exposure(config: Config, *, has_keys: bool) -> None:
-    """Refuses to let others than this machine's users in without a key.
+    """Refuses to let others than this machine's users in without a key, be it to the server or to its metrics.
 
     Raises:
-        InvalidArgument: the address is not a loopback one, there is no API key, and ``insecure`` is not set.
+        InvalidArgument: the address is not a loopback one, there is no API key, and ``insecure`` is not set; or that of
+            metrics is none, and ``metrics_insecure`` is not set.
     """
     if not (has_keys or config.insecure or is_loopback(config.listen)):
         raise InvalidArgument(
             f"others can reach {config.listen}, and there is no API key: make one with 'shortlist key' and give it "
             "with --api-key or --api-keys-file, listen on 127.0.0.1, or say --insecure",
             field="listen",
+        )
+    if config.metrics_listen and not (config.metrics_insecure or is_loopback(config.metrics_listen)):
+        raise InvalidArgument(
+            f"others can reach the metrics at {config.metrics_listen}, which need no key and name every collection: "
+            "serve them on 127.0.0.1, or say --metrics-insecure where only a scraper gets there",
+            field="metrics_listen",
         )
 
 
