@@ -52,6 +52,7 @@ ELEMENTS = 16_000_000
 UNREADING = 10
 FLOOD = 300
 WATCHES = 3_000
+PROBES = 100
 
 Round = Callable[["Attack"], None]
 
@@ -133,7 +134,7 @@ def unread_probes(attack: Attack) -> None:
     while not attack.over.is_set():
         connection = Connection(attack.target, source=HOSTILE_ADDRESS, window=0)
         with suppress(*ENDED):
-            for _ in range(300):
+            for _ in range(PROBES):
                 connection.call(CHECK, b"")
             end = time.monotonic() + 8
             while connection.read(0.5) and time.monotonic() < end and not attack.over.is_set():
@@ -325,7 +326,7 @@ def varint(value: int) -> bytes:
 
 
 def run(folder: Path, names: Sequence[str], seconds: float) -> tuple[Watcher, int, dict[str, Any]]:
-    """Attacks a server and watches it; what was seen, its memory before, and how the attackers' calls ended."""
+    """Attacks a server and watches it; what was seen, its memory before, and further figures."""
     context = multiprocessing.get_context("spawn")
     with serving(folder) as (server, honest, hostile):
         process = psutil.Process(server.process.pid)
@@ -334,6 +335,7 @@ def run(folder: Path, names: Sequence[str], seconds: float) -> tuple[Watcher, in
         idle = process.memory_info().rss
         ours, theirs = context.Pipe()
         attacking = context.Process(target=attack_all, args=(server.target, hostile, names, seconds, theirs))
+        begin, used = time.perf_counter(), sum(process.cpu_times()[:2])
         with Watcher(server.target, honest, process) as watcher:
             attacking.start()
             codes = ours.recv() if ours.poll(seconds + 120) else {}
@@ -341,7 +343,8 @@ def run(folder: Path, names: Sequence[str], seconds: float) -> tuple[Watcher, in
             if attacking.is_alive():
                 attacking.kill()
         assert server.process.poll() is None, "the server has died"
-    return watcher, idle, codes
+        cores = (sum(process.cpu_times()[:2]) - used) / (time.perf_counter() - begin)
+    return watcher, idle, {"attackers_calls": codes, "server_cores": cores, "load": os.getloadavg()[0]}
 
 
 def main() -> None:
@@ -353,7 +356,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        watcher, idle, codes = run(folder, options.attack or known, 25 if options.quick else options.seconds)
+        watcher, idle, figures = run(folder, options.attack or known, 25 if options.quick else options.seconds)
         log = (folder / "server.log").read_text(errors="replace")
     if TRACEBACK in log:
         sys.stderr.write(log[-20_000:])
@@ -375,8 +378,8 @@ def main() -> None:
         searches=len(watcher.search_seconds),
         idle_mib=idle / 2**20,
         failures=dict(watcher.failures),
-        attackers_calls=codes,
         log_bytes=len(log),
+        **figures,
     )
 
 

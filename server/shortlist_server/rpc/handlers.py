@@ -32,7 +32,7 @@ overloaded server must not be taken for a dead one."""
 class WrappingInterceptor(grpc.aio.ServerInterceptor):
     """An interceptor that wraps each method once, for what is served does not change.
 
-    gRPC asks interceptors anew for every call, each of which asks those behind it; the first to know the method answers.
+    gRPC asks the first interceptor anew for every call, and it the next; the first that knows the method answers.
     """
 
     def __init__(self) -> None:
