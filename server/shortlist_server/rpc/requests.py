@@ -56,6 +56,8 @@ LARGE_MESSAGES = 2
 PROMPT_SECONDS = 0.25
 """A request that takes longer to arrive than this is a slow one. Most come with their headers."""
 
+LOOK_AGAIN_SECONDS = 0.05
+
 SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER = 16, 8
 """Slow requests at once. Each may have nearly arrived, and then holds memory for nothing."""
 
@@ -100,11 +102,16 @@ class Arrivals:
                             refused.append(error)
                             patience.reschedule(loop.time())
 
-                    timer = loop.call_later(PROMPT_SECONDS, late)
+                    def look_again() -> None:
+                        # Where the loop itself was held up, the message is there, and only not seen yet.
+                        timers.append(loop.call_later(LOOK_AGAIN_SECONDS, late))
+
+                    timers = [loop.call_later(PROMPT_SECONDS, look_again)]
                     try:
                         return await context.read()
                     finally:
-                        timer.cancel()
+                        for timer in timers:
+                            timer.cancel()
             except TimeoutError:
                 raise refused[0] if refused else DeadlineExceeded("the request did not arrive in time") from None
 
