@@ -91,6 +91,8 @@ def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
         "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, check, write),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods),))
+    # Each with a queue of its own in gRPC: else a flood of watches would hold up the probes.
+    server.add_registered_method_handlers(health.SERVICE_NAME, methods)
 
 
 class HealthKeeper:
