@@ -25,8 +25,8 @@ HANDSHAKE_MS = 10_000
 """Time for a connection to speak HTTP/2, after TLS where it is spoken."""
 
 STREAMS_OF_CONNECTION = 1024
-"""Calls of one connection at once; a client keeps more until there is room. gRPC hands a server the calls of a method one
-after another, so that a flood of them holds up the honest ones."""
+"""Calls of one connection at once; a client keeps more until there is room. gRPC hands a server the calls of a method
+one after another, so that a flood of them holds up the honest ones."""
 
 
 MIN_PING_SECONDS = 5.0
