@@ -55,8 +55,11 @@ from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
+from shortlist_server.rpc.health_calls import HealthInterceptor
+from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
@@ -137,6 +140,7 @@ class Server:
         config = self._config
         loop = asyncio.get_running_loop()
         descriptors.check_limit()
+        watch_calls(loop)
         keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(config, self._tracer)
@@ -160,13 +164,17 @@ class Server:
             max_seconds=config.max_deadline_seconds,
             max_write_seconds=config.stream_idle_seconds,
             max_message_bytes=config.max_message_bytes,
+            max_answer_seconds=config.max_answer_seconds,
+            reader=RequestReader(config),
             observer=observer,
         )
         server = grpc.aio.server(
-            interceptors=[calls, AuthorizationInterceptor(keys), limits],
+            interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits],
             options=transport.options(config),
         )
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(
+            SearchServicer(searcher, config, limits.turns, limits.waits), server
+        )
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )

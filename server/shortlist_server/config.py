@@ -89,6 +89,21 @@ class Config:
         0, "Calls served at once for one caller: an API key or, without keys, a client's address. 0: no limit."
     )
     max_requests_per_second: float = _setting(0.0, "Calls of one caller in a second, on average; 0: no limit.")
+    max_sequence_waits: int = _setting(
+        64, "Searches that wait for their 'min_sequence' at once; a quarter of them for one caller.", least=1
+    )
+    max_unsent_bytes: int = _setting(
+        32 * 1024 * 1024,
+        "Bytes of large answers that clients have not taken yet; half of them for one caller. One answer always fits.",
+        least=1,
+    )
+    max_answer_seconds: float = _setting(
+        60.0, "Time for a client to take the answer of a unary call; then the call is cancelled.", least=0.01
+    )
+    max_connections: int = _setting(4096, "Connections open at once; more are closed at once.", least=1)
+    max_health_watches: int = _setting(
+        256, "Watches of the health service open at once; an eighth of them for one address.", least=1
+    )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")

@@ -23,7 +23,10 @@ from shortlist_server.rpc import transport
 from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthServicer, add_health
+from shortlist_server.rpc.health_calls import HealthInterceptor
+from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
+from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.worker_service import WorkerServicer
 
 SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -57,6 +60,7 @@ class Worker:
             ModelNotFound: a model's files are not there; the message says what to do.
             Unavailable: an address cannot be listened on.
         """
+        watch_calls(asyncio.get_running_loop())
         keys = key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(self._config, self._tracer)
@@ -65,10 +69,12 @@ class Worker:
         calls = self._calls = CallInterceptor(
             max_concurrent=self._config.max_concurrent_rpcs,
             max_seconds=self._config.max_deadline_seconds,
+            max_answer_seconds=self._config.max_answer_seconds,
+            reader=RequestReader(self._config),
             observer=observer,
         )
         server = grpc.aio.server(
-            interceptors=[calls, AuthorizationInterceptor(keys, WORKER_RULES)],
+            interceptors=[HealthInterceptor(self._config), calls, AuthorizationInterceptor(keys, WORKER_RULES)],
             options=transport.options(self._config),
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport, StageScore
 from shortlist_server.pipeline.fusion import StageScores
+from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.run import Ranked, Retrieved, SearchRun
 from shortlist_server.storage.base import Selection
 
@@ -24,7 +25,12 @@ def answer(run: SearchRun, retrieved: Retrieved, ranked: Ranked, last_attempt: b
             if request.min_score is None or score >= request.min_score
         ][request.offset : run.wanted]
         parts = Parts(text=request.parts.text or request.parts.passages, metadata=request.parts.metadata)
-        documents = run.collection.documents([key for key, _ in chosen], parts)
+        documents = documents_within(
+            [key for key, _ in chosen],
+            lambda keys: run.collection.documents(keys, parts),
+            request.parts,
+            request.max_answer_bytes,
+        )
         if len(documents) < len(chosen):
             if not last_attempt:
                 return None

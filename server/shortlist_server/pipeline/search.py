@@ -57,6 +57,12 @@ T = TypeVar("T")
 ATTEMPTS = 3
 """How often a search is begun anew because a document it found was replaced before it could be read."""
 
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.1
+"""Between two looks at a collection's sequence; they grow longer with the wait."""
+
+FARTHEST_SEQUENCE = 10_000_000
+"""No search waits for a sequence so many changes ahead: no collection commits as many in the time of a call."""
+
 
 class Searcher:
     """Answers searches over the collections of a store with the models of a catalog."""
@@ -93,6 +99,22 @@ class Searcher:
             return result
         finally:
             watch.ended()
+
+    def reached(self, request: SearchRequest) -> bool:
+        """Whether a search need not wait for the sequence it asks for."""
+        if request.min_sequence is None:
+            return True
+        collection = self._store.opened(request.collection)
+        return collection is not None and collection.sequence >= request.min_sequence
+
+    async def wait(self, request: SearchRequest, deadline: Deadline) -> None:
+        """Waits for the sequence that a search asks for, so that nothing else has to wait with it.
+
+        Raises:
+            CollectionNotFound: there is no such collection.
+            SequenceNotReached: it lies beyond what was committed when time ran out, or what can be committed in time.
+        """
+        await _reach(await self._in_thread(self._store.open, request.collection), request.min_sequence, deadline)
 
     async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
         started = time.perf_counter()
@@ -227,14 +249,16 @@ def check_revision(collection: CollectionStore, embedder: EmbedderService) -> No
 async def _reach(collection: CollectionStore, sequence: int | None, deadline: Deadline) -> None:
     # A little before the caller's time is up, so that the reason still reaches it.
     until = Deadline.after(0.9 * deadline.left_seconds())
+    pause = SHORTEST_PAUSE_SECONDS
     while sequence is not None and collection.sequence < sequence:
-        if until.passed():
+        if until.passed() or sequence - collection.sequence > FARTHEST_SEQUENCE:
             raise SequenceNotReached(
                 f"the collection is at sequence {collection.sequence}, not yet at {sequence}",
                 field="min_sequence",
                 metadata={"sequence": str(collection.sequence)},
             )
-        await asyncio.sleep(min(0.01, max(0.0, until.left_seconds())))
+        await asyncio.sleep(min(pause, max(0.0, until.left_seconds())))
+        pause = min(1.1 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _check_mode(mode: RetrievalMode, request: SearchRequest, *, embeds: bool) -> None:

@@ -1,9 +1,9 @@
 """Who may call what: the one table from methods to scopes and collections, and the interceptor that applies it.
 
 A call carries its key as metadata ``authorization: Bearer KEY``. A method that is not in the table is refused, and a
-test holds the table equal to the services. The collections a request names are checked before it reaches its servicer;
-those of a stream with the message that names them. A stream ends when its key is withdrawn. Coroutines on the server's
-event loop.
+test holds the table equal to the services. Key and scope are checked before anything of the request is read. The
+collections that it names are checked before it reaches its servicer; those of a stream with the message that names
+them. A stream ends when its key is withdrawn. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shortlist_server.errors import PermissionDenied, Unauthenticated
 from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
 from shortlist_server.rpc.admission import Admission
+from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 
 if TYPE_CHECKING:
@@ -117,23 +119,23 @@ class AuthorizationInterceptor(WrappingInterceptor):
         """See ``WrappingInterceptor``."""
 
         def unary(behaviour: Behaviour) -> Unary:
-            async def call(request: Any, context: Context) -> Any:
+            async def call(exchange: Exchange, context: Context) -> Any:
                 admission, rule = self._admit(method, context)
-                _check_request(admission, rule, request)
-                return await behaviour(request, context)
+                exchange.check(partial(_check_request, admission, rule))
+                return await behaviour(exchange, context)
 
             return call
 
         def streaming(behaviour: Behaviour) -> Streaming:
             async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
                 admission, rule = self._admit(method, context)
-                if hasattr(requests, "__aiter__"):
-                    # What was taken before a key was withdrawn is still answered.
-                    checked = admission.requests(requests, lambda request: _check_request(admission, rule, request))
-                    responses = behaviour(checked, context)
-                else:
-                    _check_request(admission, rule, requests)
+                check = partial(_check_request, admission, rule)
+                if isinstance(requests, Exchange):
+                    requests.check(check)
                     responses = admission.responses(behaviour(requests, context))
+                else:
+                    # What was taken before a key was withdrawn is still answered.
+                    responses = behaviour(admission.requests(requests, check), context)
                 async for response in responses:
                     yield response
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -25,6 +25,8 @@ from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
+from shortlist_server.pipeline.portions import documents_within, next_portion
+from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import (
     acks_out,
@@ -43,10 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-MAX_GET = 1000
-MAX_DELETE = 10_000
-MAX_OPERATIONS = 1000
-"""Operations of a message, and acknowledgements of one."""
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+"""A page ends where its documents have so many bytes, so that several pages fit into what may wait to be sent."""
 
 INLINE_OPERATIONS = 32
 """Operations that are converted on the event loop, at some ten microseconds each; more go to a thread."""
@@ -129,7 +129,12 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.GetResponse:
-            documents = collection.documents_by_id(ids, _with_text(parts))
+            documents = documents_within(
+                ids,
+                lambda portion: collection.documents_by_id(portion, _with_text(parts)),
+                parts,
+                self._config.max_message_bytes,
+            )
             return pb.GetResponse(
                 documents=[stored_out(documents[i], parts) for i in dict.fromkeys(ids) if i in documents],
                 missing_ids=[i for i in dict.fromkeys(ids) if i not in documents],
@@ -161,10 +166,12 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
-            documents, following = collection.page(filter, after, size, _with_text(parts))
-            messages = self._fitting(stored_out(document, parts) for document in documents)
-            if len(messages) < len(documents):
-                following = documents[len(messages) - 1].sequence
+            messages, following = self._page(
+                lambda after, limit: collection.page(filter, after, limit, _with_text(parts)),
+                lambda document: (stored_out(document, parts), document.sequence),
+                after,
+                size,
+            )
             return pb.ListResponse(
                 documents=messages,
                 next_page_token="" if following is None else _token(request, following),
@@ -185,12 +192,15 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         after = fields.page_number(request.page_token)
 
         def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
-            failures, following = collection.quarantined(after, size)
-            messages = self._fitting(
-                quarantined_out(failure, with_document=request.include_document) for failure in failures
+            messages, following = self._page(
+                collection.quarantined,
+                lambda failure: (
+                    quarantined_out(failure, with_document=request.include_document),
+                    failure.number,
+                ),
+                after,
+                size,
             )
-            if len(messages) < len(failures):
-                following = failures[len(messages) - 1].number
             return pb.ListQuarantineResponse(
                 documents=messages,
                 next_page_token="" if following is None else str(following),
@@ -230,16 +240,35 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
         return pb.DeleteQuarantineResponse(deleted_count=forgotten)
 
-    def _fitting(self, messages: Iterable[M]) -> list[M]:
-        """The first of a page's messages, as many as half of the largest message holds, and at least one."""
-        left = self._config.max_message_bytes // 2
-        fitting: list[M] = []
-        for message in messages:
-            left -= message.ByteSize()
-            if fitting and left < 0:
-                break
-            fitting.append(message)
-        return fitting
+    def _page(
+        self,
+        read: Callable[[int, int], tuple[Sequence[T], int | None]],
+        convert: Callable[[T], tuple[M, int]],
+        after: int,
+        limit: int,
+    ) -> tuple[list[M], int | None]:
+        """The first messages of a page, as many as a page's bytes hold and at least one, and where the next begins.
+
+        Args:
+            read: reads so many of those behind a position; also tells where the next are, or None.
+            convert: makes a message of one of them, and tells its position.
+            after: the position behind which the page begins.
+            limit: the page has at most so many.
+        """
+        most = min(MAX_PAGE_BYTES, self._config.max_message_bytes // 2)
+        messages: list[M] = []
+        size = 0
+        following: int | None = after
+        while following is not None and len(messages) < limit:
+            read_now, following = read(following, next_portion(len(messages), size, most, limit - len(messages)))
+            for item in read_now:
+                message, position = convert(item)
+                size += message.ByteSize()
+                if messages and size > most:
+                    return messages, after
+                messages.append(message)
+                after = position
+        return messages, following
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)

@@ -15,24 +15,19 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import Overloaded, ShortlistError
 from shortlist_server.inference.base import ModelCatalog
-from shortlist_server.rpc.handlers import Deserializer
-from shortlist_server.rpc.interceptors import Malformed, tolerant
 from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
-
-M = TypeVar("M", bound=Message)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ ADMIN = "shortlist.v1.AdminService"
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's servicer, with what it lacks: a list, messages that cannot be read, and watches that end.
+    """grpcio's servicer, with what it lacks: a list, and watches that end.
 
     Its watches end when the server does: else a stop would wait for them to the last.
     """
@@ -58,25 +53,15 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
         super().__init__()
         self._ended = asyncio.Event()
 
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest | Malformed, context: Context
-    ) -> health_pb2.HealthCheckResponse:
+    async def List(self, request: health_pb2.HealthListRequest, context: Context) -> health_pb2.HealthListResponse:
         """See grpc.health.v1."""
-        return await super().Check(await _readable(request, context), context)
-
-    async def List(
-        self, request: health_pb2.HealthListRequest | Malformed, context: Context
-    ) -> health_pb2.HealthListResponse:
-        """See grpc.health.v1."""
-        await _readable(request, context)
         statuses = self._server_status.items()
         return health_pb2.HealthListResponse(
             statuses={service: health_pb2.HealthCheckResponse(status=status) for service, status in statuses}
         )
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest | Malformed, context: Context) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """See grpc.health.v1."""
-        request = await _readable(request, context)
         watching = asyncio.ensure_future(super().Watch(request, context))
         ended = asyncio.ensure_future(self._ended.wait())
         try:
@@ -97,12 +82,8 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
 
 
 def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
-    """Serves the health service; ``health_pb2_grpc`` would answer a message that cannot be read with UNKNOWN."""
-
-    def reader(kind: type[Message]) -> Deserializer:
-        return tolerant(kind.FromString)
-
-    check, listing = reader(health_pb2.HealthCheckRequest), reader(health_pb2.HealthListRequest)
+    """Serves the health service, behind a ``HealthInterceptor``; ``health_pb2_grpc`` leaves the list out."""
+    check, listing = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthListRequest.FromString
     write = methodcaller("SerializeToString")
     methods = {
         "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, check, write),
@@ -110,12 +91,8 @@ def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
         "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, check, write),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods),))
-
-
-async def _readable(request: M | Malformed, context: Context) -> M:
-    if isinstance(request, Malformed):
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message cannot be read: {request.reason}")
-    return request
+    # Each with a queue of its own in gRPC: else a flood of watches would hold up the probes.
+    server.add_registered_method_handlers(health.SERVICE_NAME, methods)
 
 
 class HealthKeeper:

@@ -18,6 +18,16 @@ from shortlist_server.errors import InvalidArgument, Unavailable
 READ_AHEAD_BYTES = 1024 * 1024
 """What the transport takes of a stream that the server does not read; bounds a stream to 10 MB a second at 100 ms."""
 
+IDENTITY_AND_GZIP = 0b101
+"""Bits of the algorithms, as grpc_compression_algorithm numbers them."""
+
+HANDSHAKE_MS = 10_000
+"""Time for a connection to speak HTTP/2, after TLS where it is spoken."""
+
+STREAMS_OF_CONNECTION = 1024
+"""Calls of one connection at once; a client keeps more until there is room. gRPC hands a server the calls of a method
+one after another, so that a flood of them holds up the honest ones."""
+
 
 MIN_PING_SECONDS = 5.0
 """Shortest time between two pings of a client; gRPC ends the connection of one that pings more often (GOAWAY
@@ -34,6 +44,12 @@ def options(config: Config) -> list[tuple[str, int]]:
         # Between the two limits gRPC refuses more calls the nearer they come to the upper; here there is one limit.
         ("grpc.absolute_max_metadata_size", config.max_header_bytes),
         ("grpc.so_reuseport", 0),
+        # A message comes as it was sent, and is decompressed by us, within bounds (``requests``): gzip alone.
+        ("grpc.per_message_decompression", 0),
+        ("grpc.compression_enabled_algorithms_bitset", IDENTITY_AND_GZIP),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_concurrent_streams", STREAMS_OF_CONNECTION),
         # Read ahead of the application on each stream; by its own probing gRPC would take ever more on a fast network.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
