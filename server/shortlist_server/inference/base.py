@@ -39,6 +39,8 @@ class EmbedderInfo:
         default_chunking: the passage size that suits it.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
+        query_prompt, passage_prompt: what it puts in front of queries without an instruction, and of passages; "" for
+            nothing.
     """
 
     name: str
@@ -49,6 +51,8 @@ class EmbedderInfo:
     default_chunking: Chunking
     token_vectors: bool
     takes_instruction: bool
+    query_prompt: str = ""
+    passage_prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""An embedder over a transformer's hidden states: tokenise, run, pool, normalise.
+"""An embedder over a model's hidden states: tokenise, run, pool, apply the head, normalise.
 
 Texts are padded on the right. For a decoder that is equal to padding on the left: under causal attention no token sees
 what follows it, so padding behind the text changes nothing, and positions count from the text's first token.
@@ -8,7 +8,6 @@ Thread-safe as far as its forward pass is: queries and passages may be embedded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,10 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.inference import passages
 from shortlist_server.inference.base import CutText, EmbedderInfo, PassageEmbedding, QueryEmbedding, QueryText
+from shortlist_server.inference.head import Step, normalize
 from shortlist_server.inference.late_interaction import pack
+from shortlist_server.inference.pooling import Pooling
+from shortlist_server.inference.prompts import Prompts
 from shortlist_server.inference.tokenization import TextTokenizer, TokenIds, TokenSpans
 
 Ids = NDArray[np.int64]
@@ -35,21 +37,6 @@ class Forward(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """What stands in front of texts. With ``instruction_tail`` a query's is ``Instruct: {instruction}{tail}``."""
-
-    query: str
-    passage: str
-    instruction_tail: str = ""
-
-    def for_query(self, instruction: str) -> str:
-        """The prompt of a query; ``instruction`` "" for the model's default. Ignored by models that take none."""
-        if instruction and self.instruction_tail:
-            return f"Instruct: {instruction}{self.instruction_tail}"
-        return self.query
-
-
 class TransformerEmbedder:
     """An embedder of one model; ``query_forward`` and ``passage_forward`` may be the same."""
 
@@ -60,7 +47,8 @@ class TransformerEmbedder:
         *,
         query_forward: Forward,
         passage_forward: Forward,
-        pooling: str,
+        pooling: Pooling,
+        head: Sequence[Step],
         prompts: Prompts,
         batches_queries: bool,
     ) -> None:
@@ -71,6 +59,7 @@ class TransformerEmbedder:
         self._query_forward = query_forward
         self._passage_forward = passage_forward
         self._pooling = pooling
+        self._head = head
         self._prompts = prompts
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
@@ -87,8 +76,11 @@ class TransformerEmbedder:
 
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
-        texts = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
-        hidden, vectors = self._run(texts, self._query_forward)
+        prompts = [self._prompts.for_query(query.instruction) for query in queries]
+        texts = [
+            self._tokenizer.encode([query.text], prompt)[0] for query, prompt in zip(queries, prompts, strict=True)
+        ]
+        hidden, vectors = self._run(texts, prompts, self._query_forward)
         return [
             QueryEmbedding(
                 vector=vectors[row],
@@ -106,7 +98,7 @@ class TransformerEmbedder:
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)
-        hidden, vectors = self._run(texts, self._passage_forward)
+        hidden, vectors = self._run(texts, [self._prompts.passage] * len(texts), self._passage_forward)
         packing = token_vectors and self.info.token_vectors
         return [
             PassageEmbedding(
@@ -118,11 +110,15 @@ class TransformerEmbedder:
             for row, text in enumerate(texts)
         ]
 
-    def _run(self, texts: Sequence[TokenIds], forward: Forward) -> tuple[Floats, Floats]:
+    def _run(self, texts: Sequence[TokenIds], prompts: Sequence[str], forward: Forward) -> tuple[Floats, Floats]:
         """Hidden states, shape (texts, tokens, width), and vectors, shape (texts, dimension)."""
         ids, mask = pad([text.ids for text in texts])
         hidden = forward.run(ids, mask)
-        return hidden, normalize(pool(hidden, mask, self._pooling))
+        left_out = [] if self._pooling.include_prompt else [self._tokenizer.prompt_tokens(one) for one in prompts]
+        rows = self._pooling.pool(hidden, mask, left_out)
+        for step in self._head:
+            rows = step.apply(rows)
+        return hidden, normalize(rows)
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
@@ -136,19 +132,6 @@ def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
     return ids, mask
 
 
-def pool(hidden: Floats, mask: Ids, method: str) -> Floats:
-    """One vector a text, shape (texts, width): "mean" over its tokens, the first ("cls") or the last ("lasttoken")."""
-    if method == "cls":
-        return hidden[:, 0]
-    if method == "lasttoken":
-        last = np.maximum(mask.sum(axis=1) - 1, 0)
-        return np.asarray(hidden[np.arange(len(hidden)), last])
-    weights = mask.astype(np.float32)
-    # Not a matrix product: BLAS threads would wait for cores that the other lane holds.
-    summed = np.einsum("btw,bt->bw", hidden, weights)
-    return np.asarray(summed / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
-
-
 def _weighted(rows: Floats) -> Floats:
     """Rows scaled to the square of their length, which is a token's weight in late interaction.
 
@@ -156,8 +139,3 @@ def _weighted(rows: Floats) -> Floats:
     tells about its context (Oyama, Yokoi and Shimodaira, "Norm of Word Embedding Encodes Information Gain", 2023).
     """
     return np.asarray(rows * np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
-
-
-def normalize(rows: Floats) -> Floats:
-    """Rows scaled to L2 norm 1. Shape (n, width)."""
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32)

@@ -21,8 +21,11 @@ from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, RerankerInfo
 from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer, raw_and_probability
-from shortlist_server.inference.encoder import Forward, Prompts, TransformerEmbedder, normalize, pad, pool
+from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
+from shortlist_server.inference.encoder import Forward, TransformerEmbedder, pad
+from shortlist_server.inference.head import Dense, normalize
 from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
+from shortlist_server.inference.static_embedding import StaticTable
 from shortlist_server.inference.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
@@ -102,33 +105,32 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         ModelNotFound, InvalidArgument: the files or the settings are wrong.
         ExportMissing: without ``export``.
     """
-    found = layout.read_embedder(folder, source)
-    layout.weight_files(folder)
+    found = read_embedder(folder, source)
+    layout.weight_files(found.transformer)
     tokenizer = TextTokenizer(
-        folder / "tokenizer.json", max_tokens=found.max_tokens, lowercase=found.lowercase, last_token=found.last_token
+        found.transformer / "tokenizer.json",
+        max_tokens=found.max_tokens,
+        lowercase=found.lowercase,
+        last_token=found.last_token,
+        bare=found.static,
     )
-    _check_vocabulary(folder, tokenizer.vocabulary_size)
-
-    def agreement(reference: Forward, export: Forward) -> float:
-        batch, mask = pad([tokens.ids for tokens in tokenizer.encode(_SAMPLES)])
-        pooled = [normalize(pool(forward.run(batch, mask), mask, found.pooling)) for forward in (reference, export)]
-        return float((pooled[0] * pooled[1]).sum(axis=1).mean())
-
-    def samples() -> list[Sample]:
-        return [_sample(tokens.ids, [0] * len(tokens.ids)) for tokens in tokenizer.encode(_SAMPLES)]
-
-    checks = _ExportChecks(samples=samples, agreement=agreement)
-    passes = _open(folder, torch_backend.ENCODER, config, checks, onnx=not found.causal, export=export)
-    prompts = Prompts(query=found.query_prompt, passage=found.passage_prompt, instruction_tail=found.instruction_tail)
+    _check_prompts(found, tokenizer)
+    passes = _open_static(found, tokenizer) if found.static else _open_transformer(found, tokenizer, config, export)
+    why_no_token_vectors = _why_no_token_vectors(found)
+    if why_no_token_vectors:
+        _LOG.info("embedder %s gives no token vectors for late interaction: %s", name, why_no_token_vectors)
+    identity = (passes.precision, found.prompts.query, found.prompts.passage, found.pooling.name)
     info = EmbedderInfo(
         name=name,
-        revision=layout.revision(folder, (passes.precision, prompts.query, prompts.passage, found.pooling)),
+        revision=layout.revision(folder, identity, found.parts),
         dimension=found.dimension,
         min_dimension=found.min_dimension,
         max_tokens=found.max_tokens,
         default_chunking=_chunking(found),
-        token_vectors=not found.causal,
-        takes_instruction=bool(found.instruction_tail),
+        token_vectors=not why_no_token_vectors,
+        takes_instruction=bool(found.prompts.instruction_tail),
+        query_prompt=found.prompts.query,
+        passage_prompt=found.prompts.passage,
     )
     return TransformerEmbedder(
         info,
@@ -136,13 +138,60 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         query_forward=passes.query,
         passage_forward=passes.passage,
         pooling=found.pooling,
-        prompts=prompts,
+        head=found.head,
+        prompts=found.prompts,
         batches_queries=passes.batches_queries,
     )
 
 
+def _open_transformer(found: EmbedderLayout, tokenizer: TextTokenizer, config: Config, export: bool) -> _Passes:
+    _check_vocabulary(found.transformer, tokenizer.vocabulary_size)
+
+    def agreement(reference: Forward, export: Forward) -> float:
+        batch, mask = pad([tokens.ids for tokens in tokenizer.encode(_SAMPLES)])
+        pooled = [normalize(found.pooling.pool(forward.run(batch, mask), mask)) for forward in (reference, export)]
+        return float((pooled[0] * pooled[1]).sum(axis=1).mean())
+
+    def samples() -> list[Sample]:
+        return [_sample(tokens.ids, [0] * len(tokens.ids)) for tokens in tokenizer.encode(_SAMPLES)]
+
+    checks = _ExportChecks(samples=samples, agreement=agreement)
+    return _open(found.transformer, torch_backend.ENCODER, config, checks, onnx=not found.decoder, export=export)
+
+
+def _open_static(found: EmbedderLayout, tokenizer: TextTokenizer) -> _Passes:
+    table = StaticTable(found.transformer)
+    if tokenizer.vocabulary_size > table.vocabulary_size:
+        raise ModelNotFound(
+            f"{found.transformer / 'tokenizer.json'} has {tokenizer.vocabulary_size} tokens but the table in"
+            f" model.safetensors has {table.vocabulary_size} rows: the file is another model's. Copy it anew."
+        )
+    return _Passes(query=table, passage=table, precision="float32", batches_queries=False)
+
+
+def _why_no_token_vectors(found: EmbedderLayout) -> str:
+    """Why a model's token vectors say too little for late interaction; "" where they do not."""
+    if found.static:
+        return "its tokens have the same vector in every text, so that they match like words in the lexical index"
+    if found.causal:
+        return "its tokens see only what precedes them"
+    if any(isinstance(step, Dense) for step in found.head):
+        return "its Dense layers are trained for whole texts, and its tokens do not go through them"
+    return ""
+
+
+def _check_prompts(found: EmbedderLayout, tokenizer: TextTokenizer) -> None:
+    longest = max(tokenizer.count([found.prompts.query, found.prompts.passage]))
+    if longest > found.max_tokens // 2:
+        raise ModelNotFound(
+            f"The prompts of {found.folder} take {longest} of the {found.max_tokens} tokens of its window. Correct them"
+            " in config_sentence_transformers.json, or the window in config.json."
+        )
+
+
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
     """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
+    layout.refuse_own_code(folder)
     settings = layout.read_json(folder / "config.json")
     architecture = " ".join(settings.get("architectures") or ())
     layout.weight_files(folder)
@@ -279,7 +328,7 @@ def _has_gpu() -> bool:
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
 
 
-def _chunking(found: layout.EmbedderLayout) -> Chunking:
+def _chunking(found: EmbedderLayout) -> Chunking:
     # Short passages rank better (measured on SciFact: 128 over 256); models made for long texts get more.
     size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
     return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 8)

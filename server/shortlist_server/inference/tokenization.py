@@ -99,10 +99,17 @@ class TextTokenizer:
 
     Args:
         last_token: a token every text must end in; appended where the tokenizer's own post-processor does not.
+        bare: texts get no special tokens.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, lowercase: bool = False, last_token: str = "") -> None:
+    def __init__(
+        self, path: Path, *, max_tokens: int, lowercase: bool = False, last_token: str = "", bare: bool = False
+    ) -> None:
         self._tokenizer = open_tokenizer(path)
+        if bare:
+            from tokenizers import processors
+
+            self._tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
         if last_token:
             _append_token(self._tokenizer, last_token, path)
         self._lowercase = lowercase
@@ -128,6 +135,11 @@ class TextTokenizer:
         whole = self._fold(prompt + text)
         encoding = self._tokenizer.encode_batch([whole])[0]
         return rendered(encoding, [whole], self._kept(len(encoding.ids)))
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many of a text's first tokens are the prompt's and the special ones in front of it, as
+        sentence-transformers counts them: what the prompt alone makes, without a special token behind it."""
+        return self.count([""], prompt)[0] - min(self._suffix, 1) if prompt else 0
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each ``prompt + text``, special tokens included, uncut."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.inference import layout
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -21,6 +22,8 @@ Floats = NDArray[np.float32]
 ENCODER = "AutoModel"
 CLASSIFIER = "AutoModelForSequenceClassification"
 DECODER = "AutoModelForCausalLM"
+
+_ENCODERS_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 
 _UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "cls.predictions")
 """Parts a checkpoint may lack, because nothing here reads them."""
@@ -75,7 +78,7 @@ def load_checkpoint(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
+        model, report = getattr(transformers, _model_class(auto_class, folder)).from_pretrained(
             str(folder),
             local_files_only=True,
             trust_remote_code=False,
@@ -93,6 +96,12 @@ def load_checkpoint(
             " first, the shape differs or they are missing. Copy the model anew."
         )
     return model.to(device).eval()
+
+
+def _model_class(auto_class: str, folder: Path) -> str:
+    """The class to load: the auto class, but of a model with encoder and decoder only the encoder."""
+    kind = layout.read_json(folder / "config.json").get("model_type")
+    return _ENCODERS_ALONE.get(str(kind), auto_class) if auto_class == ENCODER else auto_class
 
 
 class TorchTransformer:
