@@ -32,6 +32,8 @@ def _embedder(proto: pb.EmbedderModel) -> admin.EmbedderModel:
         max_tokens=proto.max_tokens,
         token_vectors=proto.token_vectors,
         takes_instruction=proto.takes_instruction,
+        query_prompt=proto.query_prompt,
+        passage_prompt=proto.passage_prompt,
     )
 
 

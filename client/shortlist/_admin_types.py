@@ -22,6 +22,8 @@ class EmbedderModel:
         max_tokens: its window.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
+        query_prompt: what it puts in front of a query that carries no instruction; "" for nothing.
+        passage_prompt: what it puts in front of a passage; "" for nothing.
     """
 
     name: str
@@ -31,6 +33,8 @@ class EmbedderModel:
     max_tokens: int
     token_vectors: bool
     takes_instruction: bool
+    query_prompt: str = ""
+    passage_prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

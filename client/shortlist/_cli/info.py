@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import click
@@ -39,7 +40,12 @@ def _rows(info: ServerInfo) -> list[tuple[str, str]]:
             traits.append(f"can be cut to {embedder.min_dimension}")
         if embedder.takes_instruction:
             traits.append("takes an instruction")
+        if not embedder.token_vectors:
+            traits.append("no late interaction")
         rows.append((f"embedder {embedder.name}", f"{', '.join(traits)}; revision {embedder.revision}"))
+        # As JSON, so that a space or a line break at the end can be seen.
+        shown = [json.dumps(text, ensure_ascii=False) for text in (embedder.query_prompt, embedder.passage_prompt)]
+        rows.append((f"prompts of {embedder.name}", f"{shown[0]} before queries, {shown[1]} before passages"))
     for reranker in info.rerankers:
         traits = [f"weight {reranker.default_weight:g}", f"depth {reranker.default_depth}"]
         if reranker.takes_instruction:

@@ -35,6 +35,12 @@ _DECODERS = (
     "smollm",
 )
 """Beginnings of the names of architectures whose tokens see only what precedes them."""
+_ARGUMENTS = (
+    *("model_args", "config_args", "tokenizer_args"),  # as older releases called them
+    *("model_kwargs", "config_kwargs", "processor_kwargs", "processing_kwargs"),
+)
+_HARMLESS = {"trust_remote_code", "torch_dtype", "dtype", "attn_implementation", "use_cache"}
+"""Arguments of transformers that change no result, or that the server's own settings decide."""
 _STATIC_WINDOW = 32_768
 """Tokens of a text for a model without a window, so that a batch has a bound."""
 _QWEN3_TAIL = "\nQuery:"
@@ -89,8 +95,7 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     layout.refuse_own_code(transformer)
     known = find_known(folder, source)
     config: dict[str, Any] = {} if static else read_json(transformer / "config.json")
-    settings = layout.read_transformer_settings(transformer)
-    _check_output(transformer, settings)
+    settings = _read_settings(layout.settings_file(transformer))
     kind = str(config.get("model_type", ""))
     width = _static_width(transformer) if static else _hidden_size(transformer / "config.json", config)
     language_model = any("CausalLM" in name for name in config.get("architectures") or ())
@@ -122,25 +127,27 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
         causal=decoder and not both_ways,
         # Qwen3-Embedding was trained so that its first components serve alone (MRL): 32 up to the full size.
         min_dimension=min(_QWEN3_MIN_DIMENSION, dimension) if qwen3 and bare else dimension,
-        last_token="<|endoftext|>" if qwen3 else _last_token(transformer),
+        last_token="<|endoftext|>" if qwen3 else "",
     )
 
 
-def _check_output(path: Path, settings: dict[str, Any]) -> None:
-    """Refuses settings of the Transformer module that would have it give other than the hidden states of texts."""
+def _read_settings(path: Path) -> dict[str, Any]:
+    """How a transformer is used. Refuses what would have it give other than its last hidden states of whole texts."""
+    settings = read_optional_json(path)
     text = (settings.get("modality_config") or {}).get("text") or {}
     asked = {
         "transformer_task": settings.get("transformer_task", "feature-extraction") != "feature-extraction",
         "modality_config": text.get("method_output_name", "last_hidden_state") != "last_hidden_state",
         "module_output_name": settings.get("module_output_name", "token_embeddings") != "token_embeddings",
         **{key: bool(settings.get(key)) for key in ("query_length", "document_length", "query_expansion")},
-        "processing_kwargs": bool(settings.get("processing_kwargs")),
+        **{key: bool(set(settings.get(key) or ()) - _HARMLESS) for key in _ARGUMENTS},
     }
     if wrong := [key for key, differs in asked.items() if differs]:
         raise ModelNotFound(
             f"{path} sets {wrong[0]} to {settings[wrong[0]]!r}, which is not served here. Serve a model whose vectors"
             " are pooled from a transformer's last hidden states."
         )
+    return settings
 
 
 def _hidden_size(path: Path, config: dict[str, Any]) -> int:
@@ -183,10 +190,3 @@ def _check_similarity(folder: Path, known: KnownModel, head: list[Step]) -> None
         f' Serve a model made for cosine; or set similarity_fn_name to "cosine" in a copy of {path.name}, and measure'
         " what that costs."
     )
-
-
-def _last_token(folder: Path) -> str:
-    """The token that the tokenizer's settings have every text end in, which ``tokenizer.json`` may leave out."""
-    settings = read_optional_json(folder / "tokenizer_config.json")
-    token = settings.get("eos_token") if settings.get("add_eos_token") is True else ""
-    return str(token.get("content", "") if isinstance(token, dict) else token or "")

@@ -101,10 +101,10 @@ def refuse_own_code(folder: Path) -> None:
             )
 
 
-def read_transformer_settings(folder: Path) -> dict[str, Any]:
-    """What sentence-transformers notes of a transformer, in ``sentence_bert_config.json`` or its like of another name
-    (``sentence_roberta_config.json``); empty for none."""
-    return read_optional_json(next(iter(_settings_files(folder)), folder / _SETTINGS))
+def settings_file(folder: Path) -> Path:
+    """Where sentence-transformers notes how it uses a transformer: ``sentence_bert_config.json``, or its like of
+    another name (``sentence_roberta_config.json``) where there is one."""
+    return next(iter(_settings_files(folder)), folder / _SETTINGS)
 
 
 def _settings_files(folder: Path) -> list[Path]:
@@ -149,7 +149,7 @@ def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> 
 
 def read_window(folder: Path, config: dict[str, Any]) -> int:
     """The model's window in tokens, special tokens included. Raises ``ModelNotFound`` when no file states it."""
-    stated = read_transformer_settings(folder).get("max_seq_length")
+    stated = read_optional_json(settings_file(folder)).get("max_seq_length")
     tokenizer = read_optional_json(folder / "tokenizer_config.json").get("model_max_length")
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):

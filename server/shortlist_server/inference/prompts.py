@@ -53,7 +53,7 @@ def read_prompts(folder: Path, known: KnownModel, otherwise: str = "") -> Prompt
     default = settings.get("default_prompt_name") or None
     if not isinstance(stated, dict) or not all(isinstance(text, str | None) for text in stated.values()):
         raise ModelNotFound(f"{path} has prompts that are no texts by name. Copy the model anew.")
-    if default is not None and default not in stated:
+    if default is not None and not (isinstance(default, str) and default in stated):
         raise ModelNotFound(f"{path} names the default prompt {default!r}, which is not among its prompts.")
     by_key = {re.sub(r"\W", "_", name.lower()): text or "" for name, text in stated.items()}
     query = next((by_key[key] for key in _QUERY_KEYS if by_key.get(key)), "")

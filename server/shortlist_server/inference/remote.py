@@ -218,6 +218,8 @@ class RemoteEmbedder:
             default_chunking=Chunking(max_tokens=described.passage_tokens, overlap_tokens=described.overlap_tokens),
             token_vectors=described.token_vectors,
             takes_instruction=described.takes_instruction,
+            query_prompt=described.query_prompt,
+            passage_prompt=described.passage_prompt,
         )
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:

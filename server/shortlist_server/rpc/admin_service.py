@@ -288,6 +288,8 @@ def _embedder_out(info: EmbedderInfo) -> pb.EmbedderModel:
         max_tokens=info.max_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
     )
 
 

@@ -171,6 +171,8 @@ def _embedder_out(info: EmbedderInfo) -> pb.Embedder:
         overlap_tokens=info.default_chunking.overlap_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
     )
 
 
