@@ -90,6 +90,12 @@ def test_code_of_a_models_own_is_refused_for_a_known_architecture(folder: Path, 
         load(folder)
 
 
+def test_a_model_with_an_adapter_is_refused(folder: Path) -> None:
+    write(folder / "adapter_config.json", {"peft_type": "LORA"})
+    with pytest.raises(ModelNotFound, match=r"adapter_config\.json belongs to an adapter.*merge_and_unload"):
+        load(folder)
+
+
 def test_a_reranker_with_code_of_its_own_is_refused(tiny_cross_encoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_cross_encoder, folder)

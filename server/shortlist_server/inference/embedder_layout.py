@@ -92,7 +92,7 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     modules = read_modules(folder)
     transformer = modules[0].folder if modules else folder
     static = bool(modules) and modules[0].kind == STATIC
-    layout.refuse_own_code(transformer)
+    layout.check_self_contained(transformer)
     known = find_known(folder, source)
     config: dict[str, Any] = {} if static else read_json(transformer / "config.json")
     settings = _read_settings(layout.settings_file(transformer))

@@ -118,7 +118,10 @@ class TransformerEmbedder:
         rows = self._pooling.pool(hidden, mask, left_out)
         for step in self._head:
             rows = step.apply(rows)
-        return hidden, normalize(rows)
+        vectors = normalize(rows)
+        # A text without a token that the model knows still needs a direction of norm 1.
+        vectors[~vectors.any(axis=1), 0] = 1.0
+        return hidden, vectors
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:

@@ -82,15 +82,21 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-def refuse_own_code(folder: Path) -> None:
-    """Refuses a model or tokenizer that names code of its own (``auto_map``), which is never run.
+def check_self_contained(folder: Path) -> None:
+    """Refuses a checkpoint that is more than weights and configuration: one with an adapter, or with code of its own.
 
-    Where its architecture is known by name all the same, transformers' own class would be taken for it in silence, and
-    compute something else.
+    Such code (``auto_map``) is never run. Where the architecture is known by name all the same, transformers' own class
+    would be taken for it in silence, and compute something else.
 
     Raises:
         ModelNotFound: naming the file.
     """
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        raise ModelNotFound(
+            f"{adapter} belongs to an adapter, which is not applied here. Merge it into the model (merge_and_unload of"
+            " the package peft), and serve the folder that is saved then."
+        )
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if own := read_optional_json(path).get("auto_map"):
             named = ", ".join(f"{key}: {value}" for key, value in own.items()) if isinstance(own, dict) else own

@@ -191,7 +191,7 @@ def _check_prompts(found: EmbedderLayout, tokenizer: TextTokenizer) -> None:
 
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
     """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
-    layout.refuse_own_code(folder)
+    layout.check_self_contained(folder)
     settings = layout.read_json(folder / "config.json")
     architecture = " ".join(settings.get("architectures") or ())
     layout.weight_files(folder)
