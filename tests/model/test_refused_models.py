@@ -237,6 +237,37 @@ def test_a_file_of_another_kind_of_json_is_named(folder: Path, file: str, conten
         load(folder)
 
 
+def test_any_value_of_a_setting_is_read_or_refused_by_a_files_name(folder: Path) -> None:
+    write_modules(folder, POOLING, NORMALIZE)
+    write(folder / "2_Normalize" / "config.json", {"module_input_name": "sentence_embedding"})
+    write(
+        folder / "config_sentence_transformers.json", {"similarity_fn_name": None, "truncate_dim": None, "prompts": {}}
+    )
+    names = ("max_seq_length", "do_lower_case", "modality_config", "query_length", "model_args")
+    write(
+        folder / "sentence_bert_config.json",
+        {**dict.fromkeys(names), "transformer_task": "feature-extraction"},
+    )
+    values: tuple[Any, ...] = (5, 1e30, "x", [], [1], {}, {"a": 1}, {"text": 5}, None, True)
+    read = refused = 0
+    for file in set(folder.rglob("*.json")) - {folder / "tokenizer.json"}:
+        settings = json.loads(file.read_text())
+        entries = settings if isinstance(settings, dict) else dict(enumerate(settings))
+        for key in entries:
+            for value in values:
+                changed = {**entries, key: value}
+                write(file, changed if isinstance(settings, dict) else list(changed.values()))
+                try:
+                    read_embedder(folder)
+                    read += 1
+                except ModelNotFound as error:
+                    assert ".json" in str(error)
+                    refused += 1
+        write(file, settings)
+    assert read > 100
+    assert refused > 50
+
+
 @pytest.mark.parametrize(
     ("config", "causal"),
     [

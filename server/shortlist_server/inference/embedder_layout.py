@@ -98,7 +98,7 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     settings = _read_settings(layout.settings_file(transformer))
     kind = str(config.get("model_type", ""))
     width = _static_width(transformer) if static else _hidden_size(transformer / "config.json", config)
-    language_model = any("CausalLM" in name for name in config.get("architectures") or ())
+    language_model = "CausalLM" in str(config.get("architectures"))
     decoder = language_model or kind.startswith(_DECODERS)
     both_ways = config.get("is_causal") is False or bool(config.get("use_bidirectional_attention"))
     if modules:
@@ -134,13 +134,15 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
 def _read_settings(path: Path) -> dict[str, Any]:
     """How a transformer is used. Refuses what would have it give other than its last hidden states of whole texts."""
     settings = read_optional_json(path)
-    text = (settings.get("modality_config") or {}).get("text") or {}
+    modalities = settings.get("modality_config") or {}
+    text = modalities.get("text") if isinstance(modalities, dict) else None
+    output = text.get("method_output_name") if isinstance(text, dict) else None
     asked = {
         "transformer_task": settings.get("transformer_task", "feature-extraction") != "feature-extraction",
-        "modality_config": text.get("method_output_name", "last_hidden_state") != "last_hidden_state",
+        "modality_config": bool(modalities) and output != "last_hidden_state",
         "module_output_name": settings.get("module_output_name", "token_embeddings") != "token_embeddings",
         **{key: bool(settings.get(key)) for key in ("query_length", "document_length", "query_expansion")},
-        **{key: bool(set(settings.get(key) or ()) - _HARMLESS) for key in _ARGUMENTS},
+        **{key: _changes_results(settings.get(key)) for key in _ARGUMENTS},
     }
     if wrong := [key for key, differs in asked.items() if differs]:
         raise ModelNotFound(
@@ -148,6 +150,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
             " are pooled from a transformer's last hidden states."
         )
     return settings
+
+
+def _changes_results(arguments: Any) -> bool:
+    return bool(set(arguments) - _HARMLESS if isinstance(arguments, dict) else arguments)
 
 
 def _hidden_size(path: Path, config: dict[str, Any]) -> int:
