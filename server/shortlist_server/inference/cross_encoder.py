@@ -24,7 +24,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.encoder import Forward, Ids, pad
 from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer, rendered
+from shortlist_server.inference.tokenization import open_for_texts, rendered
 
 Floats = NDArray[np.float32]
 
@@ -39,10 +39,13 @@ class PairIds:
 
 
 class PairTokenizer:
-    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half."""
+    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half.
+
+    No special token is read out of a text: one that says ``[SEP]`` does not end there.
+    """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        self._tokenizer = open_tokenizer(path)
+        self._tokenizer = open_for_texts(path)
         self._max_tokens = max_tokens
         self._special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=True)
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
