@@ -150,6 +150,13 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     )
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer's files hold a template that puts texts into messages. Raises ``ModelNotFound``."""
+    files = (folder / "chat_template.jinja", folder / "chat_template.json")
+    settings = _optional_json(folder / "tokenizer_config.json")
+    return bool(settings.get("chat_template")) or any(file.is_file() for file in files)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files, each of the length its header states. Raises ``ModelNotFound``."""
     index = folder / "model.safetensors.index.json"

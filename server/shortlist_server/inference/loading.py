@@ -21,6 +21,7 @@ from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, RerankerInfo
 from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer, raw_and_probability
+from shortlist_server.inference.decoder_classifier import DecoderClassifier, is_decoder
 from shortlist_server.inference.encoder import Forward, Prompts, TransformerEmbedder, normalize, pad, pool
 from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
 from shortlist_server.inference.tokenization import TextTokenizer
@@ -158,6 +159,8 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels; a cross-encoder with one or two is needed.")
     tokenizer = PairTokenizer(folder / "tokenizer.json", layout.read_window(folder, settings))
     _check_vocabulary(folder, tokenizer.vocabulary_size)
+    if is_decoder(str(settings.get("model_type", ""))):
+        return _load_decoder_classifier(name, folder, tokenizer, config)
 
     def agreement(reference: Forward, export: Forward) -> float:
         pairs = tokenizer.encode(_SAMPLES[0], _SAMPLES)
@@ -173,17 +176,31 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         ]
 
     checks = _ExportChecks(samples=samples, agreement=agreement)
-    onnx = "qwen" not in settings.get("model_type", "")
-    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx=onnx, export=export)
-    info = RerankerInfo(
+    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx=True, export=export)
+    return CrossEncoder(_classifier_info(name, folder, passes.precision), tokenizer, passes.query)
+
+
+def _load_decoder_classifier(name: str, folder: Path, tokenizer: PairTokenizer, config: Config) -> Reranker:
+    if layout.has_chat_template(folder):
+        raise ModelNotFound(
+            f"The model in {folder} has a chat template, in which sentence-transformers would put query and document;"
+            " that is not supported. Without the template, the two texts are joined as its tokenizer joins pairs."
+        )
+    device = torch_backend.choose_device(config.device)
+    dtype = torch_backend.choose_dtype(config.dtype, device)
+    forward = DecoderClassifier(folder, device=device, dtype=dtype, threads=threads(config))
+    return CrossEncoder(_classifier_info(name, folder, dtype), tokenizer, forward)
+
+
+def _classifier_info(name: str, folder: Path, precision: str) -> RerankerInfo:
+    return RerankerInfo(
         name=name,
-        revision=layout.revision(folder, (passes.precision,)),
+        revision=layout.revision(folder, (precision,)),
         uses_token_vectors=False,
         takes_instruction=False,
         default_weight=0.5,
         default_depth=20,
     )
-    return CrossEncoder(info, tokenizer, passes.query)
 
 
 def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool) -> Reranker:
