@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference.weights import check_formats
 
 _CONFIG_FILES = (
     "config.json",
@@ -31,6 +32,8 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _UNBOUNDED = 1_000_000
+_SHORTEST_WINDOW = 16
+_MOST_LAYERS = 1000
 _INSTRUCTED = re.compile(r"Instruct: .+(\nQuery: ?)", re.DOTALL)
 _QWEN3_TAIL = "\nQuery:"
 _QWEN3_MIN_DIMENSION = 32
@@ -106,23 +109,47 @@ def find_folder(source: str) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ``ModelNotFound`` naming it when it is missing or damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file, an object unless another ``kind`` is asked for.
+
+    Raises:
+        ModelNotFound: the file is missing, damaged or of another kind; the message names it.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path} is missing: the folder is not a complete model. Copy the model anew.") from error
     except ValueError as error:
         raise ModelNotFound(
             f"{path} is not valid JSON ({error}): truncated or foreign. Copy the model anew."
         ) from error
+    if not isinstance(found, kind):
+        raise ModelNotFound(
+            f"{path} has a {type(found).__name__} where a {kind.__name__} belongs. Copy the model anew."
+        )
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``. Raises ``ModelNotFound`` naming it when what is read here cannot be right."""
+    path = folder / "config.json"
+    config: dict[str, Any] = read_json(path)
+    architectures, layers = config.get("architectures") or [], config.get("num_hidden_layers")
+    right = {
+        "architectures": isinstance(architectures, list) and all(isinstance(name, str) for name in architectures),
+        "id2label": isinstance(config.get("id2label"), dict | None),
+        "num_hidden_layers": layers is None or (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ModelNotFound(f"{path} has {config[wrong[0]]!r} as {wrong[0]}, which cannot be. Copy the model anew.")
+    return config
 
 
 def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     """What an embedding model's files say; ``source`` is the name it was asked by. Raises ``ModelNotFound``."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     model_type = str(config.get("model_type", ""))
-    causal = any("CausalLM" in name for name in config.get("architectures", [])) or model_type.startswith("qwen")
+    causal = any("CausalLM" in name for name in config.get("architectures") or []) or model_type.startswith("qwen")
     hidden = config.get("hidden_size") or config.get("dim")
     if not isinstance(hidden, int):
         raise ModelNotFound(f"{folder / 'config.json'} has no hidden_size: not an encoder or decoder checkpoint.")
@@ -161,8 +188,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files, each of the length its header states. Raises ``ModelNotFound``."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        paths = [folder / name for name in names]
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ModelNotFound(f"{index} has no weight_map, which tells the weights' files. Copy the model anew.")
+        paths = [folder / name for name in sorted(set(names.values()))]
     else:
         paths = [folder / "model.safetensors"]
     for path in paths:
@@ -190,7 +219,7 @@ def _read_modules(folder: Path) -> str:
     if not path.is_file():
         return ""
     pooling = ""
-    for module in read_json(path):
+    for module in read_json(path, list):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Pooling":
             pooling = _read_pooling(folder / module.get("path", "") / "config.json")
@@ -230,15 +259,35 @@ def read_window(folder: Path, config: dict[str, Any]) -> int:
     """The model's window in tokens, special tokens included. Raises ``ModelNotFound`` when no file states it."""
     stated = _optional_json(folder / "sentence_bert_config.json").get("max_seq_length")
     tokenizer = _optional_json(folder / "tokenizer_config.json").get("model_max_length")
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # their position ids start behind the padding id
-    limits = [
-        limit for limit in (stated or tokenizer, positions) if isinstance(limit, int | float) and limit < _UNBOUNDED
-    ]
-    if not limits:
+    limits = (
+        _window(stated, folder / "sentence_bert_config.json")
+        or _window(_or_none(tokenizer), folder / "tokenizer_config.json"),
+        _window(_or_none(config.get("max_position_embeddings")), folder / "config.json"),
+    )
+    # Some models' position ids start behind the padding id.
+    unusable = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    found = [limit - less for limit, less in zip(limits, (0, unusable), strict=True) if limit is not None]
+    if not found:
         raise ModelNotFound(f"{folder / 'config.json'} states no window (max_position_embeddings).")
-    return int(min(limits))
+    return min(found)
+
+
+def _or_none(value: Any) -> Any:
+    """None for a limit so large that it is none: tokenizers without one state 10**30."""
+    return None if isinstance(value, int | float) and value >= _UNBOUNDED else value
+
+
+def _window(value: Any, path: Path) -> int | None:
+    """A window as a file states it, in tokens; None where it states none."""
+    if value is None:
+        return None
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool) or not _SHORTEST_WINDOW <= value < _UNBOUNDED:
+        raise ModelNotFound(
+            f"{path} states a window of {value!r} tokens; one of {_SHORTEST_WINDOW} to {_UNBOUNDED - 1:,} is needed."
+            " Correct it, or copy the model anew."
+        )
+    return int(value)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -262,6 +311,7 @@ def _check_safetensors(path: Path) -> None:
         raise ModelNotFound(
             f"{path} is not a safetensors file (a pointer or a foreign file?). Copy it anew."
         ) from error
+    check_formats(path, header)
     if size != 8 + length + end:
         raise ModelNotFound(
             f"{path} has {size} bytes but its header promises {8 + length + end}: truncated or damaged. Copy it anew."

@@ -144,7 +144,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
 
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
     """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
-    settings = layout.read_json(folder / "config.json")
+    settings = layout.read_config(folder)
     architecture = " ".join(settings.get("architectures") or ())
     layout.weight_files(folder)
     if architecture == "Qwen3ForCausalLM":
@@ -206,8 +206,9 @@ def _classifier_info(name: str, folder: Path, precision: str) -> RerankerInfo:
 def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool) -> Reranker:
     device = torch_backend.choose_device(config.device)
     dtype = torch_backend.choose_dtype(config.dtype, device)
-    window = layout.read_window(folder, layout.read_json(folder / "config.json"))
+    window = layout.read_window(folder, layout.read_config(folder))
     prompt = Qwen3Prompt(folder / "tokenizer.json", min(window, MAX_TOKENS))
+    _check_vocabulary(folder, prompt.vocabulary_size)
     import torch
 
     torch.set_num_threads(threads(config))
@@ -303,7 +304,7 @@ def _chunking(found: layout.EmbedderLayout) -> Chunking:
 
 
 def _check_vocabulary(folder: Path, size: int) -> None:
-    known = layout.read_json(folder / "config.json").get("vocab_size")
+    known = layout.read_config(folder).get("vocab_size")
     if isinstance(known, int) and size > known:
         raise ModelNotFound(
             f"{folder / 'tokenizer.json'} has {size} tokens but the model in config.json knows {known}: the file is"

@@ -54,6 +54,7 @@ class Qwen3Prompt:
         self._prefix = special.encode(PREFIX, add_special_tokens=False).ids
         self._suffix = special.encode(SUFFIX, add_special_tokens=False).ids
         self._max_tokens = max_tokens
+        self.vocabulary_size: int = special.get_vocab_size(with_added_tokens=True)
         self.yes = self._single(special, "yes", tokenizer_file)
         self.no = self._single(special, "no", tokenizer_file)
 
