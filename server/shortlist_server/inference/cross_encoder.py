@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ class PairIds:
     ids: list[int]
     segments: list[int]
     truncated_tokens: int
+
+
+class EncodesPairs(Protocol):
+    """Token ids of pairs of texts: joined as the tokenizer joins them, or in a template."""
+
+    def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
+        """Token ids of ``first`` with each of ``seconds``."""
+
+    def render(self, first: str, seconds: Sequence[str]) -> list[str]:
+        """What the ids that ``encode`` gives stand for."""
 
 
 class PairTokenizer:
@@ -87,7 +97,7 @@ class PairTokenizer:
 class CrossEncoder:
     """A reranker over a sequence classifier with one or two labels."""
 
-    def __init__(self, info: RerankerInfo, tokenizer: PairTokenizer, forward: Forward) -> None:
+    def __init__(self, info: RerankerInfo, tokenizer: EncodesPairs, forward: Forward) -> None:
         self.info = info
         self._tokenizer = tokenizer
         self._forward = forward

@@ -100,7 +100,10 @@ def find_folder(source: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["onnx/*"]
+                name,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+                ignore_patterns=["onnx/*"],
             )
         )
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated, interrupted

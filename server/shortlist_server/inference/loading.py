@@ -23,6 +23,7 @@ from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, Re
 from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer, raw_and_probability
 from shortlist_server.inference.decoder_classifier import DecoderClassifier, is_decoder
 from shortlist_server.inference.encoder import Forward, Prompts, TransformerEmbedder, normalize, pad, pool
+from shortlist_server.inference.pair_template import TemplateTokenizer, read_template
 from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
 from shortlist_server.inference.tokenization import TextTokenizer
 
@@ -157,10 +158,11 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
     labels = len(settings.get("id2label") or {0: "", 1: ""})
     if labels > 2:
         raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels; a cross-encoder with one or two is needed.")
-    tokenizer = PairTokenizer(folder / "tokenizer.json", layout.read_window(folder, settings))
-    _check_vocabulary(folder, tokenizer.vocabulary_size)
+    window = layout.read_window(folder, settings)
     if is_decoder(str(settings.get("model_type", ""))):
-        return _load_decoder_classifier(name, folder, tokenizer, config)
+        return _load_decoder_classifier(name, folder, window, config)
+    tokenizer = PairTokenizer(folder / "tokenizer.json", window)
+    _check_vocabulary(folder, tokenizer.vocabulary_size)
 
     def agreement(reference: Forward, export: Forward) -> float:
         pairs = tokenizer.encode(_SAMPLES[0], _SAMPLES)
@@ -180,22 +182,25 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
     return CrossEncoder(_classifier_info(name, folder, passes.precision), tokenizer, passes.query)
 
 
-def _load_decoder_classifier(name: str, folder: Path, tokenizer: PairTokenizer, config: Config) -> Reranker:
+def _load_decoder_classifier(name: str, folder: Path, window: int, config: Config) -> Reranker:
+    file = folder / "tokenizer.json"
+    tokenizer: PairTokenizer | TemplateTokenizer = PairTokenizer(file, window)
+    identity: tuple[str, ...] = ()
     if layout.has_chat_template(folder):
-        raise ModelNotFound(
-            f"The model in {folder} has a chat template, in which sentence-transformers would put query and document;"
-            " that is not supported. Without the template, the two texts are joined as its tokenizer joins pairs."
-        )
+        template = read_template(folder)
+        tokenizer = TemplateTokenizer(file, template, window)
+        identity = (template.render("", ""),)
+    _check_vocabulary(folder, tokenizer.vocabulary_size)
     device = torch_backend.choose_device(config.device)
     dtype = torch_backend.choose_dtype(config.dtype, device)
     forward = DecoderClassifier(folder, device=device, dtype=dtype, threads=threads(config))
-    return CrossEncoder(_classifier_info(name, folder, dtype), tokenizer, forward)
+    return CrossEncoder(_classifier_info(name, folder, dtype, *identity), tokenizer, forward)
 
 
-def _classifier_info(name: str, folder: Path, precision: str) -> RerankerInfo:
+def _classifier_info(name: str, folder: Path, *identity: str) -> RerankerInfo:
     return RerankerInfo(
         name=name,
-        revision=layout.revision(folder, (precision,)),
+        revision=layout.revision(folder, identity),
         uses_token_vectors=False,
         takes_instruction=False,
         default_weight=0.5,
