@@ -212,16 +212,16 @@ def test_a_transformer_in_a_folder_of_its_own_is_served_with_its_settings(
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         shutil.move(tmp_path / name, own / name)
     (tmp_path / "sentence_bert_config.json").unlink()
-    (own / settings).write_text(json.dumps({"max_seq_length": 12, "do_lower_case": False}))
+    (own / settings).write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     reference = SentenceTransformer(str(tmp_path), device="cpu")
     embedder = load(tmp_path, exports, backend)
-    assert embedder.info.max_tokens == reference.max_seq_length == 12
+    assert embedder.info.max_tokens == reference.max_seq_length == 24
     assert difference(embedder, reference) <= CLOSE
     before = embedder.info.revision
-    (own / settings).write_text(json.dumps({"max_seq_length": 13, "do_lower_case": False}))
+    (own / settings).write_text(json.dumps({"max_seq_length": 25, "do_lower_case": False}))
     assert load(tmp_path, exports, backend).info.revision != before
 
 

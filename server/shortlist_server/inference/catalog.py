@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
 from shortlist_server.domain import OverflowPolicy
-from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.errors import InferenceFailed, InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
@@ -211,13 +213,28 @@ def bundled_minilm() -> Path:
 
 def _warm_up(engine: Embedder) -> None:
     """Runs both lanes once, so that the first caller does not pay for allocations and lazy initialisation."""
-    engine.embed_queries([QueryText(text="warm up")])
+    (query,) = engine.embed_queries([QueryText(text="warm up")])
     cut = engine.cut("warm up", "a passage of text " * 50, engine.info.default_chunking, OverflowPolicy.TRUNCATE)
-    engine.embed_passages([passage.content for passage in cut.passages] * 2, token_vectors=engine.info.token_vectors)
+    contents = [passage.content for passage in cut.passages] * 2
+    try:
+        embedded = engine.embed_passages(contents, token_vectors=engine.info.token_vectors)
+    except InferenceFailed as error:
+        raise _refused(engine.info.name) from error
+    if not all(np.isfinite(getattr(one, "vector", np.nan)).all() for one in (query, *embedded)):
+        raise _refused(engine.info.name)
 
 
 def _warm_up_reranker(engine: Reranker) -> None:
-    engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
+    scored = engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
+    if not np.isfinite(scored.scores).all():
+        raise _refused(engine.info.name)
+
+
+def _refused(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model {name} gives numbers that are not finite. Copy its files anew, or serve it with dtype float32.",
+        metadata={"model": name},
+    )
 
 
 def _names(models: Mapping[str, object]) -> str:

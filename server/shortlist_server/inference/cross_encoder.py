@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.encoder import Forward, Ids, pad
 from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer, rendered
+from shortlist_server.inference.tokenization import open_for_texts, rendered
 
 Floats = NDArray[np.float32]
 
@@ -38,11 +38,24 @@ class PairIds:
     truncated_tokens: int
 
 
+class EncodesPairs(Protocol):
+    """Token ids of pairs of texts: joined as the tokenizer joins them, or in a template."""
+
+    def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
+        """Token ids of ``first`` with each of ``seconds``."""
+
+    def render(self, first: str, seconds: Sequence[str]) -> list[str]:
+        """What the ids that ``encode`` gives stand for."""
+
+
 class PairTokenizer:
-    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half."""
+    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half.
+
+    No special token is read out of a text: one that says ``[SEP]`` does not end there.
+    """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        self._tokenizer = open_tokenizer(path)
+        self._tokenizer = open_for_texts(path)
         self._max_tokens = max_tokens
         self._special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=True)
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -84,7 +97,7 @@ class PairTokenizer:
 class CrossEncoder:
     """A reranker over a sequence classifier with one or two labels."""
 
-    def __init__(self, info: RerankerInfo, tokenizer: PairTokenizer, forward: Forward) -> None:
+    def __init__(self, info: RerankerInfo, tokenizer: EncodesPairs, forward: Forward) -> None:
         self.info = info
         self._tokenizer = tokenizer
         self._forward = forward

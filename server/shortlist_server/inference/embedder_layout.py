@@ -14,7 +14,7 @@ from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.head import Normalize, Step, Truncate
 from shortlist_server.inference.known_models import INSTRUCTION, KnownModel, find_known
-from shortlist_server.inference.layout import read_json, read_optional_json
+from shortlist_server.inference.layout import read_optional_json
 from shortlist_server.inference.modules import STATIC, read_head, read_modules, read_pooling
 from shortlist_server.inference.pooling import Pooling
 from shortlist_server.inference.prompts import Prompts, read_prompts
@@ -94,11 +94,11 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     static = bool(modules) and modules[0].kind == STATIC
     layout.check_self_contained(transformer)
     known = find_known(folder, source)
-    config: dict[str, Any] = {} if static else read_json(transformer / "config.json")
+    config: dict[str, Any] = {} if static else layout.read_config(transformer)
     settings = _read_settings(layout.settings_file(transformer))
     kind = str(config.get("model_type", ""))
     width = _static_width(transformer) if static else _hidden_size(transformer / "config.json", config)
-    language_model = "CausalLM" in str(config.get("architectures"))
+    language_model = any("CausalLM" in name for name in config.get("architectures") or ())
     decoder = language_model or kind.startswith(_DECODERS)
     both_ways = config.get("is_causal") is False or bool(config.get("use_bidirectional_attention"))
     if modules:

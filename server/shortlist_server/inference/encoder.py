@@ -25,6 +25,9 @@ from shortlist_server.inference.tokenization import TextTokenizer, TokenIds, Tok
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+_UNCHECKED = np.errstate(over="ignore", invalid="ignore")
+"""Numbers that are not finite raise no warning here: who asked for vectors looks at them."""
+
 
 class Forward(Protocol):
     """One pass through a transformer: in torch or in ONNX Runtime."""
@@ -74,6 +77,7 @@ class TransformerEmbedder:
         """See ``PassageTokenizer.count``."""
         return self._tokenizer.count(texts, self._prompts.passage)
 
+    @_UNCHECKED
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
         prompts = [self._prompts.for_query(query.instruction) for query in queries]
@@ -95,6 +99,7 @@ class TransformerEmbedder:
         """See ``Embedder.render_query``."""
         return self._tokenizer.render(query.text, self._prompts.for_query(query.instruction))
 
+    @_UNCHECKED
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)

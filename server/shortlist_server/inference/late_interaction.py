@@ -44,7 +44,12 @@ def pack(token_vectors: Floats) -> bytes:
 
     Args:
         token_vectors: shape (tokens, width), rows of norm 1; at least one.
+
+    Raises:
+        InferenceFailed: they are not finite.
     """
+    if not np.isfinite(token_vectors).all():
+        raise InferenceFailed("The model made token vectors that are not finite; another text may work.")
     tokens, width = token_vectors.shape
     starts = np.arange(0, tokens, POOLED_TOKENS)
     pooled = np.add.reduceat(token_vectors, starts, axis=0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference.weights import check_formats
 
 _SETTINGS = "sentence_bert_config.json"
 _CONFIG_FILES = (
@@ -25,6 +26,8 @@ _CONFIG_FILES = (
     "tokenizer_config.json",
 )
 _UNBOUNDED = 1_000_000
+_SHORTEST_WINDOW = 16
+_MOST_LAYERS = 1000
 
 
 def find_folder(source: str) -> Path:
@@ -47,7 +50,10 @@ def find_folder(source: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["onnx/*"]
+                name,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+                ignore_patterns=["onnx/*"],
             )
         )
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated, interrupted
@@ -117,12 +123,36 @@ def _settings_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("sentence_*_config.json"), key=lambda path: (path.name != _SETTINGS, path.name))
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``. Raises ``ModelNotFound`` naming it when what is read here cannot be right."""
+    path = folder / "config.json"
+    config: dict[str, Any] = read_json(path)
+    architectures, layers = config.get("architectures") or [], config.get("num_hidden_layers")
+    right = {
+        "architectures": isinstance(architectures, list) and all(isinstance(name, str) for name in architectures),
+        "id2label": isinstance(config.get("id2label"), dict | None),
+        "num_hidden_layers": layers is None or (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ModelNotFound(f"{path} has {config[wrong[0]]!r} as {wrong[0]}, which cannot be. Copy the model anew.")
+    return config
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer's files hold a template that puts texts into messages. Raises ``ModelNotFound``."""
+    files = (folder / "chat_template.jinja", folder / "chat_template.json")
+    settings = read_optional_json(folder / "tokenizer_config.json")
+    return bool(settings.get("chat_template")) or any(file.is_file() for file in files)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files, each of the length its header states. Raises ``ModelNotFound``."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        paths = [folder / name for name in names]
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ModelNotFound(f"{index} has no weight_map, which tells the weights' files. Copy the model anew.")
+        paths = [folder / name for name in sorted(set(names.values()))]
     else:
         paths = [folder / "model.safetensors"]
     for path in paths:
@@ -155,17 +185,37 @@ def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> 
 
 def read_window(folder: Path, config: dict[str, Any]) -> int:
     """The model's window in tokens, special tokens included. Raises ``ModelNotFound`` when no file states it."""
-    stated = read_optional_json(settings_file(folder)).get("max_seq_length")
+    settings = settings_file(folder)
+    stated = read_optional_json(settings).get("max_seq_length")
     tokenizer = read_optional_json(folder / "tokenizer_config.json").get("model_max_length")
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # their position ids start behind the padding id
-    limits = [
-        limit for limit in (stated or tokenizer, positions) if isinstance(limit, int | float) and limit < _UNBOUNDED
-    ]
-    if not limits:
+    limits = (
+        _window(stated, settings) or _window(_or_none(tokenizer), folder / "tokenizer_config.json"),
+        _window(_or_none(config.get("max_position_embeddings")), folder / "config.json"),
+    )
+    # Some models' position ids start behind the padding id.
+    unusable = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    found = [limit - less for limit, less in zip(limits, (0, unusable), strict=True) if limit is not None]
+    if not found:
         raise ModelNotFound(f"{folder / 'config.json'} states no window (max_position_embeddings).")
-    return int(min(limits))
+    return min(found)
+
+
+def _or_none(value: Any) -> Any:
+    """None for a limit so large that it is none: tokenizers without one state 10**30."""
+    return None if isinstance(value, int | float) and value >= _UNBOUNDED else value
+
+
+def _window(value: Any, path: Path) -> int | None:
+    """A window as a file states it, in tokens; None where it states none."""
+    if value is None:
+        return None
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool) or not _SHORTEST_WINDOW <= value < _UNBOUNDED:
+        raise ModelNotFound(
+            f"{path} states a window of {value!r} tokens; one of {_SHORTEST_WINDOW} to {_UNBOUNDED - 1:,} is needed."
+            " Correct it, or copy the model anew."
+        )
+    return int(value)
 
 
 def _check_safetensors(path: Path) -> None:
@@ -185,6 +235,7 @@ def _check_safetensors(path: Path) -> None:
         raise ModelNotFound(
             f"{path} is not a safetensors file (a pointer or a foreign file?). Copy it anew."
         ) from error
+    check_formats(path, header)
     if size != 8 + length + end:
         raise ModelNotFound(
             f"{path} has {size} bytes but its header promises {8 + length + end}: truncated or damaged. Copy it anew."

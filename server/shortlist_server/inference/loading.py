@@ -21,9 +21,11 @@ from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, RerankerInfo
 from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer, raw_and_probability
+from shortlist_server.inference.decoder_classifier import DecoderClassifier, is_decoder
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
 from shortlist_server.inference.encoder import Forward, TransformerEmbedder, pad
 from shortlist_server.inference.head import Dense, normalize
+from shortlist_server.inference.pair_template import TemplateTokenizer, read_template
 from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
 from shortlist_server.inference.static_embedding import StaticTable
 from shortlist_server.inference.tokenization import TextTokenizer
@@ -192,7 +194,7 @@ def _check_prompts(found: EmbedderLayout, tokenizer: TextTokenizer) -> None:
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
     """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
     layout.check_self_contained(folder)
-    settings = layout.read_json(folder / "config.json")
+    settings = layout.read_config(folder)
     architecture = " ".join(settings.get("architectures") or ())
     layout.weight_files(folder)
     if architecture == "Qwen3ForCausalLM":
@@ -205,7 +207,10 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
     labels = len(settings.get("id2label") or {0: "", 1: ""})
     if labels > 2:
         raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels; a cross-encoder with one or two is needed.")
-    tokenizer = PairTokenizer(folder / "tokenizer.json", layout.read_window(folder, settings))
+    window = layout.read_window(folder, settings)
+    if is_decoder(str(settings.get("model_type", ""))):
+        return _load_decoder_classifier(name, folder, window, config)
+    tokenizer = PairTokenizer(folder / "tokenizer.json", window)
     _check_vocabulary(folder, tokenizer.vocabulary_size)
 
     def agreement(reference: Forward, export: Forward) -> float:
@@ -222,24 +227,42 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         ]
 
     checks = _ExportChecks(samples=samples, agreement=agreement)
-    onnx = "qwen" not in settings.get("model_type", "")
-    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx=onnx, export=export)
-    info = RerankerInfo(
+    passes = _open(folder, torch_backend.CLASSIFIER, config, checks, onnx=True, export=export)
+    return CrossEncoder(_classifier_info(name, folder, passes.precision), tokenizer, passes.query)
+
+
+def _load_decoder_classifier(name: str, folder: Path, window: int, config: Config) -> Reranker:
+    file = folder / "tokenizer.json"
+    tokenizer: PairTokenizer | TemplateTokenizer = PairTokenizer(file, window)
+    identity: tuple[str, ...] = ()
+    if layout.has_chat_template(folder):
+        template = read_template(folder)
+        tokenizer = TemplateTokenizer(file, template, window)
+        identity = (template.render("", ""),)
+    _check_vocabulary(folder, tokenizer.vocabulary_size)
+    device = torch_backend.choose_device(config.device)
+    dtype = torch_backend.choose_dtype(config.dtype, device)
+    forward = DecoderClassifier(folder, device=device, dtype=dtype, threads=threads(config))
+    return CrossEncoder(_classifier_info(name, folder, dtype, *identity), tokenizer, forward)
+
+
+def _classifier_info(name: str, folder: Path, *identity: str) -> RerankerInfo:
+    return RerankerInfo(
         name=name,
-        revision=layout.revision(folder, (passes.precision,)),
+        revision=layout.revision(folder, identity),
         uses_token_vectors=False,
         takes_instruction=False,
         default_weight=0.5,
         default_depth=20,
     )
-    return CrossEncoder(info, tokenizer, passes.query)
 
 
 def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool) -> Reranker:
     device = torch_backend.choose_device(config.device)
     dtype = torch_backend.choose_dtype(config.dtype, device)
-    window = layout.read_window(folder, layout.read_json(folder / "config.json"))
+    window = layout.read_window(folder, layout.read_config(folder))
     prompt = Qwen3Prompt(folder / "tokenizer.json", min(window, MAX_TOKENS))
+    _check_vocabulary(folder, prompt.vocabulary_size)
     import torch
 
     torch.set_num_threads(threads(config))
@@ -335,7 +358,7 @@ def _chunking(found: EmbedderLayout) -> Chunking:
 
 
 def _check_vocabulary(folder: Path, size: int) -> None:
-    known = layout.read_json(folder / "config.json").get("vocab_size")
+    known = layout.read_config(folder).get("vocab_size")
     if isinstance(known, int) and size > known:
         raise ModelNotFound(
             f"{folder / 'tokenizer.json'} has {size} tokens but the model in config.json knows {known}: the file is"

@@ -2,8 +2,8 @@
 
 The prompt and the scoring are those of the model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B). What all
 candidates of a query share, the prompt up to ``<Document>:``, is run once and its keys and values reused. Truncation
-cuts the document only. Users' texts are tokenised with special tokens disabled, so that none can close the turn. Padded
-on the right, which causal attention cannot see. One thread at a time.
+cuts the document only. No special token and no markup such as ``</think>`` is read out of users' texts, so that none
+can close the turn. Padded on the right, which causal attention cannot see. One thread at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shortlist_server.inference.base import (
 from shortlist_server.inference.cross_encoder import sigmoid
 from shortlist_server.inference.encoder import pad
 from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer
+from shortlist_server.inference.tokenization import open_for_texts, open_tokenizer
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 SYSTEM = (
@@ -49,12 +49,12 @@ class Qwen3Prompt:
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
-        self._plain = open_tokenizer(tokenizer_file)
-        self._plain.encode_special_tokens = True
+        self._plain = open_for_texts(tokenizer_file, markup=True)
         special = open_tokenizer(tokenizer_file)
         self._prefix = special.encode(PREFIX, add_special_tokens=False).ids
         self._suffix = special.encode(SUFFIX, add_special_tokens=False).ids
         self._max_tokens = max_tokens
+        self.vocabulary_size: int = special.get_vocab_size(with_added_tokens=True)
         self.yes = self._single(special, "yes", tokenizer_file)
         self.no = self._single(special, "no", tokenizer_file)
 

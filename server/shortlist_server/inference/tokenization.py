@@ -6,6 +6,7 @@ construction; any thread. Encoding releases the GIL.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -65,6 +66,35 @@ def open_tokenizer(path: Path) -> Any:
         raise ModelNotFound(f"{path} is not a tokenizer file or is truncated: {error}. Copy it anew.") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def open_for_texts(path: Path, *, markup: bool = False) -> Any:
+    """A tokenizer that reads no special token out of a text, only pieces of its name. Its own post-processor still adds
+    them. Errors are those of ``open_tokenizer``.
+
+    Args:
+        markup: read none of the other added tokens either, such as ``</think>``. Not for every model: some have runs of
+            spaces and line ends among them.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    tokenizer = open_tokenizer(path)
+    added = tokenizer.get_added_tokens_decoder().values()
+    if markup:
+        # What counts as special is decided by the name, so that naming a token again changes nothing else of it.
+        tokenizer.add_special_tokens([AddedToken(token.content, special=True, normalized=False) for token in added])
+    tokenizer.encode_special_tokens = True
+    if type(tokenizer.model).__name__ == "Unigram":
+        # Unigram finds the names of special tokens among its own pieces. No text has a piece with a space in it: spaces
+        # are replaced or split at before pieces are looked for.
+        special = {token.content for token in added if token.special}
+        settings = json.loads(tokenizer.to_str())
+        settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] not in special]
+        settings["model"]["vocab"] = [
+            [f" {piece} " if piece in special else piece, score] for piece, score in settings["model"]["vocab"]
+        ]
+        tokenizer = Tokenizer.from_str(json.dumps(settings))
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
+from shortlist_server.inference.weights import check_loaded
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -89,12 +90,7 @@ def load_checkpoint(
         )
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise ModelNotFound(f"The model in {folder} cannot be loaded: {error}") from error
-    missing = [name for name in report["missing_keys"] if not any(part in name for part in unused)]
-    if wrong := missing or list(report.get("mismatched_keys", ())):
-        raise ModelNotFound(
-            f"The weights in {folder} are not those of its config.json: of {len(wrong)} weights, {wrong[0]!r} the"
-            " first, the shape differs or they are missing. Copy the model anew."
-        )
+    check_loaded(model, report, folder, unused)
     return model.to(device).eval()
 
 
