@@ -15,7 +15,7 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.errors import ModelNotFound
-from shortlist_server.inference import onnx_export
+from shortlist_server.inference import agreement
 from shortlist_server.inference.export_process import load_apart
 from shortlist_server.inference.loading import ExportMissing, load_embedder
 
@@ -79,9 +79,9 @@ def test_a_torn_export_is_made_again(tiny_bert: Path, tmp_path: Path, file: str)
 def test_an_export_that_disagrees_is_never_served(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "MIN_COSINE", 1.5)
+    monkeypatch.setattr(agreement, "MIN_COSINE", 1.5)
     for _ in range(2):
-        with pytest.raises(ModelNotFound, match="disagrees with torch"):
+        with pytest.raises(ModelNotFound, match="does not agree with the original"):
             load_embedder("it", tiny_bert, "", config(tmp_path))
     assert not (exported(tmp_path) / "model.onnx").exists()
 
@@ -89,15 +89,17 @@ def test_an_export_that_disagrees_is_never_served(
 def test_auto_falls_back_to_float32_where_int8_disagrees(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "MIN_COSINE", 0.99999)
-    load_embedder("it", tiny_bert, "", config(tmp_path, "auto"))
+    monkeypatch.setattr(agreement, "MIN_COSINE", 0.99999)
+    embedder = load_embedder("it", tiny_bert, "", config(tmp_path, "auto"))
+    assert embedder.info.number_format == "float32"
+    assert "as int8 it does not agree with the original: mean cosine 0.9" in embedder.info.number_format_note
     reports = [json.loads((folder / "export.json").read_text()) for folder in (tmp_path / "models").iterdir()]
     assert {report["precision"]: report["refused"] for report in reports} == {"int8": True, "float32": False}
 
 
 def test_a_server_never_loads_torch_not_even_to_make_an_export(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", START, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert exported(tmp_path).name.endswith("-int8-2")
+    assert exported(tmp_path).name.endswith("-int8-3")
     assert not set(json.loads(run.stdout)) & {"torch", "transformers", "onnx", "sentence_transformers"}
 
 

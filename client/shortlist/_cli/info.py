@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shortlist._admin_types import ServerInfo
+from shortlist._admin_types import EmbedderModel, RerankerModel, ServerInfo
 from shortlist._cli import _output as output
 from shortlist._cli._connect import connect
 from shortlist._cli._group import client_options
@@ -39,11 +39,18 @@ def _rows(info: ServerInfo) -> list[tuple[str, str]]:
             traits.append(f"can be cut to {embedder.min_dimension}")
         if embedder.takes_instruction:
             traits.append("takes an instruction")
+        traits.append(_number_format(embedder))
         rows.append((f"embedder {embedder.name}", f"{', '.join(traits)}; revision {embedder.revision}"))
     for reranker in info.rerankers:
         traits = [f"weight {reranker.default_weight:g}", f"depth {reranker.default_depth}"]
         if reranker.takes_instruction:
             traits.append("takes an instruction")
+        traits.append(_number_format(reranker))
         revision = f"; revision {reranker.revision}" if reranker.revision else ""
         rows.append((f"reranker {reranker.name}", f"{', '.join(traits)}{revision}"))
     return rows
+
+
+def _number_format(model: EmbedderModel | RerankerModel) -> str:
+    note = f" ({model.number_format_note})" if model.number_format_note else ""
+    return f"computes in {model.number_format}{note}"

@@ -164,7 +164,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def revision(folder: Path, extra: Iterable[str]) -> str:
-    """Hex digest over weights, configuration and ``extra`` (dtype, backend, prompts). Reads all weights."""
+    """Hex digest over weights, configuration and ``extra`` (prompts, pooling). Reads all weights."""
+    return revisions(folder, [extra])[0]
+
+
+def revisions(folder: Path, extras: Iterable[Iterable[str]]) -> list[str]:
+    """The ``revision`` for each of ``extras``. Reads all weights, once."""
     digest = hashlib.sha256()
     files = [folder / name for name in _CONFIG_FILES] + sorted(folder.glob("*_*/config.json")) + weight_files(folder)
     for path in files:
@@ -172,9 +177,13 @@ def revision(folder: Path, extra: Iterable[str]) -> str:
             digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    for item in extra:
-        digest.update(f"\0{item}".encode())
-    return digest.hexdigest()[:32]
+    found = []
+    for extra in extras:
+        whole = digest.copy()
+        for item in extra:
+            whole.update(f"\0{item}".encode())
+        found.append(whole.hexdigest()[:32])
+    return found
 
 
 def _read_modules(folder: Path) -> str:

@@ -24,11 +24,8 @@ MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
 
-FORMAT = 2
+FORMAT = 3
 """Raised when exports of an earlier release must be made again."""
-
-NUMBERS = {"int8": "int8-rows", "float32": "float32"}
-"""What a model's revision says of its precision: the same only where the numbers are."""
 
 
 def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precision: str) -> Path:

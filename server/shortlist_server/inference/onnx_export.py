@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -22,15 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference.agreement import Agreement
 from shortlist_server.inference.onnx_backend import MODEL_FILE, REPORT_FILE, OnnxTransformer, read_report
 from shortlist_server.inference.onnx_quantize import Sample, quantize
 from shortlist_server.inference.torch_backend import CLASSIFIER, TorchTransformer
+from shortlist_server.observe import progress
 
 Floats = NDArray[np.float32]
 
-MIN_COSINE = 0.99
 _OPSET = 17
-_LOG = logging.getLogger(__name__)
+_STEPS = {
+    "int8": ("loading torch and the weights", "tracing", "quantising to int8", "comparing with the original"),
+    "float32": ("loading torch and the weights", "tracing in float32", "comparing with the original"),
+}
 
 
 def make_export(
@@ -41,18 +44,24 @@ def make_export(
     precision: str,
     threads: int,
     samples: Sequence[Sample],
-    agreement: Callable[[TorchTransformer, OnnxTransformer], float],
+    agreement: Callable[[TorchTransformer, OnnxTransformer], Agreement],
 ) -> dict[str, Any]:
-    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement``.
+    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement`` in words.
 
     Args:
         precision: "int8" or "float32".
         samples: texts on which int8 measures the ranges of activations.
-        agreement: compares the export with torch on texts of its choice; 1 is equal, under ``MIN_COSINE`` is refused.
+        agreement: compares the export with torch on texts of its choice; one that does not hold is refused.
 
     Raises:
         ModelNotFound: the model cannot be loaded, or cannot be exported.
     """
+    steps = _STEPS[precision]
+
+    def begin(step: int) -> None:
+        progress.say(f"{steps[step - 1]} (step {step} of {len(steps)})")
+
+    begin(1)
     # Attention spelled out: traced from torch's fused kernel, the graph has three more passes over every attention
     # matrix (measured: 153 ms for 16 texts of 128 tokens against 105).
     reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads, attention="eager")
@@ -63,21 +72,25 @@ def make_export(
             # A model of more than 2 GB is traced into many files, which refer to each other by name.
             traced = work / "traced"
             traced.mkdir()
+            begin(2)
             _trace(reference, auto_class, traced / MODEL_FILE)
             if precision == "int8":
+                begin(3)
                 quantize(traced / MODEL_FILE, work / MODEL_FILE, samples)
             else:
                 for file in traced.iterdir():
                     file.rename(work / file.name)
             shutil.rmtree(traced)
-            score = agreement(reference, OnnxTransformer(work, threads=threads))
+            begin(len(steps))
+            found = agreement(reference, OnnxTransformer(work, threads=threads))
+        except OSError:
+            raise
         except Exception as error:  # the exporter, the quantiser and the runtime each raise their own
             raise ModelNotFound(
                 f"The model in {source} cannot be exported to ONNX ({error}). Serve it with backend torch."
             ) from error
-        served = bool(score >= MIN_COSINE)
-        _LOG.info("Exported %s as %s: agreement with torch %.4f", source, precision, score)
-        report = {"agreement": float(score), "precision": precision, "refused": not served}
+        progress.say(f"compared with the original: {found.detail}")
+        report = {"agreement": found.detail, "precision": precision, "refused": not found.holds}
         _publish(work, target, report)
         return report
     finally:

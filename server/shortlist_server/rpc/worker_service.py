@@ -171,6 +171,9 @@ def _embedder_out(info: EmbedderInfo) -> pb.Embedder:
         overlap_tokens=info.default_chunking.overlap_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
+        former_revisions=info.former_revisions,
     )
 
 
@@ -181,6 +184,8 @@ def _reranker_out(info: RerankerInfo) -> pb.Reranker:
         takes_instruction=info.takes_instruction,
         default_weight=info.default_weight,
         default_depth=info.default_depth,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )
 
 
