@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.errors import ModelNotFound
-from shortlist_server.inference import agreement
+from shortlist_server.errors import ModelNotFound, OutOfSpace, Unavailable
+from shortlist_server.inference import agreement, export_process, onnx_backend
 from shortlist_server.inference.export_process import load_apart
 from shortlist_server.inference.loading import ExportMissing, load_embedder
+from shortlist_server.observe import progress
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -109,13 +111,63 @@ def test_an_export_that_fails_elsewhere_fails_here_with_the_same_error(tmp_path:
 
 
 def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="ended with code -9"):
+    with pytest.raises(ModelNotFound, match="was killed, as when memory runs out"):
         load_apart(die)
+
+
+def test_an_exporting_process_that_fails_is_not_said_to_lack_memory(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"converts it ended with code 1, and what it printed above says why"):
+        load_apart(stumble, "it")
+
+
+def test_an_export_says_what_it_does_and_how_far_it_is(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger=progress.LOGGER):
+        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
+    told = [record.getMessage() for record in caplog.records if record.name == progress.LOGGER]
+    assert told[:5] == [
+        "it is converted for this machine's processor, which is done once",
+        "it: loading torch and the weights (step 1 of 4)",
+        "it: tracing (step 2 of 4)",
+        "it: quantising to int8 (step 3 of 4)",
+        "it: comparing with the original (step 4 of 4)",
+    ]
+    assert told[5].startswith("it: compared with the original: mean cosine 0.99")
+    assert told[6].startswith("it was converted in ")
+
+
+def test_a_step_that_takes_long_is_said_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(export_process, "_SILENT_SECONDS", 0.05)
+    with caplog.at_level(logging.INFO, logger=progress.LOGGER), pytest.raises(ModelNotFound, match="no such model"):
+        load_apart(partial(refuse, "no such model"), "it")
+    assert "it: still starting, after 0 s" in [record.getMessage() for record in caplog.records]
+
+
+def test_an_export_is_not_begun_without_room_for_it(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_backend, "_EXPORT_FACTOR", 10**9)
+    with pytest.raises(OutOfSpace, match=r"converting a model takes about \d+ MB in .* free some space"):
+        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path)))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_export_that_cannot_be_written_says_where(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(Unavailable, match=f"cannot be converted in {tmp_path / 'models'}"):
+        load_embedder("it", tiny_bert, "", config(tmp_path))
 
 
 def refuse(message: str, *, export: bool) -> None:
     print("what a library has to say")
     raise ModelNotFound(message) if export else ExportMissing
+
+
+def stumble(*, export: bool) -> None:
+    raise RuntimeError("a bug") if export else ExportMissing
 
 
 def die(*, export: bool) -> None:

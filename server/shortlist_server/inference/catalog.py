@@ -7,6 +7,7 @@ The catalog it returns is immutable but for ``close``; any thread.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from shortlist_server.inference.services import (
     ScheduledEmbedder,
     ScheduledReranker,
 )
+from shortlist_server.observe import progress
 from shortlist_server.observe.observer import Observer
 
 
@@ -107,10 +109,12 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     if config.workers:
         return _find_remote(config, observer)
     engines: dict[str, Embedder] = {}
+    started = time.monotonic()
     for entry in config.embedders:
         if entry == NO_MODEL:
             continue
         name, source = parse_entry(entry, "embedders")
+        progress.say(f"loading embedder {name}")
         if name in engines:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
@@ -122,6 +126,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
         if name not in (NO_MODEL, LATE_INTERACTION):
             if name in rerankers:
                 raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
+            progress.say(f"loading reranker {name}")
             engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config), name)
             _warm_up_reranker(engine)
             rerankers[name] = ScheduledReranker(engine, observer=observer)
@@ -129,6 +134,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
             raise InvalidArgument("No embedder gives the token vectors late-interaction needs.", field="rerankers")
         if number == 0:
             default = name
+    progress.say(f"models are loaded after {time.monotonic() - started:.1f} s")
     return LoadedModels(embedders, rerankers, default)
 
 

@@ -231,9 +231,11 @@ def _open(
     """Forward passes in ONNX Runtime where the settings and the model allow, else in torch. ``weights``: a digest."""
     # Choosing a device imports torch, and a cached export must start without: so a GPU is looked for otherwise first.
     may_be_gpu = config.device != "cpu" and (config.device != "auto" or _has_gpu())
-    device = torch_backend.choose_device(config.device) if may_be_gpu else "cpu"
-    wants_onnx = config.backend == "onnx" or (config.backend == "auto" and device == "cpu")
-    if onnx and wants_onnx and config.dtype != "bfloat16":
+    on_cpu = onnx and config.backend == "onnx"
+    if on_cpu and may_be_gpu:
+        _LOG.warning("the model in %s runs on the CPU, for backend is onnx, although there may be a GPU", folder)
+    device = torch_backend.choose_device(config.device) if may_be_gpu and not on_cpu else "cpu"
+    if onnx and device == "cpu" and config.backend in ("auto", "onnx") and config.dtype != "bfloat16":
         return _open_onnx(folder, weights, auto_class, config, checks, export=export)
     if onnx and config.dtype == "int8":
         raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
@@ -245,7 +247,7 @@ def _open(
 def _open_onnx(
     folder: Path, weights: str, auto_class: str, config: Config, checks: _ExportChecks, *, export: bool
 ) -> _Passes:
-    from shortlist_server.inference.onnx_backend import export_folder, read_report
+    from shortlist_server.inference.onnx_backend import check_room, export_folder, read_report
 
     # The runtime collects telemetry for its maker (seen in 1.32), unless it is told not to before its import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -255,6 +257,7 @@ def _open_onnx(
         report = read_report(target)
         if report is None:
             if not export:
+                check_room(target, layout.weight_files(folder))
                 raise ExportMissing
             # Only here are torch and transformers needed.
             from shortlist_server.inference.onnx_export import make_export

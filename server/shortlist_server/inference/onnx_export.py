@@ -7,11 +7,12 @@ leaves a report that says so and is never served. Needs torch, transformers and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.errors import ModelNotFound
+from shortlist_server.errors import ModelNotFound, OutOfSpace, Unavailable
 from shortlist_server.inference.agreement import Agreement
 from shortlist_server.inference.onnx_backend import MODEL_FILE, REPORT_FILE, OnnxTransformer, read_report
 from shortlist_server.inference.onnx_quantize import Sample, quantize
@@ -55,6 +56,7 @@ def make_export(
 
     Raises:
         ModelNotFound: the model cannot be loaded, or cannot be exported.
+        OutOfSpace, Unavailable: the export cannot be written.
     """
     steps = _STEPS[precision]
 
@@ -65,9 +67,9 @@ def make_export(
     # Attention spelled out: traced from torch's fused kernel, the graph has three more passes over every attention
     # matrix (measured: 153 ms for 16 texts of 128 tokens against 105).
     reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads, attention="eager")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    work = target.with_name(f".export-{uuid.uuid4().hex}")
     try:
+        work.mkdir(parents=True)
         try:
             # A model of more than 2 GB is traced into many files, which refer to each other by name.
             traced = work / "traced"
@@ -93,6 +95,15 @@ def make_export(
         report = {"agreement": found.detail, "precision": precision, "refused": not found.holds}
         _publish(work, target, report)
         return report
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(
+                f"the disk of {target.parent} filled up while a model was converted: free some space"
+            ) from error
+        raise Unavailable(
+            f"a model cannot be converted in {target.parent} ({error.strerror or error}): see to that folder, or serve"
+            " the model with backend torch"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
