@@ -15,11 +15,16 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.errors import ModelNotFound, OutOfSpace, Unavailable
-from shortlist_server.inference import agreement, export_process, onnx_backend
+from shortlist_server.domain import CollectionConfig
+from shortlist_server.errors import ModelMismatch, ModelNotFound, OutOfSpace, Unavailable
+from shortlist_server.inference import agreement, export_process, layout, onnx_backend
 from shortlist_server.inference.export_process import load_apart
 from shortlist_server.inference.loading import ExportMissing, load_embedder
+from shortlist_server.inference.services import ScheduledEmbedder
 from shortlist_server.observe import progress
+from shortlist_server.pipeline.search import check_revision
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.store import open_store
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -159,6 +164,39 @@ def test_an_export_that_cannot_be_written_says_where(tiny_bert: Path, tmp_path: 
     (tmp_path / "models").write_text("a file")
     with pytest.raises(Unavailable, match=f"cannot be converted in {tmp_path / 'models'}"):
         load_embedder("it", tiny_bert, "", config(tmp_path))
+
+
+def test_the_number_format_is_no_part_of_the_revision(tiny_bert: Path, tmp_path: Path) -> None:
+    infos = [load_embedder("it", tiny_bert, "", config(tmp_path, dtype)).info for dtype in ("int8", "float32")]
+    assert [info.number_format for info in infos] == ["int8", "float32"]
+    assert infos[0].revision == infos[1].revision
+
+
+def test_a_collection_of_an_earlier_release_keeps_its_embedder(tiny_bert: Path, tmp_path: Path) -> None:
+    """Earlier releases counted the number format into the revision."""
+    service = ScheduledEmbedder(load_embedder("it", tiny_bert, "", config(tmp_path)))
+    formats = ("int8-rows", "float32", "bfloat16")
+    same = [layout.revision(tiny_bert, (one, "", "", "mean")) for one in formats] + [service.info.revision]
+    store = open_store(Config(data_dir=tmp_path))
+
+    def collection(number: int, revision: str) -> EmbeddedCollection:
+        chosen = CollectionConfig(
+            embedder="it",
+            embedder_revision=revision,
+            dimension=service.info.dimension,
+            reranker="none",
+            chunking=service.info.default_chunking,
+        )
+        return store.create(f"made-by-{number}", chosen)
+
+    try:
+        for number, revision in enumerate(same):
+            check_revision(collection(number, revision), service)
+        with pytest.raises(ModelMismatch, match="was made with revision another"):
+            check_revision(collection(len(same), "another"), service)
+    finally:
+        service.close()
+        store.close()
 
 
 def refuse(message: str, *, export: bool) -> None:
