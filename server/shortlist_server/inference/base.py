@@ -207,6 +207,10 @@ class Embedder(Protocol):
     def batches_queries(self) -> bool:
         """Whether queries share a batch; False where that would change their vectors or gain nothing."""
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a padded batch of passages that suit the device it runs on; 0: the lane's own size does."""
+
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""
 

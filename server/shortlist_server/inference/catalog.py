@@ -42,6 +42,9 @@ from shortlist_server.inference.services import (
 from shortlist_server.observe import progress
 from shortlist_server.observe.observer import Observer
 
+_SHORT_PASSAGE_TOKENS = 32
+"""A large batch has no more passages than it has room for of this length."""
+
 
 class LoadedModels:
     """A ``ModelCatalog`` of models that are loaded."""
@@ -142,10 +145,14 @@ def _schedule(engine: Embedder, config: Config, observer: Observer) -> Scheduled
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
+    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config))
+    if tokens := engine.batch_tokens:
+        items = max(tokens // _SHORT_PASSAGE_TOKENS, PASSAGE_LIMITS.batch_items)
+        passage_limits = dataclasses.replace(passage_limits, batch_cost=tokens, batch_items=items)
     return ScheduledEmbedder(
         engine,
         query_limits=query_limits,
-        passage_limits=dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config)),
+        passage_limits=passage_limits,
         observer=observer,
     )
 

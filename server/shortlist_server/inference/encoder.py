@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,14 @@ class Forward(Protocol):
         Args:
             ids, mask, segments: shape (texts, tokens); segments tell the two texts of a pair apart.
         """
+
+
+@runtime_checkable
+class PooledForward(Protocol):
+    """A pass that can pool where it runs, so that the hidden states need not leave the GPU."""
+
+    def run_pooled(self, ids: Ids, mask: Ids, pooling: str) -> Floats:
+        """What ``pool`` gives of the hidden states that ``Forward.run`` gives, shape (texts, width)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +71,10 @@ class TransformerEmbedder:
         pooling: str,
         prompts: Prompts,
         batches_queries: bool,
+        batch_tokens: int = 0,
     ) -> None:
         self.info = info
+        self.batch_tokens = batch_tokens
         self.max_tokens = info.max_tokens
         self.batches_queries = batches_queries
         self._tokenizer = tokenizer
@@ -88,11 +98,11 @@ class TransformerEmbedder:
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
         texts = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
-        hidden, vectors = self._run(texts, self._query_forward)
+        hidden, vectors = self._run(texts, self._query_forward, token_vectors=self.info.token_vectors)
         return [
             QueryEmbedding(
                 vector=vectors[row],
-                token_vectors=_weighted(hidden[row, : len(text.ids)][text.own]) if self.info.token_vectors else None,
+                token_vectors=None if hidden is None else _weighted(hidden[row, : len(text.ids)][text.own]),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
@@ -106,22 +116,26 @@ class TransformerEmbedder:
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)
-        hidden, vectors = self._run(texts, self._passage_forward)
         packing = token_vectors and self.info.token_vectors
+        hidden, vectors = self._run(texts, self._passage_forward, token_vectors=packing)
         return [
             PassageEmbedding(
                 vector=vectors[row],
-                token_vectors=pack(normalize(hidden[row, : len(text.ids)])) if packing else None,
+                token_vectors=None if hidden is None else pack(normalize(hidden[row, : len(text.ids)])),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
             for row, text in enumerate(texts)
         ]
 
-    def _run(self, texts: Sequence[TokenIds], forward: Forward) -> tuple[Floats, Floats]:
-        """Hidden states, shape (texts, tokens, width), and vectors, shape (texts, dimension)."""
+    def _run(self, texts: Sequence[TokenIds], forward: Forward, *, token_vectors: bool) -> tuple[Floats | None, Floats]:
+        """Hidden states, shape (texts, tokens, width), where wanted, and vectors, shape (texts, dimension)."""
         ids, mask = pad([text.ids for text in texts])
+        if not token_vectors and isinstance(forward, PooledForward):
+            return None, normalize(forward.run_pooled(ids, mask, self._pooling))
         hidden = forward.run(ids, mask)
+        if not token_vectors:
+            return None, normalize(pool(hidden, mask, self._pooling))
         return hidden, normalize(pool(hidden, mask, self._pooling))
 
 

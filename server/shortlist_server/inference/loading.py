@@ -75,6 +75,7 @@ class _Passes:
     number_format: str
     batches_queries: bool
     note: str = ""
+    batch_tokens: int = 0
 
 
 def threads(config: Config) -> int:
@@ -151,6 +152,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         pooling=found.pooling,
         prompts=prompts,
         batches_queries=passes.batches_queries,
+        batch_tokens=passes.batch_tokens,
     )
 
 
@@ -199,7 +201,7 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         number_format=passes.number_format,
         number_format_note=passes.note,
     )
-    return CrossEncoder(info, tokenizer, passes.query)
+    return CrossEncoder(info, tokenizer, passes.query, batch_tokens=passes.batch_tokens)
 
 
 def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool) -> Reranker:
@@ -221,8 +223,9 @@ def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool)
         default_weight=0.7,
         default_depth=20,
         number_format=dtype,
+        number_format_note=torch_backend.dtype_note(config.dtype, device),
     )
-    return Qwen3Reranker(info, model, prompt)
+    return Qwen3Reranker(info, model, prompt, batch_tokens=torch_backend.batch_tokens(model, device))
 
 
 def _open(
@@ -241,7 +244,14 @@ def _open(
         raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
     dtype = torch_backend.choose_dtype(config.dtype, device)
     forward = torch_backend.TorchTransformer(auto_class, folder, device=device, dtype=dtype, threads=threads(config))
-    return _Passes(query=forward, passage=forward, number_format=dtype, batches_queries=True)
+    return _Passes(
+        query=forward,
+        passage=forward,
+        number_format=dtype,
+        batches_queries=True,
+        note=torch_backend.dtype_note(config.dtype, device),
+        batch_tokens=torch_backend.batch_tokens(forward.model, device),
+    )
 
 
 def _open_onnx(

@@ -206,6 +206,7 @@ class RemoteEmbedder:
     """An ``Embedder`` on the workers."""
 
     batches_queries = True
+    batch_tokens = 0
 
     def __init__(self, pool: WorkerPool, described: pb.Embedder) -> None:
         self._pool = pool
