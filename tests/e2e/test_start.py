@@ -87,7 +87,7 @@ def test_the_first_start_says_what_it_does_and_how_far_it_is(tmp_path: Path, com
     told: list[str] = []
     ServerProcess(tmp_path, command=command, on_progress=told.append).stop()
     assert told[0] == "loading embedder all-MiniLM-L6-v2"
-    steps = [line for line in told if " (step " in line]
+    steps = [line for line in told if " (step " in line and ": still " not in line]
     assert [line.partition("(")[2] for line in steps] == [f"step {number} of 4)" for number in range(1, 5)]
     assert told[-1].startswith("models are loaded after ")
 

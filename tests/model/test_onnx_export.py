@@ -74,6 +74,17 @@ def test_an_export_is_made_once_and_leaves_nothing_else(tiny_bert: Path, tmp_pat
     assert model.stat().st_mtime_ns == before
 
 
+def test_what_a_killed_export_left_goes_with_the_next_one(tiny_bert: Path, tmp_path: Path) -> None:
+    old, young = (tmp_path / "models" / f".export-{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    load_embedder("it", tiny_bert, "", config(tmp_path))
+    assert not old.exists()
+    assert young.exists()
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "export.json"])
 def test_a_torn_export_is_made_again(tiny_bert: Path, tmp_path: Path, file: str) -> None:
     first = load_embedder("it", tiny_bert, "", config(tmp_path)).embed_passages(["a text"], token_vectors=False)
@@ -131,6 +142,7 @@ def test_an_export_says_what_it_does_and_how_far_it_is(
     with caplog.at_level(logging.INFO, logger=progress.LOGGER):
         load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
     told = [record.getMessage() for record in caplog.records if record.name == progress.LOGGER]
+    told = [line for line in told if ": still " not in line]  # a machine that is busy takes its time
     assert told[:5] == [
         "it is converted for this machine's processor, which is done once",
         "it: loading torch and the weights (step 1 of 4)",

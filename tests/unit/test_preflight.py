@@ -126,6 +126,10 @@ def test_a_socket_where_a_file_is(tmp_path: Path) -> None:
     assert "remove it" in refused(Unavailable, tmp_path, listen=f"unix://{tmp_path}/file")
 
 
+def test_a_socket_whose_path_is_too_long(tmp_path: Path) -> None:
+    assert "choose a shorter one" in refused(Unavailable, tmp_path, listen=f"unix:{tmp_path}/{'x' * 108}")
+
+
 def test_metrics_on_a_socket(tmp_path: Path) -> None:
     assert "HOST:PORT only" in refused(InvalidArgument, tmp_path, metrics_listen="unix:/tmp/socket")
 

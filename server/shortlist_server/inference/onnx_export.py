@@ -7,11 +7,13 @@ leaves a report that says so and is never served. Needs torch, transformers and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,6 +33,8 @@ from shortlist_server.observe import progress
 Floats = NDArray[np.float32]
 
 _OPSET = 17
+_UNFINISHED = ".export-"
+_LEFTOVER_SECONDS = 24 * 3600
 _STEPS = {
     "int8": ("loading torch and the weights", "tracing", "quantising to int8", "comparing with the original"),
     "float32": ("loading torch and the weights", "tracing in float32", "comparing with the original"),
@@ -67,9 +71,10 @@ def make_export(
     # Attention spelled out: traced from torch's fused kernel, the graph has three more passes over every attention
     # matrix (measured: 153 ms for 16 texts of 128 tokens against 105).
     reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads, attention="eager")
-    work = target.with_name(f".export-{uuid.uuid4().hex}")
+    work = target.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
     try:
         work.mkdir(parents=True)
+        _remove_leftovers(target.parent)
         try:
             # A model of more than 2 GB is traced into many files, which refer to each other by name.
             traced = work / "traced"
@@ -106,6 +111,14 @@ def make_export(
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes what processes that were killed have left; younger ones may be another process's, at work."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:

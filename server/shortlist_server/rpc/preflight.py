@@ -20,6 +20,9 @@ _UNIX = "unix:"
 _URI_SCHEMES = ("ipv4:", "ipv6:", "dns:///", "dns:")
 """What gRPC lets stand in front of an address."""
 
+_LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path; the system's limit is one more, for the zero at its end (unix(7))."""
+
 _EXPIRED, _NOT_YET_VALID = 10, 9
 """X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL."""
 
@@ -69,7 +72,6 @@ def check_certificates(config: Config) -> None:
                 " file",
                 field="tls_client_ca",
             ) from error
-        server.verify_mode = ssl.CERT_NONE
     _check_dates(server, config.tls_certificate)
 
 
@@ -125,6 +127,8 @@ def _open(address: str, *, any_host: bool) -> socket.socket:
 
 
 def _check_socket_folder(path: Path) -> None:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {_LONGEST_SOCKET} bytes: choose a shorter one")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OSError(errno.ENOENT, f"there is no folder {path.parent} that this user may write to: make it")
     if path.exists() and not path.is_socket():
