@@ -307,19 +307,19 @@ def run(config: Config) -> None:
     serve_until_stopped(Server, config)
 
 
-def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> None:
-    """Configures logging, and runs what ``make`` makes; see ``run``."""
+def serve_until_stopped(make: Callable[[Config], Running], config: Config, what: str = "server") -> None:
+    """Configures logging, and runs what ``make`` makes, a ``what``; see ``run``."""
     try:
         logs.configure(config.log_level, config.log_format)
     except ValueError as error:
-        sys.exit(f"shortlist: the server cannot start: {error}")
+        sys.exit(f"shortlist: the {what} cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
         # OpenBLAS's threads wait for each other, on cores that ingest may hold; searches run side by side as it is.
         with threadpool_limits(limits=1, user_api="blas"):
             asyncio.run(_serve(make, config))
     except ShortlistError as error:
-        sys.exit(f"shortlist: the server cannot start: {error.message}")
+        sys.exit(f"shortlist: the {what} cannot start: {error.message}")
 
 
 async def _serve(make: Callable[[Config], Running], config: Config) -> None:

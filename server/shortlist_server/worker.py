@@ -104,4 +104,4 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: the worker could not start; the message says why and what to do.
     """
-    serve_until_stopped(Worker, config)
+    serve_until_stopped(Worker, config, "worker")

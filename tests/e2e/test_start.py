@@ -61,7 +61,7 @@ def test_what_keeps_it_from_starting_is_said_before_a_model_is_loaded(
     )
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
-    assert line.startswith("shortlist: the server cannot start: ")
+    assert line.startswith(f"shortlist: the {'worker' if command == 'worker' else 'server'} cannot start: ")
     assert problem.format(**places) in line
     assert cpu_seconds() - before < CPU_SECONDS
     assert not (tmp_path / "models").exists()
