@@ -210,3 +210,9 @@ def write_json(path: Path, value: Any) -> None:
 def layout_writer() -> Any:
     """``write_layout`` and ``write_json``, for tests that make variants."""
     return write_layout, write_json
+
+
+@pytest.fixture(scope="session")
+def bert_parts() -> Any:
+    """``bert_config`` and ``copy_bert_tokenizer``, for tests that make variants."""
+    return bert_config, copy_bert_tokenizer

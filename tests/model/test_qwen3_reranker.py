@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.inference.base import RerankCandidate, Reranker, RerankQuery, RerankScores
 from shortlist_server.inference.loading import load_reranker
-from shortlist_server.inference.qwen3_reranker import DEFAULT_INSTRUCTION, PREFIX, SUFFIX, Qwen3Prompt, Qwen3Reranker
+from shortlist_server.inference.qwen3_reranker import (
+    DEFAULT_INSTRUCTION,
+    PREFIX,
+    SUFFIX,
+    Qwen3Prompt,
+    Qwen3Reranker,
+    shared_head,
+)
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -97,6 +105,49 @@ def test_scores_are_those_of_sentence_transformers(reranker: Reranker, tiny_qwen
 def test_reusing_the_head_changes_no_score(reranker: Reranker, tiny_qwen3: Path) -> None:
     assert isinstance(reranker, Qwen3Reranker)
     assert np.abs(score(reranker, DOCUMENTS).scores - score(reranker.without_reuse(), DOCUMENTS).scores).max() <= 1e-4
+
+
+def test_the_heads_keys_and_values_are_shared_and_not_copied(tiny_qwen3: Path) -> None:
+    """A copy of the head for each candidate in every layer is what filled a card's memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    decoder = AutoModelForCausalLM.from_pretrained(tiny_qwen3).eval().model
+    with torch.inference_mode():
+        cache = decoder(input_ids=torch.arange(10)[None], use_cache=True).past_key_values
+        places = [layer.keys.data_ptr() for layer in cache.layers]
+        view = shared_head(cache)
+        decoder(
+            input_ids=torch.arange(12).reshape(4, 3),
+            attention_mask=torch.ones(4, 13, dtype=torch.long),
+            position_ids=torch.arange(10, 13).expand(4, -1),
+            past_key_values=view,
+            use_cache=True,
+        )
+    for seen in (cache, view):
+        assert [layer.keys.data_ptr() for layer in seen.layers] == places
+        assert {layer.keys.shape[0] for layer in seen.layers} == {1}
+        assert {layer.keys.shape[2] for layer in seen.layers} == {10}
+
+
+def test_a_lack_of_memory_halves_the_batch_and_changes_no_score(tiny_qwen3: Path, reranker: Reranker) -> None:
+    import torch
+
+    tight = load_reranker("tiny", tiny_qwen3, Config(device="cpu"))
+    assert isinstance(tight, Qwen3Reranker)
+    whole, batches = tight._run_tails, []
+
+    def run(texts: Sequence[list[int]], *rest: Any) -> Any:
+        batches.append(len(texts))
+        if len(texts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(texts, *rest)
+
+    tight._run_tails = run  # type: ignore[method-assign]
+    assert np.abs(score(tight, DOCUMENTS).scores - score(reranker, DOCUMENTS).scores).max() <= 1e-4
+    assert batches[0] > 3
+    assert max(batches[1:], default=0) <= batches[0] // 2
+    assert sum(size for size in batches if size <= 3) == len(DOCUMENTS)
 
 
 def test_an_instruction_reaches_the_prompt(reranker: Reranker, tiny_qwen3: Path) -> None:

@@ -7,6 +7,7 @@ The catalog it returns is immutable but for ``close``; any thread.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,9 @@ from shortlist_server.inference.base import (
     RerankerService,
     RerankQuery,
 )
+from shortlist_server.inference.entries import check_models, hashing_dimension, parse_entry
 from shortlist_server.inference.export_process import load_apart
-from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
+from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs, query_runs
 from shortlist_server.inference.services import (
@@ -39,7 +41,11 @@ from shortlist_server.inference.services import (
     ScheduledEmbedder,
     ScheduledReranker,
 )
+from shortlist_server.observe import progress
 from shortlist_server.observe.observer import Observer
+
+_SHORT_PASSAGE_TOKENS = 32
+"""A large batch has no more passages than it has room for of this length."""
 
 
 class LoadedModels:
@@ -104,13 +110,16 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
         Unavailable: no worker of ``config.workers`` can be reached.
     """
     observer = observer or Observer()
+    check_models(config)
     if config.workers:
         return _find_remote(config, observer)
     engines: dict[str, Embedder] = {}
+    started = time.monotonic()
     for entry in config.embedders:
         if entry == NO_MODEL:
             continue
-        name, source = _parse(entry, "embedders")
+        name, source = parse_entry(entry, "embedders")
+        progress.say(f"loading embedder {name}")
         if name in engines:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
@@ -118,17 +127,19 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     embedders = {name: _schedule(engine, config, observer) for name, engine in engines.items()}
     rerankers, default = _late_interaction(embedders, observer)
     for number, entry in enumerate(config.rerankers):
-        name, source = _parse(entry, "rerankers")
+        name, source = parse_entry(entry, "rerankers")
         if name not in (NO_MODEL, LATE_INTERACTION):
             if name in rerankers:
                 raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
-            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config))
+            progress.say(f"loading reranker {name}")
+            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config), name)
             _warm_up_reranker(engine)
             rerankers[name] = ScheduledReranker(engine, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
             raise InvalidArgument("No embedder gives the token vectors late-interaction needs.", field="rerankers")
         if number == 0:
             default = name
+    progress.say(f"models are loaded after {time.monotonic() - started:.1f} s")
     return LoadedModels(embedders, rerankers, default)
 
 
@@ -136,10 +147,14 @@ def _schedule(engine: Embedder, config: Config, observer: Observer) -> Scheduled
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
+    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config))
+    if tokens := engine.batch_tokens:
+        items = max(tokens // _SHORT_PASSAGE_TOKENS, PASSAGE_LIMITS.batch_items)
+        passage_limits = dataclasses.replace(passage_limits, batch_cost=tokens, batch_items=items)
     return ScheduledEmbedder(
         engine,
         query_limits=query_limits,
-        passage_limits=dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config)),
+        passage_limits=passage_limits,
         observer=observer,
     )
 
@@ -179,25 +194,11 @@ def _late_interaction(
     return {}, NO_MODEL
 
 
-def _parse(entry: str, field: str) -> tuple[str, str]:
-    name, separator, source = entry.partition("=")
-    name = name.strip()
-    if not name or (separator and not source.strip()):
-        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field=field)
-    return name, source.strip() if separator else name
-
-
 def _load_embedder(name: str, source: str, config: Config) -> Embedder:
-    kind, _, dimension = source.partition(":")
-    if kind == HASHING:
-        size = int(dimension) if dimension.isdecimal() else 0 if dimension else DEFAULT_DIMENSION
-        if not 16 <= size <= 4096:
-            raise InvalidArgument(
-                f"{source!r}: the dimension of hashing is a number from 16 to 4096.", field="embedders"
-            )
-        return HashingEmbedder(name, size)
+    if (dimension := hashing_dimension(source)) is not None:
+        return HashingEmbedder(name, dimension)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return load_apart(partial(load_embedder, name, folder, source, config))
+    return load_apart(partial(load_embedder, name, folder, source, config), name)
 
 
 def bundled_minilm() -> Path:

@@ -23,7 +23,7 @@ from shortlist_server.inference.base import (
     RerankScores,
 )
 from shortlist_server.inference.encoder import Forward, Ids, pad
-from shortlist_server.inference.rerank_batches import Scored, score_in_batches
+from shortlist_server.inference.rerank_batches import Batches, Scored
 from shortlist_server.inference.tokenization import open_for_texts, rendered
 
 Floats = NDArray[np.float32]
@@ -97,23 +97,22 @@ class PairTokenizer:
 class CrossEncoder:
     """A reranker over a sequence classifier with one or two labels."""
 
-    def __init__(self, info: RerankerInfo, tokenizer: EncodesPairs, forward: Forward) -> None:
+    def __init__(self, info: RerankerInfo, tokenizer: EncodesPairs, forward: Forward, batch_tokens: int = 0) -> None:
+        """``batch_tokens``: see ``Batches``."""
         self.info = info
         self._tokenizer = tokenizer
         self._forward = forward
-        self._seconds_per_token = 1e-5
+        self._batches = Batches(seconds_per_token=1e-5, batch_tokens=batch_tokens)
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """See ``Reranker.score``."""
         pairs = self._tokenizer.encode(query.text, [candidate.text for candidate in candidates]) if candidates else []
-        scores, self._seconds_per_token = score_in_batches(
+        return self._batches.score(
             [len(pair.ids) for pair in pairs],
             [pair.truncated_tokens for pair in pairs],
             lambda rows: raw_and_probability(self._logits([pairs[row] for row in rows])),
             may_go_on,
-            self._seconds_per_token,
         )
-        return scores
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
         """See ``Reranker.render``."""

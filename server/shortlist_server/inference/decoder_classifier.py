@@ -47,6 +47,11 @@ class DecoderClassifier:
             raise ModelNotFound(f"{folder / 'config.json'} describes {type(model).__name__}, whose head is not known.")
         self._pad_id: int | None = model.config.get_text_config().pad_token_id
 
+    @property
+    def model(self) -> Any:
+        """The loaded model, head included."""
+        return self._transformer.model
+
     def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
         """See ``Forward.run``. ``segments`` say nothing to a decoder."""
         import torch

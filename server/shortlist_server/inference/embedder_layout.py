@@ -12,6 +12,7 @@ from typing import Any
 
 from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference import layout
+from shortlist_server.inference.decoder_classifier import is_decoder
 from shortlist_server.inference.head import Normalize, Step, Truncate
 from shortlist_server.inference.known_models import INSTRUCTION, KnownModel, find_known
 from shortlist_server.inference.layout import read_optional_json
@@ -20,21 +21,6 @@ from shortlist_server.inference.pooling import Pooling
 from shortlist_server.inference.prompts import Prompts, read_prompts
 from shortlist_server.inference.tensors import TABLE_NAMES, read_shapes
 
-_DECODERS = (
-    "qwen",
-    "mistral",
-    "ministral",
-    "llama",
-    "gemma",
-    "phi",
-    "gpt",
-    "opt",
-    "bloom",
-    "olmo",
-    "granite",
-    "smollm",
-)
-"""Beginnings of the names of architectures whose tokens see only what precedes them."""
 _ARGUMENTS = (
     *("model_args", "config_args", "tokenizer_args"),  # as older releases called them
     *("model_kwargs", "config_kwargs", "processor_kwargs", "processing_kwargs"),
@@ -99,7 +85,7 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
     kind = str(config.get("model_type", ""))
     width = _static_width(transformer) if static else _hidden_size(transformer / "config.json", config)
     language_model = any("CausalLM" in name for name in config.get("architectures") or ())
-    decoder = language_model or kind.startswith(_DECODERS)
+    decoder = language_model or is_decoder(kind)
     both_ways = config.get("is_causal") is False or bool(config.get("use_bidirectional_attention"))
     if modules:
         pooling, rest = read_pooling(modules, path)

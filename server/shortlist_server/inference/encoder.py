@@ -8,7 +8,7 @@ Thread-safe as far as its forward pass is: queries and passages may be embedded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,14 @@ class Forward(Protocol):
         """
 
 
+@runtime_checkable
+class PooledForward(Protocol):
+    """A pass that can pool where it runs, so that the hidden states need not leave the GPU."""
+
+    def run_pooled(self, ids: Ids, mask: Ids, pooling: str) -> Floats:
+        """What ``Pooling.pool`` gives of the hidden states that ``Forward.run`` gives, shape (texts, width)."""
+
+
 class TransformerEmbedder:
     """An embedder of one model; ``query_forward`` and ``passage_forward`` may be the same."""
 
@@ -54,8 +62,10 @@ class TransformerEmbedder:
         head: Sequence[Step],
         prompts: Prompts,
         batches_queries: bool,
+        batch_tokens: int = 0,
     ) -> None:
         self.info = info
+        self.batch_tokens = batch_tokens
         self.max_tokens = info.max_tokens
         self.batches_queries = batches_queries
         self._tokenizer = tokenizer
@@ -84,11 +94,11 @@ class TransformerEmbedder:
         texts = [
             self._tokenizer.encode([query.text], prompt)[0] for query, prompt in zip(queries, prompts, strict=True)
         ]
-        hidden, vectors = self._run(texts, prompts, self._query_forward)
+        hidden, vectors = self._run(texts, prompts, self._query_forward, token_vectors=self.info.token_vectors)
         return [
             QueryEmbedding(
                 vector=vectors[row],
-                token_vectors=_weighted(hidden[row, : len(text.ids)][text.own]) if self.info.token_vectors else None,
+                token_vectors=None if hidden is None else _weighted(hidden[row, : len(text.ids)][text.own]),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
@@ -103,30 +113,42 @@ class TransformerEmbedder:
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)
-        hidden, vectors = self._run(texts, [self._prompts.passage] * len(texts), self._passage_forward)
         packing = token_vectors and self.info.token_vectors
+        prompts = [self._prompts.passage] * len(texts)
+        hidden, vectors = self._run(texts, prompts, self._passage_forward, token_vectors=packing)
         return [
             PassageEmbedding(
                 vector=vectors[row],
-                token_vectors=pack(normalize(hidden[row, : len(text.ids)])) if packing else None,
+                token_vectors=None if hidden is None else pack(normalize(hidden[row, : len(text.ids)])),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
             for row, text in enumerate(texts)
         ]
 
-    def _run(self, texts: Sequence[TokenIds], prompts: Sequence[str], forward: Forward) -> tuple[Floats, Floats]:
-        """Hidden states, shape (texts, tokens, width), and vectors, shape (texts, dimension)."""
+    def _run(
+        self, texts: Sequence[TokenIds], prompts: Sequence[str], forward: Forward, *, token_vectors: bool
+    ) -> tuple[Floats | None, Floats]:
+        """Hidden states, shape (texts, tokens, width), where wanted, and vectors, shape (texts, dimension)."""
         ids, mask = pad([text.ids for text in texts])
+        if not token_vectors and isinstance(forward, PooledForward) and self._pooling.is_plain:
+            return None, self._vectors(forward.run_pooled(ids, mask, self._pooling.name))
         hidden = forward.run(ids, mask)
-        left_out = [] if self._pooling.include_prompt else [self._tokenizer.prompt_tokens(one) for one in prompts]
-        rows = self._pooling.pool(hidden, mask, left_out)
+        rows = self._pooling.pool(hidden, mask, self._left_out(prompts))
+        return hidden if token_vectors else None, self._vectors(rows)
+
+    def _left_out(self, prompts: Sequence[str]) -> Sequence[int]:
+        """How many tokens of each text pooling leaves out; none for none of any."""
+        return [] if self._pooling.include_prompt else [self._tokenizer.prompt_tokens(one) for one in prompts]
+
+    def _vectors(self, rows: Floats) -> Floats:
+        """Pooled rows, shape (texts, width), to vectors, shape (texts, dimension)."""
         for step in self._head:
             rows = step.apply(rows)
         vectors = normalize(rows)
         # A text without a token that the model knows still needs a direction of norm 1.
         vectors[~vectors.any(axis=1), 0] = 1.0
-        return hidden, vectors
+        return vectors
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:

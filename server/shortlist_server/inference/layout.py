@@ -161,11 +161,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> str:
-    """Hex digest over weights, configuration and ``extra`` (dtype, backend, prompts). Reads all weights.
+    """Hex digest over weights, configuration and ``extra`` (prompts, pooling). Reads all weights.
 
     Args:
         parts: folders with weights; none for ``folder`` itself.
     """
+    return revisions(folder, [extra], parts)[0]
+
+
+def revisions(folder: Path, extras: Iterable[Iterable[str]], parts: Sequence[Path] = ()) -> list[str]:
+    """The ``revision`` for each of ``extras``. Reads all weights, once."""
     digest = hashlib.sha256()
     files = [folder / name for name in _CONFIG_FILES] + sorted(folder.glob("*_*/config.json"))
     for part in parts or (folder,):
@@ -178,9 +183,13 @@ def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> 
             digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    for item in extra:
-        digest.update(f"\0{item}".encode())
-    return digest.hexdigest()[:32]
+    found = []
+    for extra in extras:
+        whole = digest.copy()
+        for item in extra:
+            whole.update(f"\0{item}".encode())
+        found.append(whole.hexdigest()[:32])
+    return found
 
 
 def read_window(folder: Path, config: dict[str, Any]) -> int:

@@ -37,6 +37,11 @@ class Pooling:
         """As a model's revision names it: "mean", "mean+max", "mean without prompt"."""
         return "+".join(self.modes) + ("" if self.include_prompt else " without prompt")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one of the methods that a forward pass may apply where it runs (``PooledForward``)."""
+        return self.include_prompt and self.modes in (("cls",), ("mean",), ("lasttoken",))
+
     def pool(self, hidden: Floats, mask: Ids, prompt_tokens: Sequence[int] = ()) -> Floats:
         """One vector a text, shape (texts, len(modes) * width).
 
