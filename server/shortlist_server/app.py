@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_server import preflight
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
@@ -126,7 +128,7 @@ class Server:
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
-        """Loads models, opens the data folder and listens; when it returns, searches are answered.
+        """Checks what costs nothing, opens the data folder, loads models and listens; then searches are answered.
 
         Returns:
             The port that is listened on.
@@ -144,10 +146,11 @@ class Server:
         keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(config, self._tracer)
-        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
+        await loop.run_in_executor(self._work_threads, partial(preflight.check, config, keeps_collections=True))
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         if not await loop.run_in_executor(self._work_threads, store.open_all):
             store.survey()
+        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
@@ -322,12 +325,12 @@ def run(config: Config) -> None:
     serve_until_stopped(Server, config)
 
 
-def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> None:
-    """Configures logging, and runs what ``make`` makes; see ``run``."""
+def serve_until_stopped(make: Callable[[Config], Running], config: Config, what: str = "server") -> None:
+    """Configures logging, and runs what ``make`` makes, a ``what``; see ``run``."""
     try:
         logs.configure(config.log_level, config.log_format)
     except ValueError as error:
-        sys.exit(f"shortlist: the server cannot start: {error}")
+        sys.exit(f"shortlist: the {what} cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
         descriptors.raise_limit()
@@ -335,7 +338,7 @@ def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> No
         with threadpool_limits(limits=1, user_api="blas"):
             asyncio.run(_serve(make, config))
     except ShortlistError as error:
-        sys.exit(f"shortlist: the server cannot start: {error.message}")
+        sys.exit(f"shortlist: the {what} cannot start: {error.message}")
 
 
 async def _serve(make: Callable[[Config], Running], config: Config) -> None:

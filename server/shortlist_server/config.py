@@ -69,11 +69,13 @@ class Config:
     worker_tls_key: str = _setting("", "PEM file of that certificate's private key.")
     worker_api_key_file: str = _setting("", "File that holds the API key to send to workers, of scope read.")
     device: str = _setting("auto", "Where torch models run: auto, cpu or cuda.")
-    backend: str = _setting("auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx or torch.")
+    backend: str = _setting(
+        "auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx (on a CPU) or torch."
+    )
     dtype: str = _setting(
         "auto",
-        "Number format of models: auto (int8 for encoders on a CPU, bfloat16 on a GPU, else float32), int8, float32 or"
-        " bfloat16.",
+        "Number format of models: auto (int8 for encoders on a CPU, bfloat16 on a GPU that has it, else float32), int8,"
+        " float32 or bfloat16.",
     )
     inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores, at most 8.")
     max_concurrent_rpcs: int = _setting(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from opentelemetry.trace import Tracer
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
+from shortlist_server import preflight
 from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
@@ -64,8 +66,10 @@ class Worker:
         keys = key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(self._config, self._tracer)
+        loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as loader:
-            self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
+            await loop.run_in_executor(loader, partial(preflight.check, self._config, keeps_collections=False))
+            self._models = await loop.run_in_executor(loader, load_models, self._config, observer)
         calls = self._calls = CallInterceptor(
             max_concurrent=self._config.max_concurrent_rpcs,
             max_seconds=self._config.max_deadline_seconds,
@@ -114,4 +118,4 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: the worker could not start; the message says why and what to do.
     """
-    serve_until_stopped(Worker, config)
+    serve_until_stopped(Worker, config, "worker")

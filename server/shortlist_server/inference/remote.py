@@ -207,6 +207,7 @@ class RemoteEmbedder:
     """An ``Embedder`` on the workers."""
 
     batches_queries = True
+    batch_tokens = 0
 
     def __init__(self, pool: WorkerPool, described: pb.Embedder) -> None:
         self._pool = pool
@@ -219,6 +220,11 @@ class RemoteEmbedder:
             default_chunking=Chunking(max_tokens=described.passage_tokens, overlap_tokens=described.overlap_tokens),
             token_vectors=described.token_vectors,
             takes_instruction=described.takes_instruction,
+            query_prompt=described.query_prompt,
+            passage_prompt=described.passage_prompt,
+            number_format=described.number_format,
+            number_format_note=described.number_format_note,
+            former_revisions=tuple(described.former_revisions),
         )
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
@@ -300,6 +306,8 @@ class RemoteReranker:
             takes_instruction=described.takes_instruction,
             default_weight=described.default_weight,
             default_depth=described.default_depth,
+            number_format=described.number_format,
+            number_format_note=described.number_format_note,
         )
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:

@@ -305,6 +305,10 @@ def _embedder_out(info: EmbedderInfo) -> pb.EmbedderModel:
         max_tokens=info.max_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )
 
 
@@ -315,4 +319,6 @@ def _reranker_out(info: RerankerInfo) -> pb.RerankerModel:
         takes_instruction=info.takes_instruction,
         default_weight=info.default_weight,
         default_depth=info.default_depth,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )

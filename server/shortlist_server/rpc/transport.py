@@ -77,13 +77,13 @@ def listen(server: grpc.aio.Server, config: Config) -> int:
         InvalidArgument: a TLS file is missing or cannot be read.
         Unavailable: the address cannot be listened on.
     """
-    credentials = _credentials(config)
+    shown = credentials(config)
     # Of the one instance: adding it again changes nothing.
     logging.getLogger("grpc._cython.cygrpc").addFilter(_of_callers_that_stayed)
     try:
-        if credentials is None:
+        if shown is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, credentials)
+        return server.add_secure_port(config.listen, shown)
     except RuntimeError as error:
         raise Unavailable(f"cannot listen on {config.listen}: {error}") from error
 
@@ -120,7 +120,8 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _credentials(config: Config) -> grpc.ServerCredentials | None:
+def credentials(config: Config) -> grpc.ServerCredentials | None:
+    """What the server shows its clients; None where it speaks no TLS. Raises ``InvalidArgument``."""
     if not config.tls_certificate and not config.tls_key:
         if config.tls_client_ca:
             raise InvalidArgument("client certificates need a certificate of the server too", field="tls_certificate")

@@ -175,6 +175,11 @@ def _embedder_out(info: EmbedderInfo) -> pb.Embedder:
         overlap_tokens=info.default_chunking.overlap_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
+        former_revisions=info.former_revisions,
     )
 
 
@@ -185,6 +190,8 @@ def _reranker_out(info: RerankerInfo) -> pb.Reranker:
         takes_instruction=info.takes_instruction,
         default_weight=info.default_weight,
         default_depth=info.default_depth,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )
 
 
