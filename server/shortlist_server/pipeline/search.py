@@ -104,8 +104,11 @@ class Searcher:
         """Whether a search need not wait for the sequence it asks for."""
         if request.min_sequence is None:
             return True
-        collection = self._store.opened(request.collection)
-        return collection is not None and collection.sequence >= request.min_sequence
+        held = self._store.try_lease(request.collection)
+        if held is None:
+            return False
+        with held as collection:
+            return collection.sequence >= request.min_sequence
 
     async def wait(self, request: SearchRequest, deadline: Deadline) -> None:
         """Waits for the sequence that a search asks for, so that nothing else has to wait with it.
@@ -114,7 +117,8 @@ class Searcher:
             CollectionNotFound: there is no such collection.
             SequenceNotReached: it lies beyond what was committed when time ran out, or what can be committed in time.
         """
-        await _reach(await self._in_thread(self._store.open, request.collection), request.min_sequence, deadline)
+        async with leased(self._store, request.collection, self._threads) as collection:
+            await _reach(collection, request.min_sequence, deadline)
 
     async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
         started = time.perf_counter()
