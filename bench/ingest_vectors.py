@@ -45,7 +45,7 @@ def vectors(rows: int, seed: int = 1) -> Vectors:
 def bare_rate(data: Vectors, folder: Path) -> float:
     """Rows per second of bare ``executemany`` into the tables the server has, synced to disk as often as it does.
 
-    The rows are the server's: a document, its lexical row, its passage and its vector.
+    The rows are the server's: a document, its checksum, its lexical row, its passage and its vector.
     """
     path = folder / "bare.db"
     config = CollectionConfig(
@@ -71,7 +71,8 @@ def bare_rate(data: Vectors, folder: Path) -> float:
         connection.executemany(
             "INSERT INTO lexical (rowid, title, text) VALUES (?, '', '')", ((key,) for key, _, _ in group)
         )
-        connection.executemany("INSERT INTO passages VALUES (?, ?, 0, 0, 0, 0)", ((key, key) for key, _, _ in group))
+        connection.executemany("INSERT INTO identities VALUES (?, 0)", ((key,) for key, _, _ in group))
+        connection.executemany("INSERT INTO passages VALUES (?, ?, 0, 0, 0, 0, 0)", ((key, key) for key, _, _ in group))
         connection.executemany("INSERT INTO vectors VALUES (?, 0, ?)", ((key, vector) for key, _, vector in group))
         connection.execute("COMMIT")
     rate = len(data) / (time.perf_counter() - begin)

@@ -35,6 +35,7 @@ from shortlist_server.keys import Scope, new_key
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
+from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.store import open_store
 
@@ -51,8 +52,11 @@ def bare_server(folder: Path, pipe: Connection) -> None:
         config = Config(data_dir=folder)
         models, store = load_models(config), open_store(config)
         searcher = Searcher(store, models, ThreadPoolExecutor(8), Observer())
+        # Without interceptors gRPC reads the requests itself.
         server = grpc.aio.server(options=transport.options(config))
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
+        limits = LimitInterceptor(config)
+        servicer = SearchServicer(searcher, config, limits.turns, limits.waits)
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server)
         pipe.send(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)

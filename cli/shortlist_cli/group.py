@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from shortlist import InvalidArgument, ServerUnavailable, ShortlistError
+from shortlist import InvalidArgument, ShortlistError
 
 COMMANDS = {
     "serve": ("hosting.serve:serve_command", "Run a server."),
@@ -76,8 +76,6 @@ class LazyGroup(click.Group):
 
 def explain(error: ShortlistError) -> str:
     """An error as a line for a person."""
-    if isinstance(error, ServerUnavailable):
-        return f"{error.message}\nIs a server running there? Start one with: shortlist serve"
     if isinstance(error, InvalidArgument) and error.field:
         return f"{error.field}: {error.message}"
     return str(error)

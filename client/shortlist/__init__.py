@@ -4,6 +4,11 @@ Everything public is here; modules with an underscore may change. ``shortlist.v1
 ``shortlist_server.testing`` runs a server for tests.
 """
 
+# First of all, because gRPC reads its settings once, when it is imported.
+from shortlist import _quiet  # noqa: F401 -- imported for what it does
+
+# isort: split
+
 from shortlist._admin_types import (
     Backup,
     BackupCollection,
@@ -44,6 +49,7 @@ from shortlist._errors import (
     ClientClosed,
     CollectionExists,
     CollectionNotFound,
+    CommitsLost,
     DataCorrupted,
     DeadlineExceeded,
     DocumentTooLarge,
@@ -117,6 +123,7 @@ __all__ = [
     "CollectionExists",
     "CollectionNotFound",
     "CollectionRecall",
+    "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
     "DeadlineExceeded",

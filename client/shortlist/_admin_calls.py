@@ -84,7 +84,7 @@ def recall(collection: str) -> Call[admin.CollectionRecall]:
 
 
 def verify(
-    collection: str | None, *, sample: int, repair: bool
+    collection: str | None, *, sample: int, repair: bool, accept_loss: bool
 ) -> StreamCall[admin.VerifyProgress, admin.VerifyReport]:
     """Checks a collection, or all."""
     if collection == "":
@@ -95,6 +95,7 @@ def verify(
             collection=checked_text(collection or "", "collection"),
             sample=checked_integer(sample, "sample"),
             repair=repair,
+            accept_loss=accept_loss,
         ),
         response_type=pb.VerifyResponse,
         read_progress=convert.verify_progress,

@@ -32,6 +32,10 @@ def _embedder(proto: pb.EmbedderModel) -> admin.EmbedderModel:
         max_tokens=proto.max_tokens,
         token_vectors=proto.token_vectors,
         takes_instruction=proto.takes_instruction,
+        query_prompt=proto.query_prompt,
+        passage_prompt=proto.passage_prompt,
+        number_format=proto.number_format,
+        number_format_note=proto.number_format_note,
     )
 
 
@@ -42,6 +46,8 @@ def _reranker(proto: pb.RerankerModel) -> admin.RerankerModel:
         takes_instruction=proto.takes_instruction,
         default_weight=proto.default_weight,
         default_depth=proto.default_depth,
+        number_format=proto.number_format,
+        number_format_note=proto.number_format_note,
     )
 
 
@@ -84,12 +90,15 @@ def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
         sampled_count=proto.sampled_count,
         reached_count=proto.reached_count,
         repairs=tuple(proto.repairs),
+        notes=tuple(proto.notes),
     )
 
 
 def copy_progress(proto: pb.CopyProgress) -> admin.CopyProgress:
     """How far a copy is, from the wire."""
-    return admin.CopyProgress(collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes)
+    return admin.CopyProgress(
+        collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes, note=proto.note
+    )
 
 
 def backup(proto: pb.BackupInfo) -> admin.Backup:

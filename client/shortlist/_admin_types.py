@@ -16,12 +16,16 @@ class EmbedderModel:
 
     Attributes:
         name: as in ``CollectionConfig.embedder``.
-        revision: digest over all that its vectors depend on; equal revisions, equal vectors.
+        revision: digest over weights, tokenizer, prompts and pooling; its number format is not part of it.
         dimension: of its full vectors.
         min_dimension: smallest dimension its vectors may be cut to; equal to ``dimension`` where they may not.
         max_tokens: its window.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
+        query_prompt: what it puts in front of a query that carries no instruction; "" for nothing.
+        passage_prompt: what it puts in front of a passage; "" for nothing.
+        number_format: what it computes in: int8, float32 or bfloat16.
+        number_format_note: why that is not the number format that was to be taken; "" where it is.
     """
 
     name: str
@@ -31,6 +35,10 @@ class EmbedderModel:
     max_tokens: int
     token_vectors: bool
     takes_instruction: bool
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    number_format: str = ""
+    number_format_note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +47,11 @@ class RerankerModel:
 
     Attributes:
         name: as in ``CollectionConfig.reranker``.
-        revision: digest over all that its scores depend on.
+        revision: digest over its weights and tokenizer; its number format is not part of it.
         takes_instruction: whether queries may carry an instruction.
         default_weight: weight of its score unless a request says otherwise, 0 to 1.
         default_depth: documents it reranks unless a request says otherwise.
+        number_format, number_format_note: as in ``EmbedderModel``.
     """
 
     name: str
@@ -50,6 +59,8 @@ class RerankerModel:
     takes_instruction: bool
     default_weight: float
     default_depth: int
+    number_format: str = ""
+    number_format_note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +142,7 @@ class VerifyReport:
         sampled_count: vectors that were looked up by themselves.
         reached_count: those that were found.
         repairs: what was repaired, a sentence each.
+        notes: what else is to be known, a sentence each.
     """
 
     collection: str
@@ -143,6 +155,7 @@ class VerifyReport:
     sampled_count: int = 0
     reached_count: int = 0
     repairs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[VerifyCheck, ...]:
@@ -152,11 +165,16 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyProgress:
-    """How far a backup or a restore is: bytes of the collection it is at. The total may grow."""
+    """How far a backup or a restore is: bytes of the collection it is at. The total may grow.
+
+    Attributes:
+        note: what is to be known of it, as that a backup has no checksums; "" as a rule.
+    """
 
     collection: str
     done_bytes: int
     total_bytes: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 
 from shortlist._errors import ClientClosed, InvalidArgument, ServerUnavailable, ShortlistError, UsedAfterFork
+from shortlist._target import checked_target
+from shortlist._unreachable import why_unreachable
 
 DEFAULT_TARGET = "localhost:50051"
 """Address of a server with default settings on this machine."""
@@ -25,10 +27,10 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Largest message sent or received; the server's default too."""
 
-KEEPALIVE_SECONDS = 30
-"""Time between pings on a connection with a call in progress; the server permits pings this often."""
+KEEPALIVE_SECONDS = 30.0
+"""Time between pings on a connection with a call in progress. The server permits pings six times as often."""
 
-KEEPALIVE_TIMEOUT_SECONDS = 15
+KEEPALIVE_TIMEOUT_SECONDS = 15.0
 """A connection whose ping is not answered for this long is broken."""
 
 CONNECT_SECONDS = 5
@@ -80,18 +82,17 @@ class Connection:
         credentials: grpc.ChannelCredentials | None,
         max_message_bytes: int,
     ) -> None:
-        if not target:
-            raise InvalidArgument('the target is empty; use "HOST:PORT"', field="target")
         if credentials is not None and tls:
             raise InvalidArgument("give tls or credentials, not both", field="credentials")
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidArgument("has a line break or another character that no API key has", field="api_key")
-        self.target = target
+        self.target = checked_target(target)
         self.timeout_seconds = checked_timeout(timeout_seconds)
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         tls_settings = tls if isinstance(tls, Tls) else Tls()
         self.credentials = credentials or (_tls_credentials(tls_settings) if tls else None)
-        self.options = _options(max_message_bytes, tls_settings.server_name)
+        self._shows_certificate = tls_settings.certificate is not None
+        self.options = channel_options(max_message_bytes, tls_settings.server_name)
         self.max_message_bytes = max_message_bytes
         self.closed = False
         self._pid = os.getpid()
@@ -121,6 +122,18 @@ class Connection:
         if seconds is None:
             return self.timeout_seconds if by_default else None
         return checked_timeout(seconds)
+
+    def explained(self, error: ShortlistError) -> ShortlistError:
+        """The error of a failed call; of one that found no server, with the reason and what to do. Blocks a little."""
+        if not isinstance(error, ServerUnavailable):
+            return error
+        why = why_unreachable(
+            error.details,
+            self.target,
+            encrypted=self.credentials is not None,
+            shows_certificate=self._shows_certificate,
+        )
+        return ServerUnavailable(why, code=error.code, details=error.details) if why else error
 
     def unavailable(self, seconds: float, cause: ShortlistError | None) -> ServerUnavailable:
         """The error of a server that did not become ready."""
@@ -157,12 +170,13 @@ def checked_timeout(seconds: float) -> float:
     return float(seconds)
 
 
-def _options(max_message_bytes: int, server_name: str | None) -> list[tuple[str, Any]]:
+def channel_options(max_message_bytes: int, server_name: str | None) -> list[tuple[str, Any]]:
+    """The channel options of both clients."""
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),

@@ -144,6 +144,8 @@ class Collection:
         segment_passage_count: passages in published segments; the rest are searched exactly.
         disk_bytes: size of its folder.
         embedder_revision: revision of the model the vectors were made with.
+        problem: why the collection cannot be used, a sentence; "" where it can. A list has a damaged collection with
+            its name and this alone, everything else being empty.
     """
 
     name: str
@@ -156,3 +158,4 @@ class Collection:
     segment_count: int
     disk_bytes: int
     embedder_revision: str
+    problem: str = ""

@@ -20,9 +20,10 @@
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
     │   └── ServerUnavailable      no server answers at the target
-    ├── StreamConflict             resume the stream
+    ├── StreamConflict             let the other client have the stream, or stop it
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
+    │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
     ├── Unimplemented              use a newer release
     ├── Unauthenticated            send a known API key
     ├── PermissionDenied           use a key with the right
@@ -203,10 +204,13 @@ class ServerUnavailable(Unavailable):
 
 
 class StreamConflict(ShortlistError):
-    """Another ingest stream of the same name is open."""
+    """Another client opened the ingest stream of the same name, and has it now: the newest opener wins.
+
+    Never retried by a run, and not to be retried by a program: the two clients would end each other's streams for ever.
+    Remedy: stop one of them, or give each a name of its own.
+    """
 
     reason = "STREAM_CONFLICT"
-    retryable = True
 
 
 class InferenceFailed(ShortlistError):
@@ -219,6 +223,12 @@ class DataCorrupted(ShortlistError):
     """A file of the collection is damaged and cannot be rebuilt."""
 
     reason = "DATA_CORRUPTED"
+
+
+class CommitsLost(DataCorrupted):
+    """The collection lacks commits that were acknowledged, or it cannot be told whether it does."""
+
+    reason = "COMMITS_LOST"
 
 
 class Unimplemented(ShortlistError):

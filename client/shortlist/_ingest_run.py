@@ -361,10 +361,8 @@ class IngestRun:
             cause = Unavailable("the server ended the stream before its last acknowledgement")
         else:
             cause = error if isinstance(error, DeadlineExceeded) else from_rpc_error(error)
-        if isinstance(cause, StreamConflict) and self._opened:
-            # The newest client has the stream; to take it back would begin a tug of war.
-            raise cause from error
-        mendable = isinstance(cause, Unavailable | StreamConflict | Overloaded | DeadlineExceeded)
+        # Not StreamConflict: another client has the stream now, and to take it back would begin a tug of war.
+        mendable = isinstance(cause, Unavailable | Overloaded | DeadlineExceeded)
         if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error
         self._patience.broke()

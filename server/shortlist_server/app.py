@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 from threadpoolctl import threadpool_limits
@@ -34,6 +35,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_server import preflight
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
@@ -42,10 +44,10 @@ from shortlist_server.inference.loading import INGEST_NICENESS
 from shortlist_server.inference.scheduler import lower_priority
 from shortlist_server.keys import KeyRing
 from shortlist_server.observe import logs, tracing
-from shortlist_server.observe.metrics import Maintenance, Metrics, MetricsPage, StateCollector
+from shortlist_server.observe.metrics import CollectionCounts, Maintenance, Metrics, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
-from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc import transport
@@ -53,12 +55,17 @@ from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
-from shortlist_server.rpc.health import HealthKeeper, HealthServicer
+from shortlist_server.rpc.hangup import hang_up
+from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
+from shortlist_server.rpc.health_calls import HealthInterceptor
+from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
-from shortlist_server.storage.base import Store
+from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -82,6 +89,9 @@ WORK_THREADS = 4
 
 LONG_THREADS = 2
 """Threads for verifying, backing up and restoring, each of which may hold one for minutes; more calls wait."""
+
+METRIC_COLLECTIONS = 200
+"""Collections that have metrics of their own, each some 25 series; thousands would burden whoever reads the page."""
 
 QUIET_THREADS = 2
 """Threads for evaluations, whose searches embed and ask the lexical index side by side, and for checks of recall."""
@@ -108,6 +118,7 @@ class Server:
         self._keeping: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
+        self._port = 0
         self._metrics_page: MetricsPage | None = None
         self._end_tracing: Callable[[], None] | None = None
 
@@ -117,7 +128,7 @@ class Server:
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
-        """Loads models, opens collections and listens; when it returns, searches are answered.
+        """Checks what costs nothing, opens the data folder, loads models and listens; then searches are answered.
 
         Returns:
             The port that is listened on.
@@ -125,17 +136,21 @@ class Server:
         Raises:
             InvalidArgument: a setting is wrong, or others could reach the server without a key.
             ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: an address cannot be listened on.
-            DataCorrupted, NewerDataFormat: the data folder cannot be used.
+            Unavailable: an address cannot be listened on, another process has the data folder, or the limit of open
+                files is too low.
         """
         config = self._config
         loop = asyncio.get_running_loop()
+        descriptors.check_limit()
+        watch_calls(loop)
         keys = key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(config, self._tracer)
-        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
+        await loop.run_in_executor(self._work_threads, partial(preflight.check, config, keeps_collections=True))
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
-        await loop.run_in_executor(self._work_threads, _open_all, store)
+        if not await loop.run_in_executor(self._work_threads, store.open_all):
+            store.survey()
+        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )
@@ -152,13 +167,17 @@ class Server:
             max_seconds=config.max_deadline_seconds,
             max_write_seconds=config.stream_idle_seconds,
             max_message_bytes=config.max_message_bytes,
+            max_answer_seconds=config.max_answer_seconds,
+            reader=RequestReader(config),
             observer=observer,
         )
         server = grpc.aio.server(
-            interceptors=[calls, AuthorizationInterceptor(keys), limits],
+            interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits],
             options=transport.options(config),
         )
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(searcher, config), server)
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(
+            SearchServicer(searcher, config, limits.turns, limits.waits), server
+        )
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )
@@ -171,7 +190,7 @@ class Server:
                 models,
                 self._work_threads,
                 self._long_threads,
-                _backup_dir(config),
+                backup_folder(config),
                 _server_info(),
                 # Not observed, nor checked for recall: that is of what users search.
                 Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
@@ -181,10 +200,10 @@ class Server:
             server,
         )
         self._health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        add_health(self._health, server)
         if config.reflection:
             reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = transport.listen(server, config)
+        port = self._port = transport.listen(server, config)
         self._serve_metrics(observer, store, limits, recall)
         keeper = HealthKeeper(
             self._health,
@@ -210,9 +229,10 @@ class Server:
             return
         observer.metrics.watch_state(
             StateCollector(
-                collections=lambda: [collection.info() for collection in _opened(store)],
-                maintenance=lambda: [_maintenance(collection) for collection in _opened(store)],
-                recall=lambda: [recall.of(collection) for collection in _opened(store)],
+                counts=lambda: _counts(store),
+                collections=lambda: [collection.info() for collection in _shown(store)],
+                maintenance=lambda: [_maintenance(collection) for collection in _shown(store)],
+                recall=lambda: [recall.of(collection) for collection in _shown(store)],
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
@@ -245,6 +265,7 @@ class Server:
             begin = loop.time()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
+            await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
         for close in (
@@ -304,19 +325,20 @@ def run(config: Config) -> None:
     serve_until_stopped(Server, config)
 
 
-def serve_until_stopped(make: Callable[[Config], Running], config: Config) -> None:
-    """Configures logging, and runs what ``make`` makes; see ``run``."""
+def serve_until_stopped(make: Callable[[Config], Running], config: Config, what: str = "server") -> None:
+    """Configures logging, and runs what ``make`` makes, a ``what``; see ``run``."""
     try:
         logs.configure(config.log_level, config.log_format)
     except ValueError as error:
-        sys.exit(f"shortlist: the server cannot start: {error}")
+        sys.exit(f"shortlist: the {what} cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
+        descriptors.raise_limit()
         # OpenBLAS's threads wait for each other, on cores that ingest may hold; searches run side by side as it is.
         with threadpool_limits(limits=1, user_api="blas"):
             asyncio.run(_serve(make, config))
     except ShortlistError as error:
-        sys.exit(f"shortlist: the server cannot start: {error.message}")
+        sys.exit(f"shortlist: the {what} cannot start: {error.message}")
 
 
 async def _serve(make: Callable[[Config], Running], config: Config) -> None:
@@ -350,19 +372,6 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
         await server.stop(config.drain_seconds)
 
 
-def _open_all(store: Store) -> None:
-    """Opens every collection; one that is damaged answers its own calls with the reason, and no other is affected."""
-    for name in store.names():
-        try:
-            store.open(name)
-        except ShortlistError as error:
-            logger.error("collection '%s' cannot be opened: %s", name, error.message)
-
-
-def _backup_dir(config: Config) -> Path:
-    return Path(config.backup_dir) if config.backup_dir else config.data_dir / "backups"
-
-
 def _server_info() -> ServerInfo:
     now = time.time()
     return ServerInfo(version=version("shortlist"), start_time_seconds=now, startup_seconds=now - _process_start(now))
@@ -389,13 +398,24 @@ def key_ring(config: Config) -> KeyRing | None:
     return keys if len(keys) else None
 
 
-def _opened(store: EmbeddedStore) -> list[EmbeddedCollection]:
-    """The collections that can be opened."""
-    collections = []
-    for name in store.names():
+def _counts(store: EmbeddedStore) -> CollectionCounts:
+    names, known = store.names(), store.known()
+    return CollectionCounts(
+        present=len(names),
+        open=sum(collection.is_open for collection in known),
+        damaged=sum(bool(collection.problem) for collection in known),
+    )
+
+
+def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
+    """The collections that have metrics of their own: those used last, of which something is known."""
+    shown = []
+    for collection in store.known()[:METRIC_COLLECTIONS]:
+        # One that is damaged, or dropped meanwhile, has none.
         with contextlib.suppress(ShortlistError):
-            collections.append(store.open(name))
-    return collections
+            collection.info()
+            shown.append(collection)
+    return shown
 
 
 def _maintenance(collection: EmbeddedCollection) -> Maintenance:

@@ -69,11 +69,13 @@ class Config:
     worker_tls_key: str = _setting("", "PEM file of that certificate's private key.")
     worker_api_key_file: str = _setting("", "File that holds the API key to send to workers, of scope read.")
     device: str = _setting("auto", "Where torch models run: auto, cpu or cuda.")
-    backend: str = _setting("auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx or torch.")
+    backend: str = _setting(
+        "auto", "What runs encoders: auto (onnx on a CPU, torch on a GPU), onnx (on a CPU) or torch."
+    )
     dtype: str = _setting(
         "auto",
-        "Number format of models: auto (int8 for encoders on a CPU, bfloat16 on a GPU, else float32), int8, float32 or"
-        " bfloat16.",
+        "Number format of models: auto (int8 for encoders on a CPU, bfloat16 on a GPU that has it, else float32), int8,"
+        " float32 or bfloat16.",
     )
     inference_threads: int = _setting(0, "Threads of one model run; 0: the machine's cores, at most 8.")
     max_concurrent_rpcs: int = _setting(
@@ -89,6 +91,21 @@ class Config:
         0, "Calls served at once for one caller: an API key or, without keys, a client's address. 0: no limit."
     )
     max_requests_per_second: float = _setting(0.0, "Calls of one caller in a second, on average; 0: no limit.")
+    max_sequence_waits: int = _setting(
+        64, "Searches that wait for their 'min_sequence' at once; a quarter of them for one caller.", least=1
+    )
+    max_unsent_bytes: int = _setting(
+        32 * 1024 * 1024,
+        "Bytes of large answers that clients have not taken yet; half of them for one caller. One answer always fits.",
+        least=1,
+    )
+    max_answer_seconds: float = _setting(
+        60.0, "Time for a client to take the answer of a unary call; then the call is cancelled.", least=0.01
+    )
+    max_connections: int = _setting(4096, "Connections open at once; more are closed at once.", least=1)
+    max_health_watches: int = _setting(
+        256, "Watches of the health service open at once; an eighth of them for one address.", least=1
+    )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")
@@ -117,6 +134,17 @@ class Config:
         4096, "Passages in the exact tail that make the server seal a segment.", least=1
     )
     segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.", least=1)
+    max_open_collections: int = _setting(
+        48,
+        "Collections that stay open while nobody uses them; more are opened at their first use, in the place of others."
+        " Fewer where the limit of open files allows no more.",
+        least=1,
+    )
+    collection_idle_seconds: float = _setting(
+        600.0,
+        "A collection that was not used for so long is closed, later where opening it took long; 0: only when its place"
+        " is needed.",
+    )
     drain_seconds: float = _setting(20.0, "Time for running calls to finish after SIGTERM.")
     drain_delay_seconds: float = _setting(
         0.0, "Time after SIGTERM in which health already answers NOT_SERVING and calls are still taken."
@@ -130,6 +158,11 @@ class Config:
         10.0, "Time between two checks of a search against an exact one, which estimate recall and raise ef; 0: none."
     )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT; empty: none are served.")
+    metrics_insecure: bool = _setting(
+        False,
+        "Allow a metrics address that others can reach: whoever does reads names and sizes of all collections, without"
+        " a key.",
+    )
     tracing: bool = _setting(
         False, "Send OpenTelemetry traces as the OTEL_* environment variables say; needs the extra 'tracing'."
     )

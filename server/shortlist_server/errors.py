@@ -19,9 +19,10 @@
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
-    ├── StreamConflict             resume the stream
+    ├── StreamConflict             let the other client have the stream, or stop it
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
+    │   └── CommitsLost            restore a backup, or go on without them
     ├── Unimplemented              use a newer release
     ├── Unauthenticated            send a known API key
     └── PermissionDenied           use a key with the right
@@ -188,10 +189,9 @@ class Unavailable(ShortlistError):
 
 
 class StreamConflict(ShortlistError):
-    """Another stream of the same name is open."""
+    """Another client opened the stream of the same name; the newest has it."""
 
     reason = "STREAM_CONFLICT"
-    retryable = True
 
 
 class InferenceFailed(ShortlistError):
@@ -204,6 +204,12 @@ class DataCorrupted(ShortlistError):
     """A file is damaged and cannot be rebuilt."""
 
     reason = "DATA_CORRUPTED"
+
+
+class CommitsLost(DataCorrupted):
+    """The database lacks commits that were acknowledged, or it cannot be told whether it does."""
+
+    reason = "COMMITS_LOST"
 
 
 class Unimplemented(ShortlistError):

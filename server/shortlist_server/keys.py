@@ -137,9 +137,15 @@ class KeyRing:
 
     def find(self, secret: str) -> ApiKey | None:
         """The key with this secret, or None."""
+        return self._with_digest(_digest(secret))
+
+    def current(self, key: ApiKey) -> ApiKey | None:
+        """A key that was found before, as it is now; None when it was withdrawn."""
+        return self._with_digest(key.digest)
+
+    def _with_digest(self, digest: bytes) -> ApiKey | None:
         if self._file is not None and time.monotonic() - self._looked >= RELOAD_SECONDS:
             self._reload(self._file)
-        digest = _digest(secret)
         key = self._keys.get(digest[:_PREFIX_BYTES])
         return key if key is not None and hmac.compare_digest(key.digest, digest) else None
 

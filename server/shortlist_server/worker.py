@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from opentelemetry.trace import Tracer
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
+from shortlist_server import preflight
 from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
@@ -21,7 +23,12 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.observe.metrics import MetricsPage
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.authorization import WORKER_RULES, AuthorizationInterceptor
+from shortlist_server.rpc.hangup import hang_up
+from shortlist_server.rpc.health import HealthServicer, add_health
+from shortlist_server.rpc.health_calls import HealthInterceptor
+from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
+from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.worker_service import WorkerServicer
 
 SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -34,9 +41,11 @@ class Worker:
         """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
         self._config = config.replace(workers=())
         self._tracer = tracer
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._models: ModelCatalog | None = None
+        self._calls: CallInterceptor | None = None
         self._server: grpc.aio.Server | None = None
+        self._port = 0
         self._metrics_page: MetricsPage | None = None
         self._end_tracing: Callable[[], None] | None = None
 
@@ -53,23 +62,28 @@ class Worker:
             ModelNotFound: a model's files are not there; the message says what to do.
             Unavailable: an address cannot be listened on.
         """
+        watch_calls(asyncio.get_running_loop())
         keys = key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = make_observer(self._config, self._tracer)
+        loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as loader:
-            self._models = await asyncio.get_running_loop().run_in_executor(loader, load_models, self._config, observer)
-        calls = CallInterceptor(
+            await loop.run_in_executor(loader, partial(preflight.check, self._config, keeps_collections=False))
+            self._models = await loop.run_in_executor(loader, load_models, self._config, observer)
+        calls = self._calls = CallInterceptor(
             max_concurrent=self._config.max_concurrent_rpcs,
             max_seconds=self._config.max_deadline_seconds,
+            max_answer_seconds=self._config.max_answer_seconds,
+            reader=RequestReader(self._config),
             observer=observer,
         )
         server = grpc.aio.server(
-            interceptors=[calls, AuthorizationInterceptor(keys, WORKER_RULES)],
+            interceptors=[HealthInterceptor(self._config), calls, AuthorizationInterceptor(keys, WORKER_RULES)],
             options=transport.options(self._config),
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        port = transport.listen(server, self._config)
+        add_health(self._health, server)
+        port = self._port = transport.listen(server, self._config)
         if observer.metrics is not None:
             self._metrics_page = serve_metrics(observer.metrics, self._config)
         self._server = server
@@ -80,9 +94,13 @@ class Worker:
 
     async def stop(self, grace_seconds: float) -> None:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and frees the models. Idempotent."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.end()
         if self._server is not None:
-            await self._server.stop(grace_seconds)
+            if self._calls is not None:
+                await self._calls.drain(grace_seconds)
+            self._health.release()
+            await hang_up(self._config.listen, self._port)
+            await self._server.stop(0.0)
             self._server = None
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,
@@ -100,4 +118,4 @@ def run(config: Config) -> None:
     Raises:
         SystemExit: the worker could not start; the message says why and what to do.
     """
-    serve_until_stopped(Worker, config)
+    serve_until_stopped(Worker, config, "worker")

@@ -45,6 +45,7 @@ PUBLIC = {
     "CollectionExists",
     "CollectionNotFound",
     "CollectionRecall",
+    "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
     "DeadlineExceeded",

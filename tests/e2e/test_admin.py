@@ -87,7 +87,7 @@ def test_documents_are_read_however_many_verifications_are_under_way(tmp_path: P
         client.ingest("a", [Document(id="x", vector=[1.0])]).finish()
         # Verifications wait for the collection's writer.
         collection = running._server._store.open("a")
-        collection._submit(Task(lambda _: busy.set() or held.wait(60), lambda _: None))
+        collection.submit(Task(lambda _: busy.set() or held.wait(60), lambda _: None))
         assert busy.wait(30)
         with ThreadPoolExecutor(8) as threads:
             verifications = [threads.submit(client.verify, "a") for _ in range(8)]

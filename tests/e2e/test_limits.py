@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from shortlist import Client, CollectionConfig, Document, Include, InvalidArgume
 from shortlist.v1 import document_pb2, search_pb2, search_service_pb2, search_service_pb2_grpc
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
+from shortlist_server.inference.base import QueryEmbedding, QueryText
+from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.keys import Scope, new_key
 from shortlist_server.testing import TestServer, server
 
@@ -107,11 +109,38 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(start: Started) -> None:
-    channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.0)
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is not set, queries are not embedded: searches work, and hold their turns."""
+    opened = threading.Event()
+    embed = HashingEmbedder.embed_queries
+
+    def held(self: HashingEmbedder, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
+        assert opened.wait(30)
+        return embed(self, queries)
+
+    opened.set()
+    monkeypatch.setattr(HashingEmbedder, "embed_queries", held)
+    yield opened
+    opened.set()
+
+
+def hold_turns(channel: grpc.Channel, gate: threading.Event, turns: int) -> list[Any]:
+    """Searches that work until the gate is opened; all the turns there are."""
+    gate.clear()
     stub = search_service_pb2_grpc.SearchServiceStub(channel)
-    waiting = [stub.Search.future(waiting_search(), timeout=3) for _ in range(2)]
+    query = search_pb2.Query(text="a query that nobody has asked yet")
+    request = search_service_pb2.SearchRequest(collection="docs", query=query)
+    working = [stub.Search.future(request, timeout=30) for _ in range(turns)]
     time.sleep(0.3)
+    return working
+
+
+def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(
+    start: Started, gate: threading.Event
+) -> None:
+    channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.0)
+    working = hold_turns(channel, gate, 2)
     begin = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         search(channel)
@@ -120,26 +149,62 @@ def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(star
     assert setting == "max_concurrent_searches"
     assert 0 < seconds < 5
     assert pb_grpc.DocumentServiceStub(channel).Count(pb.CountRequest(collection="docs"), timeout=5).count == 1
-    for call in waiting:
-        call.cancel()
-    time.sleep(0.2)
+    gate.set()
+    assert all(call.result().hits for call in working)
     search(channel)
 
 
-def test_a_burst_of_searches_waits_for_its_turn_and_a_wait_that_is_too_long_is_refused(start: Started) -> None:
+def test_a_burst_of_searches_waits_for_its_turn_and_a_wait_that_is_too_long_is_refused(
+    start: Started, gate: threading.Event
+) -> None:
     channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.5)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: search(channel), range(64)))
-    stub = search_service_pb2_grpc.SearchServiceStub(channel)
-    waiting = [stub.Search.future(waiting_search(), timeout=5) for _ in range(2)]
-    time.sleep(0.2)
+    working = hold_turns(channel, gate, 2)
     begin = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         search(channel)
     assert 0.3 < time.monotonic() - begin < 3
     assert refusal(caught.value)[0] == "max_concurrent_searches"
-    for call in waiting:
-        call.cancel()
+    gate.set()
+    assert all(call.result().hits for call in working)
+
+
+def test_searches_that_wait_for_a_sequence_hold_no_turn_and_are_bounded_for_each_caller(start: Started) -> None:
+    channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.0, max_sequence_waits=32)
+    stub = search_service_pb2_grpc.SearchServiceStub(channel)
+    waiting = [stub.Search.future(waiting_search(2), timeout=30) for _ in range(9)]
+    until(lambda: any(call.done() for call in waiting))
+    (refused,) = [call for call in waiting if call.done()]
+    assert refusal(refused.exception())[0] == "max_sequence_waits_per_caller"
+    search(channel)
+    with Client(start.target) as client:
+        client.ingest("docs", [Document(id="b", text="another about owls")]).finish()
+    # Eight go on at once, for two turns.
+    codes = [call.code() for call in waiting if call is not refused]
+    assert set(codes) <= {grpc.StatusCode.OK, EXHAUSTED} and grpc.StatusCode.OK in codes
+
+
+def test_a_batch_that_waits_for_a_sequence_has_one_place_among_those_that_wait(start: Started) -> None:
+    channel = start(max_sequence_waits=4)
+    stub = search_service_pb2_grpc.SearchServiceStub(channel)
+    requests = [waiting_search(2)] * 20
+    batch = stub.BatchSearch.future(search_service_pb2.BatchSearchRequest(requests=requests), timeout=30)
+
+    # Were it a place for each search, nineteen would be refused by now.
+    time.sleep(0.3)
+    with Client(start.target) as client:
+        client.ingest("docs", [Document(id="b", text="another about owls")]).finish()
+    assert all(result.response.hits for result in batch.result().results)
+
+
+def test_a_sequence_that_no_one_can_reach_in_time_is_told_at_once(start: Started) -> None:
+    channel = start()
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        search_service_pb2_grpc.SearchServiceStub(channel).Search(waiting_search(10**9), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert time.monotonic() - begin < 5
 
 
 async def test_a_thousand_open_streams_do_not_starve_searches(start: Started) -> None:
@@ -292,14 +357,14 @@ def test_a_stop_under_load_fails_no_search_that_had_begun_and_tells_streams_to_r
     over = threading.Event()
 
     def keep_searching() -> None:
-        with grpc.insecure_channel(running.target) as channel:
+        # Goes on after a refusal, at once: there is a call on its way at every moment of the stop.
+        with grpc.insecure_channel(running.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             while not over.is_set():
                 try:
                     search(channel)
                     codes.append(None)
                 except grpc.RpcError as error:
                     codes.append(error.code())
-                    return
 
     with ThreadPoolExecutor(8) as pool, grpc.insecure_channel(running.target) as channel:
         stream = OpenStream(channel, START)
@@ -312,8 +377,8 @@ def test_a_stop_under_load_fails_no_search_that_had_begun_and_tells_streams_to_r
         assert next(stream.call).HasField("draining")
         assert list(stream.call) == []
         stream.close()
-    # What reaches a server that no longer listens is UNAVAILABLE, which clients repeat elsewhere.
-    assert set(codes) <= {None, grpc.StatusCode.UNAVAILABLE}
+    # Neither cancelled nor failed: what the server does not answer is UNAVAILABLE, which clients repeat elsewhere.
+    assert set(codes) == {None, grpc.StatusCode.UNAVAILABLE}
 
 
 def test_an_answer_larger_than_a_message_is_refused_with_what_to_do() -> None:

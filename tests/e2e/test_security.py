@@ -31,6 +31,7 @@ from shortlist.v1 import (
     search_service_pb2_grpc,
 )
 from shortlist_cli.group import cli
+from shortlist_server.app import Server
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference.catalog import load_models
@@ -38,6 +39,7 @@ from shortlist_server.keys import Scope, new_key
 from shortlist_server.rpc.authorization import RULES
 from shortlist_server.rpc.transport import check_exposure
 from shortlist_server.testing import TestServer, server
+from shortlist_server.worker import Worker
 
 A, C, D, S = admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2
 
@@ -185,6 +187,26 @@ def test_a_granted_key_sees_only_its_collections(channel: grpc.Channel) -> None:
         assert [collection.name for collection in found.collections] == names
 
 
+def test_a_granted_key_counts_only_its_collections(channel: grpc.Channel) -> None:
+    stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+    collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
+    for key in (GRANTED_KEY, ALL_KEY):
+        metadata = (("authorization", f"Bearer {key}"),)
+        listed = collections.ListCollections(C.ListCollectionsRequest(), metadata=metadata, timeout=10).collections
+        info = stub.GetServerInfo(A.GetServerInfoRequest(), metadata=metadata, timeout=10)
+        assert info.collection_count == len(listed)
+
+
+@pytest.mark.parametrize("name", sorted(REQUESTS.keys() - OF_NO_COLLECTION))
+def test_a_refusal_does_not_tell_whether_a_collection_exists(channel: grpc.Channel, name: str) -> None:
+    told = []
+    for collection in ("theirs", "absent"):
+        with pytest.raises(grpc.RpcError) as caught:
+            send(channel, name, collection, GRANTED_KEY)
+        told.append((refused(caught.value), caught.value.details().replace(collection, "NAME")))
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("name", ["Verify", "Backup"])
 def test_a_granted_key_may_not_ask_for_everything(channel: grpc.Channel, name: str) -> None:
     stub = admin_service_pb2_grpc.AdminServiceStub(channel)
@@ -241,6 +263,23 @@ def test_without_a_key_a_server_does_not_let_others_in_unless_told(listen: str) 
         check_exposure(Config(listen=listen), has_keys=False)
     check_exposure(Config(listen=listen), has_keys=True)
     check_exposure(Config(listen=listen, insecure=True), has_keys=False)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", ":1"])
+def test_metrics_need_consent_to_an_address_that_others_reach_even_with_keys(listen: str) -> None:
+    with pytest.raises(InvalidArgument, match="--metrics-insecure"):
+        check_exposure(Config(metrics_listen=listen, insecure=True), has_keys=True)
+    check_exposure(Config(metrics_listen=listen, metrics_insecure=True), has_keys=True)
+    check_exposure(Config(metrics_listen="127.0.0.1:1"), has_keys=False)
+
+
+@pytest.mark.parametrize("make", [Server, Worker])
+async def test_neither_server_nor_worker_starts_with_metrics_for_all(make: Any, tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",), metrics_listen="0.0.0.0:0")
+    running = make(config)
+    with pytest.raises(InvalidArgument, match="--metrics-insecure"):
+        await running.start()
+    await running.stop(0)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "localhost:1", "[::1]:1", "127.9.9.9:0", "unix:/tmp/socket"])
@@ -357,7 +396,8 @@ def test_an_oversized_message_is_refused_compressed_or_not(channel: grpc.Channel
     with pytest.raises(grpc.RpcError) as caught:
         metadata = (("authorization", f"Bearer {ALL_KEY}"),)
         list(stub.Ingest(iter(messages), compression=compression, metadata=metadata, timeout=30))
-    assert caught.value.code() is EXHAUSTED
+    # gRPC refuses what it receives, the server what that would become.
+    assert caught.value.code() is (EXHAUSTED if compression is grpc.Compression.NoCompression else INVALID)
 
 
 @pytest.mark.parametrize("name", ["../etc", "/etc/passwd", "..", "a/../../b", "a\\b", "%2e%2e", "mine/", "mine\n"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from shortlist import Client, Document, ShortlistError
+from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
 from shortlist_cli.hosting.server_process import ServerNotStarted, ServerProcess
 
 MODEL = ["--embedder", "hashing"]
@@ -88,3 +92,29 @@ def test_a_server_whose_workers_are_not_there_does_not_start(tmp_path: Path) -> 
         ServerProcess(tmp_path / "data", arguments=[*MODEL, "--worker", "127.0.0.1:1"], start_seconds=60)
     assert "127.0.0.1:1" in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_is_stopped_cancels_no_call(workers: list[ServerProcess]) -> None:
+    codes: list[grpc.StatusCode | None] = []
+    over = threading.Event()
+
+    def keep_calling() -> None:
+        with grpc.insecure_channel(workers[0].target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+            while not over.is_set():
+                try:
+                    stub.Describe(worker_service_pb2.DescribeRequest(), timeout=10)
+                    codes.append(None)
+                except grpc.RpcError as error:
+                    codes.append(error.code())
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(6):
+            pool.submit(keep_calling)
+        end = time.monotonic() + 30
+        while len(codes) < 50 and time.monotonic() < end:
+            time.sleep(0.01)
+        workers[0].process.send_signal(signal.SIGTERM)
+        assert workers[0].process.wait(30) == 0
+        over.set()
+    assert set(codes) == {None, grpc.StatusCode.UNAVAILABLE}

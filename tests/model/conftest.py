@@ -41,6 +41,36 @@ def qwen3_tokenizer_file(request: pytest.FixtureRequest) -> Path:
     return path
 
 
+UNIGRAM_TEXTS = {
+    "latin": "The quick brown fox jumps over the lazy dog. Retrieval finds the passages that answer a question, and a"
+    " reranker orders them by what they mean. ",
+    "chinese": "检索增强生成把搜索结果交给语言模型。今天天气很好,我们去公园散步。数据库保存文件,索引加快查询。",
+    "thai": "ภาษาไทยเขียนติดกันโดยไม่เว้นวรรคระหว่างคำ การค้นหาข้อความต้องตัดคำก่อน วันนี้อากาศดีมาก",
+    "emoji": "🎉👩‍👩‍👧‍👦🚀😀",
+}
+
+
+@pytest.fixture(scope="session")
+def unigram_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer built as XLM-RoBERTa's is: Unigram, "▁" in front of words, ``<s>`` and ``</s>`` around texts."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([text * 3 for text in UNIGRAM_TEXTS.values()], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    path = tmp_path_factory.mktemp("unigram") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2."""
@@ -180,3 +210,9 @@ def write_json(path: Path, value: Any) -> None:
 def layout_writer() -> Any:
     """``write_layout`` and ``write_json``, for tests that make variants."""
     return write_layout, write_json
+
+
+@pytest.fixture(scope="session")
+def bert_parts() -> Any:
+    """``bert_config`` and ``copy_bert_tokenizer``, for tests that make variants."""
+    return bert_config, copy_bert_tokenizer

@@ -12,6 +12,7 @@ from shortlist_server.config import Config
 from shortlist_server.inference.base import RerankCandidate, RerankQuery
 from shortlist_server.inference.cross_encoder import PairTokenizer
 from shortlist_server.inference.loading import load_reranker
+from shortlist_server.inference.tokenization import open_tokenizer
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -24,6 +25,7 @@ def reference_logits(folder: Path, query: str, documents: list[str]) -> Any:
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(folder), device="cpu", max_length=128)
+    model.tokenizer.split_special_tokens = True  # no [SEP] is read out of a text
     return np.atleast_2d(
         np.asarray(model.predict([(query, d) for d in documents], activation_fn=torch.nn.Identity()))
     ).reshape(len(documents), -1)
@@ -44,6 +46,20 @@ def test_scores_are_the_references(tiny_cross_encoder: Path, tmp_path: Path, bac
     assert ours.truncated_tokens[-1] > 300
 
 
+@pytest.mark.parametrize("names", ["[SEP] [CLS] [PAD] [MASK]", "<s> </s> <pad> <unk>"])
+def test_no_special_token_is_read_out_of_a_text(minilm: Path, unigram_tokenizer_file: Path, names: str) -> None:
+    file = minilm / "tokenizer.json" if "[" in names else unigram_tokenizer_file
+    tokenizer = PairTokenizer(file, 512)
+    whole = open_tokenizer(file)
+    assert tokenizer.vocabulary_size == whole.get_vocab_size()
+    special = {whole.token_to_id(name) for name in names.split()} - {whole.token_to_id("<unk>")}
+    (plain,) = tokenizer.encode("query", ["dog"])
+    assert [one.ids for one in tokenizer.encode("query", ["dog"])] == [whole.encode("query", "dog").ids]
+    for name in names.split():
+        (pair,) = tokenizer.encode(f"query{name} {name}", [f"{name}dog {name} {name.lower()}{name}"])
+        assert [t for t in pair.ids if t in special] == [t for t in plain.ids if t in special], name
+
+
 def test_only_the_document_is_cut(minilm: Path) -> None:
     tokenizer = PairTokenizer(minilm / "tokenizer.json", 32)
     (whole,) = tokenizer.encode("one two three", ["dog"])
@@ -55,14 +71,11 @@ def test_only_the_document_is_cut(minilm: Path) -> None:
 
 
 def test_what_is_rendered_is_what_is_read(minilm: Path) -> None:
-    from tokenizers import Tokenizer
-
     pairs = PairTokenizer(minilm / "tokenizer.json", 32)
-    plain = Tokenizer.from_file(str(minilm / "tokenizer.json"))
-    plain.no_truncation()
-    plain.no_padding()
+    plain = open_tokenizer(minilm / "tokenizer.json")
+    documents = [document for document in DOCUMENTS if "[SEP]" not in document]
     for query in ("Which dogs?", "query " * 500):
-        for pair, text in zip(pairs.encode(query, DOCUMENTS), pairs.render(query, DOCUMENTS), strict=True):
+        for pair, text in zip(pairs.encode(query, documents), pairs.render(query, documents), strict=True):
             assert plain.encode(text, add_special_tokens=False).ids == pair.ids
     (text,) = pairs.render("Which dogs?", ["Spot\nis a dog " + "dog " * 100])
     assert text == f"[CLS]Which dogs?[SEP]Spot\nis a dog {'dog ' * 21}dog[SEP]"

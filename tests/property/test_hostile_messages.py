@@ -6,9 +6,11 @@ bytes of such messages cut, flipped and repeated. SHORTLIST_FUZZ_EXAMPLES sets h
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -30,18 +33,31 @@ from shortlist.v1 import (
     document_service_pb2,
     search_service_pb2,
 )
+from shortlist.worker.v1 import worker_service_pb2
+from shortlist_server.config import Config
+from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HashingEmbedder
 from shortlist_server.testing import server
+from shortlist_server.worker import Worker
 
 EXAMPLES = int(os.environ.get("SHORTLIST_FUZZ_EXAMPLES", "40"))
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 METHODS = [
     method
-    for module in (admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2)
+    for module in (
+        admin_service_pb2,
+        collection_service_pb2,
+        document_service_pb2,
+        search_service_pb2,
+        health_pb2,
+        worker_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
 STARTS = b"\n\x07\n\x05texts"
 """An IngestRequest that opens a stream into the collection "texts"."""
+
+MODEL = {"model": "hashing", "revision": HashingEmbedder("hashing", DEFAULT_DIMENSION).info.revision}
 
 GOOD: dict[str, dict[str, Any]] = {
     "SearchRequest": {"collection": "texts", "query": {"text": "text 3"}},
@@ -60,6 +76,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "DocumentIds": {"ids": ["d1"]},
     "BackupRequest": {"name": "one"},
     "RestoreRequest": {"backup": "one", "collection": "texts", "new_name": "restored"},
+    "HealthCheckRequest": {"service": "shortlist.v1.SearchService"},
+    "CutRequest": {**MODEL, "text": "many words " * 99, "passage_tokens": 16, "overlap_tokens": 4, "overflow": 1},
+    "EmbedQueriesRequest": {**MODEL, "queries": [{"text": "a text"}]},
+    "EmbedPassagesRequest": {**MODEL, "contents": ["a text"], "token_vectors": True},
+    "RenderQueryRequest": {**MODEL, "query": {"text": "a text"}},
 }
 """Fields of messages that are accepted; others that have a collection or a name are accepted with "texts"."""
 
@@ -171,6 +192,23 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running.target
 
 
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+    """A channel to a worker that runs in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    config = Config(data_dir=tmp_path_factory.mktemp("worker"), embedders=("hashing",), listen="127.0.0.1:0")
+    running = Worker(config)
+    port = asyncio.run_coroutine_threadsafe(running.start(), loop).result(30)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    asyncio.run_coroutine_threadsafe(running.stop(5), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
 @pytest.fixture
 def channel(target: str) -> Iterator[grpc.Channel]:
     """A channel to a server whose two collections are there, whatever the test before did to them."""
@@ -194,6 +232,8 @@ def send(channel: grpc.Channel, method: Any, data: bytes) -> grpc.StatusCode:
         if method.client_streaming:
             list(channel.stream_stream(path)(iter([data]), timeout=20))
             list(channel.stream_stream(path)(iter([STARTS, data]), timeout=20))
+        elif method.name == "Watch":
+            next(channel.unary_stream(path)(data, timeout=20))
         elif method.server_streaming:
             list(channel.unary_stream(path)(data, timeout=20))
         else:
@@ -208,8 +248,9 @@ def send(channel: grpc.Channel, method: Any, data: bytes) -> grpc.StatusCode:
 @pytest.mark.parametrize("mangle", [False, True], ids=["hostile fields", "mangled bytes"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_no_message_makes_a_method_fail_hang_or_leak(
-    channel: grpc.Channel, method: Any, mangle: bool, caplog: pytest.LogCaptureFixture
+    channel: grpc.Channel, worker: grpc.Channel, method: Any, mangle: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    called = worker if method.containing_service.name == "WorkerService" else channel
     before = psutil.Process().memory_info().rss
     kind = method.input_type
     data = mangled(kind) if mangle else messages(kind).map(lambda message: message.SerializeToString())
@@ -225,16 +266,25 @@ def test_no_message_makes_a_method_fail_hang_or_leak(
     @given(data=data)
     def send_all(data: bytes) -> None:
         begin = time.monotonic()
-        code = send(channel, method, data)
+        code = send(called, method, data)
         assert code not in FAULTS, code
         assert time.monotonic() - begin < 10
 
-    with caplog.at_level(logging.ERROR, logger="shortlist_server"):
+    with caplog.at_level(logging.ERROR):
         send_all()
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
     assert psutil.Process().memory_info().rss - before < 300 << 20
 
 
-def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel) -> None:
+def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel, worker: grpc.Channel) -> None:
     for method in METHODS:
-        assert send(channel, method, b"\xff\xff\xff") is grpc.StatusCode.INVALID_ARGUMENT
+        called = worker if method.containing_service.name == "WorkerService" else channel
+        assert send(called, method, b"\xff\xff\xff") is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in (0, 1, 2)])
+def test_a_worker_cuts_with_no_overlap_that_cannot_be(worker: grpc.Channel, number: int) -> None:
+    request = worker_service_pb2.CutRequest()
+    ParseDict({**GOOD["CutRequest"], "overlap_tokens": number}, request)
+    method = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].methods_by_name["Cut"]
+    assert send(worker, method, request.SerializeToString()) is grpc.StatusCode.INVALID_ARGUMENT

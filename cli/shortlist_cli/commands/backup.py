@@ -102,6 +102,8 @@ def _copying() -> Iterator[Callable[[CopyProgress], None]]:
             if progress.collection not in tasks:
                 _complete(bar, tasks)
                 tasks[progress.collection] = bar.add_task(progress.collection, total=None)
+            if progress.note:
+                output.note(f"{progress.collection}: {progress.note}")
             task = tasks[progress.collection]
             bar.update(task, completed=progress.done_bytes, total=max(progress.total_bytes, 1))
 

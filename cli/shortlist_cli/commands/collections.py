@@ -40,6 +40,9 @@ def list_command(*, as_json: bool, **options: Any) -> None:
     ]
     columns = ["name", "documents", "passages", "embedder", "reranker", "MB"]
     output.print_table(columns, rows, right=("documents", "passages", "MB"), styles={"name": "bold"})
+    for collection in collections:
+        if collection.problem:
+            output.note(f"{collection.name} cannot be used: {collection.problem}")
 
 
 @collections_group.command("create")

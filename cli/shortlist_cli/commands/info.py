@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import click
 
-from shortlist import ServerInfo
+from shortlist import EmbedderModel, RerankerModel, ServerInfo
 from shortlist_cli import output
 from shortlist_cli.connection import client_options, connect
 
@@ -38,11 +39,23 @@ def _rows(info: ServerInfo) -> list[tuple[str, str]]:
             traits.append(f"can be cut to {embedder.min_dimension}")
         if embedder.takes_instruction:
             traits.append("takes an instruction")
+        if not embedder.token_vectors:
+            traits.append("no late interaction")
+        traits.append(_number_format(embedder))
         rows.append((f"embedder {embedder.name}", f"{', '.join(traits)}; revision {embedder.revision}"))
+        # As JSON, so that a space or a line break at the end can be seen.
+        shown = [json.dumps(text, ensure_ascii=False) for text in (embedder.query_prompt, embedder.passage_prompt)]
+        rows.append((f"prompts of {embedder.name}", f"{shown[0]} before queries, {shown[1]} before passages"))
     for reranker in info.rerankers:
         traits = [f"weight {reranker.default_weight:g}", f"depth {reranker.default_depth}"]
         if reranker.takes_instruction:
             traits.append("takes an instruction")
+        traits.append(_number_format(reranker))
         revision = f"; revision {reranker.revision}" if reranker.revision else ""
         rows.append((f"reranker {reranker.name}", f"{', '.join(traits)}{revision}"))
     return rows
+
+
+def _number_format(model: EmbedderModel | RerankerModel) -> str:
+    note = f" ({model.number_format_note})" if model.number_format_note else ""
+    return f"computes in {model.number_format}{note}"

@@ -35,6 +35,11 @@ MAX_SAMPLE = 10_000
 @click.option("--collection", "-c", metavar="NAME", help="Check this collection only.")
 @click.option("--repair", is_flag=True, help="Rebuild from the database what does not hold, then check again.")
 @click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="With --repair: go on without acknowledged commits that were lost with the write-ahead log.",
+)
+@click.option(
     "--sample",
     type=click.IntRange(0, MAX_SAMPLE),
     default=200,
@@ -44,17 +49,27 @@ MAX_SAMPLE = 10_000
 @click.option("--json", "as_json", is_flag=True, help="Print the reports with every check as JSON.")
 @long_client_options
 def verify_command(
-    folder: Path | None, *, collection: str | None, repair: bool, sample: int, as_json: bool, **options: Any
+    folder: Path | None,
+    *,
+    collection: str | None,
+    repair: bool,
+    accept_loss: bool,
+    sample: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Checks the collections in the data folder or backup DIR, or, without DIR, those of a running server.
 
-    Checked are the database, its counts, the checksum of every text, vector and segment, that each live passage is in
-    exactly one place, and that a sample of vectors finds itself. With DIR no server may run on the folder. The exit
-    code is 1 when something does not hold.
+    Checked are the database, its counts, the checksum of every row, vector and segment, that each live passage is in
+    exactly one place, and that a sample of vectors finds itself. Of a backup, every file is compared with what its
+    backup.json says, and nothing is changed. With DIR no server may run on the folder. The exit code is 1 when
+    something does not hold.
     """
     source = click.get_current_context().get_parameter_source("target")
     if folder is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give DIR or --target, not both")
+    if accept_loss and not repair:
+        raise click.UsageError("--accept-loss is part of a repair: give --repair as well")
     with output.step_display() as display:
         task = display.add_task("open")
 
@@ -62,22 +77,36 @@ def verify_command(
             display.update(task, description=f"{progress.collection}: {progress.step}")
 
         if folder is not None:
-            reports = verify_folder(folder, collection, sample=sample, repair=repair, progress=show)
+            reports = verify_folder(
+                folder, collection, sample=sample, repair=repair, accept_loss=accept_loss, progress=show
+            )
         else:
             client, timeout = connect_for_long(options)
             with client:
                 reports = client.verify(
-                    collection, sample=sample, repair=repair, progress=show, timeout_seconds=timeout
+                    collection,
+                    sample=sample,
+                    repair=repair,
+                    accept_loss=accept_loss,
+                    progress=show,
+                    timeout_seconds=timeout,
                 )
-    _print(reports, as_json=as_json)
+    # A damaged backup cannot be repaired, nor restored.
+    _print(reports, as_json=as_json, advice=folder is None or not (folder / "backup.json").exists())
     if not all(report.ok for report in reports):
         raise click.exceptions.Exit(EXIT_NOT_OK)
 
 
 def verify_folder(
-    folder: Path, collection: str | None, *, sample: int, repair: bool, progress: Callable[[VerifyProgress], None]
+    folder: Path,
+    collection: str | None,
+    *,
+    sample: int,
+    repair: bool,
+    accept_loss: bool,
+    progress: Callable[[VerifyProgress], None],
 ) -> list[VerifyReport]:
-    """Checks a collection, or all, of a folder on which no server runs.
+    """Checks a collection, or all, of a data folder on which no server runs, or of a backup.
 
     Raises:
         click.ClickException: it is no data folder, it is in use, or the server's libraries are not installed.
@@ -85,18 +114,24 @@ def verify_folder(
     try:
         from shortlist_server.config import Config
         from shortlist_server.errors import ShortlistError
-        from shortlist_server.storage.store import COLLECTIONS_FOLDER, EmbeddedStore
+        from shortlist_server.storage.data_folder import BACKUP_FILE, COLLECTIONS_FOLDER
+        from shortlist_server.storage.store import EmbeddedStore
     except ModuleNotFoundError as error:
         raise click.ClickException(MISSING_SERVER) from error
+    if (folder / BACKUP_FILE).exists():
+        if repair:
+            raise click.UsageError("a backup is not repaired: restore it, and what can be rebuilt is")
+        return _verify_backup(folder, collection, progress)
     # Opening would make what is missing.
     if not (folder / COLLECTIONS_FOLDER).is_dir():
-        raise click.ClickException(f"{folder} is no data folder and no backup: it has no folder {COLLECTIONS_FOLDER}")
+        raise click.ClickException(
+            f"{folder} is no data folder and no backup: it has neither {COLLECTIONS_FOLDER} nor {BACKUP_FILE}"
+        )
     try:
         store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     except ShortlistError as error:
-        raise click.ClickException(
-            f"{error.message}\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
-        ) from error
+        hint = "\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
+        raise click.ClickException(error.message + (hint if "in_use" in error.metadata else "")) from error
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be opened: {error}") from error
     try:
@@ -104,7 +139,7 @@ def verify_folder(
         if collection is not None and collection not in names:
             raise click.ClickException(f"there is no collection {collection!r} in {folder}")
         return [
-            _verify_collection(store, name, sample=sample, repair=repair, progress=progress)
+            _verify_collection(store, name, sample=sample, repair=repair, accept_loss=accept_loss, progress=progress)
             for name in names
             if collection in (None, name)
         ]
@@ -113,7 +148,13 @@ def verify_folder(
 
 
 def _verify_collection(
-    store: EmbeddedStore, name: str, *, sample: int, repair: bool, progress: Callable[[VerifyProgress], None]
+    store: EmbeddedStore,
+    name: str,
+    *,
+    sample: int,
+    repair: bool,
+    accept_loss: bool,
+    progress: Callable[[VerifyProgress], None],
 ) -> VerifyReport:
     from shortlist_server.errors import ShortlistError
     from shortlist_server.storage.maintenance import BuildFailed
@@ -123,11 +164,26 @@ def _verify_collection(
 
     tell("open")
     try:
-        return _report(store.verify(name, sample=sample, repair=repair, progress=tell))
+        return _report(store.verify(name, sample=sample, repair=repair, accept_loss=accept_loss, progress=tell))
     except (ShortlistError, BuildFailed) as error:
         # The other collections are checked all the same.
         problem = VerifyCheck(name="repair" if isinstance(error, BuildFailed) else "open", ok=False, detail=str(error))
         return VerifyReport(collection=name, ok=False, checks=(problem,))
+
+
+def _verify_backup(
+    folder: Path, collection: str | None, progress: Callable[[VerifyProgress], None]
+) -> list[VerifyReport]:
+    from shortlist_server.errors import ShortlistError
+    from shortlist_server.storage.verify_backup import verify_backup
+
+    def tell(name: str, step: str) -> None:
+        progress(VerifyProgress(collection=name, step=step))
+
+    try:
+        return [_report(found) for found in verify_backup(folder, collection, progress=tell)]
+    except ShortlistError as error:
+        raise click.ClickException(error.message) from error
 
 
 def _report(found: CollectionReport) -> VerifyReport:
@@ -144,10 +200,11 @@ def _report(found: CollectionReport) -> VerifyReport:
         sampled_count=found.sampled,
         reached_count=found.reached,
         repairs=tuple(found.repairs),
+        notes=tuple(found.notes),
     )
 
 
-def _print(reports: list[VerifyReport], *, as_json: bool) -> None:
+def _print(reports: list[VerifyReport], *, as_json: bool, advice: bool) -> None:
     if as_json:
         output.print_json([dataclasses.asdict(report) for report in reports])
         return
@@ -167,7 +224,7 @@ def _print(reports: list[VerifyReport], *, as_json: bool) -> None:
     for report in reports:
         for check in report.problems:
             output.note(f"{report.collection}: {check.name}: {check.detail}")
-        for repair in report.repairs:
-            output.note(f"{report.collection}: {repair}")
-    if any(not report.ok for report in reports):
+        for line in (*report.repairs, *report.notes):
+            output.note(f"{report.collection}: {line}")
+    if advice and any(not report.ok for report in reports):
         output.note("--repair rebuilds indexes from the database; for a damaged database, restore a backup.")

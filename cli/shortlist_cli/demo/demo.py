@@ -23,7 +23,7 @@ from rich.text import Text
 from shortlist import Client, CollectionConfig, CollectionExists, Document, Hit, SearchResult
 from shortlist_cli.demo.corpus import Entry, stdlib_corpus
 from shortlist_cli.hosting.server_process import ServerNotStarted, running_server
-from shortlist_cli.output import note, print_table, progress_bar, stdout
+from shortlist_cli.output import note, print_table, progress_bar, stdout, step_display
 
 QUESTIONS = (
     "create a temporary directory that is deleted automatically",
@@ -57,7 +57,6 @@ def demo_command(*, questions: tuple[str, ...], data_dir: Path, limit: int, embe
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     arguments = ["--embedder", embedder] if embedder else []
-    note("Starting a server ...")
     with ThreadPoolExecutor(1) as threads:
         # Read while the server starts: neither needs the other.
         reading = threads.submit(stdlib_corpus)
@@ -144,7 +143,22 @@ def _summary(text: str) -> str:
 @contextlib.contextmanager
 def _server(data_dir: Path, arguments: Sequence[str]) -> Iterator[str]:
     try:
-        with running_server(data_dir, arguments=arguments, log_path=data_dir / "server.log") as target:
+        with contextlib.ExitStack() as stack:
+            # What the start does is shown until the server answers: the first one converts the model.
+            display = stack.enter_context(step_display())
+            task = display.add_task("Starting a server")
+
+            def show(doing: str) -> None:
+                text = f"Starting a server: {doing}"
+                if display.disable:
+                    note(text)
+                else:
+                    display.update(task, description=text)
+
+            log = data_dir / "server.log"
+            server = running_server(data_dir, arguments=arguments, log_path=log, on_progress=show)
+            target = stack.enter_context(server)
+            display.stop()
             yield target
     except ServerNotStarted as error:
         raise click.ClickException(str(error)) from error

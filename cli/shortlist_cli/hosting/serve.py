@@ -107,7 +107,8 @@ def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None
 def serve(**settings: Any) -> None:
     """Runs a server until it is told to stop (SIGTERM or Ctrl-C).
 
-    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error. A setting
+    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error, and say what
+    the start does. The exit code is 0 when it was told to stop, and 1 when it could not start. A setting
     comes from its flag, else from its environment variable, else from the file given with --config, else it has its
     default. Environment variables of repeatable settings are separated by spaces.
     """

@@ -2,20 +2,22 @@
 
 The child is ``python -m shortlist_cli serve`` on a free port. It is ready when it prints its address, and it is always
 stopped: SIGTERM first, so that it drains, then SIGKILL. Its standard error goes to a file, whose end is shown when it
-does not start. Use an object from one thread.
+does not start, and from which its start is followed. Use an object from one thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -28,6 +30,13 @@ START_SECONDS = 300.0
 
 STOP_SECONDS = 30.0
 """Longest wait after SIGTERM; a little more than the server's own drain time."""
+
+
+_PROGRESS = re.compile(r" INFO \S+ shortlist_server\.start: (.+)")
+"""A line of the child's log that says what its start does and how far it is."""
+
+_LOOK_SECONDS = 0.2
+"""How often the log is looked at while the child starts."""
 
 
 class ServerNotStarted(Exception):
@@ -51,6 +60,7 @@ class ServerProcess:
         listen: str = "127.0.0.1:0",
         start_seconds: float = START_SECONDS,
         command: str = "serve",
+        on_progress: Callable[[str], None] = lambda doing: None,
     ) -> None:
         """Starts the child and waits until it answers.
 
@@ -61,11 +71,13 @@ class ServerProcess:
             listen: address to listen on; port 0 takes a free one.
             start_seconds: longest wait for the ready line.
             command: "serve" or "worker".
+            on_progress: called with what the start does and how far it is, as often as that changes.
 
         Raises:
             ServerNotStarted: the child ended or was not ready in time; it is gone.
         """
         self._log: IO[bytes] = log_path.open("ab+") if log_path else tempfile.TemporaryFile(mode="ab+")  # noqa: SIM115 -- closed in kill()
+        self._followed = self._log.seek(0, os.SEEK_END)
         program = [sys.executable, "-m", "shortlist_cli", command, "--listen", listen, "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(  # noqa: S603 -- our own interpreter and command
             [*program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
@@ -74,7 +86,7 @@ class ServerProcess:
         self._drain = threading.Thread(target=self._read_lines, name="shortlist-serve-output", daemon=True)
         self._drain.start()
         try:
-            self.target = self._wait_ready(start_seconds)
+            self.target = self._wait_ready(start_seconds, on_progress)
         except BaseException:
             self.kill()
             raise
@@ -115,22 +127,34 @@ class ServerProcess:
                 self._lines.put(line.decode(errors="replace").strip())
         self._lines.put(None)
 
-    def _wait_ready(self, seconds: float) -> str:
+    def _wait_ready(self, seconds: float, on_progress: Callable[[str], None]) -> str:
         until = time.monotonic() + seconds
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
+                line = self._lines.get(timeout=min(max(0.0, until - time.monotonic()), _LOOK_SECONDS))
             except queue.Empty:
-                raise ServerNotStarted(f"the server was not ready after {seconds:g} s\n{self._log_end()}") from None
+                line = ""
+                if time.monotonic() > until:
+                    raise ServerNotStarted(f"the server was not ready after {seconds:g} s\n{self._log_end()}") from None
+            for doing in self._new_progress():
+                on_progress(doing)
             if line is not None and line.startswith(READY_PREFIX):
                 return line.removeprefix(READY_PREFIX).split()[0]
             if line is None:
                 self.process.wait()
                 raise ServerNotStarted(self.ending())
 
+    def _new_progress(self) -> list[str]:
+        """What the log says of the start in the whole lines since the last look."""
+        # Not by seeking, for the child writes where this file's position is.
+        log = self._log.fileno()
+        whole, newline, _ = os.pread(log, os.fstat(log).st_size - self._followed, self._followed).rpartition(b"\n")
+        self._followed += len(whole) + len(newline)
+        return _PROGRESS.findall(whole.decode(errors="replace"))
+
     def _log_end(self, length: int = 4000) -> str:
         self._log.flush()
-        self._log.seek(0, 2)
+        self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - length))
         return self._log.read().decode(errors="replace").strip()
 
@@ -154,19 +178,26 @@ def stopped_in_order() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running_server(data_dir: Path, *, arguments: Sequence[str] = (), log_path: Path | None = None) -> Iterator[str]:
+def running_server(
+    data_dir: Path,
+    *,
+    arguments: Sequence[str] = (),
+    log_path: Path | None = None,
+    on_progress: Callable[[str], None] = lambda doing: None,
+) -> Iterator[str]:
     """A server for the length of a ``with`` block; gives its address, "HOST:PORT".
 
     Args:
         data_dir: folder of the collections; made when missing.
         arguments: more arguments of ``shortlist serve``, as in ``["--embedder", "hashing"]``.
         log_path: file for its standard error, appended to.
+        on_progress: as in ``ServerProcess``.
 
     Raises:
         ServerNotStarted: the child ended or was not ready in time.
     """
     with stopped_in_order():
-        server = ServerProcess(data_dir, arguments=arguments, log_path=log_path)
+        server = ServerProcess(data_dir, arguments=arguments, log_path=log_path, on_progress=on_progress)
         try:
             yield server.target
         finally:

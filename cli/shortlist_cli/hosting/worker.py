@@ -15,7 +15,7 @@ def worker(**settings: Any) -> None:
     A server uses it with --worker HOST:PORT, given as often as there are workers, and the same --embedder and
     --reranker as the workers have. Prints "shortlist serving on HOST:PORT" when it answers. It has no collections. TLS
     and API keys are those of serve; a server shows its key, of scope read, with --worker-api-key-file, and speaks TLS
-    to workers with --worker-tls-ca.
+    to workers with --worker-tls-ca. Exit codes are those of serve.
     """
     try:
         from shortlist_server.worker import run

@@ -10,7 +10,7 @@ import grpc
 
 from shortlist import _calls as calls
 from shortlist._admin_calls import StreamCall
-from shortlist._async.channel import CLOSED_ERRORS, Channel, sleep
+from shortlist._async.channel import CLOSED_ERRORS, Channel, off_loop, sleep
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
@@ -110,7 +110,7 @@ class AsyncClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise await off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             # Closed between the check and the answer; else the error is the caller's own.
             connection.check()
@@ -137,7 +137,7 @@ class AsyncClientBase:
                 # What ``progress`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise await off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()
             raise

@@ -16,6 +16,9 @@ CLOSED_ERRORS = (grpc.aio.UsageError, asyncio.CancelledError)
 
 sleep = asyncio.sleep
 
+off_loop = asyncio.to_thread
+"""Runs what blocks."""
+
 
 class Channel:
     """The gRPC channel of a client."""

@@ -17,7 +17,7 @@ import grpc
 
 from shortlist._channel import Connection
 from shortlist._document_types import Deletion, Document
-from shortlist._errors import DeadlineExceeded
+from shortlist._errors import DeadlineExceeded, ServerUnavailable
 from shortlist._ingest_run import END_SECONDS, INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
 from shortlist.v1 import document_service_pb2 as pb
@@ -42,7 +42,8 @@ class AsyncIngest:
         InvalidArgument: the parameters are wrong; a wrong document is a failed ack instead.
         ServerUnavailable: no server answered at all.
         IngestInterrupted: the server stayed away for longer than ``reconnect_seconds``.
-        StreamConflict, StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
+        StreamConflict: another client opened the stream of this name, and has it now.
+        StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
     """
 
     def __init__(
@@ -201,7 +202,11 @@ class AsyncIngest:
         link, self._link = self._link, None
         await link.cancel()
         self._connection.check()
-        await asyncio.sleep(self._run.retry_seconds(error))
+        try:
+            seconds = self._run.retry_seconds(error)
+        except ServerUnavailable as unavailable:
+            raise await asyncio.to_thread(self._connection.explained, unavailable) from error
+        await asyncio.sleep(seconds)
 
 
 class _Source:

@@ -49,6 +49,7 @@ class AdminCalls(ClientBase):
         *,
         sample: int = 200,
         repair: bool = False,
+        accept_loss: bool = False,
         progress: Callable[[VerifyProgress], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> list[VerifyReport]:
@@ -58,14 +59,16 @@ class AdminCalls(ClientBase):
             collection: its name; all when None.
             sample: vectors of each segment to look up by themselves, 0 to 10,000.
             repair: rebuild from the database what does not hold, then check again.
+            accept_loss: with ``repair``, go on without acknowledged commits that a collection has lost with its
+                write-ahead log; without it, such a collection is reported as damaged and answers ``DataCorrupted``.
             progress: called with each step, in the calling thread.
             timeout_seconds: deadline of the call; none by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            InvalidArgument: ``sample`` is out of its range.
+            InvalidArgument: ``sample`` is out of its range, or ``accept_loss`` is given without ``repair``.
         """
-        call = admin_calls.verify(collection, sample=sample, repair=repair)
+        call = admin_calls.verify(collection, sample=sample, repair=repair, accept_loss=accept_loss)
         return self._stream(call, progress, timeout_seconds)
 
     def backup(
@@ -87,7 +90,7 @@ class AdminCalls(ClientBase):
         Raises:
             InvalidArgument: the name is wrong, or taken.
             CollectionNotFound: there is no collection of one of the names.
-            DataCorrupted: a collection is damaged; see ``verify``.
+            DataCorrupted: a collection is damaged; all that are, are named before anything is copied. See ``verify``.
             OutOfSpace: the backup folder's disk is full; nothing is left there.
         """
         return admin_calls.only(self._stream(admin_calls.backup(name, collections), progress, timeout_seconds))
@@ -118,7 +121,7 @@ class AdminCalls(ClientBase):
             InvalidArgument: there is no backup of that name.
             CollectionNotFound: it has no such collection.
             CollectionExists: there is a collection of the name to make.
-            DataCorrupted: the backup is damaged; use another.
+            DataCorrupted: the backup is damaged, or not what it says it is; use another.
         """
         call = admin_calls.restore(backup, collection, new_name)
         return admin_calls.only(self._stream(call, progress, timeout_seconds))

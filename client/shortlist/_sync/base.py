@@ -14,7 +14,7 @@ from shortlist._admin_calls import StreamCall
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
-from shortlist._sync.channel import CLOSED_ERRORS, Channel, sleep
+from shortlist._sync.channel import CLOSED_ERRORS, Channel, off_loop, sleep
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class ClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             # Closed between the check and the answer; else the error is the caller's own.
             connection.check()
@@ -138,7 +138,7 @@ class ClientBase:
                 # What ``progress`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()
             raise

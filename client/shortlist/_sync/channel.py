@@ -6,6 +6,8 @@ Any thread, but not after a fork.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import grpc
 
@@ -15,6 +17,14 @@ CLOSED_ERRORS = (ValueError,)
 """What a call raises when another thread has closed its channel."""
 
 sleep = time.sleep
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def off_loop(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Runs what blocks."""
+    return function(*arguments, **named)
 
 
 class Channel:

@@ -19,7 +19,7 @@ import grpc
 
 from shortlist._channel import Connection
 from shortlist._document_types import Deletion, Document
-from shortlist._errors import DeadlineExceeded
+from shortlist._errors import DeadlineExceeded, ServerUnavailable
 from shortlist._ingest_run import END_SECONDS, INGEST_METHOD, IngestOptions, IngestRun
 from shortlist._ingest_types import Ack, IngestSummary
 from shortlist.v1 import document_service_pb2 as pb
@@ -44,7 +44,8 @@ class Ingest:
         InvalidArgument: the parameters are wrong; a wrong document is a failed ack instead.
         ServerUnavailable: no server answered at all.
         IngestInterrupted: the server stayed away for longer than ``reconnect_seconds``.
-        StreamConflict, StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
+        StreamConflict: another client opened the stream of this name, and has it now.
+        StreamLost, ResumeMismatch: the stream or checkpoint is not what it was; see there.
     """
 
     def __init__(
@@ -205,7 +206,11 @@ class Ingest:
         self._link.cancel()
         self._link = None
         self._connection.check()
-        time.sleep(self._run.retry_seconds(error))
+        try:
+            seconds = self._run.retry_seconds(error)
+        except ServerUnavailable as unavailable:
+            raise self._connection.explained(unavailable) from error
+        time.sleep(seconds)
 
 
 class _End:

@@ -22,6 +22,7 @@ class SearchRequest:
     Attributes:
         vector: the query's embedding, norm 1, of the collection's dimension (checked by the pipeline), or None.
         instruction: "" for the collection's.
+        max_answer_bytes: texts and vectors of the answer have at most so many; 0: any.
     """
 
     collection: str
@@ -37,6 +38,7 @@ class SearchRequest:
     min_sequence: int | None = None
     explain: bool = False
     explain_texts: bool = False
+    max_answer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

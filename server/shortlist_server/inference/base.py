@@ -32,13 +32,20 @@ class EmbedderInfo:
 
     Attributes:
         name: as the server was told to call it.
-        revision: hex digest over weights, tokenizer, prompts, pooling and dtype: equal revision, equal vectors.
+        revision: hex digest over weights, tokenizer, prompts and pooling. The number format is not part of it:
+            machines of one revision may run different ones, whose vectors have a mean cosine of at least
+            ``agreement.MIN_COSINE`` to those of float32.
         dimension: size of its full vectors.
         min_dimension: smallest size its vectors may be cut to (MRL); equal to ``dimension`` where they may not.
         max_tokens: its window, special tokens included.
         default_chunking: the passage size that suits it.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
+        query_prompt, passage_prompt: what it puts in front of queries without an instruction, and of passages; "" for
+            nothing.
+        number_format: what it computes in: int8, float32 or bfloat16.
+        number_format_note: why that is not the one that was to be taken; else "".
+        former_revisions: what earlier releases, which counted the number format in, called the same model.
     """
 
     name: str
@@ -49,6 +56,11 @@ class EmbedderInfo:
     default_chunking: Chunking
     token_vectors: bool
     takes_instruction: bool
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    number_format: str = "float32"
+    number_format_note: str = ""
+    former_revisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +125,11 @@ class RerankerInfo:
     """What a loaded reranker is.
 
     Attributes:
+        revision: digest over weights and tokenizer; as in ``EmbedderInfo``, the number format is not part of it.
         uses_token_vectors: it reads ``RerankCandidate.token_vectors`` and ``RerankQuery.token_vectors``, not texts.
         default_weight: weight of its score in the final score unless the request says otherwise.
         default_depth: how many documents it reranks unless the request says otherwise.
+        number_format, number_format_note: as in ``EmbedderInfo``.
     """
 
     name: str
@@ -124,6 +138,8 @@ class RerankerInfo:
     takes_instruction: bool
     default_weight: float
     default_depth: int
+    number_format: str = "float32"
+    number_format_note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +210,10 @@ class Embedder(Protocol):
     @property
     def batches_queries(self) -> bool:
         """Whether queries share a batch; False where that would change their vectors or gain nothing."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a padded batch of passages that suit the device it runs on; 0: the lane's own size does."""
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""

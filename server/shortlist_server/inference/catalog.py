@@ -7,13 +7,16 @@ The catalog it returns is immutable but for ``close``; any thread.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
 from shortlist_server.domain import OverflowPolicy
-from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.errors import InferenceFailed, InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
@@ -26,8 +29,9 @@ from shortlist_server.inference.base import (
     RerankerService,
     RerankQuery,
 )
+from shortlist_server.inference.entries import check_models, hashing_dimension, parse_entry
 from shortlist_server.inference.export_process import load_apart
-from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING, HashingEmbedder
+from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.loading import load_embedder, load_reranker, passage_runs, query_runs
 from shortlist_server.inference.services import (
@@ -37,7 +41,11 @@ from shortlist_server.inference.services import (
     ScheduledEmbedder,
     ScheduledReranker,
 )
+from shortlist_server.observe import progress
 from shortlist_server.observe.observer import Observer
+
+_SHORT_PASSAGE_TOKENS = 32
+"""A large batch has no more passages than it has room for of this length."""
 
 
 class LoadedModels:
@@ -102,13 +110,16 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
         Unavailable: no worker of ``config.workers`` can be reached.
     """
     observer = observer or Observer()
+    check_models(config)
     if config.workers:
         return _find_remote(config, observer)
     engines: dict[str, Embedder] = {}
+    started = time.monotonic()
     for entry in config.embedders:
         if entry == NO_MODEL:
             continue
-        name, source = _parse(entry, "embedders")
+        name, source = parse_entry(entry, "embedders")
+        progress.say(f"loading embedder {name}")
         if name in engines:
             raise InvalidArgument(f"Two embedders are called {name!r}.", field="embedders")
         engines[name] = _load_embedder(name, source, config)
@@ -116,17 +127,19 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     embedders = {name: _schedule(engine, config, observer) for name, engine in engines.items()}
     rerankers, default = _late_interaction(embedders, observer)
     for number, entry in enumerate(config.rerankers):
-        name, source = _parse(entry, "rerankers")
+        name, source = parse_entry(entry, "rerankers")
         if name not in (NO_MODEL, LATE_INTERACTION):
             if name in rerankers:
                 raise InvalidArgument(f"Two rerankers are called {name!r}.", field="rerankers")
-            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config))
+            progress.say(f"loading reranker {name}")
+            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config), name)
             _warm_up_reranker(engine)
             rerankers[name] = ScheduledReranker(engine, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
             raise InvalidArgument("No embedder gives the token vectors late-interaction needs.", field="rerankers")
         if number == 0:
             default = name
+    progress.say(f"models are loaded after {time.monotonic() - started:.1f} s")
     return LoadedModels(embedders, rerankers, default)
 
 
@@ -134,10 +147,14 @@ def _schedule(engine: Embedder, config: Config, observer: Observer) -> Scheduled
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
+    passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config))
+    if tokens := engine.batch_tokens:
+        items = max(tokens // _SHORT_PASSAGE_TOKENS, PASSAGE_LIMITS.batch_items)
+        passage_limits = dataclasses.replace(passage_limits, batch_cost=tokens, batch_items=items)
     return ScheduledEmbedder(
         engine,
         query_limits=query_limits,
-        passage_limits=dataclasses.replace(PASSAGE_LIMITS, threads=passage_runs(config)),
+        passage_limits=passage_limits,
         observer=observer,
     )
 
@@ -177,25 +194,11 @@ def _late_interaction(
     return {}, NO_MODEL
 
 
-def _parse(entry: str, field: str) -> tuple[str, str]:
-    name, separator, source = entry.partition("=")
-    name = name.strip()
-    if not name or (separator and not source.strip()):
-        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field=field)
-    return name, source.strip() if separator else name
-
-
 def _load_embedder(name: str, source: str, config: Config) -> Embedder:
-    kind, _, dimension = source.partition(":")
-    if kind == HASHING:
-        size = int(dimension) if dimension.isdecimal() else 0 if dimension else DEFAULT_DIMENSION
-        if not 16 <= size <= 4096:
-            raise InvalidArgument(
-                f"{source!r}: the dimension of hashing is a number from 16 to 4096.", field="embedders"
-            )
-        return HashingEmbedder(name, size)
+    if (dimension := hashing_dimension(source)) is not None:
+        return HashingEmbedder(name, dimension)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return load_apart(partial(load_embedder, name, folder, source, config))
+    return load_apart(partial(load_embedder, name, folder, source, config), name)
 
 
 def bundled_minilm() -> Path:
@@ -211,13 +214,28 @@ def bundled_minilm() -> Path:
 
 def _warm_up(engine: Embedder) -> None:
     """Runs both lanes once, so that the first caller does not pay for allocations and lazy initialisation."""
-    engine.embed_queries([QueryText(text="warm up")])
+    (query,) = engine.embed_queries([QueryText(text="warm up")])
     cut = engine.cut("warm up", "a passage of text " * 50, engine.info.default_chunking, OverflowPolicy.TRUNCATE)
-    engine.embed_passages([passage.content for passage in cut.passages] * 2, token_vectors=engine.info.token_vectors)
+    contents = [passage.content for passage in cut.passages] * 2
+    try:
+        embedded = engine.embed_passages(contents, token_vectors=engine.info.token_vectors)
+    except InferenceFailed as error:
+        raise _refused(engine.info.name) from error
+    if not all(np.isfinite(getattr(one, "vector", np.nan)).all() for one in (query, *embedded)):
+        raise _refused(engine.info.name)
 
 
 def _warm_up_reranker(engine: Reranker) -> None:
-    engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
+    scored = engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
+    if not np.isfinite(scored.scores).all():
+        raise _refused(engine.info.name)
+
+
+def _refused(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model {name} gives numbers that are not finite. Copy its files anew, or serve it with dtype float32.",
+        metadata={"model": name},
+    )
 
 
 def _names(models: Mapping[str, object]) -> str:

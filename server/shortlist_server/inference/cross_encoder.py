@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ from shortlist_server.inference.base import (
     RerankScores,
 )
 from shortlist_server.inference.encoder import Forward, Ids, pad
-from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer, rendered
+from shortlist_server.inference.rerank_batches import Batches, Scored
+from shortlist_server.inference.tokenization import open_for_texts, rendered
 
 Floats = NDArray[np.float32]
 
@@ -38,11 +38,24 @@ class PairIds:
     truncated_tokens: int
 
 
+class EncodesPairs(Protocol):
+    """Token ids of pairs of texts: joined as the tokenizer joins them, or in a template."""
+
+    def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
+        """Token ids of ``first`` with each of ``seconds``."""
+
+    def render(self, first: str, seconds: Sequence[str]) -> list[str]:
+        """What the ids that ``encode`` gives stand for."""
+
+
 class PairTokenizer:
-    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half."""
+    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half.
+
+    No special token is read out of a text: one that says ``[SEP]`` does not end there.
+    """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        self._tokenizer = open_tokenizer(path)
+        self._tokenizer = open_for_texts(path)
         self._max_tokens = max_tokens
         self._special_tokens: int = self._tokenizer.num_special_tokens_to_add(is_pair=True)
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -84,23 +97,22 @@ class PairTokenizer:
 class CrossEncoder:
     """A reranker over a sequence classifier with one or two labels."""
 
-    def __init__(self, info: RerankerInfo, tokenizer: PairTokenizer, forward: Forward) -> None:
+    def __init__(self, info: RerankerInfo, tokenizer: EncodesPairs, forward: Forward, batch_tokens: int = 0) -> None:
+        """``batch_tokens``: see ``Batches``."""
         self.info = info
         self._tokenizer = tokenizer
         self._forward = forward
-        self._seconds_per_token = 1e-5
+        self._batches = Batches(seconds_per_token=1e-5, batch_tokens=batch_tokens)
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         """See ``Reranker.score``."""
         pairs = self._tokenizer.encode(query.text, [candidate.text for candidate in candidates]) if candidates else []
-        scores, self._seconds_per_token = score_in_batches(
+        return self._batches.score(
             [len(pair.ids) for pair in pairs],
             [pair.truncated_tokens for pair in pairs],
             lambda rows: raw_and_probability(self._logits([pairs[row] for row in rows])),
             may_go_on,
-            self._seconds_per_token,
         )
-        return scores
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
         """See ``Reranker.render``."""

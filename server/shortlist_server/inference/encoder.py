@@ -1,4 +1,4 @@
-"""An embedder over a transformer's hidden states: tokenise, run, pool, normalise.
+"""An embedder over a model's hidden states: tokenise, run, pool, apply the head, normalise.
 
 Texts are padded on the right. For a decoder that is equal to padding on the left: under causal attention no token sees
 what follows it, so padding behind the text changes nothing, and positions count from the text's first token.
@@ -8,8 +8,7 @@ Thread-safe as far as its forward pass is: queries and passages may be embedded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,17 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.inference import passages
 from shortlist_server.inference.base import CutText, EmbedderInfo, PassageEmbedding, QueryEmbedding, QueryText
+from shortlist_server.inference.head import Step, normalize
 from shortlist_server.inference.late_interaction import pack
+from shortlist_server.inference.pooling import Pooling
+from shortlist_server.inference.prompts import Prompts
 from shortlist_server.inference.tokenization import TextTokenizer, TokenIds, TokenSpans
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+_UNCHECKED = np.errstate(over="ignore", invalid="ignore")
+"""Numbers that are not finite raise no warning here: who asked for vectors looks at them."""
 
 
 class Forward(Protocol):
@@ -35,19 +40,12 @@ class Forward(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """What stands in front of texts. With ``instruction_tail`` a query's is ``Instruct: {instruction}{tail}``."""
+@runtime_checkable
+class PooledForward(Protocol):
+    """A pass that can pool where it runs, so that the hidden states need not leave the GPU."""
 
-    query: str
-    passage: str
-    instruction_tail: str = ""
-
-    def for_query(self, instruction: str) -> str:
-        """The prompt of a query; ``instruction`` "" for the model's default. Ignored by models that take none."""
-        if instruction and self.instruction_tail:
-            return f"Instruct: {instruction}{self.instruction_tail}"
-        return self.query
+    def run_pooled(self, ids: Ids, mask: Ids, pooling: str) -> Floats:
+        """What ``Pooling.pool`` gives of the hidden states that ``Forward.run`` gives, shape (texts, width)."""
 
 
 class TransformerEmbedder:
@@ -60,17 +58,21 @@ class TransformerEmbedder:
         *,
         query_forward: Forward,
         passage_forward: Forward,
-        pooling: str,
+        pooling: Pooling,
+        head: Sequence[Step],
         prompts: Prompts,
         batches_queries: bool,
+        batch_tokens: int = 0,
     ) -> None:
         self.info = info
+        self.batch_tokens = batch_tokens
         self.max_tokens = info.max_tokens
         self.batches_queries = batches_queries
         self._tokenizer = tokenizer
         self._query_forward = query_forward
         self._passage_forward = passage_forward
         self._pooling = pooling
+        self._head = head
         self._prompts = prompts
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
@@ -85,14 +87,18 @@ class TransformerEmbedder:
         """See ``PassageTokenizer.count``."""
         return self._tokenizer.count(texts, self._prompts.passage)
 
+    @_UNCHECKED
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
         """See ``Embedder.embed_queries``."""
-        texts = [self._tokenizer.encode([q.text], self._prompts.for_query(q.instruction))[0] for q in queries]
-        hidden, vectors = self._run(texts, self._query_forward)
+        prompts = [self._prompts.for_query(query.instruction) for query in queries]
+        texts = [
+            self._tokenizer.encode([query.text], prompt)[0] for query, prompt in zip(queries, prompts, strict=True)
+        ]
+        hidden, vectors = self._run(texts, prompts, self._query_forward, token_vectors=self.info.token_vectors)
         return [
             QueryEmbedding(
                 vector=vectors[row],
-                token_vectors=_weighted(hidden[row, : len(text.ids)][text.own]) if self.info.token_vectors else None,
+                token_vectors=None if hidden is None else _weighted(hidden[row, : len(text.ids)][text.own]),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
@@ -103,26 +109,46 @@ class TransformerEmbedder:
         """See ``Embedder.render_query``."""
         return self._tokenizer.render(query.text, self._prompts.for_query(query.instruction))
 
+    @_UNCHECKED
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         """See ``Embedder.embed_passages``."""
         texts = self._tokenizer.encode(contents, self._prompts.passage)
-        hidden, vectors = self._run(texts, self._passage_forward)
         packing = token_vectors and self.info.token_vectors
+        prompts = [self._prompts.passage] * len(texts)
+        hidden, vectors = self._run(texts, prompts, self._passage_forward, token_vectors=packing)
         return [
             PassageEmbedding(
                 vector=vectors[row],
-                token_vectors=pack(normalize(hidden[row, : len(text.ids)])) if packing else None,
+                token_vectors=None if hidden is None else pack(normalize(hidden[row, : len(text.ids)])),
                 tokens=len(text.ids),
                 truncated_tokens=text.truncated_tokens,
             )
             for row, text in enumerate(texts)
         ]
 
-    def _run(self, texts: Sequence[TokenIds], forward: Forward) -> tuple[Floats, Floats]:
-        """Hidden states, shape (texts, tokens, width), and vectors, shape (texts, dimension)."""
+    def _run(
+        self, texts: Sequence[TokenIds], prompts: Sequence[str], forward: Forward, *, token_vectors: bool
+    ) -> tuple[Floats | None, Floats]:
+        """Hidden states, shape (texts, tokens, width), where wanted, and vectors, shape (texts, dimension)."""
         ids, mask = pad([text.ids for text in texts])
+        if not token_vectors and isinstance(forward, PooledForward) and self._pooling.is_plain:
+            return None, self._vectors(forward.run_pooled(ids, mask, self._pooling.name))
         hidden = forward.run(ids, mask)
-        return hidden, normalize(pool(hidden, mask, self._pooling))
+        rows = self._pooling.pool(hidden, mask, self._left_out(prompts))
+        return hidden if token_vectors else None, self._vectors(rows)
+
+    def _left_out(self, prompts: Sequence[str]) -> Sequence[int]:
+        """How many tokens of each text pooling leaves out; none for none of any."""
+        return [] if self._pooling.include_prompt else [self._tokenizer.prompt_tokens(one) for one in prompts]
+
+    def _vectors(self, rows: Floats) -> Floats:
+        """Pooled rows, shape (texts, width), to vectors, shape (texts, dimension)."""
+        for step in self._head:
+            rows = step.apply(rows)
+        vectors = normalize(rows)
+        # A text without a token that the model knows still needs a direction of norm 1.
+        vectors[~vectors.any(axis=1), 0] = 1.0
+        return vectors
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
@@ -136,19 +162,6 @@ def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
     return ids, mask
 
 
-def pool(hidden: Floats, mask: Ids, method: str) -> Floats:
-    """One vector a text, shape (texts, width): "mean" over its tokens, the first ("cls") or the last ("lasttoken")."""
-    if method == "cls":
-        return hidden[:, 0]
-    if method == "lasttoken":
-        last = np.maximum(mask.sum(axis=1) - 1, 0)
-        return np.asarray(hidden[np.arange(len(hidden)), last])
-    weights = mask.astype(np.float32)
-    # Not a matrix product: BLAS threads would wait for cores that the other lane holds.
-    summed = np.einsum("btw,bt->bw", hidden, weights)
-    return np.asarray(summed / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
-
-
 def _weighted(rows: Floats) -> Floats:
     """Rows scaled to the square of their length, which is a token's weight in late interaction.
 
@@ -156,8 +169,3 @@ def _weighted(rows: Floats) -> Floats:
     tells about its context (Oyama, Yokoi and Shimodaira, "Norm of Word Embedding Encodes Information Gain", 2023).
     """
     return np.asarray(rows * np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
-
-
-def normalize(rows: Floats) -> Floats:
-    """Rows scaled to L2 norm 1. Shape (n, width)."""
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32)

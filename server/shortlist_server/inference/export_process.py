@@ -2,8 +2,8 @@
 
 Making an export takes torch and transformers, which stay in memory, some 700 MB, as long as their process lives. So a
 model whose export is missing is first loaded, and with that exported, by ``python -m`` of this module, which ends
-afterwards. What to load goes to its standard input and an error comes from its standard output, pickled. Called at
-start-up, by one thread.
+afterwards. What to load goes to its standard input; what it does and, at the end, its error or None come from its
+standard output, all pickled. Called at start-up, by one thread.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import queue
 import subprocess
 import sys
-from typing import Protocol, TypeVar
+import threading
+import time
+from typing import IO, Protocol, TypeVar
 
 from shortlist_server.errors import ModelNotFound, ShortlistError
 from shortlist_server.inference.loading import ExportMissing
+from shortlist_server.observe import progress
 
 Model_co = TypeVar("Model_co", covariant=True)
 
-_LOG = logging.getLogger(__name__)
+_SILENT_SECONDS = 10.0
+"""After so long without a word from the process, the log says that it still works."""
 
 
 class Load(Protocol[Model_co]):
@@ -30,52 +35,105 @@ class Load(Protocol[Model_co]):
         """See ``load_embedder``."""
 
 
-def load_apart(load: Load[Model_co]) -> Model_co:
-    """The model that ``load`` loads, exported by another process if need be.
+def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
+    """The model that ``load`` loads, exported by another process if need be; ``name`` is for the log.
 
     Raises:
-        ModelNotFound: the files are wrong, or the process that exports was killed.
+        ModelNotFound: the files are wrong, or the process that exports failed or was killed.
         InvalidArgument: the settings are wrong.
+        OutOfSpace: the disk has no room for the export.
     """
     try:
         return load(export=False)
     except ExportMissing:
-        _LOG.info("a model is exported to ONNX, once")
-        _export(load)
+        progress.say(f"{name} is converted for this machine's processor, which is done once")
+        started = time.monotonic()
+        _export(load, name)
+        progress.say(f"{name} was converted in {time.monotonic() - started:.0f} s")
         return load(export=False)
 
 
-def _export(load: Load[object]) -> None:
+def _export(load: Load[object], name: str) -> None:
     # A session of its own: an interrupt from the keyboard ends it through this process, which reports it.
-    exporter = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", __name__],
-        input=pickle.dumps(load),
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        check=False,
+    exporter = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
+    assert exporter.stdin is not None and exporter.stdout is not None
+    with exporter:
+        pickle.dump(load, exporter.stdin)
+        exporter.stdin.close()
+        answers: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(exporter.stdout, answers), daemon=True).start()
+        error = _follow(answers, name)
+    if exporter.returncode == -9:
+        raise ModelNotFound(
+            f"The process that converts {name} was killed, as when memory runs out: give it more memory, or serve the"
+            " model with backend torch."
+        )
     if exporter.returncode:
         raise ModelNotFound(
-            f"The process that exports a model to ONNX ended with code {exporter.returncode}; a negative one is a"
-            " signal, such as -9 when memory runs out. Give it more memory, or serve the model with backend torch."
+            f"The process that converts {name} ended with code {exporter.returncode}, and what it printed above says"
+            " why. The model may be served with backend torch."
         )
-    if (error := pickle.loads(exporter.stdout)) is not None:  # noqa: S301 - from the process that was just run
+    if error is not None:
         raise error
 
 
-def main() -> None:
-    """Loads what standard input says, and answers with the error, or None."""
-    load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that runs this process
-    # What libraries print goes to standard error, from here on, and not into the answer.
-    answer = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    error = None
+def _read(output: IO[bytes], answers: queue.SimpleQueue[str | Exception | None]) -> None:
+    """Hands on what the process says, up to its error or None, or its end."""
     try:
-        load(export=True)
-    except ShortlistError as caught:
-        error = caught
-    with os.fdopen(answer, "wb") as file:
-        pickle.dump(error, file)
+        while isinstance(answer := pickle.load(output), str):  # noqa: S301 - from the process that was just run
+            answers.put(answer)
+    except (EOFError, pickle.UnpicklingError, OSError):
+        answer = None
+    answers.put(answer)
+
+
+def _follow(answers: queue.SimpleQueue[str | Exception | None], name: str) -> Exception | None:
+    """Logs what the process does until it ends; returns its error."""
+    started = time.monotonic()
+    doing = "starting"
+    while True:
+        try:
+            answer = answers.get(timeout=_SILENT_SECONDS)
+        except queue.Empty:
+            progress.say(f"{name}: still {doing}, after {time.monotonic() - started:.0f} s")
+            continue
+        if not isinstance(answer, str):
+            return answer
+        doing = answer
+        progress.say(f"{name}: {doing}")
+
+
+class _Sender(logging.Handler):
+    """Sends lines of the log to the process that asked."""
+
+    def __init__(self, output: IO[bytes]) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends a line."""
+        pickle.dump(record.getMessage(), self._output)
+        self._output.flush()
+
+
+def main() -> None:
+    """Loads what standard input says, tells what it does, and answers with the error, or None."""
+    # What libraries print goes to standard error, from here on, and not into the answer.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        logging.getLogger("shortlist_server").propagate = False  # the process that asked says the same again
+        told = logging.getLogger(progress.LOGGER)
+        told.setLevel(logging.INFO)
+        told.addHandler(_Sender(output))
+        load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that runs this process
+        error = None
+        try:
+            load(export=True)
+        except ShortlistError as caught:
+            error = caught
+        pickle.dump(error, output)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class HashingEmbedder:
         )
         self.max_tokens = _WINDOW_TOKENS
         self.batches_queries = False
+        self.batch_tokens = 0
         self._dimension = dimension
         self._word_vector = lru_cache(maxsize=8192)(self._make_word_vector)
 

@@ -28,6 +28,7 @@ from shortlist_server.inference.base import (
     RerankQuery,
     RerankScores,
 )
+from shortlist_server.inference.products import products
 
 Floats = NDArray[np.float32]
 
@@ -35,9 +36,6 @@ POOLED_TOKENS = 4
 _FORMAT = 1
 _HEADER = struct.Struct("<HHI")
 _SLICE = 256
-_ONE_THREAD = 4 * 65536
-"""Multiplications of one product up to which OpenBLAS stays on one thread (its GEMM_MULTITHREAD_THRESHOLD)."""
-_QUERY_PIECE = 16
 _SECONDS_PER_SLICE = 0.02
 
 
@@ -46,7 +44,12 @@ def pack(token_vectors: Floats) -> bytes:
 
     Args:
         token_vectors: shape (tokens, width), rows of norm 1; at least one.
+
+    Raises:
+        InferenceFailed: they are not finite.
     """
+    if not np.isfinite(token_vectors).all():
+        raise InferenceFailed("The model made token vectors that are not finite; another text may work.")
     tokens, width = token_vectors.shape
     starts = np.arange(0, tokens, POOLED_TOKENS)
     pooled = np.add.reduceat(token_vectors, starts, axis=0)
@@ -85,28 +88,12 @@ def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
         raise InferenceFailed("The passages' token vectors have another width than the query's. Ingest them again.")
     lengths = np.array([len(rows) for _, rows in parts])
     rows = np.concatenate([rows for _, rows in parts]).astype(np.float32)
-    similarity = _products(query_tokens, rows)
+    similarity = products(query_tokens, rows)
     similarity *= np.concatenate([scales for scales, _ in parts])
     starts = np.concatenate([[0], np.cumsum(lengths[:-1])])
     best = np.maximum.reduceat(similarity, starts, axis=1)
     weights = np.linalg.norm(query_tokens, axis=1).sum()
     return np.asarray(best.sum(axis=0) / max(weights, 1e-12), dtype=np.float32)
-
-
-def _products(query_tokens: Floats, rows: Floats) -> Floats:
-    """``query_tokens @ rows.T`` in pieces too small for OpenBLAS to share out among threads.
-
-    Its threads wait for each other, on cores that ingest may hold: measured with both cores busy, the whole product
-    took 8 ms and more, the pieces 0.5 ms, as on an idle machine.
-    """
-    products = np.empty((len(query_tokens), len(rows)), dtype=np.float32)
-    width = max(_ONE_THREAD // (_QUERY_PIECE * rows.shape[1]), 1)
-    for top in range(0, len(query_tokens), _QUERY_PIECE):
-        piece = query_tokens[top : top + _QUERY_PIECE]
-        for left in range(0, len(rows), width):
-            out = products[top : top + _QUERY_PIECE, left : left + width]
-            np.matmul(piece, rows[left : left + width].T, out=out)
-    return products
 
 
 def _parts(packed: bytes) -> tuple[Floats, NDArray[np.int8]]:

@@ -1,4 +1,4 @@
-"""Reads a model folder: the sentence-transformers layout, or a plain transformers checkpoint.
+"""Finds a model folder and reads the files that embedders and rerankers have in common.
 
 Only configuration is read here, and the weight files' headers; no code from the folder is ever run and pickled weights
 are not accepted. Every refusal names the file and says what to do. Pure functions; any thread.
@@ -8,73 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from shortlist_server.errors import ModelNotFound
+from shortlist_server.inference.weights import check_formats
 
+_SETTINGS = "sentence_bert_config.json"
 _CONFIG_FILES = (
     "config.json",
     "modules.json",
-    "sentence_bert_config.json",
+    _SETTINGS,
     "config_sentence_transformers.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _UNBOUNDED = 1_000_000
-_INSTRUCTED = re.compile(r"Instruct: .+(\nQuery: ?)", re.DOTALL)
-_QWEN3_TAIL = "\nQuery:"
-_QWEN3_MIN_DIMENSION = 32
-_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-_KNOWN_PROMPTS = (
-    # Models whose cards demand prefixes that their files do not carry: part of the model's name, query, passage.
-    ("e5-large-instruct", f"Instruct: {_INSTRUCTION}\nQuery: ", ""),
-    ("e5-", "query: ", "passage: "),
-    ("bge-small-en", "Represent this sentence for searching relevant passages: ", ""),
-    ("bge-base-en", "Represent this sentence for searching relevant passages: ", ""),
-    ("bge-large-en", "Represent this sentence for searching relevant passages: ", ""),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedderLayout:
-    """What the files of an embedding model say.
-
-    Attributes:
-        folder: where they are.
-        model_type: transformers' name of the architecture ("bert", "qwen3").
-        pooling: "mean", "cls" or "lasttoken".
-        dimension: size of the vectors.
-        max_tokens: the window, special tokens included.
-        lowercase: texts are lower-cased before they are tokenised.
-        query_prompt, passage_prompt: put in front of texts, "" for none.
-        causal: the model is a decoder: tokens see only what precedes them.
-        min_dimension: smallest size its vectors may be cut to; ``dimension`` unless it was trained for that.
-        instruction_tail: what stands between instruction and query; "" for a model that takes no instruction.
-        last_token: the token every text ends in, in whose place it is pooled; "" where the tokenizer's own rule holds.
-    """
-
-    folder: Path
-    model_type: str
-    pooling: str
-    dimension: int
-    max_tokens: int
-    lowercase: bool
-    query_prompt: str
-    passage_prompt: str
-    causal: bool
-    min_dimension: int
-    instruction_tail: str
-    last_token: str
+_SHORTEST_WINDOW = 16
+_MOST_LAYERS = 1000
 
 
 def find_folder(source: str) -> Path:
@@ -97,7 +50,10 @@ def find_folder(source: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["onnx/*"]
+                name,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+                ignore_patterns=["onnx/*"],
             )
         )
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated, interrupted
@@ -106,56 +62,97 @@ def find_folder(source: str) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ``ModelNotFound`` naming it when it is missing or damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file, an object unless another ``kind`` is asked for.
+
+    Raises:
+        ModelNotFound: the file is missing, damaged or of another kind; the message names it.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path} is missing: the folder is not a complete model. Copy the model anew.") from error
     except ValueError as error:
         raise ModelNotFound(
             f"{path} is not valid JSON ({error}): truncated or foreign. Copy the model anew."
         ) from error
+    if not isinstance(found, kind):
+        raise ModelNotFound(
+            f"{path} has a {type(found).__name__} where a {kind.__name__} belongs. Copy the model anew."
+        )
+    return found
 
 
-def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
-    """What an embedding model's files say; ``source`` is the name it was asked by. Raises ``ModelNotFound``."""
-    config = read_json(folder / "config.json")
-    model_type = str(config.get("model_type", ""))
-    causal = any("CausalLM" in name for name in config.get("architectures", [])) or model_type.startswith("qwen")
-    hidden = config.get("hidden_size") or config.get("dim")
-    if not isinstance(hidden, int):
-        raise ModelNotFound(f"{folder / 'config.json'} has no hidden_size: not an encoder or decoder checkpoint.")
-    pooling = _read_modules(folder) or ("lasttoken" if causal else "mean")
-    transformer = _optional_json(folder / "sentence_bert_config.json")
-    query_prompt, passage_prompt = _read_prompts(folder, source or folder.name)
-    qwen3 = model_type == "qwen3" and pooling == "lasttoken"
-    if qwen3 and not query_prompt:
-        query_prompt = f"Instruct: {_INSTRUCTION}{_QWEN3_TAIL}"
-    instructed = _INSTRUCTED.fullmatch(query_prompt)
-    return EmbedderLayout(
-        folder=folder,
-        model_type=model_type,
-        pooling=pooling,
-        dimension=hidden,
-        max_tokens=read_window(folder, config),
-        lowercase=bool(transformer.get("do_lower_case", False)),
-        query_prompt=query_prompt,
-        passage_prompt=passage_prompt,
-        causal=causal,
-        # Qwen3-Embedding was trained so that its first components serve alone (MRL): 32 up to the full size.
-        min_dimension=min(_QWEN3_MIN_DIMENSION, hidden) if qwen3 else hidden,
-        instruction_tail=instructed[1] if instructed else "",
-        last_token="<|endoftext|>" if qwen3 else "",
-    )
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file. Raises ``ModelNotFound`` when it is damaged."""
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def check_self_contained(folder: Path) -> None:
+    """Refuses a checkpoint that is more than weights and configuration: one with an adapter, or with code of its own.
+
+    Such code (``auto_map``) is never run. Where the architecture is known by name all the same, transformers' own class
+    would be taken for it in silence, and compute something else.
+
+    Raises:
+        ModelNotFound: naming the file.
+    """
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        raise ModelNotFound(
+            f"{adapter} belongs to an adapter, which is not applied here. Merge it into the model (merge_and_unload of"
+            " the package peft), and serve the folder that is saved then."
+        )
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if own := read_optional_json(path).get("auto_map"):
+            named = ", ".join(f"{key}: {value}" for key, value in own.items()) if isinstance(own, dict) else own
+            raise ModelNotFound(
+                f"{path} names code of its own (auto_map: {named}), which is never run, and transformers' own class may"
+                " compute something else. Serve a model without code of its own; or, where its authors say that"
+                " transformers serves it without, take auto_map out of a copy of this file."
+            )
+
+
+def settings_file(folder: Path) -> Path:
+    """Where sentence-transformers notes how it uses a transformer: ``sentence_bert_config.json``, or its like of
+    another name (``sentence_roberta_config.json``) where there is one."""
+    return next(iter(_settings_files(folder)), folder / _SETTINGS)
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("sentence_*_config.json"), key=lambda path: (path.name != _SETTINGS, path.name))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``. Raises ``ModelNotFound`` naming it when what is read here cannot be right."""
+    path = folder / "config.json"
+    config: dict[str, Any] = read_json(path)
+    architectures, layers = config.get("architectures") or [], config.get("num_hidden_layers")
+    right = {
+        "architectures": isinstance(architectures, list) and all(isinstance(name, str) for name in architectures),
+        "id2label": isinstance(config.get("id2label"), dict | None),
+        "num_hidden_layers": layers is None or (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ModelNotFound(f"{path} has {config[wrong[0]]!r} as {wrong[0]}, which cannot be. Copy the model anew.")
+    return config
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer's files hold a template that puts texts into messages. Raises ``ModelNotFound``."""
+    files = (folder / "chat_template.jinja", folder / "chat_template.json")
+    settings = read_optional_json(folder / "tokenizer_config.json")
+    return bool(settings.get("chat_template")) or any(file.is_file() for file in files)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files, each of the length its header states. Raises ``ModelNotFound``."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        paths = [folder / name for name in names]
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ModelNotFound(f"{index} has no weight_map, which tells the weights' files. Copy the model anew.")
+        paths = [folder / name for name in sorted(set(names.values()))]
     else:
         paths = [folder / "model.safetensors"]
     for path in paths:
@@ -163,79 +160,71 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def revision(folder: Path, extra: Iterable[str]) -> str:
-    """Hex digest over weights, configuration and ``extra`` (dtype, backend, prompts). Reads all weights."""
+def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> str:
+    """Hex digest over weights, configuration and ``extra`` (prompts, pooling). Reads all weights.
+
+    Args:
+        parts: folders with weights; none for ``folder`` itself.
+    """
+    return revisions(folder, [extra], parts)[0]
+
+
+def revisions(folder: Path, extras: Iterable[Iterable[str]], parts: Sequence[Path] = ()) -> list[str]:
+    """The ``revision`` for each of ``extras``. Reads all weights, once."""
     digest = hashlib.sha256()
-    files = [folder / name for name in _CONFIG_FILES] + sorted(folder.glob("*_*/config.json")) + weight_files(folder)
+    files = [folder / name for name in _CONFIG_FILES] + sorted(folder.glob("*_*/config.json"))
+    for part in parts or (folder,):
+        if part != folder:
+            files += [part / name for name in _CONFIG_FILES if part / name not in files]
+        files += [path for path in _settings_files(part) if path not in files]
+        files += weight_files(part)
     for path in files:
         if path.is_file():
             digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    for item in extra:
-        digest.update(f"\0{item}".encode())
-    return digest.hexdigest()[:32]
-
-
-def _read_modules(folder: Path) -> str:
-    """The pooling method of a sentence-transformers folder; "" for a plain checkpoint."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return ""
-    pooling = ""
-    for module in read_json(path):
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            pooling = _read_pooling(folder / module.get("path", "") / "config.json")
-        elif kind not in ("Transformer", "Normalize"):
-            raise ModelNotFound(
-                f"{path} asks for a module {kind!r}; only Transformer, Pooling and Normalize are known."
-            )
-    return pooling
-
-
-def _read_pooling(path: Path) -> str:
-    config = read_json(path)
-    modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
-    if "pooling_mode" in config:  # sentence-transformers 5 and later
-        modes = [str(config["pooling_mode"])]
-    other = [key for key, on in config.items() if key.startswith("pooling_mode_") and on and key not in _POOLING_FLAGS]
-    if len(modes) != 1 or other or modes[0] not in _POOLING_FLAGS.values():
-        raise ModelNotFound(f"{path} asks for pooling {modes + other}; one of mean, cls and lasttoken is known.")
-    if not config.get("include_prompt", True):
-        raise ModelNotFound(f"{path} leaves the prompt out of pooling; that is not supported.")
-    return modes[0]
-
-
-def _read_prompts(folder: Path, source: str) -> tuple[str, str]:
-    prompts = _optional_json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    query = str(prompts.get("query", ""))
-    passage = str(prompts.get("document", "") or prompts.get("passage", ""))
-    if not query and not passage:
-        name = source.lower().partition("@")[0].rstrip("/").rsplit("/", 1)[-1]
-        for part, known_query, known_passage in _KNOWN_PROMPTS:
-            if part in name:
-                return known_query, known_passage
-    return query, passage
+    found = []
+    for extra in extras:
+        whole = digest.copy()
+        for item in extra:
+            whole.update(f"\0{item}".encode())
+        found.append(whole.hexdigest()[:32])
+    return found
 
 
 def read_window(folder: Path, config: dict[str, Any]) -> int:
     """The model's window in tokens, special tokens included. Raises ``ModelNotFound`` when no file states it."""
-    stated = _optional_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    tokenizer = _optional_json(folder / "tokenizer_config.json").get("model_max_length")
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # their position ids start behind the padding id
-    limits = [
-        limit for limit in (stated or tokenizer, positions) if isinstance(limit, int | float) and limit < _UNBOUNDED
-    ]
-    if not limits:
+    settings = settings_file(folder)
+    stated = read_optional_json(settings).get("max_seq_length")
+    tokenizer = read_optional_json(folder / "tokenizer_config.json").get("model_max_length")
+    limits = (
+        _window(stated, settings) or _window(_or_none(tokenizer), folder / "tokenizer_config.json"),
+        _window(_or_none(config.get("max_position_embeddings")), folder / "config.json"),
+    )
+    # Some models' position ids start behind the padding id.
+    unusable = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    found = [limit - less for limit, less in zip(limits, (0, unusable), strict=True) if limit is not None]
+    if not found:
         raise ModelNotFound(f"{folder / 'config.json'} states no window (max_position_embeddings).")
-    return int(min(limits))
+    return min(found)
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
+def _or_none(value: Any) -> Any:
+    """None for a limit so large that it is none: tokenizers without one state 10**30."""
+    return None if isinstance(value, int | float) and value >= _UNBOUNDED else value
+
+
+def _window(value: Any, path: Path) -> int | None:
+    """A window as a file states it, in tokens; None where it states none."""
+    if value is None:
+        return None
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool) or not _SHORTEST_WINDOW <= value < _UNBOUNDED:
+        raise ModelNotFound(
+            f"{path} states a window of {value!r} tokens; one of {_SHORTEST_WINDOW} to {_UNBOUNDED - 1:,} is needed."
+            " Correct it, or copy the model anew."
+        )
+    return int(value)
 
 
 def _check_safetensors(path: Path) -> None:
@@ -255,6 +244,7 @@ def _check_safetensors(path: Path) -> None:
         raise ModelNotFound(
             f"{path} is not a safetensors file (a pointer or a foreign file?). Copy it anew."
         ) from error
+    check_formats(path, header)
     if size != 8 + length + end:
         raise ModelNotFound(
             f"{path} has {size} bytes but its header promises {8 + length + end}: truncated or damaged. Copy it anew."

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.inference.scheduler import lower_priority
 
 Ids = NDArray[np.int64]
@@ -24,16 +28,40 @@ MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
 
-FORMAT = 2
+FORMAT = 3
 """Raised when exports of an earlier release must be made again."""
 
-NUMBERS = {"int8": "int8-rows", "float32": "float32"}
-"""What a model's revision says of its precision: the same only where the numbers are."""
+
+_EXPORT_FACTOR = 3
+"""Room that an export takes while it is made, in terms of the weights: the traced model, a copy with its activations
+shown, and the export."""
 
 
 def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precision: str) -> Path:
     """Where the export of a model of that revision lies, or will."""
     return data_dir / "models" / f"{weights_revision}-{auto_class}-{precision}-{FORMAT}"
+
+
+def check_room(target: Path, weight_files: Sequence[Path]) -> None:
+    """Refuses to begin an export that the disk has no room for, before anything is loaded for it.
+
+    Raises:
+        OutOfSpace: less is free than the weights in float32, traced and measured, and the export need.
+        Unavailable: this user may not write there.
+    """
+    nearest = next(path for path in target.absolute().parents if path.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise Unavailable(
+            f"a model must be converted, and this user may not write to {nearest}: change its owner or mode, name"
+            " another data folder, or serve the model with backend torch"
+        )
+    needed = _EXPORT_FACTOR * sum(path.stat().st_size for path in weight_files)
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise OutOfSpace(
+            f"converting a model takes about {needed // 2**20} MB in {nearest}, where {free // 2**20} MB are free: free"
+            " some space, name another data folder, or serve the model with backend torch"
+        )
 
 
 class OnnxTransformer:

@@ -7,12 +7,14 @@ leaves a report that says so and is never served. Needs torch, transformers and 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
-import tempfile
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +23,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.errors import ModelNotFound
+from shortlist_server.errors import ModelNotFound, OutOfSpace, Unavailable
+from shortlist_server.inference.agreement import Agreement
 from shortlist_server.inference.onnx_backend import MODEL_FILE, REPORT_FILE, OnnxTransformer, read_report
 from shortlist_server.inference.onnx_quantize import Sample, quantize
 from shortlist_server.inference.torch_backend import CLASSIFIER, TorchTransformer
+from shortlist_server.observe import progress
 
 Floats = NDArray[np.float32]
 
-MIN_COSINE = 0.99
 _OPSET = 17
-_LOG = logging.getLogger(__name__)
+_UNFINISHED = ".export-"
+_LEFTOVER_SECONDS = 24 * 3600
+_STEPS = {
+    "int8": ("loading torch and the weights", "tracing", "quantising to int8", "comparing with the original"),
+    "float32": ("loading torch and the weights", "tracing in float32", "comparing with the original"),
+}
 
 
 def make_export(
@@ -41,47 +49,76 @@ def make_export(
     precision: str,
     threads: int,
     samples: Sequence[Sample],
-    agreement: Callable[[TorchTransformer, OnnxTransformer], float],
+    agreement: Callable[[TorchTransformer, OnnxTransformer], Agreement],
 ) -> dict[str, Any]:
-    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement``.
+    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement`` in words.
 
     Args:
         precision: "int8" or "float32".
         samples: texts on which int8 measures the ranges of activations.
-        agreement: compares the export with torch on texts of its choice; 1 is equal, under ``MIN_COSINE`` is refused.
+        agreement: compares the export with torch on texts of its choice; one that does not hold is refused.
 
     Raises:
         ModelNotFound: the model cannot be loaded, or cannot be exported.
+        OutOfSpace, Unavailable: the export cannot be written.
     """
+    steps = _STEPS[precision]
+
+    def begin(step: int) -> None:
+        progress.say(f"{steps[step - 1]} (step {step} of {len(steps)})")
+
+    begin(1)
     # Attention spelled out: traced from torch's fused kernel, the graph has three more passes over every attention
     # matrix (measured: 153 ms for 16 texts of 128 tokens against 105).
     reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads, attention="eager")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    work = target.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
     try:
+        work.mkdir(parents=True)
+        _remove_leftovers(target.parent)
         try:
             # A model of more than 2 GB is traced into many files, which refer to each other by name.
             traced = work / "traced"
             traced.mkdir()
+            begin(2)
             _trace(reference, auto_class, traced / MODEL_FILE)
             if precision == "int8":
+                begin(3)
                 quantize(traced / MODEL_FILE, work / MODEL_FILE, samples)
             else:
                 for file in traced.iterdir():
                     file.rename(work / file.name)
             shutil.rmtree(traced)
-            score = agreement(reference, OnnxTransformer(work, threads=threads))
+            begin(len(steps))
+            found = agreement(reference, OnnxTransformer(work, threads=threads))
+        except OSError:
+            raise
         except Exception as error:  # the exporter, the quantiser and the runtime each raise their own
             raise ModelNotFound(
                 f"The model in {source} cannot be exported to ONNX ({error}). Serve it with backend torch."
             ) from error
-        served = bool(score >= MIN_COSINE)
-        _LOG.info("Exported %s as %s: agreement with torch %.4f", source, precision, score)
-        report = {"agreement": float(score), "precision": precision, "refused": not served}
+        progress.say(f"compared with the original: {found.detail}")
+        report = {"agreement": found.detail, "precision": precision, "refused": not found.holds}
         _publish(work, target, report)
         return report
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(
+                f"the disk of {target.parent} filled up while a model was converted: free some space"
+            ) from error
+        raise Unavailable(
+            f"a model cannot be converted in {target.parent} ({error.strerror or error}): see to that folder, or serve"
+            " the model with backend torch"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes what processes that were killed have left; younger ones may be another process's, at work."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:

@@ -1,19 +1,32 @@
 """Cutting a document into passages that fit the embedder's window, by the model's own tokens.
 
 A passage is a window of the text with the title in front. Under CHUNK the passages cover the whole text: every code
-point lies in at least one. No passage has more than ``chunking.max_tokens`` tokens when its content is tokenised again.
-Linear in the text. Pure functions; any thread.
+point lies in at least one. No passage has more than ``chunking.max_tokens`` tokens when its content is tokenised again,
+unless it holds a single character that has more. Linear in the text. Pure functions; any thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.errors import DocumentTooLarge, InvalidArgument
 from shortlist_server.inference.base import CutText, PassageText
 from shortlist_server.inference.tokenization import TokenSpans
+
+_LONGEST_TOKEN = 64
+"""Code points of one token within which no cut is made. Longer tokens stand for what the tokenizer cannot read: one
+unknown token may cover a megabyte."""
+
+_REACH = 8
+"""A cut moves back to the beginning of a word if that costs at most one in so many of a passage's tokens."""
+
+_MIN_REACH_TOKENS = 4
 
 
 class PassageTokenizer(Protocol):
@@ -61,20 +74,20 @@ def cut(title: str, text: str, chunking: Chunking, overflow: OverflowPolicy, tok
             passages=(PassageText(start=0, end=len(text), content=whole, tokens=tokens),), truncated_tokens=0
         )
     title, title_lost = _fit_title(title, tokenizer, (limit - overhead) if not text else (limit - overhead) // 2)
-    window = limit - (tokenizer.count([f"{title}\n"])[0] if title and text else overhead)
-    windows, text_tokens = _windows(text, tokenizer.spans(text), max(window, 1), chunking.overlap_tokens)
-    if overflow is OverflowPolicy.ERROR and (len(windows) > 1 or title_lost):
+    window = max(limit - (tokenizer.count([f"{title}\n"])[0] if title and text else overhead), 1)
+    spans = tokenizer.spans(text)
+    cutter = _Cutter(title=title, text=text, places=_places(spans), tokenizer=tokenizer, limit=limit)
+    pieces = cutter.passages(window, chunking.overlap_tokens)
+    first = next(pieces)
+    if overflow is OverflowPolicy.CHUNK:
+        return CutText(passages=[first, *pieces], truncated_tokens=title_lost)
+    if overflow is OverflowPolicy.ERROR and (first.end < len(text) or title_lost):
         raise DocumentTooLarge(
-            f"The document has {text_tokens} tokens of text; one passage holds {window} beside the title. "
+            f"The document has {len(spans)} tokens of text; one passage holds {window} beside the title. "
             "Shorten it, or let the collection chunk or truncate.",
-            metadata={"text_tokens": str(text_tokens), "passage_tokens": str(window)},
+            metadata={"text_tokens": str(len(spans)), "passage_tokens": str(window)},
         )
-    if overflow is OverflowPolicy.TRUNCATE:
-        kept = windows[:1]
-        passages = _fit(title, text, kept, tokenizer, limit)
-        lost = text_tokens - len(tokenizer.spans(text[: passages[0].end])) if len(windows) > 1 else 0
-        return CutText(passages=passages[:1], truncated_tokens=title_lost + max(lost, 0))
-    return CutText(passages=_fit(title, text, windows, tokenizer, limit), truncated_tokens=title_lost)
+    return CutText(passages=[first], truncated_tokens=title_lost + _tokens_behind(spans, first.end, len(text)))
 
 
 def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[str, int]:
@@ -82,52 +95,122 @@ def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[st
     if not title:
         return title, 0
     spans = tokenizer.spans(title)
-    if len(spans) <= budget:
-        return title, 0
-    return title[: int(spans.starts[budget])].rstrip(), len(spans) - budget
+    places = _places(spans)
+    limit = budget + tokenizer.count([""])[0]
+    kept, end = min(budget, len(places.starts)), 0
+    while kept > 0:
+        end = places.position(kept, len(title))
+        if (excess := tokenizer.count([title[:end].rstrip()])[0] - limit) <= 0:
+            break
+        kept -= excess
+    end = end if kept > 0 else 0
+    return (title, 0) if end == len(title) else (title[:end].rstrip(), _tokens_behind(spans, end, len(title)))
 
 
-def _windows(text: str, spans: TokenSpans, size: int, overlap: int) -> tuple[list[tuple[int, int]], int]:
-    """Ranges of the text of at most ``size`` tokens each, cut between words where a word fits; and its tokens."""
-    total = len(spans)
-    overlap = min(overlap, size // 2)
-    windows: list[tuple[int, int]] = []
-    first = 0
-    while True:
-        last = min(first + size, total)
-        if last < total:
-            last = _word_start_before(spans, last, after=first + size // 2) or last
-        end = int(spans.starts[last]) if last < total else len(text)
-        windows.append((int(spans.starts[first]) if windows and first < total else 0, end))
-        if last >= total:
-            return windows, total
-        step = max(last - overlap, first + 1)
-        first = _word_start_before(spans, step, after=first) or step
+def _tokens_behind(spans: TokenSpans, end: int, length: int) -> int:
+    """How many tokens a text of that length loses when it is cut at ``end``: at least one, unless nothing is cut."""
+    return max(int((spans.starts >= end).sum()), 1) if end < length else 0
 
 
-def _word_start_before(spans: TokenSpans, index: int, *, after: int) -> int:
-    """The last token at or before ``index``, and after ``after``, that begins a word; 0 for none."""
-    while index > after:
-        if spans.word_starts[index]:
-            return index
-        index -= 1
-    return 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where a text may be cut: before each of its tokens, and within very long ones.
+
+    Attributes:
+        starts: shape (n,), int64, code points, ascending; one value several times where a character has several tokens.
+        word_starts: shape (n,), bool.
+    """
+
+    starts: NDArray[np.int64]
+    word_starts: NDArray[np.bool_]
+
+    def position(self, place: int, length: int) -> int:
+        """Where a place lies in a text of that length; the end of the text for the place behind the last."""
+        return int(self.starts[place]) if place < len(self.starts) else length
+
+    def at(self, position: int) -> int:
+        """The first place at a code point or behind it."""
+        return int(np.searchsorted(self.starts, position))
+
+    def word_start(self, place: int, *, after: int) -> int:
+        """The last place up to ``place`` and after ``after`` at which a word begins; ``place`` where there is none."""
+        for candidate in range(min(place, len(self.starts) - 1), after, -1):
+            if self.word_starts[candidate]:
+                return candidate
+        return place
 
 
-def _fit(
-    title: str, text: str, windows: Sequence[tuple[int, int]], tokenizer: PassageTokenizer, limit: int
-) -> list[PassageText]:
-    """Passages of the windows; one that has grown over the limit when tokenised on its own is halved."""
-    pending = list(windows)
-    passages: list[PassageText] = []
-    while pending:
-        contents = [passage_content(title, text[start:end]) for start, end in pending]
-        halves: list[tuple[int, int]] = []
-        for (start, end), content, tokens in zip(pending, contents, tokenizer.count(contents), strict=True):
-            if tokens <= limit or end - start <= 1:
-                passages.append(PassageText(start=start, end=end, content=content, tokens=tokens))
-            else:
-                middle = (start + end) // 2
-                halves += [(start, middle), (middle, end)]
-        pending = halves
-    return sorted(passages, key=lambda passage: (passage.start, passage.end))
+def _places(spans: TokenSpans) -> _Places:
+    pieces = np.maximum(-(-(spans.ends - spans.starts) // _LONGEST_TOKEN), 1)
+    within = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    return _Places(
+        starts=np.repeat(spans.starts, pieces) + within * _LONGEST_TOKEN,
+        word_starts=np.repeat(spans.word_starts, pieces) & (within == 0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cutter:
+    """Cuts one text into passages of at most ``limit`` tokens each, title and special tokens included."""
+
+    title: str
+    text: str
+    places: _Places
+    tokenizer: PassageTokenizer
+    limit: int
+
+    def passages(self, size: int, overlap: int) -> Iterator[PassageText]:
+        """The passages in order.
+
+        A part of a text may have more tokens than it has in the whole: SentencePiece puts a piece in front of it, and
+        merges across the cut are gone. So each passage is tokenised again, and the next one planned shorter by as much
+        as this one grew.
+
+        Args:
+            size: tokens that a passage holds beside the title and special tokens.
+            overlap: tokens that a passage shares with the one before; at most half of either.
+        """
+        places, text = self.places, self.text
+        reach = max(size // _REACH, _MIN_REACH_TOKENS)
+        start = first = growth = 0
+        while True:
+            passage = self._fitting(start, first, first + max(size - growth, 1), reach)
+            yield passage
+            if passage.end >= len(text):
+                return
+            behind = places.at(passage.end)
+            growth = min(max(passage.tokens - (self.limit - size) - (behind - first), 0), reach)
+            if places.position(behind, len(text)) > passage.end:  # the cut is within a token
+                start, first = passage.end, max(behind - 1, 0)
+                continue
+            shared = behind - min(overlap, size // 2, (behind - first) // 2)
+            following = places.word_start(shared, after=max(shared - reach, first))
+            following = places.at(places.position(following, len(text)))
+            if places.position(following, len(text)) <= start:
+                following = behind
+            start, first = places.position(following, len(text)), following
+
+    def _fitting(self, start: int, first: int, last: int, reach: int) -> PassageText:
+        """The longest passage that fits of those that begin at ``start``, which ``first`` is the place of.
+
+        Args:
+            last: the place to end at if that fits.
+            reach: by how many tokens to move back to the beginning of a word.
+        """
+        places, length = self.places, len(self.text)
+        if last < len(places.starts):
+            last = places.word_start(last, after=max(last - reach, first))
+        end = places.position(max(last, places.at(start + 1)), length)
+        step = 1
+        while (excess := (passage := self._passage(start, end)).tokens - self.limit) > 0 and end - start > 1:
+            # Fewer tokens of the whole may not be as many fewer of the part, so the steps grow.
+            last = max(min(last, len(places.starts)) - step * excess, first)
+            last = places.word_start(last, after=max(last - reach, first))
+            position = places.position(last, length)
+            end = position if start < position < end else start + (end - start) // 2
+            step *= 2
+        return passage
+
+    def _passage(self, start: int, end: int) -> PassageText:
+        content = passage_content(self.title, self.text[start:end])
+        return PassageText(start=start, end=end, content=content, tokens=self.tokenizer.count([content])[0])

@@ -2,8 +2,8 @@
 
 The prompt and the scoring are those of the model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B). What all
 candidates of a query share, the prompt up to ``<Document>:``, is run once and its keys and values reused. Truncation
-cuts the document only. Users' texts are tokenised with special tokens disabled, so that none can close the turn. Padded
-on the right, which causal attention cannot see. One thread at a time.
+cuts the document only. No special token and no markup such as ``</think>`` is read out of users' texts, so that none
+can close the turn. Padded on the right, which causal attention cannot see. One thread at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.inference.cross_encoder import sigmoid
 from shortlist_server.inference.encoder import pad
-from shortlist_server.inference.rerank_batches import Scored, score_in_batches
-from shortlist_server.inference.tokenization import open_tokenizer
+from shortlist_server.inference.rerank_batches import Batches, Scored
+from shortlist_server.inference.tokenization import open_for_texts, open_tokenizer
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 SYSTEM = (
@@ -49,12 +49,12 @@ class Qwen3Prompt:
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
-        self._plain = open_tokenizer(tokenizer_file)
-        self._plain.encode_special_tokens = True
+        self._plain = open_for_texts(tokenizer_file, markup=True)
         special = open_tokenizer(tokenizer_file)
         self._prefix = special.encode(PREFIX, add_special_tokens=False).ids
         self._suffix = special.encode(SUFFIX, add_special_tokens=False).ids
         self._max_tokens = max_tokens
+        self.vocabulary_size: int = special.get_vocab_size(with_added_tokens=True)
         self.yes = self._single(special, "yes", tokenizer_file)
         self.no = self._single(special, "no", tokenizer_file)
 
@@ -93,9 +93,10 @@ class Qwen3Reranker:
 
     Args:
         model: a transformers causal language model.
+        batch_tokens: see ``Batches``.
     """
 
-    def __init__(self, info: RerankerInfo, model: Any, prompt: Qwen3Prompt) -> None:
+    def __init__(self, info: RerankerInfo, model: Any, prompt: Qwen3Prompt, *, batch_tokens: int = 0) -> None:
         self.info = info
         self._decoder = model.model
         self._prompt = prompt
@@ -103,7 +104,7 @@ class Qwen3Reranker:
         # Two rows of the head are enough: hidden . (W_yes - W_no) is the difference of the two logits.
         head = model.get_output_embeddings().weight
         self._direction = (head[prompt.yes].float() - head[prompt.no].float()).detach()
-        self._seconds_per_token = 1e-4
+        self._batches = Batches(seconds_per_token=1e-4, batch_tokens=batch_tokens)
 
     def without_reuse(self) -> Qwen3Reranker:
         """The same reranker, running the whole prompt for every candidate: what reuse is measured against."""
@@ -123,14 +124,12 @@ class Qwen3Reranker:
             texts = [tails[row][0] if self._reuse_head else head + tails[row][0] for row in rows]
             return self._run_tails(texts, cache[0] if cache else None, len(head))
 
-        scores, self._seconds_per_token = score_in_batches(
+        return self._batches.score(
             [shared + len(ids) for ids, _ in tails],
             [cut for _, cut in tails],
             run,
             may_go_on,
-            self._seconds_per_token,
         )
-        return scores
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
         """See ``Reranker.render``."""
@@ -160,14 +159,35 @@ class Qwen3Reranker:
             if cache is None:
                 hidden = self._decoder(input_ids=ids, attention_mask=mask).last_hidden_state
             else:
-                # The pass appends to its cache, so each batch has a copy.
-                own = copy.deepcopy(cache)
-                own.batch_repeat_interleave(len(texts))
                 seen = torch.cat([torch.ones(len(texts), head_tokens, dtype=mask.dtype, device=device), mask], dim=1)
                 positions = torch.arange(head_tokens, head_tokens + ids.shape[1], device=device).expand(len(texts), -1)
                 hidden = self._decoder(
-                    input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=own, use_cache=True
+                    input_ids=ids,
+                    attention_mask=seen,
+                    position_ids=positions,
+                    past_key_values=shared_head(cache),
+                    use_cache=True,
                 ).last_hidden_state
             final = hidden[torch.arange(len(texts), device=device), last].float()
             raw = (final @ self._direction).cpu().numpy()
         return Scored(raw=np.asarray(raw, dtype=np.float32), probability=sigmoid(raw))
+
+
+def shared_head(cache: Any) -> Any:
+    """A view of a cache of one text, to run a batch of continuations with: the cache itself stays as it is.
+
+    The view keeps nothing. While a layer runs, the keys and values of the head are joined to the batch's own; so they
+    are there once for each candidate in one layer at a time, and not in all of them, as in a copy of the cache.
+    """
+    import torch
+
+    def update(keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        head = cache.layers[layer]
+        return join(head.keys, keys), join(head.values, values)
+
+    def join(past: Any, new: Any) -> Any:
+        return torch.cat([past.expand(len(new), -1, -1, -1), new], dim=2)
+
+    view = copy.copy(cache)
+    view.update = update
+    return view

@@ -59,12 +59,13 @@ _CALL_SECONDS = 60.0
 _REST_SECONDS = 5.0
 _RERANK_SLICE = 16
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-_OPTIONS = (
+OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     # A worker whose machine is gone answers no ping; its calls then fail within seconds instead of hanging.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 _FROM_WORKER = (InvalidArgument, DocumentTooLarge, ModelNotFound, ModelMismatch, Overloaded, InferenceFailed)
@@ -80,9 +81,9 @@ class _Worker:
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
         self.channel = (
-            grpc.insecure_channel(address, options=_OPTIONS)
+            grpc.insecure_channel(address, options=OPTIONS)
             if credentials is None
-            else grpc.secure_channel(address, credentials, options=_OPTIONS)
+            else grpc.secure_channel(address, credentials, options=OPTIONS)
         )
         self.stub = pb_grpc.WorkerServiceStub(self.channel)
         self.running = 0
@@ -206,6 +207,7 @@ class RemoteEmbedder:
     """An ``Embedder`` on the workers."""
 
     batches_queries = True
+    batch_tokens = 0
 
     def __init__(self, pool: WorkerPool, described: pb.Embedder) -> None:
         self._pool = pool
@@ -218,6 +220,11 @@ class RemoteEmbedder:
             default_chunking=Chunking(max_tokens=described.passage_tokens, overlap_tokens=described.overlap_tokens),
             token_vectors=described.token_vectors,
             takes_instruction=described.takes_instruction,
+            query_prompt=described.query_prompt,
+            passage_prompt=described.passage_prompt,
+            number_format=described.number_format,
+            number_format_note=described.number_format_note,
+            former_revisions=tuple(described.former_revisions),
         )
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
@@ -299,6 +306,8 @@ class RemoteReranker:
             takes_instruction=described.takes_instruction,
             default_weight=described.default_weight,
             default_depth=described.default_depth,
+            number_format=described.number_format,
+            number_format_note=described.number_format_note,
         )
 
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:

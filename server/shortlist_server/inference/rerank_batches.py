@@ -1,11 +1,12 @@
 """Runs a reranker's candidates in batches, best candidates first, until done or told to stop.
 
 Batches are slices of the candidates' own order, so that an answer cut short by the deadline has the best of them. A
-pure function but for the clock; any thread.
+batch that is too large for the memory is halved, and so are later ones. One thread at a time.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from shortlist_server.inference.base import MayGoOn, RerankScores
 
 Floats = NDArray[np.float32]
 
+_LOG = logging.getLogger(__name__)
+
 _BATCH_TOKENS = 2048
 _BATCH_ITEMS = 16
+_SHORT_PAIR_TOKENS = 64
 _RATE_WEIGHT = 0.3
 
 
@@ -30,53 +34,86 @@ class Scored:
     probability: Floats
 
 
-def score_in_batches(
-    lengths: Sequence[int],
-    truncated: Sequence[int],
-    run: Callable[[Sequence[int]], Scored],
-    may_go_on: MayGoOn,
-    seconds_per_token: float,
-) -> tuple[RerankScores, float]:
-    """Scores of the candidates that were reached, and the speed measured.
+class Batches:
+    """Scores candidates in batches, and learns from each how fast the model is and how much the memory holds.
 
     Args:
-        lengths: tokens of each candidate as the model reads it.
-        truncated: tokens of each that it does not see.
-        run: scores the candidates of the given indexes.
-        seconds_per_token: the speed as known so far.
+        seconds_per_token: a first guess at the speed.
+        batch_tokens: tokens of a padded batch; 0 for the size that suits a CPU.
     """
-    raw: list[Floats] = []
-    probability: list[Floats] = []
-    done = 0
-    while done < len(lengths):
-        rows = _next_batch(lengths, done)
-        padded = len(rows) * max(lengths[row] for row in rows)
-        if not may_go_on(padded * seconds_per_token):
-            break
-        started = time.monotonic()
-        scored = run(rows)
-        measured = (time.monotonic() - started) / padded
-        seconds_per_token += _RATE_WEIGHT * (measured - seconds_per_token)
-        raw.append(scored.raw)
-        probability.append(scored.probability)
-        done += len(rows)
-    nothing = np.empty(0, dtype=np.float32)
-    scores = RerankScores(
-        scores=np.concatenate(raw) if raw else nothing,
-        probabilities=np.concatenate(probability) if probability else nothing,
-        truncated_tokens=np.array(truncated[:done], dtype=np.int32),
-        tokens=sum(lengths[:done]),
-    )
-    return scores, seconds_per_token
+
+    def __init__(self, *, seconds_per_token: float, batch_tokens: int = 0) -> None:
+        self._seconds_per_token = seconds_per_token
+        self._tokens = batch_tokens or _BATCH_TOKENS
+        self._items = max(batch_tokens // _SHORT_PAIR_TOKENS, _BATCH_ITEMS)
+
+    def score(
+        self,
+        lengths: Sequence[int],
+        truncated: Sequence[int],
+        run: Callable[[Sequence[int]], Scored],
+        may_go_on: MayGoOn,
+    ) -> RerankScores:
+        """Scores of the candidates that were reached.
+
+        Args:
+            lengths: tokens of each candidate as the model reads it.
+            truncated: tokens of each that it does not see.
+            run: scores the candidates of the given indexes.
+
+        Raises:
+            Exception: whatever ``run`` raises, but for a lack of memory where several candidates were run.
+        """
+        scored: list[Scored] = []
+        done = 0
+        while done < len(lengths):
+            rows = self._next_batch(lengths, done)
+            padded = len(rows) * max(lengths[row] for row in rows)
+            if not may_go_on(padded * self._seconds_per_token):
+                break
+            started = time.monotonic()
+            found = self._run(rows, run)
+            if found is None:
+                continue
+            measured = (time.monotonic() - started) / padded
+            self._seconds_per_token += _RATE_WEIGHT * (measured - self._seconds_per_token)
+            scored.append(found)
+            done += len(rows)
+        nothing = np.empty(0, dtype=np.float32)
+        return RerankScores(
+            scores=np.concatenate([nothing, *(one.raw for one in scored)]),
+            probabilities=np.concatenate([nothing, *(one.probability for one in scored)]),
+            truncated_tokens=np.array(truncated[:done], dtype=np.int32),
+            tokens=sum(lengths[:done]),
+        )
+
+    def _run(self, rows: range, run: Callable[[Sequence[int]], Scored]) -> Scored | None:
+        """The batch's scores; None when it needs more memory than there is and the next ones are smaller."""
+        try:
+            return run(rows)
+        except Exception as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
+                raise
+        # Outside of the handler, which holds the failed pass and all its tensors.
+        self._items = len(rows) // 2
+        _LOG.warning("%d candidates at once are too many for the memory: %d from now on", len(rows), self._items)
+        return None
+
+    def _next_batch(self, lengths: Sequence[int], start: int) -> range:
+        """The next candidates in order that fit one batch when padded to the longest; at least one."""
+        longest = 0
+        end = start
+        while end < len(lengths) and end - start < self._items:
+            longest = max(longest, lengths[end])
+            if end > start and longest * (end - start + 1) > self._tokens:
+                break
+            end += 1
+        return range(start, end)
 
 
-def _next_batch(lengths: Sequence[int], start: int) -> range:
-    """The next candidates in order that fit one batch when padded to the longest; at least one."""
-    longest = 0
-    end = start
-    while end < len(lengths) and end - start < _BATCH_ITEMS:
-        longest = max(longest, lengths[end])
-        if end > start and longest * (end - start + 1) > _BATCH_TOKENS:
-            break
-        end += 1
-    return range(start, end)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a model failed for lack of memory, as torch on a GPU and on a CPU, ONNX Runtime and Python say it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return any(part in text for part in ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation"))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument
@@ -126,7 +127,7 @@ class ScheduledEmbedder:
         return QueryText(text=text, instruction=instruction, deadline=deadline)
 
     def _run_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding | Exception]:
-        return [one if _is_finite(one.vector) else _not_finite() for one in self._engine.embed_queries(queries)]
+        return [_checked(one) for one in self._engine.embed_queries(queries)]
 
     def _run_passages(self, works: Sequence[_PassageWork]) -> Sequence[PassageEmbedding | Exception]:
         # One batch may mix collections with and without token vectors.
@@ -173,8 +174,9 @@ class ScheduledReranker:
         """Fails queued work with ``Unavailable``. Idempotent."""
         self._lane.close()
 
-    def _run(self, works: Sequence[_RerankWork]) -> Sequence[RerankScores]:
-        return [self._engine.score(work.query, work.candidates, work.may_go_on) for work in works]
+    def _run(self, works: Sequence[_RerankWork]) -> Sequence[RerankScores | Exception]:
+        scored = [(work, self._engine.score(work.query, work.candidates, work.may_go_on)) for work in works]
+        return [_checked_scores(scores, work.candidates, self.info) for work, scores in scored]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,12 +205,29 @@ def _check_dimension(dimension: int, info: EmbedderInfo) -> None:
         )
 
 
-def _is_finite(vector: Vector) -> bool:
-    return bool(np.isfinite(vector).all())
+def _is_finite(values: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(values).all())
 
 
 def _not_finite() -> InferenceFailed:
     return InferenceFailed("The model made a vector that is not finite; another text may work.")
+
+
+def _checked(embedding: QueryEmbedding) -> QueryEmbedding | InferenceFailed:
+    tokens = embedding.token_vectors
+    return embedding if _is_finite(embedding.vector) and (tokens is None or _is_finite(tokens)) else _not_finite()
+
+
+def _checked_scores(
+    scores: RerankScores, candidates: Sequence[RerankCandidate], info: RerankerInfo
+) -> RerankScores | InferenceFailed:
+    """The scores if all are finite; a candidate without the token vectors that a reranker reads has none."""
+    scored = candidates[: len(scores.scores)]
+    unscored = np.array([info.uses_token_vectors and one.token_vectors is None for one in scored], dtype=np.bool_)
+    values = [scores.scores] if scores.probabilities is None else [scores.scores, scores.probabilities]
+    if all((np.isfinite(row) | unscored).all() for row in values):
+        return scores
+    return InferenceFailed(f"The reranker {info.name} gave a score that is not finite; other passages may work.")
 
 
 def _for_collection(embedding: PassageEmbedding | Exception, work: _PassageWork) -> PassageEmbedding | Exception:

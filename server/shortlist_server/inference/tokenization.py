@@ -6,6 +6,7 @@ construction; any thread. Encoding releases the GIL.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -68,6 +69,35 @@ def open_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def open_for_texts(path: Path, *, markup: bool = False) -> Any:
+    """A tokenizer that reads no special token out of a text, only pieces of its name. Its own post-processor still adds
+    them. Errors are those of ``open_tokenizer``.
+
+    Args:
+        markup: read none of the other added tokens either, such as ``</think>``. Not for every model: some have runs of
+            spaces and line ends among them.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    tokenizer = open_tokenizer(path)
+    added = tokenizer.get_added_tokens_decoder().values()
+    if markup:
+        # What counts as special is decided by the name, so that naming a token again changes nothing else of it.
+        tokenizer.add_special_tokens([AddedToken(token.content, special=True, normalized=False) for token in added])
+    tokenizer.encode_special_tokens = True
+    if type(tokenizer.model).__name__ == "Unigram":
+        # Unigram finds the names of special tokens among its own pieces. No text has a piece with a space in it: spaces
+        # are replaced or split at before pieces are looked for.
+        special = {token.content for token in added if token.special}
+        settings = json.loads(tokenizer.to_str())
+        settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] not in special]
+        settings["model"]["vocab"] = [
+            [f" {piece} " if piece in special else piece, score] for piece, score in settings["model"]["vocab"]
+        ]
+        tokenizer = Tokenizer.from_str(json.dumps(settings))
+    return tokenizer
+
+
 def rendered(encoding: Any, texts: Sequence[str], kept: Sequence[int]) -> str:
     """What the tokens that are kept of an encoding stand for: parts of the texts it was made of, special tokens by
     name."""
@@ -99,10 +129,17 @@ class TextTokenizer:
 
     Args:
         last_token: a token every text must end in; appended where the tokenizer's own post-processor does not.
+        bare: texts get no special tokens.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, lowercase: bool = False, last_token: str = "") -> None:
+    def __init__(
+        self, path: Path, *, max_tokens: int, lowercase: bool = False, last_token: str = "", bare: bool = False
+    ) -> None:
         self._tokenizer = open_tokenizer(path)
+        if bare:
+            from tokenizers import processors
+
+            self._tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
         if last_token:
             _append_token(self._tokenizer, last_token, path)
         self._lowercase = lowercase
@@ -128,6 +165,11 @@ class TextTokenizer:
         whole = self._fold(prompt + text)
         encoding = self._tokenizer.encode_batch([whole])[0]
         return rendered(encoding, [whole], self._kept(len(encoding.ids)))
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many of a text's first tokens are the prompt's and the special ones in front of it, as
+        sentence-transformers counts them: what the prompt alone makes, without a special token behind it."""
+        return self.count([""], prompt)[0] - min(self._suffix, 1) if prompt else 0
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each ``prompt + text``, special tokens included, uncut."""

@@ -14,12 +14,17 @@ from contextvars import ContextVar
 
 FORMATS = ("human", "json")
 
+OWN = __name__.partition(".")[0]
+"""What the names of the server's own loggers begin with."""
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the call that is being served; "" outside of calls."""
 
 
 def configure(level: str, form: str) -> None:
     """Sends the log to standard error.
+
+    Libraries log nothing below info: their details (event loop, transport, models' files) would bury the server's own.
 
     Args:
         level: lowest level shown: debug, info, warning or error.
@@ -33,7 +38,9 @@ def configure(level: str, form: str) -> None:
         raise ValueError(f"unknown log format '{form}'; there are {', '.join(FORMATS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else HumanFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    own = logging.getLogger(OWN)
+    own.setLevel(level.upper())
+    logging.basicConfig(level=max(own.level, logging.INFO), handlers=[handler], force=True)
 
 
 class HumanFormatter(logging.Formatter):

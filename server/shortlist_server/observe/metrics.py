@@ -152,8 +152,17 @@ class MetricsPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionCounts:
+    """How many collections there are, how many of them are open, and how many are known to be damaged."""
+
+    present: int
+    open: int
+    damaged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Maintenance:
-    """What the building of a collection's segments has done since it was opened."""
+    """What the building of a collection's segments has done since the start."""
 
     collection: str
     seals: int
@@ -168,6 +177,7 @@ class StateCollector(Collector):
     def __init__(
         self,
         *,
+        counts: Callable[[], CollectionCounts],
         collections: Callable[[], Sequence[CollectionInfo]],
         maintenance: Callable[[], Sequence[Maintenance]],
         recall: Callable[[], Sequence[CollectionRecall]],
@@ -175,6 +185,7 @@ class StateCollector(Collector):
         data_dir: Path,
     ) -> None:
         """The functions are called from the page's thread; ``running`` gives the calls under way by kind."""
+        self._counts = counts
         self._collections = collections
         self._maintenance = maintenance
         self._recall = recall
@@ -194,6 +205,14 @@ class StateCollector(Collector):
         disk = shutil.disk_usage(self._data_dir)
         yield GaugeMetricFamily("shortlist_disk_free_bytes", "Space left for the data folder.", value=disk.free)
         yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)
+        counts = self._counts()
+        yield GaugeMetricFamily("shortlist_collections", "Collections in the data folder.", value=counts.present)
+        yield GaugeMetricFamily("shortlist_collections_open", "Collections that are open.", value=counts.open)
+        yield GaugeMetricFamily(
+            "shortlist_collections_damaged",
+            "Collections that could not be opened; the log says why.",
+            value=counts.damaged,
+        )
         yield from _of_collections(self._collections())
         yield from _of_maintenance(self._maintenance())
         yield from _of_recall(self._recall())

@@ -12,6 +12,7 @@ import numpy as np
 
 from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport
 from shortlist_server.pipeline.candidates import Candidates, Rows
+from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.rerank import look_at
 from shortlist_server.pipeline.run import SearchRun
 from shortlist_server.storage.base import Selection
@@ -25,7 +26,9 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
         rows = rows[request.offset : request.offset + request.limit]
         parts = Parts(text=request.parts.text or request.parts.passages, metadata=request.parts.metadata)
         keys = table.keys[rows].tolist()
-        documents = run.collection.documents(keys, parts)
+        documents = documents_within(
+            keys, lambda some: run.collection.documents(some, parts), request.parts, request.max_answer_bytes
+        )
         if len(documents) < len(keys):
             if not last_attempt:
                 return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from shortlist_server.domain import Deadline, Parts, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
 from shortlist_server.inference.base import NO_MODEL
+from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.ranking.measures import MEASURES, judge_each
@@ -100,33 +101,35 @@ class Evaluator:
             ShortlistError: whatever a search raises.
         """
         loop = asyncio.get_running_loop()
-        collection = await loop.run_in_executor(self._threads, self._store.open, name)
-        embeds = collection.config.embedder != NO_MODEL
-        rankings = [ranking for ranking in ALONE if embeds or ranking not in NEEDS_EMBEDDER]
-        done, total = 0, len(settings) * len(rankings) * len(queries)
-        async with self._turn:
-            for place, setting in enumerate(settings):
-                evaluation = Evaluation(setting=place, sequence=collection.sequence)
-                for ranking in rankings:
-                    found: dict[str, Sequence[str]] = {}
-                    for query in queries:
-                        request = SearchRequest(
-                            collection=name,
-                            text=query.text,
-                            limit=LIMIT,
-                            settings=merged(ALONE[ranking], setting),
-                            parts=Parts(text=False, metadata=False),
+        async with leased(self._store, name, self._threads) as collection:
+            embeds = collection.config.embedder != NO_MODEL
+            rankings = [ranking for ranking in ALONE if embeds or ranking not in NEEDS_EMBEDDER]
+            done, total = 0, len(settings) * len(rankings) * len(queries)
+            async with self._turn:
+                for place, setting in enumerate(settings):
+                    evaluation = Evaluation(setting=place, sequence=collection.sequence)
+                    for ranking in rankings:
+                        found: dict[str, Sequence[str]] = {}
+                        for query in queries:
+                            request = SearchRequest(
+                                collection=name,
+                                text=query.text,
+                                limit=LIMIT,
+                                settings=merged(ALONE[ranking], setting),
+                                parts=Parts(text=False, metadata=False),
+                            )
+                            within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
+                            result = await self._searcher.search(request, within)
+                            found[query.id] = [hit.document.id for hit in result.hits]
+                            if ranking == "final":
+                                _note(evaluation, result.report)
+                            done += 1
+                            yield Progress(done=done, total=total)
+                        grades = {query.id: query.grades for query in queries}
+                        evaluation.queries[ranking] = await loop.run_in_executor(
+                            self._threads, judge_each, found, grades
                         )
-                        within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
-                        result = await self._searcher.search(request, within)
-                        found[query.id] = [hit.document.id for hit in result.hits]
-                        if ranking == "final":
-                            _note(evaluation, result.report)
-                        done += 1
-                        yield Progress(done=done, total=total)
-                    grades = {query.id: query.grades for query in queries}
-                    evaluation.queries[ranking] = await loop.run_in_executor(self._threads, judge_each, found, grades)
-                yield evaluation
+                    yield evaluation
 
 
 def _note(evaluation: Evaluation, report: SearchReport) -> None:

@@ -1,6 +1,6 @@
 """An ingest stream: read a window, cut, embed, commit, acknowledge.
 
-``Ingester`` opens sessions; a session turns operations into acknowledgements, in order. While one window is committed,
+``ingester`` opens sessions; a session turns operations into acknowledgements, in order. While one window is committed,
 the next is embedded and the one after is read; nothing more is read, so memory is bounded whatever the client sends.
 Coroutines run on the server's event loop; what blocks runs in the thread pool that the composition root hands in.
 
@@ -32,26 +32,19 @@ from shortlist_server.errors import (
     InvalidVector,
     Overloaded,
     ShortlistError,
-    StreamConflict,
 )
 from shortlist_server.inference.base import (
-    NO_MODEL,
     CutText,
     EmbedderService,
-    ModelCatalog,
     PassageEmbedding,
     PassageText,
 )
 from shortlist_server.pipeline.content import client_vectors, content_hash
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
-from shortlist_server.pipeline.plan import check_revision
 from shortlist_server.pipeline.windows import WindowReader
-from shortlist_server.storage.base import CollectionStore, Store
+from shortlist_server.storage.base import CollectionStore, Lease
 
 T = TypeVar("T")
-
-MAX_DOCUMENT_TOKENS = 262_144
-"""Most tokens embedded for one document unless the server is told otherwise."""
 
 RETRY_SECONDS = 0.1
 """Wait before a full queue is tried again, where it does not say how long."""
@@ -60,88 +53,32 @@ WINDOWS_AHEAD = 1
 """Windows being embedded while another is committed."""
 
 
-class Ingester:
-    """Opens ingest sessions; at most one for each named stream, the newest."""
-
-    def __init__(
-        self, store: Store, models: ModelCatalog, threads: Executor, *, max_document_tokens: int = MAX_DOCUMENT_TOKENS
-    ) -> None:
-        self._store = store
-        self._models = models
-        self._threads = threads
-        self._max_document_tokens = max_document_tokens
-        self._sessions: set[IngestSession] = set()
-
-    async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
-        """A session that is ready to run. A session that has the same name is ended first, with ``StreamConflict``.
-
-        Raises:
-            CollectionNotFound, ModelNotFound, ModelMismatch: the collection cannot be written to.
-        """
-        loop = asyncio.get_running_loop()
-        store = await loop.run_in_executor(self._threads, self._store.open, collection)
-        embedder = None
-        if store.config.embedder != NO_MODEL:
-            embedder = self._models.embedder(store.config.embedder)
-            check_revision(store, embedder)
-        position = await self._take_over(store, stream) if stream else 0
-        session = IngestSession(
-            store,
-            embedder,
-            self._threads,
-            stream=stream,
-            position=position,
-            dry_run=dry_run,
-            max_document_tokens=self._max_document_tokens,
-        )
-        self._sessions.add(session)
-        return session
-
-    async def _take_over(self, store: CollectionStore, stream: str) -> int:
-        """Ends the sessions of a name, also those that are opened meanwhile; returns its last durable position."""
-        while True:
-            for other in self._holders(store.name, stream):
-                other.end(StreamConflict(f"another client opened the stream '{stream}'"))
-            # A session that was ended may have left a commit under way; an empty one comes after it.
-            await asyncio.wrap_future(store.commit(()))
-            position = await asyncio.get_running_loop().run_in_executor(self._threads, store.stream_position, stream)
-            if not self._holders(store.name, stream):
-                return position
-
-    def _holders(self, collection: str, stream: str) -> list[IngestSession]:
-        return [s for s in self._sessions if (s.collection.name, s.stream) == (collection, stream) and not s.ended]
-
-    def close(self, session: IngestSession) -> None:
-        """Forgets a session whose ``run`` has ended or will not be used again."""
-        self._sessions.discard(session)
-
-    def drain(self) -> None:
-        """Lets every session finish what it has begun, read nothing more and end."""
-        for session in self._sessions:
-            session.drain()
-
-
 class IngestSession:
     """One stream of operations into one collection.
 
     Attributes:
+        number: of two sessions, the one that was asked for later has the higher.
+        collection, lease: the collection, which stays open as long as the session.
         durable_position: the stream's last durable position; all operations up to it are settled.
         draining: whether it ended because the server is stopping.
     """
 
     def __init__(
         self,
-        collection: CollectionStore,
+        held: Lease[CollectionStore],
         embedder: EmbedderService | None,
         threads: Executor,
         *,
         stream: str,
+        number: int,
         position: int,
         dry_run: bool,
         max_document_tokens: int,
     ) -> None:
-        self.collection = collection
+        self.lease = held
+        self.collection = held.collection
         self.stream = stream
+        self.number = number
         self.durable_position = position
         self.draining = False
         self._embedder = embedder

@@ -131,7 +131,7 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
 def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:
     """Raises ``ModelMismatch`` unless the embedder is the one that made the collection's vectors."""
     stored, loaded = collection.config.embedder_revision, embedder.info.revision
-    if stored != loaded:
+    if stored != loaded and stored not in embedder.info.former_revisions:
         raise ModelMismatch(
             f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
             f"'{embedder.info.name}', the server has {loaded[:12]}; serve the former model under that name, or make a "

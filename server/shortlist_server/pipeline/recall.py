@@ -12,6 +12,8 @@ begins anew. The raised ``ef`` is kept by the store, beside the search defaults,
 a window of bad answers. It is not lowered here: a search that is wider than it need be costs a fraction of a
 millisecond, and two rules that pull in opposite directions would have it swing about the target.
 
+A collection that is closed is not checked, and a check is no use of it: what nobody searches is closed all the same.
+
 All state belongs to the event loop, and checks run in threads of low priority; ``of`` may be called from any thread.
 """
 
@@ -200,7 +202,7 @@ class RecallMonitor:
             (searches, collection)
             for collection, kinds in self._watched.items()
             for searches in kinds
-            if searches.samples
+            if searches.samples and collection.is_open
         ]
         if not waiting or self._busy():
             return

@@ -38,6 +38,7 @@ from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.candidates import Candidates
 from shortlist_server.pipeline.explain import explain
+from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import plan
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.rerank import Shortlist, fetch, note_partial, rerank
@@ -49,6 +50,12 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 """How often a search is begun anew because a document it found was replaced before it could be read."""
+
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.1
+"""Between two looks at a collection's sequence; they grow longer with the wait."""
+
+FARTHEST_SEQUENCE = 10_000_000
+"""No search waits for a sequence so many changes ahead: no collection commits as many in the time of a call."""
 
 
 class Searcher:
@@ -87,8 +94,35 @@ class Searcher:
         finally:
             watch.ended()
 
+    def reached(self, request: SearchRequest) -> bool:
+        """Whether a search need not wait for the sequence it asks for."""
+        if request.min_sequence is None:
+            return True
+        held = self._store.try_lease(request.collection)
+        if held is None:
+            return False
+        with held as collection:
+            return collection.sequence >= request.min_sequence
+
+    async def wait(self, request: SearchRequest, deadline: Deadline) -> None:
+        """Waits for the sequence that a search asks for, so that nothing else has to wait with it.
+
+        Raises:
+            CollectionNotFound: there is no such collection.
+            SequenceNotReached: it lies beyond what was committed when time ran out, or what can be committed in time.
+        """
+        async with leased(self._store, request.collection, self._threads) as collection:
+            await _reach(collection, request.min_sequence, deadline)
+
     async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
-        run = await self._begin(request, deadline, watch)
+        started = time.perf_counter()
+        # Turns in a thread are most of what a search without a model costs; an open collection takes none.
+        async with leased(self._store, request.collection, self._threads) as collection:
+            run = await self._begin(request, collection, started, deadline, watch)
+            return await self._run(run)
+
+    async def _run(self, run: SearchRun) -> SearchResult:
+        request = run.request
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS
@@ -110,12 +144,14 @@ class Searcher:
         explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
 
-    async def _begin(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchRun:
-        started = time.perf_counter()
-        # Turns in a thread are most of what a search without a model costs; none is taken for nothing.
-        collection = self._store.opened(request.collection)
-        if collection is None:
-            collection = await self._in_thread(self._store.open, request.collection)
+    async def _begin(
+        self,
+        request: SearchRequest,
+        collection: CollectionStore,
+        started: float,
+        deadline: Deadline,
+        watch: SearchWatch,
+    ) -> SearchRun:
         await _reach(collection, request.min_sequence, deadline)
         return SearchRun(
             request=request,
@@ -147,14 +183,16 @@ class Searcher:
 async def _reach(collection: CollectionStore, sequence: int | None, deadline: Deadline) -> None:
     # A little before the caller's time is up, so that the reason still reaches it.
     until = Deadline.after(0.9 * deadline.left_seconds())
+    pause = SHORTEST_PAUSE_SECONDS
     while sequence is not None and collection.sequence < sequence:
-        if until.passed():
+        if until.passed() or sequence - collection.sequence > FARTHEST_SEQUENCE:
             raise SequenceNotReached(
                 f"the collection is at sequence {collection.sequence}, not yet at {sequence}",
                 field="min_sequence",
                 metadata={"sequence": str(collection.sequence)},
             )
-        await asyncio.sleep(min(0.01, max(0.0, until.left_seconds())))
+        await asyncio.sleep(min(pause, max(0.0, until.left_seconds())))
+        pause = min(1.1 * pause, LONGEST_PAUSE_SECONDS)
 
 
 async def _embed(run: SearchRun, embedder: EmbedderService) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,19 +19,25 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
-from shortlist_server.storage import backup as backups
+from shortlist_server.storage.backup import Progress
+from shortlist_server.storage.backup_manifest import Backup as StoredBackup
+from shortlist_server.storage.backup_manifest import read_backup
+from shortlist_server.storage.files import FOLDER_MODE
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import CollectionReport
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Message = TypeVar("Message")
@@ -78,6 +85,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the proto."""
+        key = calling_key()
+        names = await self._in_thread(self._store.names)
         started = timestamp_pb2.Timestamp()
         started.FromMilliseconds(round(self._info.start_time_seconds * 1000))
         return pb.GetServerInfoResponse(
@@ -86,13 +95,14 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             startup_time=duration_out(self._info.startup_seconds),
             embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
             rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
-            collection_count=len(await self._in_thread(self._store.names)),
+            collection_count=sum(key.may_use(name) for name in names),
         )
 
     async def GetRecall(self, request: pb.GetRecallRequest, context: Context) -> pb.GetRecallResponse:
         """See the proto."""
         name = fields.collection_name(request.collection)
-        recall = self._recall.of(await self._in_thread(lambda: self._store.open(name)))
+        # In a thread: of a collection that was not open yet, the settings are read from the disk.
+        recall = await self._in_thread(lambda: self._recall.of(self._store.find(name)))
         return pb.GetRecallResponse(
             target=recall.target, unfiltered=_estimate_out(recall.unfiltered), filtered=_estimate_out(recall.filtered)
         )
@@ -102,6 +112,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         sample = (
             fields.within(request.sample, 0, MAX_SAMPLE, "sample") if request.HasField("sample") else DEFAULT_SAMPLE
         )
+        if request.accept_loss and not request.repair:
+            raise InvalidArgument("is part of a repair; set repair as well", field="accept_loss")
         if request.collection:
             names = [fields.collection_name(request.collection)]
         else:
@@ -113,6 +125,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                     name,
                     sample=sample,
                     repair=request.repair,
+                    accept_loss=request.accept_loss,
                     progress=lambda step: tell(
                         pb.VerifyResponse(progress=pb.VerifyProgress(collection=name, step=step))
                     ),
@@ -135,7 +148,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         def back_up(tell: Callable[[pb.BackupResponse], None]) -> pb.BackupResponse:
             if folder.exists():
                 raise InvalidArgument(f"there is a backup named '{request.name}'", field="name")
-            self._backup_dir.mkdir(parents=True, exist_ok=True)
+            self._backup_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             made = self._store.backup(
                 folder, names or None, progress=lambda at: tell(pb.BackupResponse(progress=_progress_out(at)))
             )
@@ -196,14 +209,14 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             )
         return self._backup_dir / name
 
-    def _backups(self) -> list[backups.Backup]:
+    def _backups(self) -> list[StoredBackup]:
         found = []
         for folder in self._backup_dir.iterdir() if self._backup_dir.is_dir() else ():
             if fields.NAME.fullmatch(folder.name):
                 try:
-                    found.append(backups.read_backup(folder))
-                except InvalidArgument:
-                    continue
+                    found.append(read_backup(folder))
+                except (InvalidArgument, DataCorrupted) as error:
+                    logger.warning("%s is not listed: %s", folder, error.message)
         return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
@@ -239,13 +252,16 @@ def _estimate_out(estimate: RecallEstimate) -> pb.RecallEstimate:
     )
 
 
-def _progress_out(progress: backups.Progress) -> pb.CopyProgress:
+def _progress_out(progress: Progress) -> pb.CopyProgress:
     return pb.CopyProgress(
-        collection=progress.collection, done_bytes=progress.done_bytes, total_bytes=progress.total_bytes
+        collection=progress.collection,
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        note=progress.note,
     )
 
 
-def _backup_out(backup: backups.Backup) -> pb.BackupInfo:
+def _backup_out(backup: StoredBackup) -> pb.BackupInfo:
     created = timestamp_pb2.Timestamp()
     created.FromMilliseconds(round(backup.create_time_seconds * 1000))
     return pb.BackupInfo(
@@ -276,6 +292,7 @@ def _report_out(report: CollectionReport) -> pb.VerifyReport:
         sampled_count=report.sampled,
         reached_count=report.reached,
         repairs=report.repairs,
+        notes=report.notes,
     )
 
 
@@ -288,6 +305,10 @@ def _embedder_out(info: EmbedderInfo) -> pb.EmbedderModel:
         max_tokens=info.max_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )
 
 
@@ -298,4 +319,6 @@ def _reranker_out(info: RerankerInfo) -> pb.RerankerModel:
         takes_instruction=info.takes_instruction,
         default_weight=info.default_weight,
         default_depth=info.default_depth,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )

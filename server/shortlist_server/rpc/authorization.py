@@ -1,8 +1,9 @@
 """Who may call what: the one table from methods to scopes and collections, and the interceptor that applies it.
 
 A call carries its key as metadata ``authorization: Bearer KEY``. A method that is not in the table is refused, and a
-test holds the table equal to the services. The collections a request names are checked before it reaches its servicer;
-those of a stream with the message that names them. Coroutines on the server's event loop.
+test holds the table equal to the services. Key and scope are checked before anything of the request is read. The
+collections that it names are checked before it reaches its servicer; those of a stream with the message that names
+them. A stream ends when its key is withdrawn. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shortlist_server.errors import PermissionDenied, Unauthenticated
 from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
+from shortlist_server.rpc.admission import Admission
+from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 
 if TYPE_CHECKING:
@@ -115,39 +119,39 @@ class AuthorizationInterceptor(WrappingInterceptor):
         """See ``WrappingInterceptor``."""
 
         def unary(behaviour: Behaviour) -> Unary:
-            async def call(request: Any, context: Context) -> Any:
-                key, rule = self._admit(method, context)
-                _check_request(key, rule, request)
-                return await behaviour(request, context)
+            async def call(exchange: Exchange, context: Context) -> Any:
+                admission, rule = self._admit(method, context)
+                exchange.check(partial(_check_request, admission, rule))
+                return await behaviour(exchange, context)
 
             return call
 
         def streaming(behaviour: Behaviour) -> Streaming:
             async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
-                key, rule = self._admit(method, context)
-                if hasattr(requests, "__aiter__"):
-                    requests = _checked(requests, key, rule)
+                admission, rule = self._admit(method, context)
+                check = partial(_check_request, admission, rule)
+                if isinstance(requests, Exchange):
+                    requests.check(check)
+                    responses = admission.responses(behaviour(requests, context))
                 else:
-                    _check_request(key, rule, requests)
-                async for response in behaviour(requests, context):
+                    # What was taken before a key was withdrawn is still answered.
+                    responses = behaviour(admission.requests(requests, check), context)
+                async for response in responses:
                     yield response
 
             return call
 
         return wrap(handler, unary=unary, streaming=streaming)
 
-    def _admit(self, method: str, context: Context) -> tuple[ApiKey, Rule]:
+    def _admit(self, method: str, context: Context) -> tuple[Admission, Rule]:
         rule = self._rules.get(method)
         if rule is None:
             raise PermissionDenied("no key has a right to this method", metadata={"method": method})
         key = self._identify(context)
-        if rule.scope not in key.scopes:
-            raise PermissionDenied(
-                f"API key '{key.name}' lacks the scope '{rule.scope.value}', which this call needs",
-                metadata={"key": key.name, "scope": rule.scope.value},
-            )
+        admission = Admission(self._keys, key, rule.scope)
+        admission.check_scope()
         _key.set(key)
-        return key, rule
+        return admission, rule
 
     def _identify(self, context: Context) -> ApiKey:
         if self._keys is None:
@@ -161,23 +165,11 @@ class AuthorizationInterceptor(WrappingInterceptor):
         return key
 
 
-async def _checked(requests: AsyncIterator[Any], key: ApiKey, rule: Rule) -> AsyncIterator[Any]:
-    async for request in requests:
-        _check_request(key, rule, request)
-        yield request
-
-
-def _check_request(key: ApiKey, rule: Rule, request: Any) -> None:
+def _check_request(admission: Admission, rule: Rule, request: Any) -> None:
+    key = admission.key
     if Scope.ADMIN not in key.scopes and rule.asks_texts(request):
         raise PermissionDenied(
             f"API key '{key.name}' lacks the scope 'admin', which explain_texts needs",
             metadata={"key": key.name, "scope": Scope.ADMIN.value},
         )
-    if not key.collections:
-        return
-    for name in rule.collections(request):
-        if not key.may_use(name):
-            what = "every collection, which this call needs" if name == "*" else f"collection '{name}'"
-            raise PermissionDenied(
-                f"API key '{key.name}' has no right to {what}", metadata={"key": key.name, "collection": name}
-            )
+    admission.check_collections(rule.collections(request))

@@ -6,13 +6,13 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.errors import CollectionNotFound
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
@@ -51,7 +51,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         """See the proto."""
         name = fields.collection_name(request.name, "name")
         return await self._in_thread(
-            lambda: pb.GetCollectionResponse(collection=collection_out(self._store.open(name).info()))
+            lambda: pb.GetCollectionResponse(collection=collection_out(self._store.find(name).info()))
         )
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
@@ -67,15 +67,24 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             page = names[start : start + size]
             found = []
             for name in page:
-                # One that is dropped meanwhile is not there.
-                with suppress(CollectionNotFound):
-                    found.append(collection_out(self._store.open(name).info()))
+                try:
+                    found.append(self._listed(name))
+                except CollectionNotFound:
+                    continue  # It is dropped meanwhile.
             return pb.ListCollectionsResponse(
                 collections=found,
                 next_page_token=page[-1] if start + size < len(names) else "",
             )
 
         return await self._in_thread(read)
+
+    def _listed(self, name: str) -> collection_pb.Collection:
+        try:
+            return collection_out(self._store.find(name).info())
+        except (DataCorrupted, NewerDataFormat, Unavailable) as error:
+            if name not in self._store.names():
+                raise CollectionNotFound(f"there is no collection {name!r}") from error
+            return collection_pb.Collection(name=name, problem=error.message)
 
     async def UpdateCollection(
         self, request: pb.UpdateCollectionRequest, context: Context
@@ -85,10 +94,10 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         defaults = settings_in(request.search_defaults, "search_defaults.", self._config)
 
         def update() -> pb.UpdateCollectionResponse:
-            collection = self._store.open(name)
-            check_search_defaults(self._models, collection.config, defaults)
-            collection.update_search_defaults(defaults)
-            return pb.UpdateCollectionResponse(collection=collection_out(collection.info()))
+            with self._store.lease(name) as collection:
+                check_search_defaults(self._models, collection.config, defaults)
+                collection.update_search_defaults(defaults)
+                return pb.UpdateCollectionResponse(collection=collection_out(collection.info()))
 
         return await self._in_thread(update)
 

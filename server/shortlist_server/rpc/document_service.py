@@ -6,8 +6,9 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,8 +21,12 @@ from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
 from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
-from shortlist_server.pipeline.ingest import Ingester, IngestSession
+from shortlist_server.pipeline.ingest import IngestSession
+from shortlist_server.pipeline.ingester import Ingester
+from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
+from shortlist_server.pipeline.portions import documents_within, next_portion
+from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import (
     acks_out,
@@ -40,10 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-MAX_GET = 1000
-MAX_DELETE = 10_000
-MAX_OPERATIONS = 1000
-"""Operations of a message, and acknowledgements of one."""
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+"""A page ends where its documents have so many bytes, so that several pages fit into what may wait to be sent."""
 
 INLINE_OPERATIONS = 32
 """Operations that are converted on the event loop, at some ten microseconds each; more go to a thread."""
@@ -117,7 +120,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         """Runs work on so many operations in a thread where it would hold the event loop up for long."""
         if count <= INLINE_OPERATIONS:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        return await self._in_thread(function)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """See the proto."""
@@ -126,7 +129,12 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.GetResponse:
-            documents = collection.documents_by_id(ids, _with_text(parts))
+            documents = documents_within(
+                ids,
+                lambda portion: collection.documents_by_id(portion, _with_text(parts)),
+                parts,
+                self._config.max_message_bytes,
+            )
             return pb.GetResponse(
                 documents=[stored_out(documents[i], parts) for i in dict.fromkeys(ids) if i in documents],
                 missing_ids=[i for i in dict.fromkeys(ids) if i not in documents],
@@ -139,16 +147,16 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         kind = request.WhichOneof("selection")
         if kind is None:
             raise InvalidArgument("say what to delete: ids or a filter", field="selection")
-        collection = await self._with_collection(request.collection, lambda opened: opened)
-        if kind == "filter":
-            filter = filter_in(request.filter, self._config)
-            deleted = await asyncio.wrap_future(collection.delete_matching(filter))
-        else:
-            fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
-            ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
-            commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
-            deleted = sum(commit.existed)
-        return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
+        async with self._leased(request.collection) as collection:
+            if kind == "filter":
+                filter = filter_in(request.filter, self._config)
+                deleted = await asyncio.wrap_future(await self._in_thread(partial(collection.delete_matching, filter)))
+            else:
+                fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
+                ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
+                commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
+                deleted = sum(commit.existed)
+            return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
@@ -158,10 +166,12 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
-            documents, following = collection.page(filter, after, size, _with_text(parts))
-            messages = self._fitting(stored_out(document, parts) for document in documents)
-            if len(messages) < len(documents):
-                following = documents[len(messages) - 1].sequence
+            messages, following = self._page(
+                lambda after, limit: collection.page(filter, after, limit, _with_text(parts)),
+                lambda document: (stored_out(document, parts), document.sequence),
+                after,
+                size,
+            )
             return pb.ListResponse(
                 documents=messages,
                 next_page_token="" if following is None else _token(request, following),
@@ -182,12 +192,15 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         after = fields.page_number(request.page_token)
 
         def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
-            failures, following = collection.quarantined(after, size)
-            messages = self._fitting(
-                quarantined_out(failure, with_document=request.include_document) for failure in failures
+            messages, following = self._page(
+                collection.quarantined,
+                lambda failure: (
+                    quarantined_out(failure, with_document=request.include_document),
+                    failure.number,
+                ),
+                after,
+                size,
             )
-            if len(messages) < len(failures):
-                following = failures[len(messages) - 1].number
             return pb.ListQuarantineResponse(
                 documents=messages,
                 next_page_token="" if following is None else str(following),
@@ -210,10 +223,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         session = await self._ingester.open(request.collection, stream="", dry_run=False)
         try:
             acks = [ack async for group in session.run(operations()) for ack in group]
+            # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
+            await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
         finally:
             self._ingester.close(session)
-        # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
-        await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
         if len(acks) < len(kept):
             raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
         return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
@@ -223,24 +236,54 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     ) -> pb.DeleteQuarantineResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_DELETE, "numbers")
-        collection = await self._with_collection(request.collection, lambda opened: opened)
-        forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
+        async with self._leased(request.collection) as collection:
+            forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
         return pb.DeleteQuarantineResponse(deleted_count=forgotten)
 
-    def _fitting(self, messages: Iterable[M]) -> list[M]:
-        """The first of a page's messages, as many as half of the largest message holds, and at least one."""
-        left = self._config.max_message_bytes // 2
-        fitting: list[M] = []
-        for message in messages:
-            left -= message.ByteSize()
-            if fitting and left < 0:
-                break
-            fitting.append(message)
-        return fitting
+    def _page(
+        self,
+        read: Callable[[int, int], tuple[Sequence[T], int | None]],
+        convert: Callable[[T], tuple[M, int]],
+        after: int,
+        limit: int,
+    ) -> tuple[list[M], int | None]:
+        """The first messages of a page, as many as a page's bytes hold and at least one, and where the next begins.
+
+        Args:
+            read: reads so many of those behind a position; also tells where the next are, or None.
+            convert: makes a message of one of them, and tells its position.
+            after: the position behind which the page begins.
+            limit: the page has at most so many.
+        """
+        most = min(MAX_PAGE_BYTES, self._config.max_message_bytes // 2)
+        messages: list[M] = []
+        size = 0
+        following: int | None = after
+        while following is not None and len(messages) < limit:
+            read_now, following = read(following, next_portion(len(messages), size, most, limit - len(messages)))
+            for item in read_now:
+                message, position = convert(item)
+                size += message.ByteSize()
+                if messages and size > most:
+                    return messages, after
+                messages.append(message)
+                after = position
+        return messages, following
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self._store.open(name)))
+
+        def call() -> T:
+            with self._store.lease(name) as collection:
+                return function(collection)
+
+        return await self._in_thread(call)
+
+    def _leased(self, name: str) -> AbstractAsyncContextManager[CollectionStore]:
+        return leased(self._store, fields.collection_name(name), self._threads)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 def _with_text(parts: Parts) -> Parts:

@@ -13,9 +13,12 @@ import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
+import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
 from shortlist_server.domain import Deadline
@@ -41,11 +44,21 @@ ADMIN = "shortlist.v1.AdminService"
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's servicer, whose watches end when the server does: else a stop would wait for them to the last."""
+    """grpcio's servicer, with what it lacks: a list, and watches that end.
+
+    Its watches end when the server does: else a stop would wait for them to the last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ended = asyncio.Event()
+
+    async def List(self, request: health_pb2.HealthListRequest, context: Context) -> health_pb2.HealthListResponse:
+        """See grpc.health.v1."""
+        statuses = self._server_status.items()
+        return health_pb2.HealthListResponse(
+            statuses={service: health_pb2.HealthCheckResponse(status=status) for service, status in statuses}
+        )
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """See grpc.health.v1."""
@@ -66,6 +79,20 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
     def release(self) -> None:
         """Ends the watches."""
         self._ended.set()
+
+
+def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
+    """Serves the health service, behind a ``HealthInterceptor``; ``health_pb2_grpc`` leaves the list out."""
+    check, listing = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthListRequest.FromString
+    write = methodcaller("SerializeToString")
+    methods = {
+        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, check, write),
+        "List": grpc.unary_unary_rpc_method_handler(servicer.List, listing, write),
+        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, check, write),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods),))
+    # Each with a queue of its own in gRPC: else a flood of watches would hold up the probes.
+    server.add_registered_method_handlers(health.SERVICE_NAME, methods)
 
 
 class HealthKeeper:

@@ -9,20 +9,25 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import Message
 
+from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShortlistError, Unavailable
+from shortlist_server.errors import DeadlineExceeded, Overloaded, ShortlistError, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
-from shortlist_server.rpc.handlers import Behaviour, Deserializer, Unary, WrappingInterceptor, Writing, wrap
+from shortlist_server.pipeline.portions import answer_too_large
+from shortlist_server.rpc.exchange import Exchange
+from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
+from shortlist_server.rpc.holding import holder
+from shortlist_server.rpc.requests import INLINE_BYTES, RequestReader
 from shortlist_server.rpc.status import grpc_status, internal_status
 
 logger = logging.getLogger(__name__)
@@ -33,9 +38,6 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
-DRAIN_SECONDS = 0.1
-"""Time in which those who keep calling learn that the server is stopping."""
-
 STATUS_SECONDS = 1.0
 """Time for a status to leave; it waits behind the messages that a client does not take."""
 
@@ -44,13 +46,6 @@ def deadline_of(context: Context, limit_seconds: float) -> Deadline:
     """The caller's deadline, or the server's limit where that is sooner."""
     left = context.time_remaining()
     return Deadline.after(limit_seconds if left is None or math.isinf(left) else min(left, limit_seconds))
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """In the place of a message whose bytes could not be read."""
-
-    reason: str
 
 
 class CallInterceptor(WrappingInterceptor):
@@ -67,6 +62,8 @@ class CallInterceptor(WrappingInterceptor):
         max_seconds: float,
         max_write_seconds: float | None = None,
         max_message_bytes: int | None = None,
+        max_answer_seconds: float = 60.0,
+        reader: RequestReader | None = None,
         observer: Observer | None = None,
     ) -> None:
         """Nothing is served yet.
@@ -74,12 +71,16 @@ class CallInterceptor(WrappingInterceptor):
         Args:
             max_write_seconds: time for a client of a stream to take a message; None: for ever.
             max_message_bytes: the largest answer of a unary call that the transport sends; None: any.
+            max_answer_seconds: time for a client to take an answer, or the status of a stream it did not take.
+            reader: reads requests; None: one with the default limits.
         """
         super().__init__()
         self._max_concurrent = max_concurrent
         self._max_seconds = max_seconds
         self._write_seconds = max_write_seconds
         self._max_message_bytes = max_message_bytes
+        self._answer_seconds = max_answer_seconds
+        self._reader = reader or RequestReader(Config())
         self._observer = observer or Observer()
         self._running = 0
         self._under_way = 0
@@ -87,70 +88,82 @@ class CallInterceptor(WrappingInterceptor):
         self._idle = asyncio.Event()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuses calls that begin from now on, with UNAVAILABLE, and waits for those under way, as long as told.
+        """Refuses calls that begin from now on, with UNAVAILABLE, and waits until the others are answered.
 
-        gRPC's own stop cancels calls that have reached the server and not yet their handler, and a client cannot tell
-        that from its own cancelling. After this there are hardly any, for clients that were refused look elsewhere.
+        A call is answered when its status is with the transport, not when its handler returns. Calls that gRPC has not
+        yet handed over are not waited for: ``hang_up`` ends those with UNAVAILABLE too.
         """
         self._draining = True
-        await asyncio.sleep(min(grace_seconds, DRAIN_SECONDS))
         self._idle.clear()
         if self._under_way:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), max(0.0, grace_seconds - DRAIN_SECONDS))
+                await asyncio.wait_for(self._idle.wait(), grace_seconds)
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
-        """See ``WrappingInterceptor``."""
+        """See ``WrappingInterceptor``.
 
-        def unary(behaviour: Behaviour) -> Unary:
-            async def call(request: Any, context: Context) -> Any:
-                request_id, watch = self._begin(method, context)
-                code = "CANCELLED"
-                self._under_way += 1
-                try:
-                    self._check_staying()
-                    _check_readable(request)
-                    with self._slot():
-                        deadline = deadline_of(context, self._max_seconds)
-                        async with asyncio.timeout(max(0.0, deadline.left_seconds())):
-                            response = await behaviour(request, context)
+        gRPC is told that the method has a stream of requests, whether it has or not: only so does it leave the reading
+        to the handler.
+        """
+        behaviour, kind = exchanging(handler), self._reader.kind(method, handler.request_deserializer)
+        serialize: Callable[[Any], Any] = handler.response_serializer or (lambda response: response)
+
+        async def answered(exchange: Exchange, context: Context) -> Any:
+            self._admit()
+            with self._slot():
+                deadline = deadline_of(context, self._max_seconds)
+                async with asyncio.timeout(max(0.0, deadline.left_seconds())):
+                    response = await behaviour(exchange, context)
                     self._check_size(response)
-                    code = "OK"
-                    return response
-                except TimeoutError:
-                    code = "DEADLINE_EXCEEDED"
-                    await self._abort(context, DeadlineExceeded("the deadline passed"), method, request_id)
-                except Exception as error:
-                    code = _code(error)
-                    await self._abort(context, error, method, request_id)
-                finally:
-                    self._end(watch, code)
+                    return await _serialized(serialize, response)
 
-            return call
+        async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
+            self._admit()
+            if handler.request_streaming:
+                messages = self._reader.messages(kind, requests)
+                await self._write(behaviour(messages, context), serialize, context)
+            else:
+                with self._slot():
+                    await self._write(behaviour(exchange, context), serialize, context)
 
-        def streaming(behaviour: Behaviour) -> Writing:
-            async def call(requests: Any, context: Context) -> None:
-                request_id, watch = self._begin(method, context)
-                code = "CANCELLED"
-                self._under_way += 1
-                try:
-                    self._check_staying()
-                    if hasattr(requests, "__aiter__"):
-                        await self._write(behaviour(_readable(requests), context), context)
-                    else:
-                        _check_readable(requests)
-                        with self._slot():
-                            await self._write(behaviour(requests, context), context)
-                    code = "OK"
-                except Exception as error:
-                    code = _code(error)
-                    await self._abort(context, error, method, request_id)
-                finally:
-                    self._end(watch, code)
+        async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
+            request_id, watch = self._begin(method, context)
+            code = "CANCELLED"
+            exchange = Exchange(partial(self._reader.receive, kind, context))
+            try:
+                answer = await answered(exchange, context)
+                exchange.sending(self._answer_seconds, method)
+                code = "OK"
+                return answer
+            except TimeoutError:
+                code, status = self._ended(DeadlineExceeded("the deadline passed"), method, request_id)
+            except Exception as error:
+                code, status = self._ended(error, method, request_id)
+            finally:
+                if code != "OK":
+                    exchange.close()
+                watch.ended(code)
+            await self._abort(context, status, request_id)
+            return None
 
-            return call
+        async def streaming(requests: AsyncIterator[bytes], context: Context) -> None:
+            request_id, watch = self._begin(method, context)
+            code = "CANCELLED"
+            exchange = Exchange(partial(self._reader.receive, kind, context))
+            try:
+                await written(requests, exchange, context)
+                code = "OK"
+                return
+            except Exception as error:
+                code, status = self._ended(error, method, request_id)
+            finally:
+                exchange.close()
+                watch.ended(code)
+            await self._abort(context, status, request_id)
 
-        return wrap(handler, unary=unary, streaming=streaming, deserializer=_tolerant)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(streaming)
+        return grpc.stream_unary_rpc_method_handler(unary)
 
     def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
         """Gives the call its id, the caller's own or a new one, which goes back with the answer."""
@@ -162,25 +175,25 @@ class CallInterceptor(WrappingInterceptor):
         current_request_id.set(request_id)
         return request_id, self._observer.call(method, metadata)
 
-    def _end(self, watch: CallWatch, code: str) -> None:
+    def _admit(self) -> None:
+        """Lets a call in, to be waited for by ``drain`` until gRPC is done with it, which is when its task ends."""
+        if self._draining:
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._under_way += 1
+        call = asyncio.current_task()
+        assert call is not None
+        call.add_done_callback(self._answered)
+
+    def _answered(self, _: asyncio.Task[Any]) -> None:
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
-        watch.ended(code)
-
-    def _check_staying(self) -> None:
-        if self._draining:
-            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def _check_size(self, response: Any) -> None:
         """Refuses an answer that gRPC would not send: its own status says neither what to do nor that it will stay."""
         limit = self._max_message_bytes
-        if limit is not None and (size := response.ByteSize()) > limit:
-            raise InvalidArgument(
-                f"the answer would have {size} bytes, and a message has {limit} at most: ask for fewer documents at"
-                " once, or for less of each (include)",
-                metadata={"setting": "max_message_bytes", "limit": str(limit)},
-            )
+        if limit is not None and response.ByteSize() > limit:
+            raise answer_too_large(limit)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -196,7 +209,9 @@ class CallInterceptor(WrappingInterceptor):
         finally:
             self._running -= 1
 
-    async def _write(self, responses: AsyncGenerator[Any, None], context: Context) -> None:
+    async def _write(
+        self, responses: AsyncGenerator[Any, None], serialize: Callable[[Any], Any], context: Context
+    ) -> None:
         """Writes a stream's responses, each when there is room for it in the transport.
 
         Raises:
@@ -206,7 +221,7 @@ class CallInterceptor(WrappingInterceptor):
             async for response in responses:
                 try:
                     async with asyncio.timeout(self._write_seconds):
-                        await context.write(response)
+                        await context.write(serialize(response))
                 except TimeoutError:
                     raise Unavailable(
                         f"the client took no message for {self._write_seconds:g} s; connect again to go on",
@@ -216,21 +231,30 @@ class CallInterceptor(WrappingInterceptor):
                     # The client is gone; gRPC cancels the call for it, sooner or later than a message fails.
                     raise asyncio.CancelledError from None
 
-    async def _abort(self, context: Context, error: Exception, method: str, request_id: str) -> None:
+    def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
+        """The code and the status of a call that ends with an error."""
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if _is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
-            status = grpc_status(error)
-        else:
-            logger.error("%s failed", method, exc_info=error)
-            status = internal_status(request_id)
+            return _code(error), grpc_status(error)
+        logger.error("%s failed", method, exc_info=error)
+        return _code(error), internal_status(request_id)
+
+    async def _abort(self, context: Context, status: grpc.Status, request_id: str) -> None:
+        """Ends a call with a status.
+
+        To be called when the error is dealt with: gRPC keeps what it raises here, and that what its traceback holds.
+        """
         metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(STATUS_SECONDS):
                 await context.abort(status.code, status.details, metadata)
+        except TimeoutError:
+            if (held_by := holder()) is not None:
+                asyncio.get_running_loop().call_later(self._answer_seconds, held_by.cancel)
 
 
 def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
@@ -244,24 +268,8 @@ def _code(error: Exception) -> str:
     return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
 
 
-def _tolerant(deserialize: Deserializer) -> Deserializer:
-    """Reads a message; what cannot be read is a value too, for gRPC would answer an exception here with UNKNOWN."""
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except (DecodeError, RecursionError) as error:
-            return Malformed(str(error))
-
-    return read
-
-
-def _check_readable(request: Any) -> None:
-    if isinstance(request, Malformed):
-        raise InvalidArgument(f"the message cannot be read: {request.reason}")
-
-
-async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        _check_readable(request)
-        yield request
+async def _serialized(serialize: Callable[[Any], Any], response: Any) -> Any:
+    """The bytes of a response, made in a thread where there are many."""
+    if not isinstance(response, Message) or response.ByteSize() <= INLINE_BYTES:
+        return serialize(response)
+    return await asyncio.to_thread(serialize, response)

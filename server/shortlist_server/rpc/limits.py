@@ -1,9 +1,8 @@
 """How much is served at once: of searches, of ingest streams, and for one caller.
 
-A caller is an API key or, on a server without keys, a client's address without its port. What is over a limit is
-refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait. Streams have a limit of their own,
-so that however many are open, searches are served. Searches alone may wait for their turn, so that a burst is served
-rather than refused, but only where the wait is short. Coroutines on the server's event loop.
+What is over a limit is refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait. Streams
+have a limit of their own, so that however many are open, searches are served. Searches alone may wait for their turn,
+so that a burst is served rather than refused, but only where the wait is short. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -12,14 +11,16 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from shortlist_server.config import Config
 from shortlist_server.errors import Overloaded
-from shortlist_server.rpc.authorization import calling_key
+from shortlist_server.rpc.answers import UnsentAnswers
+from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.slots import Slots, caller_of, refusal
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context, Handler
@@ -33,6 +34,18 @@ RETRY_SECONDS = 0.25
 STREAM_RETRY_SECONDS = 2.0
 """When a refused stream should come again; streams are long."""
 
+LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListQuarantine")}
+"""Methods whose answers may have megabytes."""
+
+LARGE_AT_ONCE = 2
+"""Such answers that are made at once."""
+
+MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32
+"""Calls with such answers that are worked on or wait for it."""
+
+WAITS_SHARE = 4
+"""One caller's part of the searches that may wait for a sequence is one in so many."""
+
 SEARCHES_PER_CORE, MIN_SEARCHES = 4, 8
 """Searches at once where the setting is 0: more would only make each of them slower."""
 
@@ -41,41 +54,6 @@ INTERVAL_WEIGHT = 0.1
 
 MAX_CALLERS = 10_000
 """Callers whose rate is remembered; the one that has been quiet for longest is forgotten first."""
-
-
-class Slots:
-    """Counts what is under way, in all and for each caller, against the limits of two settings; 0 is no limit."""
-
-    def __init__(self, setting: str, limit: int, caller_setting: str, caller_limit: int, retry_seconds: float) -> None:
-        self._setting, self._limit = setting, limit
-        self._caller_setting, self._caller_limit = caller_setting, caller_limit
-        self._retry_seconds = retry_seconds
-        self._of_caller: dict[str, int] = {}
-        self.taken = 0
-
-    @contextmanager
-    def taking(self, caller: str) -> Iterator[None]:
-        """A slot for the time of a block. Raises ``Overloaded``."""
-        own = self._of_caller.get(caller, 0)
-        if self._limit and self.taken >= self._limit:
-            raise _refusal("the server is serving as many as it may", self._setting, self._limit, self._retry_seconds)
-        if self._caller_limit and own >= self._caller_limit:
-            raise _refusal(
-                "you have as many under way as one caller may",
-                self._caller_setting,
-                self._caller_limit,
-                self._retry_seconds,
-            )
-        self.taken += 1
-        self._of_caller[caller] = own + 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            if left := self._of_caller[caller] - 1:
-                self._of_caller[caller] = left
-            else:
-                del self._of_caller[caller]
 
 
 class Turns:
@@ -132,12 +110,36 @@ class Turns:
         self._last = now if self._waiting else 0.0
 
     def _refusal(self, expected_seconds: float) -> Overloaded:
-        return _refusal(
+        return refusal(
             "more searches are waiting than can be answered in time",
             "max_concurrent_searches",
             self._limit,
             max(RETRY_SECONDS, expected_seconds),
         )
+
+
+class Shared:
+    """Something that the parts of a call hold together: the first of them takes it, and the last gives it back."""
+
+    def __init__(self, taking: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        self._taking = taking
+        self._held = AsyncExitStack()
+        self._changing = asyncio.Lock()
+        self._users = 0
+
+    @asynccontextmanager
+    async def taking(self) -> AsyncIterator[None]:
+        """Holds it for the time of a block. Raises what taking it raises."""
+        async with self._changing:
+            if not self._users:
+                await self._held.enter_async_context(self._taking())
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                await self._held.aclose()
 
 
 class Rates:
@@ -158,7 +160,7 @@ class Rates:
         if tokens < 1:
             self._buckets[caller] = (tokens, now)
             wait = (1 - tokens) / self._per_second
-            raise _refusal(
+            raise refusal(
                 "you are calling faster than one caller may", "max_requests_per_second", self._per_second, wait
             )
         self._buckets[caller] = (tokens - 1, now)
@@ -172,9 +174,16 @@ class LimitInterceptor(WrappingInterceptor):
     def __init__(self, config: Config) -> None:
         super().__init__()
         each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
-        self._turns = Turns(
+        self.turns = Turns(
             config.max_concurrent_searches or max(MIN_SEARCHES, SEARCHES_PER_CORE * (os.cpu_count() or 1)),
             config.max_search_wait_seconds,
+        )
+        self.waits = Slots(
+            "max_sequence_waits",
+            config.max_sequence_waits,
+            "max_sequence_waits_per_caller",
+            max(1, config.max_sequence_waits // WAITS_SHARE),
+            RETRY_SECONDS,
         )
         self.searches = Slots("max_concurrent_rpcs", config.max_concurrent_rpcs, *each)
         self.calls = Slots("max_concurrent_rpcs", config.max_concurrent_rpcs, *each)
@@ -186,26 +195,47 @@ class LimitInterceptor(WrappingInterceptor):
             STREAM_RETRY_SECONDS,
         )
         self._rates = Rates(config.max_requests_per_second)
+        self._max_message_bytes = config.max_message_bytes
+        self._unsent = UnsentAnswers(config.max_unsent_bytes)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large_waits = Slots(
+            "max_large_answers",
+            MAX_LARGE_WAITS,
+            "max_large_answers_per_caller",
+            MAX_LARGE_WAITS_OF_CALLER,
+            RETRY_SECONDS,
+        )
 
     @property
     def saturated(self) -> bool:
         """Whether searches have to wait for their turn."""
-        return self._turns.all_taken
+        return self.turns.all_taken
+
+    @asynccontextmanager
+    async def _large_answer(self, caller: str) -> AsyncIterator[None]:
+        with self._large_waits.taking(caller):
+            async with self._large:
+                yield
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
         slots = self.streams if method == INGEST else self.searches if method.startswith(SEARCH) else self.calls
 
-        def turn() -> AbstractAsyncContextManager[None]:
-            return self._turns.taking() if slots is self.searches else nullcontext()
+        large = method in LARGE_ANSWERS
 
         def unary(behaviour: Behaviour) -> Unary:
-            async def call(request: Any, context: Context) -> Any:
+            async def call(exchange: Exchange, context: Context) -> Any:
                 caller = caller_of(context)
                 self._rates.take(caller)
                 with slots.taking(caller):
-                    async with turn():
-                        return await behaviour(request, context)
+                    self._unsent.check(caller, large=False)
+                    await exchange.request()
+                    async with self._large_answer(caller) if large else nullcontext():
+                        self._unsent.check(caller, large=large)
+                        response = await behaviour(exchange, context)
+                    size = min(response.ByteSize(), self._max_message_bytes)
+                    self._unsent.take(exchange.held, caller, size)
+                    return response
 
             return call
 
@@ -220,16 +250,3 @@ class LimitInterceptor(WrappingInterceptor):
             return call
 
         return wrap(handler, unary=unary, streaming=streaming)
-
-
-def caller_of(context: Context) -> str:
-    """Who calls: the key's name, else the client's address without its port."""
-    return calling_key().name or context.peer().rpartition(":")[0]
-
-
-def _refusal(what: str, setting: str, limit: float, retry_seconds: float) -> Overloaded:
-    return Overloaded(
-        f"{what}: {limit:g} ({setting}); wait and repeat",
-        retry_after_seconds=retry_seconds,
-        metadata={"setting": setting, "limit": f"{limit:g}"},
-    )

@@ -27,6 +27,7 @@ from shortlist_server.inference.base import (
     RerankerService,
     RerankQuery,
 )
+from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.interceptors import deadline_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         embedder = self._embedder(request)
         if request.overflow not in _OVERFLOW:
             raise InvalidArgument("what to do with text that does not fit is not set", field="overflow")
-        chunking = Chunking(max_tokens=request.passage_tokens, overlap_tokens=request.overlap_tokens)
+        size = fields.within(request.passage_tokens, 1, 2**31 - 1, "passage_tokens")
+        chunking = Chunking(
+            max_tokens=size, overlap_tokens=fields.within(request.overlap_tokens, 0, size // 2, "overlap_tokens")
+        )
         cut = await asyncio.to_thread(embedder.cut, request.title, request.text, chunking, _OVERFLOW[request.overflow])
         passages = [pb.Passage(start=p.start, end=p.end, content=p.content, tokens=p.tokens) for p in cut.passages]
         return pb.CutResponse(passages=passages, truncated_tokens=cut.truncated_tokens)
@@ -171,6 +175,11 @@ def _embedder_out(info: EmbedderInfo) -> pb.Embedder:
         overlap_tokens=info.default_chunking.overlap_tokens,
         token_vectors=info.token_vectors,
         takes_instruction=info.takes_instruction,
+        query_prompt=info.query_prompt,
+        passage_prompt=info.passage_prompt,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
+        former_revisions=info.former_revisions,
     )
 
 
@@ -181,6 +190,8 @@ def _reranker_out(info: RerankerInfo) -> pb.Reranker:
         takes_instruction=info.takes_instruction,
         default_weight=info.default_weight,
         default_depth=info.default_depth,
+        number_format=info.number_format,
+        number_format_note=info.number_format_note,
     )
 
 

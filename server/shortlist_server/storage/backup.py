@@ -1,34 +1,40 @@
-"""Backups of collections, and their way back.
+"""Backups of collections, made while they are in use.
 
-A backup is itself a data folder: collections in the layout of the store and a ``backup.json`` that names them, so it
-can be verified, and even served, as it is. It is made while the collection is in use: SQLite's backup API copies the
-database as of one commit; segments never change and are copied as files. A segment that a merge removed meanwhile is
-left out, as is one whose copy fails its checksum: a restored collection rebuilds it. Every backup is checked when it is
-made, and a backup or a restored collection appears under its name only when it is complete and synced. Any thread may
-call.
+A backup is a folder: collections in the layout of the store, and a ``backup.json`` that says what each of them must be;
+see ``backup_manifest``. SQLite's backup API copies the database as of one commit; segments never change and are copied
+as files. A segment that a merge removed meanwhile is left out, as is one whose copy fails its checksum: a restored
+collection rebuilds it. Every backup is checked when it is made, and appears under its name only when it is complete and
+synced. Until then it has a name that starts with a dot, and a lock, so that the next start removes what a kill left.
+Any thread may call.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import os
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage import schema
-from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
-from shortlist_server.storage.files import CrashPoint, Files
-from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE, SegmentDamaged, check_folder
+from shortlist_server.errors import DataCorrupted, InvalidArgument
+from shortlist_server.storage.backup_manifest import BackedUp, Backup, describe_files, dump
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import BACKUP_FILE, COLLECTIONS_FOLDER, LOCK_FILE, NAME
+from shortlist_server.storage.facts import SEGMENTS_FOLDER
+from shortlist_server.storage.files import CrashPoint, Files, new_file
+from shortlist_server.storage.identity import DATABASE_FILE, read_identity, start_record
+from shortlist_server.storage.locking import try_lock
+from shortlist_server.storage.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.recovery import segment_rows
 
-BACKUP_FILE = "backup.json"
-BACKUP_FORMAT = 1
+logger = logging.getLogger(__name__)
 
 _PAGES_AT_ONCE = 4096
+_PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,32 +44,13 @@ class Progress:
     Attributes:
         collection: the one it is at.
         done_bytes, total_bytes: of that collection; the total may still grow.
+        note: what the caller should know of it, a sentence; "" as a rule.
     """
 
     collection: str
     done_bytes: int
     total_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackedUp:
-    """A collection in a backup: what it held as of ``sequence``."""
-
-    name: str
-    sequence: int
-    documents: int
-    passages: int
-    segments: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backup:
-    """A complete backup in ``folder``."""
-
-    folder: Path
-    create_time_seconds: float
-    collections: Sequence[BackedUp]
+    note: str = ""
 
 
 def write_backup(
@@ -77,88 +64,67 @@ def write_backup(
     """Backs up collections into a new folder, each as of one commit.
 
     Raises:
-        InvalidArgument: ``target`` exists, or its parent does not.
+        InvalidArgument: ``target`` exists or is being made, or its parent does not exist.
         DataCorrupted: a copied database fails its check: the collection itself is damaged.
         OutOfSpace: the target's disk is full; nothing is left there.
     """
     if target.exists() or not target.parent.is_dir():
         raise InvalidArgument(f"{target} must be a new folder in an existing one", field="folder")
     temporary = target.parent / f".{target.name}.partial"
-    files.remove_tree(temporary)
-    try:
-        files.make_folder(temporary)
-        folder = temporary / "collections"
+    with _claimed(temporary, files):
+        folder = temporary / COLLECTIONS_FOLDER
         files.make_folder(folder)
         done = []
         for collection in collections:
             done.append(_copy_collection(collection, folder / collection.name, files, progress))
             crash_point("backup:collection")
         made = Backup(folder=target, create_time_seconds=time.time(), collections=tuple(done))
-        files.write(temporary / BACKUP_FILE, _dump(made))
+        files.write(temporary / BACKUP_FILE, dump(made))
         files.sync(temporary / BACKUP_FILE)
+        (temporary / LOCK_FILE).unlink()
         files.sync_folder(folder)
         files.sync_folder(temporary)
         crash_point("backup:written")
         files.rename(temporary, target)
         files.sync_folder(target.parent)
-    except BaseException:
-        files.remove_tree(temporary)
-        raise
     return made
 
 
-def read_backup(folder: Path) -> Backup:
-    """What a backup folder says it holds.
+def remove_partial(folder: Path, files: Files) -> int:
+    """Removes what killed backups left in a folder of backups; returns their number. Those being made stay."""
+    removed = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _PARTIAL.fullmatch(path.name) and path.is_dir():
+            with contextlib.suppress(OSError):
+                lock = try_lock(path / LOCK_FILE)
+                if lock is not None:
+                    files.remove_tree(path)
+                    os.close(lock)
+                    removed += 1
+    if removed:
+        logger.info("removed %d unfinished backups from %s", removed, folder)
+    return removed
 
-    Raises:
-        InvalidArgument: it is no backup, or one of a newer release.
-    """
+
+@contextlib.contextmanager
+def _claimed(temporary: Path, files: Files) -> Iterator[None]:
+    """Makes the folder of an unfinished backup and holds its lock; removes it when the block fails."""
+    remove_partial(temporary.parent, files)
     try:
-        values = json.loads((folder / BACKUP_FILE).read_bytes())
-        if values["format"] > BACKUP_FORMAT:
-            raise InvalidArgument(f"{folder} was made by a newer release; restore it with that", field="folder")
-        collections = tuple(BackedUp(**entry) for entry in values["collections"])
-        return Backup(folder=folder, create_time_seconds=values["create_time_seconds"], collections=collections)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidArgument(f"{folder} is not a complete backup ({error})", field="folder") from error
-
-
-def copy_back(
-    backup: Backup,
-    name: str,
-    new_name: str,
-    target: Path,
-    files: Files,
-    progress: Callable[[Progress], None] = lambda progress: None,
-) -> None:
-    """Copies a collection of a backup into a new folder ``target``, complete and synced.
-
-    Raises:
-        CollectionNotFound: the backup has no collection of that name.
-        DataCorrupted: the backup's database is damaged or missing.
-    """
-    if name not in {entry.name for entry in backup.collections}:
-        raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
-    source = backup.folder / "collections" / name
-    if not (source / DATABASE_FILE).is_file():
-        raise DataCorrupted(f"the backup's database of collection {name} is missing; use another backup")
-    total = _bytes(source)
-    done = 0
-    files.make_folder(target)
-    files.make_folder(target / SEGMENTS_FOLDER)
-    files.copy(source / DATABASE_FILE, target / DATABASE_FILE)
-    _check_database(target / DATABASE_FILE, name)
-    with contextlib.closing(schema.open_writer(target / DATABASE_FILE, new_name)) as connection:
-        connection.execute("UPDATE settings SET value = ? WHERE name = 'name'", (new_name,))
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    done += (target / DATABASE_FILE).stat().st_size
-    progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
-    for folder in sorted((source / SEGMENTS_FOLDER).iterdir()) if (source / SEGMENTS_FOLDER).is_dir() else ():
-        done += _copy_folder(folder, target / SEGMENTS_FOLDER / folder.name, files)
-        progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
-    files.sync(target / DATABASE_FILE)
-    files.sync_folder(target / SEGMENTS_FOLDER)
-    files.sync_folder(target)
+        files.make_folder(temporary)
+    except FileExistsError as error:
+        name = temporary.name[1:].removesuffix(".partial")
+        raise InvalidArgument(f"a backup named {name!r} is being made", field="folder") from error
+    lock = None
+    try:
+        lock = try_lock(temporary / LOCK_FILE)
+        yield
+    except BaseException:
+        files.remove_tree(temporary)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _copy_collection(
@@ -167,6 +133,7 @@ def _copy_collection(
     total = collection.info().disk_bytes
     files.make_folder(target)
     files.make_folder(target / SEGMENTS_FOLDER)
+    new_file(target / DATABASE_FILE)
     copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
     try:
         with collection.reading() as connection:
@@ -189,7 +156,7 @@ def _copy_collection(
         for row in segment_rows(copy):
             source, folder = collection.folder / SEGMENTS_FOLDER / row.uid, target / SEGMENTS_FOLDER / row.uid
             try:
-                done += _copy_folder(source, folder, files)
+                done += copy_segment(source, folder, files)
                 check_folder(folder, row, collection.uid, collection.config.dimension)
                 kept += 1
             except (FileNotFoundError, SegmentDamaged):
@@ -197,46 +164,44 @@ def _copy_collection(
                 copy.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
             progress(Progress(collection=collection.name, done_bytes=done, total_bytes=max(total, done)))
         sequence, documents, passages = copy.execute("SELECT sequence, documents, passages FROM counters").fetchone()
+        identity = read_identity(copy, collection.name)
     finally:
         copy.close()
-    _check_database(target / DATABASE_FILE, collection.name)
+    problem = database_problem(target / DATABASE_FILE)
+    if problem is not None:
+        raise DataCorrupted(
+            f"the database of collection {collection.name} is damaged ({problem}); restore it from an earlier backup",
+            metadata={"collection": collection.name},
+        )
+    start_record(target, collection.name, files)
     files.sync(target / DATABASE_FILE)
     files.sync_folder(target / SEGMENTS_FOLDER)
     files.sync_folder(target)
+    described = describe_files(target)
     return BackedUp(
         name=collection.name,
+        uid=identity.uid,
         sequence=sequence,
         documents=documents,
         passages=passages,
         segments=kept,
-        bytes=_bytes(target),
+        bytes=sum(file.bytes for file in described.values()),
+        files=described,
     )
 
 
-def _copy_folder(source: Path, target: Path, files: Files) -> int:
+def copy_segment(source: Path, target: Path, files: Files) -> int:
+    """Copies a segment's folder, synced; returns its bytes. Raises ``FileNotFoundError`` where a file is missing."""
     files.make_folder(target)
-    for name in (*DATA_FILES, MANIFEST_FILE):
-        files.copy(source / name, target / name)
-        files.sync(target / name)
+    for path in source.iterdir():
+        files.copy(path, target / path.name)
+        files.sync(target / path.name)
     files.sync_folder(target)
-    return _bytes(target)
+    return sum(path.stat().st_size for path in target.iterdir())
 
 
-def _check_database(path: Path, name: str) -> None:
+def database_problem(path: Path) -> str | None:
+    """What SQLite finds wrong with a database that nobody has open; None when it is sound."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise DataCorrupted(f"the database of collection {name} is damaged ({found}); use an older backup")
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _dump(backup: Backup) -> bytes:
-    values = {
-        "format": BACKUP_FORMAT,
-        "create_time_seconds": backup.create_time_seconds,
-        "collections": [asdict(entry) for entry in backup.collections],
-    }
-    return json.dumps(values, indent=1).encode()
+        found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    return None if found == "ok" else found

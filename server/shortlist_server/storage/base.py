@@ -1,15 +1,18 @@
 """What the rest of the server may ask of a store.
 
 Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them.
-All methods block and may be called from any thread; reads never wait for writes. Every method may raise
-``DataCorrupted``, ``OutOfSpace`` and, after ``close``, ``Unavailable``.
+All methods block, unless they say otherwise, and may be called from any thread; reads never wait for writes. Every
+method may raise ``DataCorrupted``, ``OutOfSpace``, ``Overloaded`` and, after ``close``, ``Unavailable``.
+
+A store opens collections when they are used and closes them when they are not. A method opens a closed collection by
+itself; a ``Lease`` keeps it open from one method to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from shortlist_server.domain import (
     Change,
@@ -37,12 +40,44 @@ class Selection(Protocol):
         """Number of documents that pass."""
 
 
+C_co = TypeVar("C_co", bound="CollectionStore", covariant=True)
+
+
+class Lease(Generic[C_co]):
+    """A collection that stays open until the lease is released, at the end of a ``with`` block or by its method.
+
+    Attributes:
+        collection: what is leased.
+    """
+
+    def __init__(self, collection: C_co, release: Callable[[], None]) -> None:
+        """``release`` is called once."""
+        self.collection = collection
+        self._release: Callable[[], None] | None = release
+
+    def __enter__(self) -> C_co:
+        return self.collection
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """The collection may be closed again. Never blocks. Idempotent; one thread at a time."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
 class CollectionStore(Protocol):
-    """One collection."""
+    """One collection. ``name``, ``config``, ``sequence``, ``ef`` and ``info`` never open it."""
 
     @property
     def name(self) -> str:
         """The collection's name."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open now."""
 
     @property
     def config(self) -> CollectionConfig:
@@ -53,7 +88,10 @@ class CollectionStore(Protocol):
         """Sequence of the last commit; every read that starts later sees it."""
 
     def info(self) -> CollectionInfo:
-        """Counts and sizes now. Cheap: no table is scanned."""
+        """Counts and sizes now. Cheap: no table is scanned.
+
+        Of a collection that was not open since the start, passages that died in segments still count as theirs.
+        """
 
     def commit(
         self,
@@ -165,17 +203,25 @@ class Store(Protocol):
             InvalidArgument: the name is not allowed.
         """
 
-    def open(self, name: str) -> CollectionStore:
-        """The collection of that name; the same object each time.
+    def find(self, name: str) -> CollectionStore:
+        """The collection of that name, open or not; the same object each time.
+
+        Raises:
+            CollectionNotFound: there is none.
+        """
+
+    def lease(self, name: str) -> Lease[CollectionStore]:
+        """The collection of that name, opened and kept open.
 
         Raises:
             CollectionNotFound: there is none.
             DataCorrupted: its database is damaged.
             NewerDataFormat: a newer release wrote it.
+            Overloaded: too many others are in use to open it now.
         """
 
-    def opened(self, name: str) -> CollectionStore | None:
-        """The collection of that name if it is open already, else None. The one method that never blocks."""
+    def try_lease(self, name: str) -> Lease[CollectionStore] | None:
+        """The same where the collection is open already, else None. Never blocks."""
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""

@@ -32,6 +32,7 @@ from shortlist_server.storage.manifest import (
     LABELS_FILE,
     MANIFEST_FILE,
     MANIFEST_FORMAT,
+    TWINS_FILE,
     VECTORS_FILE,
     Manifest,
     SegmentRow,
@@ -39,6 +40,7 @@ from shortlist_server.storage.manifest import (
     describe,
     sha256,
 )
+from shortlist_server.storage.twins import read_twins, represent
 
 LINKS = 16
 """hnswlib's ``M``."""
@@ -88,26 +90,47 @@ class BuildSpec:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows of a segment: labels and keys, shape (n,), and vectors, shape (n, dimension)."""
+
+    labels: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+    def __getitem__(self, chosen: NDArray[Any]) -> _Rows:
+        return _Rows(self.labels[chosen], self.keys[chosen], self.vectors[chosen])
+
+    def __add__(self, other: _Rows) -> _Rows:
+        return _Rows(
+            np.concatenate((self.labels, other.labels)),
+            np.concatenate((self.keys, other.keys)),
+            np.concatenate((self.vectors, other.vectors)),
+        )
+
+
 def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> SegmentRow | None:
     """Builds and publishes the folder of a segment; the database does not know it yet.
 
     Returns:
         The row for the database, or None when no passage of the range is left.
     """
-    labels, keys, vectors = _read(spec)
-    if not len(labels):
+    rows = _read(spec)
+    if not len(rows.labels):
         return None
     crash_point("build:read")
-    graph, labels, keys, vectors = _graph(spec, labels, keys, vectors)
+    graph, rows, twins = _graph(spec, rows)
     crash_point("build:indexed")
     segments = Path(spec.folder)
     temporary, final = segments / f"{TEMPORARY_PREFIX}{spec.uid}", segments / spec.uid
     files.make_folder(temporary)
-    files.write(temporary / LABELS_FILE, labels.tobytes())
-    files.write(temporary / KEYS_FILE, keys.tobytes())
-    files.write(temporary / VECTORS_FILE, vectors.data)
+    files.write(temporary / LABELS_FILE, rows.labels.tobytes())
+    files.write(temporary / KEYS_FILE, rows.keys.tobytes())
+    files.write(temporary / VECTORS_FILE, rows.vectors.data)
+    files.write(temporary / TWINS_FILE, twins.tobytes())
     crash_point("build:half_written")
     graph.save_index(str(temporary / GRAPH_FILE))
+    files.narrow(temporary / GRAPH_FILE)
     _check_graph(temporary / GRAPH_FILE, graph)
     manifest = Manifest(
         format=MANIFEST_FORMAT,
@@ -116,7 +139,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
         dimension=spec.dimension,
         low=spec.low,
         high=spec.high,
-        passages=len(labels),
+        passages=len(rows.labels),
         files={name: describe(temporary / name) for name in DATA_FILES},
     )
     content = manifest.dump()
@@ -128,10 +151,10 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
     files.rename(temporary, final)
     crash_point("build:renamed")
     files.sync_folder(segments)
-    return SegmentRow(uid=spec.uid, low=spec.low, high=spec.high, passages=len(labels), checksum=sha256(content))
+    return SegmentRow(uid=spec.uid, low=spec.low, high=spec.high, passages=len(rows.labels), checksum=sha256(content))
 
 
-def _read(spec: BuildSpec) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _read(spec: BuildSpec) -> _Rows:
     uri = Path(spec.database).absolute().as_uri() + "?mode=rw"
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)) as connection:
         connection.execute("PRAGMA query_only = ON")
@@ -158,32 +181,47 @@ def _read(spec: BuildSpec) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArra
         if start != count:
             raise ValueError(f"{count - start} passages have no vector")
         connection.execute("COMMIT")
-    return labels, keys, vectors
+    return _Rows(labels, keys, vectors)
 
 
-def _graph(
-    spec: BuildSpec, labels: NDArray[np.int64], keys: NDArray[np.int64], vectors: NDArray[np.float32]
-) -> tuple[Any, NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]:
+    """The graph, all rows with its nodes first, and for each row after them the node that stands for it, ascending."""
     graph = hnswlib.Index(space="ip", dim=spec.dimension)
-    if spec.seed is None:
-        graph.init_index(max_elements=len(labels), M=LINKS, ef_construction=CONSTRUCTION_BREADTH)
-        done = 0
-    else:
-        folder = Path(spec.folder) / spec.seed.uid
-        check_folder(folder, spec.seed, spec.collection, spec.dimension)
-        seed_labels = np.fromfile(folder / LABELS_FILE, dtype=np.int64)
-        seed_keys = np.fromfile(folder / KEYS_FILE, dtype=np.int64)
-        seed_vectors = np.fromfile(folder / VECTORS_FILE, dtype=np.float32).reshape(-1, spec.dimension)
-        new = ~np.isin(labels, seed_labels, assume_unique=True)
+    done, known = 0, np.empty(0, dtype=np.int64)
+    if spec.seed is not None:
+        seed, known = _read_seed(spec, spec.seed)
+        done = len(seed.labels) - len(known)
         # Dead rows of the seed stay in its graph and are marked again when the result is loaded.
-        labels, keys = np.concatenate((seed_labels, labels[new])), np.concatenate((seed_keys, keys[new]))
-        vectors = np.concatenate((seed_vectors, vectors[new]))
-        done = len(seed_labels)
-        graph.load_index(str(folder / GRAPH_FILE), max_elements=len(labels))
-    for start in range(done, len(labels), _ROWS_AT_ONCE):
-        end = min(start + _ROWS_AT_ONCE, len(labels))
-        graph.add_items(vectors[start:end], np.arange(start, end), num_threads=spec.threads)
-    return graph, labels, keys, vectors
+        rows = seed + rows[~np.isin(rows.labels, seed.labels, assume_unique=True)]
+    own = np.arange(len(rows.labels))
+    stands = own.copy()
+    stands[done : done + len(known)] = known
+    stands = represent(rows.vectors, stands, done)
+    nodes, others = np.flatnonzero(stands == own), np.flatnonzero(stands != own)
+    twins = np.empty(0, dtype=np.int64)
+    if len(others):
+        twins = np.searchsorted(nodes, stands[others])
+        order = np.argsort(twins, kind="stable")
+        rows, twins = rows[np.concatenate((nodes, others[order]))], twins[order]
+    if spec.seed is None:
+        graph.init_index(max_elements=len(nodes), M=LINKS, ef_construction=CONSTRUCTION_BREADTH)
+    else:
+        graph.load_index(str(Path(spec.folder) / spec.seed.uid / GRAPH_FILE), max_elements=len(nodes))
+    for start in range(done, len(nodes), _ROWS_AT_ONCE):
+        end = min(start + _ROWS_AT_ONCE, len(nodes))
+        graph.add_items(rows.vectors[start:end], np.arange(start, end), num_threads=spec.threads)
+    return graph, rows, twins
+
+
+def _read_seed(spec: BuildSpec, seed: SegmentRow) -> tuple[_Rows, NDArray[np.int64]]:
+    folder = Path(spec.folder) / seed.uid
+    manifest = check_folder(folder, seed, spec.collection, spec.dimension)
+    rows = _Rows(
+        np.fromfile(folder / LABELS_FILE, dtype=np.int64),
+        np.fromfile(folder / KEYS_FILE, dtype=np.int64),
+        np.fromfile(folder / VECTORS_FILE, dtype=np.float32).reshape(-1, spec.dimension),
+    )
+    return rows, read_twins(folder, manifest)
 
 
 def _check_graph(path: Path, graph: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from shortlist_server.errors import Unavailable
+from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.storage.files import CrashPoint, pass_by
 from shortlist_server.storage.truth import Effect, Truth
 from shortlist_server.storage.writer import Task
@@ -49,14 +49,23 @@ class BulkDeletion:
         self._next(keys, 0, 0, done)
         return done
 
-    def _next(self, keys: Sequence[int], start: int, deleted: int, done: Future[int]) -> None:
+    def _next(
+        self,
+        keys: Sequence[int],
+        start: int,
+        deleted: int,
+        done: Future[int],
+        *,
+        at_once: int = _DOCUMENTS_AT_ONCE,
+    ) -> None:
+        """Deletes from ``start`` on, ``at_once`` in a transaction: fewer where the disk has no room for more."""
         if start >= len(keys):
             done.set_result(deleted)
             if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
                 self._reclaiming = True
                 self._reclaim()
             return
-        chunk = keys[start : start + _DOCUMENTS_AT_ONCE]
+        chunk = keys[start : start + max(1, at_once)]
 
         def apply(truth: Truth) -> Effect:
             effect = truth.remove(chunk)
@@ -70,13 +79,15 @@ class BulkDeletion:
 
         def go_on(step: Future[int]) -> None:
             error = step.exception()
-            if error is not None:
+            if isinstance(error, OutOfSpace) and len(chunk) > 1:
+                self._next(keys, start, deleted, done, at_once=len(chunk) // 4)
+            elif error is not None:
                 done.set_exception(error)
             else:
-                self._next(keys, start + len(chunk), deleted + step.result(), done)
+                self._next(keys, start + len(chunk), deleted + step.result(), done, at_once=at_once)
 
         try:
-            task = Task(apply, publish, weight=len(chunk))
+            task = Task(apply, publish, weight=len(chunk), frees=True)
             self._submit(task).add_done_callback(go_on)
         except Unavailable as error:
             done.set_exception(error)
@@ -93,6 +104,6 @@ class BulkDeletion:
                 self._reclaim()
 
         try:
-            self._submit(Task(apply, lambda finished: finished)).add_done_callback(go_on)
+            self._submit(Task(apply, lambda finished: finished, frees=True)).add_done_callback(go_on)
         except Unavailable:
             self._reclaiming = False

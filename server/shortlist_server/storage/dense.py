@@ -42,7 +42,7 @@ _SEVERITY = [DenseStrategy.EXACT, DenseStrategy.HNSW, DenseStrategy.HNSW_OVERFET
 Source = Segment | TailSnapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class View:
     """All that a dense search reads, replaced as a whole by the writer thread.
 
@@ -62,22 +62,8 @@ class View:
         """Segments and tail that have rows."""
         return (*self.segments, self.tail) if len(self.tail.labels) else self.segments
 
-    def frozen(self) -> FrozenView:
-        """A copy in which no further row dies. Writer thread only."""
-        held = [segment.labels[segment.alive] for segment in self.segments]
-        held.append(self.tail.labels[self.tail.alive])
-        return FrozenView(uids=tuple(segment.row.uid for segment in self.segments), labels=tuple(held))
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenView:
-    """The live labels of a view at one moment: one array for each segment, and the tail's last."""
-
-    uids: tuple[str, ...]
-    labels: tuple[NDArray[np.int64], ...]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Part:
     """One source's answer, best first.
 
@@ -179,6 +165,7 @@ def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
         rows, scores = segment.nearest(vector, asked)
     except Unreachable:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK, asked)
+    rows, scores = rows[:asked], scores[:asked]
     return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, breadth=asked)
 
 

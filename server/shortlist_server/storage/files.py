@@ -2,7 +2,8 @@
 
 Every write, fsync, rename and removal goes through a ``Files``, so that their order can be asserted by a recording
 double and a crash can be staged between any two of them. A file is durable once its content *and* the folder that names
-it are synced; nothing here promises more than that. Stateless: any thread may use one instance.
+it are synced; nothing here promises more than that. What is made here is for its owner alone: folders have mode 0700
+and files 0600. Stateless: any thread may use one instance.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+
 CrashPoint = Callable[[str], None]
 """Called with the name of each point at which a crash must do no harm. Tests kill the process there."""
 
@@ -20,20 +24,31 @@ def pass_by(point: str) -> None:
     """The crash point of production: nothing happens."""
 
 
+def new_file(path: Path) -> None:
+    """Makes an empty file that only its owner can read; one that exists is an error."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+
+
 class Files:
     """File operations with explicit durability."""
 
     def make_folder(self, path: Path) -> None:
         """Makes a folder; its parents must exist. Not durable until the parent is synced."""
-        path.mkdir()
+        path.mkdir(mode=FOLDER_MODE)
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Writes a new file. Not durable until ``sync`` and ``sync_folder``."""
-        path.write_bytes(data)
+        """Writes a file, anew where there is one. Not durable until ``sync`` and ``sync_folder``."""
+        with open(path, "wb", opener=_narrow) as file:
+            file.write(data)
 
     def copy(self, source: Path, target: Path) -> None:
-        """Copies a file's content. Not durable until ``sync`` and ``sync_folder``."""
+        """Copies a file's content into a new file. Not durable until ``sync`` and ``sync_folder``."""
+        new_file(target)
         shutil.copyfile(source, target)
+
+    def narrow(self, path: Path) -> None:
+        """Takes a file that a library wrote from everyone but its owner."""
+        path.chmod(FILE_MODE)
 
     def sync(self, path: Path) -> None:
         """Forces a file's content to disk."""
@@ -58,3 +73,7 @@ class Files:
     def remove_tree(self, path: Path) -> None:
         """Removes a folder and all in it; a missing one is fine."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _narrow(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)

@@ -8,7 +8,7 @@ tail.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from shortlist_server.storage.tail import Tail
 from shortlist_server.storage.truth import Counters, Effect
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """A segment to build from the passages with ``low < label <= high``, in place of ``replaced``.
 
@@ -36,9 +36,12 @@ class Job:
     seed: Segment | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """Labels removed since it was set; a build that began later may have read them while they lived."""
+    """Labels removed since it was set; a build that began later may have read them while they lived.
+
+    Compared by identity: the watches of two builds often hold the same labels, and each is still its build's own.
+    """
 
     removed: list[NDArray[np.int64]] = field(default_factory=list)
 
@@ -86,9 +89,7 @@ class DenseIndex:
             self._tail.remove(removed)
             for segment in self._segments:
                 segment.remove(removed)
-            with self._lock:
-                for watch in self._watches:
-                    watch.removed.append(removed)
+            self._tell_watches(removed)
         self._show()
 
     def admit(self, job: Job, segment: Segment | None, watch: Watch) -> None:
@@ -110,7 +111,10 @@ class DenseIndex:
             segment.remove(np.unique(np.concatenate(dead)))
         live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.labels[segment.alive])
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
-            raise SegmentDamaged(f"the new segment of labels {job.low} to {job.high} does not hold what it should")
+            raise SegmentDamaged(
+                f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
+                " verification with repair makes the index agree with the database"
+            )
 
     def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
         """Puts an admitted segment in the place of what it replaces. Writer thread only."""
@@ -122,6 +126,30 @@ class DenseIndex:
         self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))
         self._tail.drop_range(job.low, job.high)
         self._show()
+
+    def restore(self, kept: Collection[str], live: NDArray[np.int64], tail: Tail, counters: Counters) -> None:
+        """Shows what the database has, whatever was shown before. Writer thread only.
+
+        Args:
+            kept: uids of the segments that stay; they hold every live label of their ranges, and perhaps others.
+            live: all live labels, ascending.
+            tail: the passages outside those ranges.
+        """
+        old = self._tail.snapshot()
+        before = [old.labels[old.alive], *(segment.labels[segment.alive] for segment in self._segments)]
+        dead = np.setdiff1d(np.concatenate(before), live)
+        self._counters = counters
+        self._segments = tuple(one for one in self._segments if one.row.uid in kept)
+        self._tail = tail
+        for segment in self._segments:
+            segment.remove(dead)
+        self._tell_watches(dead)
+        self._show()
+
+    def _tell_watches(self, removed: NDArray[np.int64]) -> None:
+        with self._lock:
+            for watch in self._watches:
+                watch.removed.append(removed)
 
     def _show(self) -> None:
         self._view = View(

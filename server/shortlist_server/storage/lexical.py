@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shortlist_server.domain import LexicalCandidates
+from shortlist_server.storage.faults import lexical_index
 from shortlist_server.storage.reader import ReaderPool
 from shortlist_server.storage.schema import TITLE_WEIGHT
 from shortlist_server.storage.selection import KeySelection
@@ -62,7 +63,7 @@ class Lexicon:
         terms = words(text)
         if not terms or documents <= 0 or (selection is not None and not selection.matches):
             return _candidates([], bounded=False)
-        with self._pool.connection() as connection:
+        with self._pool.connection() as connection, lexical_index():
             terms, oldest, bounded = self._affordable(connection, terms)
             match = " OR ".join(f'"{term}"' for term in terms)
             if selection is None:

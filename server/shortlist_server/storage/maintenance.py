@@ -1,9 +1,9 @@
 """Keeps a collection's segments in shape: seals the tail, merges small segments, rebuilds those with many dead rows.
 
-Two threads at most: one seals, so that the tail stays short, while the other merges for minutes. Each build runs in a
-child process started afresh (never forked from a serving process); the thread waits for it, loads the result and hands
-it to the writer thread, which publishes it. A build that fails leaves everything as it was, is logged, counted and
-tried again, later each time.
+All collections of a store share the threads that seal, and others that merge for minutes; a collection that does not
+change takes none. Each build runs in a child process started afresh (never forked from a serving process); the thread
+waits for it, loads the result and hands it to the writer thread, which publishes it. A build that fails leaves
+everything as it was, is logged, counted and tried again, later each time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 
 import shortlist_server
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage import memory
 from shortlist_server.storage.builder import TEMPORARY_PREFIX, BuildSpec
+from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.dense import View
 from shortlist_server.storage.files import Files
 from shortlist_server.storage.index import DenseIndex, Job, Watch
-from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
+from shortlist_server.storage.manifest import SegmentDamaged, SegmentOutdated, SegmentRow
 from shortlist_server.storage.segments import Segment
 
 logger = logging.getLogger(__name__)
@@ -44,14 +47,13 @@ REBUILD_SHARE = 0.25
 _SEED_DEAD_SHARE = 0.05
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
-_LOOK_SECONDS = 1.0
 
 
 class BuildFailed(Exception):
-    """The child process did not deliver; the message has the end of what it said."""
+    """The child process did not deliver, or not what is wanted; the message has the end of what it said, or why not."""
 
 
-_EXPECTED = (BuildFailed, SegmentDamaged, ShortlistError, OSError)
+_EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
 def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
@@ -75,10 +77,13 @@ def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
 
 
 def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
-    """Segments worth building anew: many dead rows, or small neighbours; when idle, any neighbours that fit in one."""
+    """Segments worth building anew: an old graph with equal vectors, many dead rows, or small neighbours.
+
+    When idle, any neighbours that fit in one.
+    """
     segments = view.segments
     for segment in segments:
-        if len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
+        if segment.crowded or len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
             return _job((segment,), seeded=False)
     best: tuple[Segment, ...] = ()
     for start in range(len(segments)):
@@ -125,8 +130,28 @@ def _job(segments: tuple[Segment, ...], *, seeded: bool) -> Job:
     return Job(low=segments[0].row.low, high=segments[-1].row.high, replaced=segments, seed=seed)
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a caretaker has done, and how; it outlives a collection's closing and opening.
+
+    Attributes:
+        built, failures: builds so far.
+        failing: whether the last build failed.
+        last_error: what the last failed build said.
+    """
+
+    built: int = 0
+    failures: int = 0
+    failing: bool = False
+    last_error: str = ""
+
+
 class Caretaker:
-    """One maintenance thread: asks ``choose`` for a job, builds it, hands it to ``publish``."""
+    """One kind of a collection's maintenance: asks ``choose`` for a job, builds it, hands it to ``publish``.
+
+    ``threads`` are shared with other collections: after each job theirs come first. While there is no job nothing runs;
+    ``wake`` asks for a look.
+    """
 
     def __init__(
         self,
@@ -139,6 +164,9 @@ class Caretaker:
         choose: Callable[[], Job | None],
         publish: Callable[[Job, Segment | None, Watch], None],
         files: Files,
+        threads: Executor,
+        clock: Clock,
+        tally: Tally,
         command: Sequence[str] = BUILDER,
     ) -> None:
         self._name = name
@@ -149,35 +177,41 @@ class Caretaker:
         self._choose = choose
         self._publish = publish
         self._files = files
+        self._threads = threads
+        self._clock = clock
+        self.tally = tally
         self._command = tuple(command)
-        self._wake = threading.Event()
         self._working = threading.Lock()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._has_turn = False
+        self._woken = False
+        self._given_back = tally.built
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._retry: Alarm | None = None
         self._closed = False
-        self.built = 0
-        self.failures = 0
-        self.failing = False
-        self.last_error = ""
-        self._thread = threading.Thread(target=self._run, name=f"caretaker-{name}", daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+    @property
+    def busy(self) -> bool:
+        """Whether it is at work, or about to be. One that waits to try a failed build again is not."""
+        return self._has_turn
 
     def wake(self) -> None:
-        """Something may be worth doing."""
-        self._wake.set()
+        """Something may be worth doing. Never blocks; after a failure it waits for the time of the next try."""
+        with self._lock:
+            self._woken = True
+            self._ask_for_turn()
 
     def close(self) -> None:
-        """Ends a running build and the thread. Idempotent."""
+        """Ends a running build; no other begins. Idempotent."""
         with self._lock:
             self._closed = True
             if self._child is not None:
                 self._child.kill()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+            if self._retry is not None:
+                self._retry.cancel()
+        with self._working:
+            pass
 
     def work(self, choose: Callable[[], Job | None]) -> int:
         """Does jobs on the caller's thread until there is none; returns how many.
@@ -188,68 +222,86 @@ class Caretaker:
         done = 0
         with self._working:
             while (job := choose()) is not None:
-                self._do(job)
-                done += 1
+                done += self._do(job)
         return done
 
-    def _run(self) -> None:
-        retry = _FIRST_RETRY_SECONDS
-        built = self.built
-        while not self._closed:
-            try:
-                with self._working:
-                    job = self._choose()
-                    if job is not None:
-                        self._do(job)
-            except Exception as error:
-                if self._closed:
-                    return
-                self.failures += 1
-                self.failing, self.last_error = True, str(error)
-                level = logging.ERROR if isinstance(error, _EXPECTED) else logging.CRITICAL
-                logger.log(
-                    level,
-                    "%s: building a segment failed, next try in %.0f s: %s",
-                    self._name,
-                    retry,
-                    error,
-                    exc_info=level == logging.CRITICAL,
-                )
-                self._pause(retry)
-                retry = min(2 * retry, _LAST_RETRY_SECONDS)
-                continue
-            if job is None:
-                if self.built > built:
-                    built = self.built
-                    memory.give_back()
-                self._wake.wait(_LOOK_SECONDS)
-                self._wake.clear()
-            else:
-                self.failing = False
-                retry = _FIRST_RETRY_SECONDS
+    def _ask_for_turn(self) -> None:
+        if self._woken and not (self._closed or self._has_turn or self._retry is not None):
+            self._has_turn, self._woken = True, False
+            self._threads.submit(self._turn)
 
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not self._closed and (left := until - time.monotonic()) > 0:
-            self._wake.wait(left)
-            self._wake.clear()
+    def _turn(self) -> None:
+        """Does one job, if there is one."""
+        job, retry = None, 0.0
+        try:
+            with self._working:
+                job = None if self._closed else self._choose()
+                if job is not None:
+                    self._do(job)
+        except Exception as error:
+            retry = self._failed(error)
+        else:
+            if job is not None:
+                self.tally.failing = False
+                self._retry_seconds = _FIRST_RETRY_SECONDS
+            elif self.tally.built > self._given_back:
+                self._given_back = self.tally.built
+                memory.give_back()
+        with self._lock:
+            self._has_turn = False
+            self._woken = self._woken or job is not None
+            if retry and not self._closed:
+                self._retry = self._clock.after(retry, self._try_again)
+            self._ask_for_turn()
 
-    def _do(self, job: Job) -> None:
+    def _failed(self, error: Exception) -> float:
+        """Notes a failed build; returns the seconds until the next try, 0 when the collection is closing."""
+        if self._closed:
+            return 0.0
+        seconds = self._retry_seconds
+        self._retry_seconds = min(2 * seconds, _LAST_RETRY_SECONDS)
+        self.tally.failures += 1
+        self.tally.failing, self.tally.last_error = True, str(error)
+        level = logging.ERROR if isinstance(error, _EXPECTED) else logging.CRITICAL
+        logger.log(
+            level,
+            "%s: building a segment failed, next try in %.0f s: %s",
+            self._name,
+            seconds,
+            error,
+            exc_info=level == logging.CRITICAL,
+        )
+        return seconds
+
+    def _try_again(self) -> None:
+        with self._lock:
+            self._retry = None
+            self._woken = True
+            self._ask_for_turn()
+
+    def _do(self, job: Job) -> bool:
+        """Whether the segment was published; if not, what it was to replace has changed, and another job is due."""
         started = time.monotonic()
+        before = self._index.view.segments
         with self._index.watching() as watch:
             row = self._build(job)
-            if row is None:
-                self._publish(job, None, watch)
-                self.built += 1
-                return
-            folder = self._folder / "segments" / row.uid
             try:
-                segment = Segment.load(folder, row, self._collection, self._dimension)
+                segment = None if row is None else self._load(row)
                 self._publish(job, segment, watch)
-            except BaseException:
-                self._files.remove_tree(folder)
-                raise
-        self.built += 1
+            except BaseException as error:
+                if row is not None:
+                    self._files.remove_tree(self._folder / "segments" / row.uid)
+                # Where nothing has changed in memory, the same job would be chosen again, and fail again.
+                in_vain = isinstance(error, SegmentOutdated) and self._index.view.segments is not before
+                if not in_vain:
+                    if isinstance(error, (SegmentDamaged, SegmentOutdated)):
+                        raise BuildFailed(str(error)) from error
+                    raise
+                logger.info("%s: a build was in vain: %s", self._name, error)
+                return False
+        self.tally.built += 1
+        if row is None:
+            return True
         logger.info(
             "%s: segment %s with %d passages built in %.1f s, in place of %d",
             self._name,
@@ -258,6 +310,10 @@ class Caretaker:
             time.monotonic() - started,
             len(job.replaced),
         )
+        return True
+
+    def _load(self, row: SegmentRow) -> Segment:
+        return Segment.load(self._folder / "segments" / row.uid, row, self._collection, self._dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(

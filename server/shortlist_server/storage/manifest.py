@@ -17,14 +17,22 @@ GRAPH_FILE = "graph.hnsw"
 VECTORS_FILE = "vectors.f32"
 LABELS_FILE = "labels.i64"
 KEYS_FILE = "keys.i64"
-DATA_FILES = (GRAPH_FILE, VECTORS_FILE, LABELS_FILE, KEYS_FILE)
+TWINS_FILE = "twins.i64"
+DATA_FILES = (GRAPH_FILE, VECTORS_FILE, LABELS_FILE, KEYS_FILE, TWINS_FILE)
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+"""The format that is written. In format 1 every row was a node of the graph, and there was no file of twins."""
+
+_FILES = {1: set(DATA_FILES) - {TWINS_FILE}, MANIFEST_FORMAT: set(DATA_FILES)}
 _CHUNK = 1 << 20
 
 
 class SegmentDamaged(Exception):
     """A segment's folder is not what the manifest says; the message names the file. Never reaches a caller."""
+
+
+class SegmentOutdated(Exception):
+    """What a new segment was to replace has changed since its build began. Never reaches a caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +84,7 @@ class Manifest:
             manifest = cls(files=files, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SegmentDamaged(f"{MANIFEST_FILE}: {error}") from error
-        if manifest.format != MANIFEST_FORMAT or set(files) != set(DATA_FILES):
+        if set(files) != _FILES.get(manifest.format):
             raise SegmentDamaged(f"{MANIFEST_FILE}: format {manifest.format} is not known")
         return manifest
 

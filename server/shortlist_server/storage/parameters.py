@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shortlist_server.config import Config
+from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.files import CrashPoint, Files
+from shortlist_server.storage.reader import ReadingConnections
+from shortlist_server.storage.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """What a collection is given by its store.
 
+    All but ``config`` and ``maintain`` are shared by the store's collections, so that neither threads nor descriptors
+    grow with their number.
+
     Attributes:
         builder: the command of the process that builds segments.
+        reserve: space kept back for deletions.
         pool: threads that search segments beside the caller's.
+        writing_threads: threads that take turns at the collections' writers.
+        sealing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
+        clock: calls what is due later.
+        connections: the reading connections.
         maintain: whether segments are sealed and merged in the background; tests and tools may do without.
     """
 
@@ -23,5 +34,11 @@ class Parameters:
     files: Files
     crash_point: CrashPoint
     builder: tuple[str, ...]
+    reserve: Reserve
     pool: ThreadPoolExecutor
+    writing_threads: Executor
+    sealing_threads: Executor
+    merging_threads: Executor
+    clock: Clock
+    connections: ReadingConnections
     maintain: bool = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import DataCorrupted
+from shortlist_server.storage import descriptors
 from shortlist_server.storage.files import Files
 from shortlist_server.storage.manifest import SegmentDamaged, SegmentRow
 from shortlist_server.storage.reader import checked_vector
@@ -25,7 +27,9 @@ from shortlist_server.storage.tail import Tail
 
 logger = logging.getLogger(__name__)
 
-_LAST_LABEL = (1 << 63) - 1
+LAST_LABEL = (1 << 63) - 1
+"""The largest label there can be."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -39,7 +43,7 @@ class Damage:
     high: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recovered:
     """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
 
@@ -55,6 +59,7 @@ def recover(
 
     Raises:
         DataCorrupted: the database itself is damaged.
+        Overloaded: the limit of open files is reached; nothing was forgotten for it.
     """
     rows = segment_rows(connection)
     segments_folder = folder / "segments"
@@ -68,6 +73,7 @@ def recover(
             files.remove_tree(path)
     good: list[Segment] = []
     damage: list[Damage] = []
+    # Threads begin with the first segment: most collections of a server with very many have none.
     with ThreadPoolExecutor(2, thread_name_prefix="recover") as pool:
         # Checksums are read beside each other; only the graph's load itself holds the interpreter lock.
         loads = [pool.submit(Segment.load, segments_folder / row.uid, row, collection, dimension) for row in rows]
@@ -79,19 +85,32 @@ def recover(
                 if not segment.keep_only(live_labels(connection, row.low, row.high)):
                     raise SegmentDamaged("it lacks passages that the database has in its range")
             except SegmentDamaged as error:
+                if descriptors.are_exhausted():
+                    # The files may be whole; they could not be read now.
+                    raise descriptors.exhausted(name) from error
                 damage.append(Damage(uid=row.uid, problem=str(error), low=row.low, high=row.high))
                 logger.warning("collection %s: segment %s is dropped and will be rebuilt: %s", name, row.uid, error)
                 connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
                 files.remove_tree(segments_folder / row.uid)
             else:
                 good.append(segment)
+    tail = read_tail(connection, [segment.row for segment in good], dimension)
+    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+
+
+def read_tail(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> Tail:
+    """A tail of the passages outside the ranges of some segments, which ascend and do not overlap.
+
+    Raises:
+        DataCorrupted: a passage's vector is missing or damaged.
+    """
     tail = Tail(dimension)
     low = 0
-    for high, after in [*((s.row.low, s.row.high) for s in good), (_LAST_LABEL, 0)]:
+    for high, after in [*((row.low, row.high) for row in segments), (LAST_LABEL, 0)]:
         if high > low:
             _fill(tail, connection, low, high, dimension)
         low = after
-    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+    return tail
 
 
 def segment_rows(connection: sqlite3.Connection) -> list[SegmentRow]:

@@ -1,10 +1,10 @@
 """The database of a collection: its connections, its tables and how they came to be.
 
 ``user_version`` is the number of the last migration; a database with a larger one was written by a newer release and is
-refused before anything is read. SQLite does not notice a flipped bit in a value, so vectors, texts and metadata carry a
-CRC-32 that is checked whenever they are read. Each migration runs in one transaction together with its record. The
-large columns have tables of their own, so that walking the passages reads a few bytes for each. Connections are not
-shared between threads.
+refused before anything is read. SQLite does not notice a flipped bit in a value, so vectors, texts, metadata and the
+columns that say what belongs to what carry a CRC-32 that is checked whenever they are read. Each migration runs in one
+transaction together with its record. The large columns have tables of their own, so that walking the passages reads a
+few bytes for each. Connections are not shared between threads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from sqlite_utils.migrations import Migrations
 from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import DataCorrupted, NewerDataFormat
 from shortlist_server.storage import quarantine, settings
+from shortlist_server.storage.checksums import document_checksum, passage_checksum, stream_checksum
+from shortlist_server.storage.files import new_file
 from shortlist_server.storage.filters import index_columns
+from shortlist_server.storage.id_index import all_ids
 from shortlist_server.storage.metadata import parse_field
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Number of the newest migration."""
+
+FIRST_FORMAT_WITH_COMMITS = 4
+"""The first one that counts commits, so that a record outside the database can be compared with it."""
 
 APPLICATION_ID = 0x53484C53
 """Marks a SQLite file as a Shortlist collection ("SHLS")."""
@@ -112,14 +118,43 @@ def _recall_target(db: Database) -> None:
     db.execute("PRAGMA user_version = 3")
 
 
+@migrations(name="0004_commits_and_checksums")
+def _commits_and_checksums(db: Database) -> None:
+    # A table of its own: a column behind the text would cost a walk over its pages, and one before it a rewritten row.
+    db.execute("CREATE TABLE identities (key INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT")
+    for table, column, kind in (
+        ("counters", "commits", "INTEGER NOT NULL DEFAULT 0"),
+        ("counters", "uid", "TEXT NOT NULL DEFAULT ''"),
+        ("counters", "ids_checksum", "INTEGER NOT NULL DEFAULT 0"),
+        ("passages", "row_checksum", "INTEGER NOT NULL DEFAULT 0"),
+        ("streams", "checksum", "INTEGER NOT NULL DEFAULT 0"),
+    ):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    for name, function in (("document", document_checksum), ("passage", passage_checksum), ("stream", stream_checksum)):
+        db.conn.create_function(f"{name}_checksum", -1, function, deterministic=True)
+    db.execute(
+        "INSERT INTO identities SELECT key, document_checksum(key, id, sequence, passage_count, content_hash)"
+        " FROM documents"
+    )
+    db.execute('UPDATE passages SET row_checksum = passage_checksum(label, key, ordinal, start, "end", tokens)')
+    db.execute("UPDATE streams SET checksum = stream_checksum(name, position)")
+    db.execute("UPDATE counters SET ids_checksum = ?", (all_ids(db.conn),))
+    settings.identify(db.conn)
+    db.execute("PRAGMA user_version = 4")
+
+
 def create(path: Path, name: str, config: CollectionConfig) -> None:
-    """Makes the database of a new, empty collection; complete and checkpointed when it returns."""
+    """Makes the database of a new, empty collection; complete, checkpointed and not synced when it returns."""
+    # Made here, so that SQLite gives the log and the shared memory the same narrow permissions.
+    new_file(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _tune(connection)
+        # Nobody knows of the file yet, and the caller syncs it when it is whole: some hundred syncs less.
+        connection.execute("PRAGMA synchronous = OFF")
         db = Database(connection)
         migrations.apply(db)
         with db.atomic():
@@ -133,6 +168,7 @@ def create(path: Path, name: str, config: CollectionConfig) -> None:
                     {"name": "config", "value": settings.dump(config)},
                 ]
             )
+            settings.identify(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
@@ -147,21 +183,42 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
     """
     connection = _connect(path, name)
     try:
-        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise DataCorrupted(f"the database of collection {name} is not a Shortlist collection; restore a backup")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise NewerDataFormat(
-                f"collection {name} has data format {version}, this release knows up to {SCHEMA_VERSION};"
-                " use the newer release",
-                metadata={"collection": name, "format": str(version), "supported": str(SCHEMA_VERSION)},
-            )
+        format = check_format(connection, name)
         _tune(connection)
-        migrations.apply(Database(connection))
+        if format < SCHEMA_VERSION:
+            migrations.apply(Database(connection))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def open_untouched(path: Path, name: str) -> sqlite3.Connection:
+    """A connection that changes no file, not even by a checkpoint when it closes: for a look before the first write.
+
+    Raises:
+        DataCorrupted: the file is missing.
+    """
+    return _connect(path, name, "ro")
+
+
+def check_format(connection: sqlite3.Connection, name: str) -> int:
+    """The data format of a database.
+
+    Raises:
+        DataCorrupted: it is no collection.
+        NewerDataFormat: a newer release wrote it.
+    """
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise DataCorrupted(f"the database of collection {name} is not a Shortlist collection; restore a backup")
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise NewerDataFormat(
+            f"collection {name} has data format {version}, this release knows up to {SCHEMA_VERSION};"
+            " use the newer release",
+            metadata={"collection": name, "format": str(version), "supported": str(SCHEMA_VERSION)},
+        )
+    return version
 
 
 def open_reader(path: Path, name: str) -> sqlite3.Connection:
@@ -177,13 +234,13 @@ def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, value FROM settings"))
 
 
-def _connect(path: Path, name: str) -> sqlite3.Connection:
-    # mode=rw: a missing database is damage, not an empty collection.
+def _connect(path: Path, name: str, mode: str = "rw") -> sqlite3.Connection:
+    # Not mode=rwc: a missing database is damage, not an empty collection.
     if not path.is_file():
         raise DataCorrupted(
             f"the database of collection {name} is missing; restore a backup", metadata={"collection": name}
         )
-    uri = path.absolute().as_uri() + "?mode=rw"
+    uri = path.absolute().as_uri() + f"?mode={mode}"
     return sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
     )

@@ -1,9 +1,9 @@
 """A loaded segment: an immutable HNSW graph with its vectors, and a mask of the rows that died since.
 
 Nothing is ever added to a loaded graph; the one change is ``mark_deleted``, which the writer thread applies while
-others search. The graph numbers its rows from 0, so that an answer indexes the arrays beside it directly. ``ef`` is a
-field of the shared graph and would be a race between queries, so it stays at its smallest: the breadth of a search is
-its ``k``.
+others search. The graph numbers its nodes from 0, so that an answer indexes the arrays beside it directly; rows whose
+vectors equal a node's come after the nodes, and the node stands for them. ``ef`` is a field of the shared graph and
+would be a race between queries, so it stays at its smallest: the breadth of a search is its ``k``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from shortlist_server.storage.manifest import (
     check_folder,
 )
 from shortlist_server.storage.tail import rows_between
+from shortlist_server.storage.twins import Twins, equal_share, read_twins
+
+_CROWDED_SHARE = 0.01
 
 
 class Unreachable(Exception):
@@ -42,9 +45,23 @@ class Segment:
         labels, keys: shape (n,), int64, in the graph's order of rows.
         alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of rows alive.
+        crowded: whether equal vectors have nodes of their own in the graph, which it then searches badly; only an
+            earlier release made such a segment.
     """
 
-    __slots__ = ("_graph", "_label_order", "_sorted_keys", "alive", "keys", "labels", "live", "row", "vectors")
+    __slots__ = (
+        "_graph",
+        "_label_order",
+        "_sorted_keys",
+        "_twins",
+        "alive",
+        "crowded",
+        "keys",
+        "labels",
+        "live",
+        "row",
+        "vectors",
+    )
 
     def __init__(
         self,
@@ -53,6 +70,8 @@ class Segment:
         vectors: NDArray[np.float32],
         labels: NDArray[np.int64],
         keys: NDArray[np.int64],
+        twins: Twins | None = None,
+        crowded: bool = False,
     ) -> None:
         self.row = row
         self.vectors = vectors
@@ -60,7 +79,9 @@ class Segment:
         self.keys = keys
         self.alive = np.ones(len(labels), dtype=np.bool_)
         self.live = len(labels)
+        self.crowded = crowded
         self._graph = graph
+        self._twins = twins
         # A merge starts from its largest part, so the rows may come in another order than their labels.
         ascending = bool(np.all(labels[1:] > labels[:-1]))
         self._label_order = None if ascending else np.argsort(labels)
@@ -73,7 +94,7 @@ class Segment:
         Raises:
             SegmentDamaged: a file is not what the database and the manifest say.
         """
-        check_folder(folder, row, collection, dimension)
+        manifest = check_folder(folder, row, collection, dimension)
         labels = np.fromfile(folder / LABELS_FILE, dtype=np.int64)
         keys = np.fromfile(folder / KEYS_FILE, dtype=np.int64)
         with (folder / VECTORS_FILE).open("rb") as file:
@@ -81,15 +102,19 @@ class Segment:
         vectors = np.frombuffer(mapped, dtype=np.float32)
         if len(labels) != row.passages or len(keys) != row.passages or vectors.size != row.passages * dimension:
             raise SegmentDamaged(f"{folder.name}: the files disagree on the number of passages")
+        vectors = vectors.reshape(-1, dimension)
+        twins = read_twins(folder, manifest)
+        nodes = len(labels) - len(twins)
         graph = hnswlib.Index(space="ip", dim=dimension)
         try:
             graph.load_index(str(folder / GRAPH_FILE))
         except RuntimeError as error:
             raise SegmentDamaged(f"{GRAPH_FILE}: {error}") from error
-        if graph.get_current_count() != row.passages:
-            raise SegmentDamaged(f"{GRAPH_FILE}: holds {graph.get_current_count()} rows")
+        if graph.get_current_count() != nodes:
+            raise SegmentDamaged(f"{GRAPH_FILE}: holds {graph.get_current_count()} nodes of {nodes}")
         graph.set_ef(1)
-        return cls(row, graph, vectors.reshape(-1, dimension), labels, keys)
+        crowded = manifest.format == 1 and equal_share(vectors) > _CROWDED_SHARE
+        return cls(row, graph, vectors, labels, keys, Twins(nodes, twins) if len(twins) else None, crowded)
 
     def covers(self, label: int) -> bool:
         """Whether the label is in the segment's range."""
@@ -98,14 +123,24 @@ class Segment:
     def nearest(self, vector: Vector, breadth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The ``breadth`` live rows the graph finds nearest, best first, with their cosine.
 
+        More come where the last of them has equals.
+
         Raises:
             Unreachable: fewer are live or within reach of the graph's entry.
         """
+        twins = self._twins
+        asked = breadth if twins is None else min(breadth, twins.live_nodes)
         try:
-            rows, distances = self._graph.knn_query(vector, k=breadth, num_threads=1)
+            found, distances = self._graph.knn_query(vector, k=asked, num_threads=1)
         except RuntimeError as error:
             raise Unreachable(str(error)) from error
-        return rows[0].astype(np.int64), 1.0 - distances[0]
+        nodes = found[0].astype(np.int64)
+        if twins is None:
+            return nodes, 1.0 - distances[0]
+        rows = twins.live_rows(nodes, breadth, self.alive)
+        scores = self.vectors[rows] @ vector
+        order = np.argsort(-scores, kind="stable")
+        return rows[order], scores[order]
 
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""
@@ -122,8 +157,8 @@ class Segment:
         rows = positions if order is None else order[positions]
         rows = rows[(self.labels[rows] == wanted) & self.alive[rows]]
         mark = self._graph.mark_deleted
-        for row in rows.tolist():
-            mark(row)
+        for node in (rows if self._twins is None else self._twins.remove(rows)).tolist():
+            mark(node)
         self.alive[rows] = False
         self.live -= len(rows)
         return len(rows)

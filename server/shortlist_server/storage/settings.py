@@ -1,6 +1,7 @@
 """A collection's settings as JSON, the form they have in its database.
 
-Unknown keys are an error rather than ignored: a newer release that adds one raises the schema version. Pure functions.
+Unknown keys are an error rather than ignored: a newer release that adds one raises the schema version. The settings
+have one checksum, which whoever writes a setting writes anew in the same transaction. Functions without state.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import sqlite3
 from typing import Any
 
 from shortlist_server.domain import (
@@ -19,6 +21,7 @@ from shortlist_server.domain import (
     RetrievalMode,
     SearchDefaults,
 )
+from shortlist_server.storage.checksums import SETTINGS_CHECKSUM, settings_checksum
 
 _ENUMS: dict[str, type[enum.Enum]] = {
     "mode": RetrievalMode,
@@ -54,6 +57,27 @@ def load_raised_ef(text: str | None) -> RaisedEf:
         return NOT_RAISED
     unfiltered, filtered = json.loads(text)
     return int(unfiltered), int(filtered)
+
+
+def save(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Writes one setting, and the checksum of all."""
+    connection.execute(
+        "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
+    if name != SETTINGS_CHECKSUM:
+        stored = dict(connection.execute("SELECT name, value FROM settings"))
+        save(connection, SETTINGS_CHECKSUM, str(settings_checksum(stored)))
+
+
+def identify(connection: sqlite3.Connection) -> None:
+    """Writes the checksum of all settings, and the collection's identity beside the counters.
+
+    The counters are in every commit, so a write-ahead log of another collection brings that one's identity along.
+    """
+    stored = dict(connection.execute("SELECT name, value FROM settings"))
+    save(connection, SETTINGS_CHECKSUM, str(settings_checksum(stored)))
+    connection.execute("UPDATE counters SET uid = ?", (stored.get("uid", ""),))
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,20 @@
 
 A collection is made under a temporary name and renamed when complete, and dropped by renaming before it is removed, so
 that its folder is there as a whole or not at all. Names that start with a dot are such leftovers; they go at the next
-start. Any thread may call.
+start.
+
+Collections are opened when they are used and closed when they are not (``openings.py``). Threads, reading connections
+and the clock are the store's, and shared by all of them. Any thread may call.
 """
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
-import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,21 +27,48 @@ from weakref import WeakValueDictionary
 
 from shortlist_server.config import Config
 from shortlist_server.domain import CollectionConfig
-from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
-from shortlist_server.storage import schema
-from shortlist_server.storage.backup import Backup, Progress, copy_back, read_backup, write_backup
-from shortlist_server.storage.collection import DATABASE_FILE, SEGMENTS_FOLDER, EmbeddedCollection
+from shortlist_server.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CommitsLost,
+    DataCorrupted,
+    InvalidArgument,
+    NewerDataFormat,
+    Overloaded,
+    ShortlistError,
+    Unavailable,
+)
+from shortlist_server.storage import descriptors, schema
+from shortlist_server.storage.backup import Progress, remove_partial, write_backup
+from shortlist_server.storage.backup_manifest import Backup, read_backup
+from shortlist_server.storage.base import Lease
+from shortlist_server.storage.clock import Clock
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.data_folder import COLLECTIONS_FOLDER, NAME, backup_folder, open_data_folder
+from shortlist_server.storage.facts import SEGMENTS_FOLDER
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.files import CrashPoint, Files, pass_by
+from shortlist_server.storage.identity import DATABASE_FILE, accept_loss, start_record
 from shortlist_server.storage.maintenance import BUILDER
+from shortlist_server.storage.openings import Openings
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.verify import Check, CollectionReport, verify_collection
+from shortlist_server.storage.reader import KEPT_CONNECTIONS, ReadingConnections
+from shortlist_server.storage.reserve import Reserve
+from shortlist_server.storage.restore import copy_back
+from shortlist_server.storage.verify import CollectionReport, verify_collection
+from shortlist_server.storage.verify_database import Check
 
-COLLECTIONS_FOLDER = "collections"
-LOCK_FILE = "LOCK"
-_LOCK_SECONDS = 2.0
+logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+WRITING_THREADS = 8
+"""Threads that the collections' writers share; a turn takes one for a transaction, most of it the disk's time."""
+
+SEALING_THREADS = 2
+MERGING_THREADS = 2
+"""Builds of segments at once, each in a process that takes half of the cores."""
+
+SURVEY_PAUSE = 200
+"""Times as long as a look at a collection took until the survey looks at the next one: half a percent of a core."""
 
 
 def open_store(config: Config) -> EmbeddedStore:
@@ -66,27 +95,49 @@ class EmbeddedStore:
         self._files = files or Files()
         self._crash_point = crash_point
         self._folder = config.data_dir / COLLECTIONS_FOLDER
-        with translated(str(config.data_dir)):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(config.data_dir / LOCK_FILE)
-        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="segments")
+        self._lock_file = open_data_folder(config)
+        self._threads = {
+            kind: ThreadPoolExecutor(most, thread_name_prefix=kind)
+            for kind, most in {
+                "segments": max(2, os.cpu_count() or 2),
+                "writing": WRITING_THREADS,
+                "sealing": SEALING_THREADS,
+                "merging": MERGING_THREADS,
+                "closing": 1,
+            }.items()
+        }
+        self._clock = Clock()
         self._parameters = Parameters(
             config=config,
             files=self._files,
             crash_point=crash_point,
             builder=tuple(builder),
-            pool=self._pool,
+            reserve=Reserve(config.data_dir),
+            pool=self._threads["segments"],
+            writing_threads=self._threads["writing"],
+            sealing_threads=self._threads["sealing"],
+            merging_threads=self._threads["merging"],
+            clock=self._clock,
+            connections=ReadingConnections(),
             maintain=maintain,
+        )
+        self._openings = Openings(
+            most=config.max_open_collections,
+            most_descriptors=descriptors.share_of_collections() - 2 * KEPT_CONNECTIONS,
+            idle_seconds=config.collection_idle_seconds,
+            clock=self._clock,
+            threads=self._threads["closing"],
         )
         self._lock = threading.Lock()
         # Kept while they are held, and not for each name that somebody made up.
         self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
-        self._open: dict[str, EmbeddedCollection] = {}
+        self._collections: dict[str, EmbeddedCollection] = {}
         self._backing_up: set[Path] = set()
         self._closed = False
         for path in self._folder.iterdir():
             if path.name.startswith("."):
                 self._files.remove_tree(path)
+        remove_partial(backup_folder(config), self._files)
 
     def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
         """Makes a collection, durably; see ``Store.create``."""
@@ -96,6 +147,7 @@ class EmbeddedStore:
             self._files.make_folder(temporary)
             self._files.make_folder(temporary / SEGMENTS_FOLDER)
             schema.create(temporary / DATABASE_FILE, name, config)
+            start_record(temporary, name, self._files)
             self._crash_point("create:made")
             self._files.sync(temporary / DATABASE_FILE)
             self._files.sync_folder(temporary)
@@ -116,38 +168,106 @@ class EmbeddedStore:
             except BaseException:
                 self._files.remove_tree(temporary)
                 raise
-            return self.open(name)
+            # It is there, whether or not others leave it room to be opened now.
+            with suppress(Overloaded):
+                return self.open(name)
+            return self.find(name)
 
-    def open(self, name: str) -> EmbeddedCollection:
-        """The collection of that name; see ``Store.open``."""
-        known = self.opened(name)
+    def find(self, name: str) -> EmbeddedCollection:
+        """The collection of that name, open or not; see ``Store.find``."""
+        known = self._collections.get(name)
         if known is not None:
             return known
         with self._naming(name):
-            known = self._open.get(name)
+            known = self._collections.get(name)
             if known is None:
-                if _NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
+                if NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
                     raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-                known = EmbeddedCollection(name, self._folder / name, self._parameters)
-                self._open[name] = known
+                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._openings)
+                self._collections[name] = known
             return known
 
-    def opened(self, name: str) -> EmbeddedCollection | None:
-        """The collection of that name if it is open already; see ``Store.opened``."""
-        return self._open.get(name)
+    def open(self, name: str) -> EmbeddedCollection:
+        """The collection of that name, opened. It may be closed again when it is not used; its methods open it.
+
+        Raises:
+            CollectionNotFound, DataCorrupted, NewerDataFormat, Overloaded: as ``lease``.
+        """
+        with self.lease(name) as collection:
+            return collection
+
+    def lease(self, name: str) -> Lease[EmbeddedCollection]:
+        """The collection of that name, opened and kept open; see ``Store.lease``."""
+        collection = self.find(name)
+        try:
+            return collection.lease()
+        except Unavailable:
+            # Dropped between the two; one of the same name may have come since.
+            if self._collections.get(name) is collection:
+                raise
+            return self.find(name).lease()
+
+    def try_lease(self, name: str) -> Lease[EmbeddedCollection] | None:
+        """The same where the collection is open already, else None; see ``Store.try_lease``."""
+        collection = self._collections.get(name)
+        return None if collection is None else collection.try_lease()
+
+    @property
+    def open_count(self) -> int:
+        """How many collections are open."""
+        return len(self._openings)
+
+    def known(self) -> Sequence[EmbeddedCollection]:
+        """The collections that were looked at since the start, those used last first."""
+        return sorted(self._collections.copy().values(), key=lambda one: (-one.unused_since, one.name))
+
+    def open_all(self) -> bool:
+        """Opens every collection where all of them may stay open; False, and nothing is done, where they are too many.
+
+        One that is damaged is logged and answers its own calls with the reason; no other is affected.
+        """
+        names = self.names()
+        if len(names) > self._openings.most:
+            return False
+        for name in names:
+            try:
+                self.open(name)
+            except (DataCorrupted, NewerDataFormat):
+                continue  # It is logged already.
+            except ShortlistError as error:
+                logger.error("collection '%s' cannot be opened: %s", name, error.message)
+        return True
+
+    def survey(self) -> None:
+        """Looks at each collection once, slowly and in the background, so that damage is logged. Never blocks."""
+        names = iter(self.names())
+
+        def look() -> None:
+            name = next(names, None)
+            if name is None:
+                return
+            begin = time.monotonic()
+            with suppress(ShortlistError):
+                self.find(name).info()
+            self._clock.after(SURVEY_PAUSE * (time.monotonic() - begin), look_soon)
+
+        def look_soon() -> None:
+            self._threads["closing"].submit(look)
+
+        look_soon()
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
-        with translated("all"):
-            return sorted(path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+        with translated("all"), os.scandir(self._folder) as entries:
+            return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir())
 
     def drop(self, name: str) -> None:
         """Removes a collection and its files, durably; calls under way on it may raise ``Unavailable``."""
         with self._naming(name), translated(name):
             folder = self._folder / name
-            if _NAME.fullmatch(name) is None or not folder.is_dir():
+            if NAME.fullmatch(name) is None or not folder.is_dir():
                 raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-            collection = self._open.pop(name, None)
+            collection = self._collections.pop(name, None)
             if collection is not None:
                 collection.close()
             dropped = self._folder / f".dropped-{uuid.uuid4().hex}"
@@ -163,8 +283,12 @@ class EmbeddedStore:
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Backup:
-        """Backs up all collections, or those named, into a new folder; see ``write_backup``."""
-        chosen = self._all() if names is None else [self.open(name) for name in dict.fromkeys(names)]
+        """Backs up all collections, or those named, into a new folder; see ``write_backup``.
+
+        Raises:
+            DataCorrupted: collections cannot be opened; the message names each. Nothing was copied.
+        """
+        chosen = self._all() if names is None else self._opened_all(dict.fromkeys(names))
         with self._lock:
             if folder in self._backing_up:
                 raise InvalidArgument(f"a backup named {folder.name!r} is being made", field="folder")
@@ -178,10 +302,26 @@ class EmbeddedStore:
 
     def _all(self) -> list[EmbeddedCollection]:
         """All collections, without those that are dropped meanwhile."""
-        found = []
-        for name in self.names():
-            with suppress(CollectionNotFound):
+        return self._opened_all(self.names(), missing_ok=True)
+
+    def _opened_all(self, names: Iterable[str], *, missing_ok: bool = False) -> list[EmbeddedCollection]:
+        """These collections, or an error that names every one that is damaged."""
+        found, damage = [], []
+        for name in names:
+            try:
                 found.append(self.open(name))
+            except CollectionNotFound:
+                if not missing_ok:
+                    raise
+            except DataCorrupted as error:
+                damage.append(error)
+        if damage:
+            problems = "; ".join(error.message for error in damage)
+            raise DataCorrupted(
+                f"nothing was backed up, because not every collection can be opened: {problems}. The others can be"
+                " backed up by their names",
+                metadata={"collection": ", ".join(error.metadata.get("collection", "") for error in damage)},
+            )
         return found
 
     def restore(
@@ -216,17 +356,34 @@ class EmbeddedStore:
         *,
         sample: int = 200,
         repair: bool = False,
+        accept_loss: bool = False,
         progress: Callable[[str], None] = lambda step: None,
     ) -> CollectionReport:
         """Checks a collection, and repairs it when asked; see ``verify_collection``.
 
-        A collection that cannot be opened gives a report that says so.
+        A collection that cannot be opened gives a report that says so. With ``repair`` and ``accept_loss``, one that
+        lacks acknowledged commits goes on without them.
         """
+        repairs = []
         try:
-            collection = self.open(name)
+            try:
+                lease = self.lease(name)
+            except CommitsLost:
+                if not (repair and accept_loss):
+                    raise
+                repairs.append(self._accept_loss(name))
+                lease = self.lease(name)
         except DataCorrupted as error:
             return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])
-        return verify_collection(collection, sample=sample, repair=repair, progress=progress)
+        with lease as collection:
+            report = verify_collection(collection, sample=sample, repair=repair, progress=progress)
+        report.repairs = repairs + report.repairs
+        return report
+
+    def _accept_loss(self, name: str) -> str:
+        folder = self._folder / name
+        with translated(name):
+            return self.find(name).while_closed(lambda: accept_loss(folder, name, self._files))
 
     def close(self) -> None:
         """Finishes commits under way, checkpoints and closes. Idempotent."""
@@ -234,9 +391,12 @@ class EmbeddedStore:
             if self._closed:
                 return
             self._closed = True
-        for collection in list(self._open.values()):
+        self._openings.close()
+        for collection in list(self._collections.values()):
             collection.close()
-        self._pool.shutdown()
+        self._clock.close()
+        for threads in self._threads.values():
+            threads.shutdown()
         os.close(self._lock_file)
 
     @contextmanager
@@ -256,26 +416,8 @@ def check_name(name: str) -> None:
     Raises:
         InvalidArgument: it is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
     """
-    if _NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None:
         raise InvalidArgument(
             f"collection name {name!r} is not 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit",
             field="name",
         )
-
-
-def _lock(path: Path) -> int:
-    """Locks the data folder for this process, or says that another has it.
-
-    Waits a little first: a child that a killed server was just starting holds the lock until it runs its own program.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError as error:
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise Unavailable(f"the data folder {path.parent} is in use by another process") from error
-            time.sleep(0.02)

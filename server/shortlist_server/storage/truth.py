@@ -2,7 +2,8 @@
 
 A ``Truth`` belongs to the writer thread, which begins and commits; here rows are changed and counters kept. Keys,
 labels and sequences come from the counters, which only ever grow and are committed with the rows they numbered, so none
-is used twice, not even after a restart. The lexical index changes in the same transaction as the documents.
+is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes down outside the
+database before it is acknowledged. The lexical index changes in the same transaction as the documents.
 """
 
 from __future__ import annotations
@@ -12,14 +13,25 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import xor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, Quarantined, StreamPosition, Upsert
-from shortlist_server.errors import InvalidVector
+from shortlist_server.errors import DataCorrupted, InvalidVector
 from shortlist_server.storage import quarantine, settings
-from shortlist_server.storage.manifest import SegmentRow
+from shortlist_server.storage.checksums import (
+    document_checksum,
+    id_checksum,
+    passage_checksum,
+    stream_checksum,
+    text_checksum,
+)
+from shortlist_server.storage.commit_record import CommitRecord, Mark
+from shortlist_server.storage.faults import lexical_index
+from shortlist_server.storage.manifest import SegmentOutdated, SegmentRow
 from shortlist_server.storage.metadata import encode
 
 
@@ -32,9 +44,11 @@ class Counters:
     next_label: int
     documents: int
     passages: int
+    commits: int = 0
+    ids_checksum: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Effect:
     """What a change did to the passages, for those who keep vectors in memory.
 
@@ -54,28 +68,55 @@ class Effect:
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
 
 
-def text_checksum(title: str, text: str) -> int:
-    """CRC-32 of a document's title and text."""
-    return zlib.crc32(text.encode(), zlib.crc32(title.encode()))
-
-
 class Truth:
     """The rows of one collection, from the side that writes."""
 
-    def __init__(self, connection: sqlite3.Connection, dimension: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, dimension: int, record: CommitRecord) -> None:
         self.connection = connection
         self._dimension = dimension
+        self._record = record
         row = connection.execute(
-            "SELECT sequence, next_key, next_label, documents, passages FROM counters WHERE id = 1"
+            "SELECT sequence, next_key, next_label, documents, passages, commits, ids_checksum, uid FROM counters"
         ).fetchone()
-        self.counters = Counters(sequence=row[0], next_key=row[1], next_label=row[2], documents=row[3], passages=row[4])
+        self.counters = Counters(
+            sequence=row[0],
+            next_key=row[1],
+            next_label=row[2],
+            documents=row[3],
+            passages=row[4],
+            commits=row[5],
+            ids_checksum=row[6],
+        )
+        self._uid: str = row[7]
 
     def save_counters(self) -> None:
-        """Writes the counters into the transaction; called before each commit."""
-        now = self.counters
+        """Counts the commit and writes the counters into the transaction; called before each commit."""
+        now = self.counters = replace(self.counters, commits=self.counters.commits + 1)
         self.connection.execute(
-            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ? WHERE id = 1",
-            (now.sequence, now.next_key, now.next_label, now.documents, now.passages),
+            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ?, commits = ?,"
+            " ids_checksum = ? WHERE id = 1",
+            (
+                now.sequence,
+                now.next_key,
+                now.next_label,
+                now.documents,
+                now.passages,
+                now.commits,
+                now.ids_checksum,
+            ),
+        )
+
+    def record_commit(self) -> None:
+        """Writes down that the last transaction is committed; called after each commit, before it is acknowledged."""
+        now = self.counters
+        self._record.write(
+            Mark(
+                uid=self._uid,
+                commits=now.commits,
+                sequence=now.sequence,
+                next_key=now.next_key,
+                next_label=now.next_label,
+            )
         )
 
     def apply(
@@ -94,9 +135,10 @@ class Truth:
         effect = Effect(counters=counters)
         sequences = dict.fromkeys(last, 0)
         new_documents: list[tuple[int, str, int, int, bytes, str, int, int, str, str]] = []
-        new_passages: list[tuple[int, int, int, int, int, int]] = []
+        new_passages: list[tuple[int, int, int, int, int, int, int]] = []
         new_token_vectors: list[tuple[int, bytes]] = []
         sequence, key, label = counters.sequence, counters.next_key, counters.next_label
+        ids_checksum = counters.ids_checksum
         for at, change in enumerate(changes):
             id = ids[at]
             if last[id] != at:
@@ -105,9 +147,11 @@ class Truth:
             sequences[id] = sequence
             if id in stored:
                 effect.removed_keys.append(stored[id])
+                ids_checksum ^= id_checksum(id, stored[id])
             if isinstance(change, Deletion):
                 continue
             document = change.document
+            ids_checksum ^= id_checksum(id, key)
             metadata = encode(document.metadata)
             new_documents.append(
                 (
@@ -127,7 +171,8 @@ class Truth:
                 effect.labels.append(label)
                 effect.keys.append(key)
                 effect.vectors.append(passage.vector)
-                new_passages.append((label, key, ordinal, passage.start, passage.end, passage.tokens))
+                row = (label, key, ordinal, passage.start, passage.end, passage.tokens)
+                new_passages.append((*row, passage_checksum(*row)))
                 if passage.token_vectors is not None:
                     new_token_vectors.append((label, passage.token_vectors))
                 label += 1
@@ -140,11 +185,19 @@ class Truth:
             " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             new_documents,
         )
+        with lexical_index():
+            insert(
+                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
+                [(row[0], row[8], row[9]) for row in new_documents],
+            )
         insert(
-            "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
-            [(row[0], row[8], row[9]) for row in new_documents],
+            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
+            [(row[0], document_checksum(*row[:5])) for row in new_documents],
         )
-        insert("INSERT INTO passages (label, key, ordinal, start, end, tokens) VALUES (?, ?, ?, ?, ?, ?)", new_passages)
+        insert(
+            "INSERT INTO passages (label, key, ordinal, start, end, tokens, row_checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            new_passages,
+        )
         insert(
             "INSERT INTO vectors (label, checksum, vector) VALUES (?, ?, ?)",
             [(label, zlib.crc32(vector), vector) for label, vector in zip(effect.labels, vectors, strict=True)],
@@ -155,16 +208,18 @@ class Truth:
             quarantine.add(self.connection, failures)
         if position is not None:
             self.connection.execute(
-                "INSERT INTO streams (name, position) VALUES (?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-                (position.stream, position.position),
+                "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET position = excluded.position, checksum = excluded.checksum",
+                (position.stream, position.position, stream_checksum(position.stream, position.position)),
             )
-        self.counters = Counters(
+        self.counters = replace(
+            counters,
             sequence=sequence,
             next_key=key,
             next_label=label,
             documents=counters.documents + len(new_documents) - len(effect.removed_keys),
             passages=counters.passages + len(new_passages) - len(effect.removed_labels),
+            ids_checksum=ids_checksum,
         )
         effect.counters = self.counters
         commit = Commit(
@@ -178,9 +233,9 @@ class Truth:
     def remove(self, keys: Sequence[int]) -> Effect:
         """Deletes those of these documents that still exist; each deletion takes a sequence."""
         live = self.connection.execute(
-            "SELECT key FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
-        )
-        effect = Effect(counters=self.counters, removed_keys=[row[0] for row in live])
+            "SELECT key, id FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+        ).fetchall()
+        effect = Effect(counters=self.counters, removed_keys=[key for key, _ in live])
         effect.removed_labels = self._remove(effect.removed_keys)
         now = self.counters
         self.counters = replace(
@@ -188,6 +243,7 @@ class Truth:
             sequence=now.sequence + len(effect.removed_keys),
             documents=now.documents - len(effect.removed_keys),
             passages=now.passages - len(effect.removed_labels),
+            ids_checksum=reduce(xor, (id_checksum(id, key) for key, id in live), now.ids_checksum),
         )
         effect.counters = self.counters
         return effect
@@ -202,20 +258,25 @@ class Truth:
 
     def save_config(self, config: CollectionConfig) -> None:
         """Replaces the collection's settings."""
-        self.connection.execute("UPDATE settings SET value = ? WHERE name = 'config'", (settings.dump(config),))
+        settings.save(self.connection, "config", settings.dump(config))
 
     def save_raised_ef(self, raised: settings.RaisedEf) -> None:
         """Replaces the breadths that searches were raised to."""
-        self.connection.execute(
-            "INSERT INTO settings (name, value) VALUES ('raised_ef', ?)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (json.dumps(raised),),
-        )
+        settings.save(self.connection, "raised_ef", json.dumps(raised))
 
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
-        """Changes the manifest: the flip that makes a segment exist."""
-        self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        """Changes the manifest: the flip that makes a segment exist.
+
+        Raises:
+            SegmentOutdated: one of ``gone`` is not listed, or the new range overlaps that of a segment that stays.
+        """
+        deleted = self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
+        if gone and deleted.rowcount != len(gone):
+            raise SegmentOutdated("a segment that was to be replaced is not there any more")
         if new is not None:
+            overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE low < ? AND high > ?)"
+            if self.connection.execute(overlaps, (new.high, new.low)).fetchone()[0]:
+                raise SegmentOutdated("another segment has passages of its range by now")
             self.connection.execute(
                 "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
                 (new.uid, new.low, new.high, new.passages, new.checksum),
@@ -227,7 +288,8 @@ class Truth:
         Raises:
             DataCorrupted: they differ; ``rebuild_lexical`` makes them agree.
         """
-        self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
+        with lexical_index():
+            self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
 
     def rebuild_lexical(self) -> None:
         """Makes the lexical index anew from the documents."""
@@ -251,11 +313,18 @@ class Truth:
         return None if row is None else str(row[0])
 
     def _stored(self, ids: list[str]) -> dict[str, int]:
+        """Key of each id that exists. A key from a damaged index would delete another document, so it is checked."""
         rows = self.connection.execute(
-            "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
+            "SELECT id, key, sequence, passage_count, content_hash, checksum FROM documents"
+            " LEFT JOIN identities USING (key) WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(ids, ensure_ascii=False),),
         )
-        return dict(rows.fetchall())
+        found = {}
+        for id, key, sequence, count, content_hash, checksum in rows:
+            if document_checksum(key, id, sequence, count, content_hash) != checksum:
+                raise DataCorrupted(f"the identity of document {id!r} is damaged on disk; restore a backup")
+            found[id] = key
+        return found
 
     def _checked(self, vectors: Sequence[NDArray[np.float32]]) -> list[bytes]:
         if any(vector.shape != (self._dimension,) for vector in vectors):
@@ -274,11 +343,12 @@ class Truth:
         run = self.connection.execute
         chosen = (json.dumps(list(keys)),)
         # FTS5 with external content takes the old text back to find the postings; its rows go first.
-        run(
-            "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"
-            " WHERE key IN (SELECT value FROM json_each(?))",
-            chosen,
-        )
+        with lexical_index():
+            run(
+                "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"
+                " WHERE key IN (SELECT value FROM json_each(?))",
+                chosen,
+            )
         labels = [
             row[0] for row in run("SELECT label FROM passages WHERE key IN (SELECT value FROM json_each(?))", chosen)
         ]
@@ -286,5 +356,6 @@ class Truth:
         run("DELETE FROM vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
         run("DELETE FROM token_vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
         run("DELETE FROM passages WHERE label IN (SELECT value FROM json_each(?))", gone)
+        run("DELETE FROM identities WHERE key IN (SELECT value FROM json_each(?))", chosen)
         run("DELETE FROM documents WHERE key IN (SELECT value FROM json_each(?))", chosen)
         return labels

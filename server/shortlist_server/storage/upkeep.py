@@ -1,8 +1,9 @@
 """The upkeep of one collection's segments: who seals and merges, how a result is published, and what waits for it.
 
 A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
-Files of replaced segments go after that transaction is durable. ``wait_for_room`` belongs to the writer thread; any
-thread may call the rest.
+Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
+when the tail is long enough, once a second while there are changes, and a last time when they have ceased for a while.
+Any thread may call.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from shortlist_server.storage.clock import Alarm
+from shortlist_server.storage.dense import View
 from shortlist_server.storage.index import DenseIndex, Job, Watch
-from shortlist_server.storage.maintenance import Caretaker, next_merge, next_seal
+from shortlist_server.storage.maintenance import Caretaker, Tally, next_merge, next_seal
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.recovery import Damage
 from shortlist_server.storage.segments import Segment
@@ -23,8 +26,8 @@ from shortlist_server.storage.truth import Truth
 from shortlist_server.storage.writer import Task
 
 _IDLE_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 _TAIL_LIMIT_SEGMENTS = 16
-_TAIL_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class CollectionStats:
 
     Attributes:
         tail_passages: passages that are searched exactly because no segment has them yet.
-        seals, merges, build_failures: since the collection was opened.
+        seals, merges, build_failures: since the server started, however often the collection was closed meanwhile.
         failing: whether the last build failed; searches are right but slower until one succeeds.
         waited_seconds: time commits were held back because the tail outgrew the builder.
         damaged_segments: those that were forgotten when the collection was opened, and why.
@@ -59,6 +62,15 @@ class CollectionStats:
     damaged_segments: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class UpkeepTally:
+    """What the maintenance of a collection has done; it outlives the collection's closing and opening."""
+
+    sealing: Tally = field(default_factory=Tally)
+    merging: Tally = field(default_factory=Tally)
+    waited_seconds: float = 0.0
+
+
 class Upkeep:
     """Sealing, merging and rebuilding of one collection's segments."""
 
@@ -71,17 +83,19 @@ class Upkeep:
         index: DenseIndex,
         submit: Callable[[Task[None]], Future[None]],
         parameters: Parameters,
+        tally: UpkeepTally,
     ) -> None:
         self._segments_folder = folder / "segments"
         self._index = index
         self._submit = submit
         self._parameters = parameters
-        self._room = threading.Condition()
-        self._waited_seconds = 0.0
+        self._tally = tally
+        self._lock = threading.Lock()
+        self._alarm: Alarm | None = None
         self._last_change = time.monotonic()
         self._closed = False
 
-        def caretaker(kind: str, choose: Callable[[], Job | None]) -> Caretaker:
+        def caretaker(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: Tally) -> Caretaker:
             return Caretaker(
                 f"{kind}-{name}",
                 folder,
@@ -91,48 +105,84 @@ class Upkeep:
                 choose=choose,
                 publish=self._publish,
                 files=parameters.files,
+                threads=threads,
+                clock=parameters.clock,
+                tally=tally,
                 command=parameters.builder,
             )
 
-        minimum, self._maximum = parameters.config.segment_min_passages, parameters.config.segment_max_passages
-        self._minimum = minimum
-        self._sealer = caretaker("seal", lambda: next_seal(index.view, minimum, self._maximum))
-        self._merger = caretaker("merge", lambda: next_merge(index.view, minimum, self._maximum, idle=self._idle()))
+        def choose_seal() -> Job | None:
+            return next_seal(index.view, self._minimum, self._maximum)
+
+        def choose_merge() -> Job | None:
+            return next_merge(index.view, self._minimum, self._maximum, idle=self._idle())
+
+        self._minimum = parameters.config.segment_min_passages
+        self._maximum = parameters.config.segment_max_passages
+        self._sealer = caretaker("seal", choose_seal, parameters.sealing_threads, tally.sealing)
+        self._merger = caretaker("merge", choose_merge, parameters.merging_threads, tally.merging)
 
     def start(self) -> None:
-        """Starts the background threads, when the collection is to be maintained."""
-        if self._parameters.maintain:
-            self._sealer.start()
-            self._merger.start()
+        """Looks for what was left to do when the collection was closed, when it is to be maintained."""
+        if self._worth_a_look():
+            self._look()
 
     def close(self) -> None:
-        """Ends builds and threads; whoever waits for room goes on. Idempotent."""
-        self._closed = True
-        with self._room:
-            self._room.notify_all()
+        """Ends builds; whoever waits for room goes on. Idempotent."""
+        with self._lock:
+            self._closed = True
+            if self._alarm is not None:
+                self._alarm.cancel()
         self._sealer.close()
         self._merger.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a segment is being built, or due. A build that failed and waits for its next try does not count."""
+        return self._sealer.busy or self._merger.busy
 
     def changed(self) -> None:
         """A commit was shown."""
         self._last_change = time.monotonic()
+        if not self._worth_a_look():
+            return
         if self._index.view.tail.live >= self._minimum:
             self._sealer.wake()
+        self._look_in(_LOOK_SECONDS)
 
-    def wait_for_room(self) -> None:
-        """Slows growth while the tail outgrows the builder, because every search scans the tail. Writer thread only."""
-        start = time.monotonic()
-        until = start + _TAIL_WAIT_SECONDS
-        with self._room:
-            while (
-                self._parameters.maintain
-                and self._index.view.tail.live >= _TAIL_LIMIT_SEGMENTS * self._minimum
-                and not self._closed
-                and not self._sealer.failing
-                and (left := until - time.monotonic()) > 0
-            ):
-                self._room.wait(left)
-        self._waited_seconds += time.monotonic() - start
+    def has_room(self) -> bool:
+        """Whether the tail may grow: not while it outgrows the builder, because every search scans the tail."""
+        return (
+            not self._parameters.maintain
+            or self._closed
+            or self._tally.sealing.failing
+            or self._index.view.tail.live < _TAIL_LIMIT_SEGMENTS * self._minimum
+        )
+
+    def waited(self, seconds: float) -> None:
+        """A commit waited so long for room."""
+        self._tally.waited_seconds += seconds
+
+    def _worth_a_look(self) -> bool:
+        """Whether there can be anything to do: a small collection without segments costs nothing."""
+        view = self._index.view
+        return self._parameters.maintain and bool(view.segments or view.tail.live >= self._minimum)
+
+    def _look(self) -> None:
+        quiet_seconds = time.monotonic() - self._last_change
+        with self._lock:
+            self._alarm = None
+        self._sealer.wake()
+        self._merger.wake()
+        if quiet_seconds < _LOOK_SECONDS:
+            self._look_in(_LOOK_SECONDS)
+        elif quiet_seconds < _IDLE_SECONDS:
+            self._look_in(_IDLE_SECONDS - quiet_seconds)
+
+    def _look_in(self, seconds: float) -> None:
+        with self._lock:
+            if self._alarm is None and not self._closed:
+                self._alarm = self._parameters.clock.after(seconds, self._look)
 
     def seal_now(self) -> int:
         """Seals the whole tail on the caller's thread; returns the number of segments made.
@@ -163,26 +213,8 @@ class Upkeep:
 
         return self._merger.work(choose) > 0
 
-    def stats(self, damage: Sequence[Damage]) -> CollectionStats:
-        """How it is doing now."""
-        view = self._index.view
-        return CollectionStats(
-            tail_passages=view.tail.live,
-            segments=tuple(
-                SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
-                for one in view.segments
-            ),
-            seals=self._sealer.built,
-            merges=self._merger.built,
-            build_failures=self._sealer.failures + self._merger.failures,
-            failing=self._sealer.failing or self._merger.failing,
-            last_build_error=self._sealer.last_error or self._merger.last_error,
-            waited_seconds=self._waited_seconds,
-            damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in damage),
-        )
-
     def _idle(self) -> bool:
-        return time.monotonic() - self._last_change > _IDLE_SECONDS
+        return time.monotonic() - self._last_change >= _IDLE_SECONDS
 
     def _publish(self, job: Job, segment: Segment | None, watch: Watch) -> None:
         """Flips the manifest; runs on a caretaker's thread and waits for the writer's."""
@@ -196,10 +228,27 @@ class Upkeep:
         def publish(_: None) -> None:
             crash_point("publish:after")
             self._index.swap(job, segment, watch)
-            with self._room:
-                self._room.notify_all()
 
-        self._submit(Task(apply, publish)).result()
+        self._submit(Task(apply, publish, makes_room=True)).result()
         for old in job.replaced:
             self._parameters.files.remove_tree(self._segments_folder / old.row.uid)
         crash_point("publish:removed")
+
+
+def stats_of(tally: UpkeepTally, damage: Sequence[Damage], view: View | None) -> CollectionStats:
+    """How a collection's maintenance is doing now. ``view`` None: it is closed."""
+    sealing, merging = tally.sealing, tally.merging
+    return CollectionStats(
+        tail_passages=0 if view is None else view.tail.live,
+        segments=tuple(
+            SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
+            for one in (() if view is None else view.segments)
+        ),
+        seals=sealing.built,
+        merges=merging.built,
+        build_failures=sealing.failures + merging.failures,
+        failing=sealing.failing or merging.failing,
+        last_build_error=sealing.last_error or merging.last_error,
+        waited_seconds=tally.waited_seconds,
+        damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in damage),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Range, Upsert
 from shortlist_server.errors import OutOfSpace
 from shortlist_server.storage.maintenance import BuildFailed
 from shortlist_server.storage.store import EmbeddedStore
@@ -20,10 +21,10 @@ DIMENSION = 32
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path, request):
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '12m')}", "tmpfs", str(folder)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("mounting a file system needs rights this user does not have")
     yield folder
@@ -34,7 +35,9 @@ def upsert(number: int, text: str = "") -> Upsert:
     vector = np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
     vector /= np.linalg.norm(vector)
     passage = NewPassage(start=0, end=0, vector=vector, tokens=1)
-    return Upsert(document=Document(id=str(number), text=text), passages=[passage], content_hash=b"")
+    return Upsert(
+        document=Document(id=str(number), text=text, metadata={"number": number}), passages=[passage], content_hash=b""
+    )
 
 
 def make(folder: Path) -> EmbeddedStore:
@@ -93,6 +96,66 @@ def test_a_build_on_a_full_disk_fails_whole_and_succeeds_when_there_is_room(smal
         assert store.verify("c").ok
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("small_disk", ["256m"], indirect=True)
+@pytest.mark.parametrize("way", ["by filter", "by id"])
+def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_disk, way):
+    store = make(small_disk)
+    try:
+        collection = store.open("c")
+        with (small_disk / "ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, 140 << 20)
+        acknowledged = fill_with_documents(collection, 0, 10, words=4000)
+        fill(small_disk / "rest")
+        acknowledged = fill_with_documents(collection, acknowledged, 1, words=4000)
+        gone = acknowledged * 3 // 4
+        if way == "by filter":
+            deleted = collection.delete_matching(Range(("number",), upper=gone - 0.5)).result(60)
+        else:
+            commits = [
+                collection.commit([Deletion(id=str(n)) for n in range(at, min(at + 50, gone))]).result(30)
+                for at in range(0, gone, 50)
+            ]
+            deleted = sum(sum(commit.existed) for commit in commits)
+        assert deleted == gone
+        assert collection.count(None) == acknowledged - gone
+        collection.commit([upsert(n) for n in range(10)]).result(30)
+        assert store.verify("c").ok
+        assert (small_disk / "data" / "RESERVE").stat().st_size > 0
+    finally:
+        store.close()
+
+
+def test_while_the_reserve_is_spent_only_deletions_are_taken(small_disk):
+    store = make(small_disk)
+    try:
+        collection = store.open("c")
+        collection.commit([upsert(n, "word " * 300) for n in range(50)]).result(30)
+        fill(small_disk / "ballast")
+        held = fill_with_documents(collection, 50, 1)
+        store._parameters.reserve.release()
+        fill(small_disk / "more")
+        with pytest.raises(OutOfSpace, match="for deletions"):
+            collection.commit([upsert(20_000)]).result(30)
+        assert collection.count(None) == held
+        (small_disk / "more").unlink()
+        (small_disk / "ballast").unlink()
+        collection.commit([upsert(20_000)]).result(30)
+        assert (small_disk / "data" / "RESERVE").exists()
+    finally:
+        store.close()
+
+
+def fill_with_documents(collection, number: int, at_once: int, words: int = 300) -> int:
+    """Adds documents from this number on until there is no room; returns the number of the first that has none."""
+    while True:
+        try:
+            changes = [upsert(n, f"word{n} " * words) for n in range(number, number + at_once)]
+            collection.commit(changes).result(30)
+        except OutOfSpace:
+            return number
+        number += at_once
 
 
 def fill(path: Path) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from shortlist_server.domain import Parts
-from shortlist_server.storage.backup import read_backup
+from shortlist_server.errors import CommitsLost
+from shortlist_server.storage.backup_manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
 
 LOAD = Path(__file__).with_name("load.py")
@@ -35,7 +36,7 @@ POINTS = [
     ("create:made", 1),
     ("create:renamed", 1),
     ("drop:renamed", 1),
-    *((point, nth) for point in ("commit:before", "commit:after") for nth in (1, 20)),
+    *((point, nth) for point in ("commit:before", "commit:after", "commit:recorded") for nth in (1, 20)),
     ("publish:before", 1),
     ("publish:after", 1),
     ("publish:after", 3),
@@ -160,3 +161,28 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at_random(tmp_p
         process.kill()
     begun, done = finish(process, tmp_path / "data")
     check(tmp_path / "data", round, begun, done)
+
+
+@pytest.mark.parametrize("round", range(max(1, ROUNDS // 4)))
+def test_a_log_that_is_lost_after_a_kill_is_never_passed_over(tmp_path, round):
+    chance = random.Random(1000 + round)
+    data = tmp_path / "data"
+    process = start(data, round, "commit:recorded", chance.randrange(1, 40))
+    begun, done = finish(process, data)
+    log = data / "collections" / "c" / "collection.db-wal"
+    content = log.read_bytes()
+    if round % 2:
+        log.write_bytes(content[: chance.randrange(len(content) // 2)])
+    else:
+        log.unlink()
+    store = EmbeddedStore(load.configuration(data), maintain=False)
+    try:
+        with pytest.raises(CommitsLost) as caught:
+            store.open("c")
+        assert int(caught.value.metadata["lost_commits"]) > 0
+        (data / "collections" / "c" / "collection.db-shm").unlink(missing_ok=True)
+        log.write_bytes(content)
+    finally:
+        store.close()
+    # With the right log back in its place, nothing is lost.
+    check(data, round, begun, done)

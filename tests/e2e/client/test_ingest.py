@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import shortlist
@@ -199,6 +200,23 @@ async def test_a_second_client_takes_a_stream_over(client: Any, collection: str)
     second = client.ingest(collection, documents(1, start=1000), stream="daily")
     assert (await second.finish()).acked == 1
     await first.close()
+
+
+async def test_the_client_that_lost_a_stream_is_told_so_and_lets_the_newer_one_finish(
+    connect: Any, collection: str
+) -> None:
+    """Either of the two runs would come back after a mere break."""
+    older = connect().ingest(collection, documents(20_000), stream="daily")
+    async for _ in older:
+        break
+    newer = connect().ingest(collection, documents(300, start=30_000), stream="daily")
+    async for _ in newer:
+        break
+    with pytest.raises(shortlist.StreamConflict, match="another client opened") as caught:
+        await older.finish()
+    assert (caught.value.retryable, caught.value.code) == (False, grpc.StatusCode.FAILED_PRECONDITION)
+    summary = await newer.finish()
+    assert (summary.acked, summary.reconnects, summary.complete) == (300, 0, True)
 
 
 async def test_a_checkpoint_lets_another_run_go_on(client: Any, collection: str, tmp_path: Path) -> None:

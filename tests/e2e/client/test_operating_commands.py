@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, CollectionConfig, Document
+from shortlist import Client, CollectionConfig, CommitsLost, DataCorrupted, Document, InvalidArgument
 from shortlist_server.testing import TestServer, server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something") for i in range(30)]
@@ -133,12 +133,12 @@ def test_the_quarantine_is_listed_retried_and_emptied(notes: TestServer) -> None
 
 
 def test_a_folder_and_a_backup_are_verified_without_a_server(folder: Path) -> None:
-    for place in (folder, folder / "backups" / "saved"):
+    for place, reached in ((folder, "30/30"), (folder / "backups" / "saved", "0/0")):
         run = shortlist("verify", str(place))
         assert run.returncode == 0, run.stderr
         rows = table(run.stdout)
         assert [(row["collection"], row["result"]) for row in rows] == [("notes", "ok"), ("vectors", "ok")]
-        assert rows[0]["reached"] == "30/30"
+        assert rows[0]["reached"] == reached
     assert len(table(shortlist("verify", str(folder), "-c", "vectors").stdout)) == 1
 
 
@@ -194,3 +194,64 @@ def test_errors_are_one_line_and_an_exit_code(
 def test_no_folder_is_made_where_there_was_none(tmp_path: Path) -> None:
     assert shortlist("verify", str(tmp_path)).returncode == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_that_is_not_what_it_says_is_damaged_and_the_advice_is_another_backup(folder: Path) -> None:
+    saved = folder / "backups" / "saved"
+    database = saved / "collections" / "notes" / "collection.db"
+    shutil.copyfile(saved / "collections" / "vectors" / "collection.db", database)
+    run = shortlist("verify", str(saved))
+    assert run.returncode == 1
+    assert [row["result"] for row in table(run.stdout)] == ["DAMAGED", "ok"]
+    assert "use another backup" in run.stderr
+    assert "--repair" not in run.stderr
+    assert "restore" not in run.stderr
+    run = shortlist("verify", str(saved), "--repair")
+    assert run.returncode == 2
+    assert "a backup is not repaired" in run.stderr
+
+
+def test_lost_commits_are_refused_until_their_loss_is_accepted(folder: Path) -> None:
+    (folder / "collections" / "notes" / "last-commit").unlink()
+    for arguments in ([], ["--repair"]):
+        run = shortlist("verify", str(folder), *arguments)
+        assert run.returncode == 1
+        assert "shortlist verify --repair --accept-loss" in run.stderr
+    assert shortlist("verify", str(folder), "--accept-loss").returncode == 2
+    with server(folder) as running, Client(running.target) as client:
+        with pytest.raises(CommitsLost, match="record of its last commit"):
+            client.get("notes", ["n1"])
+        with pytest.raises(InvalidArgument):
+            client.verify("notes", accept_loss=True)
+        (report,) = client.verify("notes", repair=True, accept_loss=True)
+        assert report.ok
+        assert "the loss was accepted" in report.repairs[0]
+        assert client.get("notes", ["n1"]) != [None]
+        client.ingest("notes", [Document(id="new", text="new")]).finish()
+        assert client.get_collection("notes").sequence > 31
+    assert shortlist("verify", str(folder)).returncode == 0
+
+
+def test_one_damaged_collection_leaves_the_others_listed_and_named_in_a_backup(folder: Path) -> None:
+    (folder / "collections" / "notes" / "collection.db").write_bytes(b"")
+    with server(folder) as running, Client(running.target) as client:
+        notes, vectors = client.list_collections()
+        assert (notes.name, notes.document_count) == ("notes", 0)
+        assert "collection notes" in notes.problem
+        assert (vectors.name, vectors.document_count, vectors.problem) == ("vectors", 1, "")
+        run = shortlist("collections", "list", "--target", running.target)
+        assert run.returncode == 0
+        assert "notes cannot be used" in run.stderr
+        with pytest.raises(DataCorrupted, match=r"nothing was backed up.*collection notes"):
+            client.backup("all")
+        assert [one.name for one in client.backup("some", ["vectors"]).collections] == ["vectors"]
+        with pytest.raises(DataCorrupted):
+            client.get_collection("notes")
+
+
+def test_a_list_of_backups_passes_by_what_is_none(folder: Path) -> None:
+    broken = folder / "backups" / "broken"
+    broken.mkdir()
+    (broken / "backup.json").write_text('{"format": 1, "create_time_seconds": "x", "collections": [{"name": 7}]}')
+    with server(folder) as running, Client(running.target) as client:
+        assert [backup.name for backup in client.list_backups()] == ["saved"]

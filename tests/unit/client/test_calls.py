@@ -38,7 +38,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
         "page_size",
         lambda value: quarantine.list_quarantine("books", include_document=False, page_size=value, page_token=""),
     ),
-    ("sample", lambda value: admin.verify("books", sample=value, repair=False)),
+    ("sample", lambda value: admin.verify("books", sample=value, repair=False, accept_loss=False)),
     ("judgements", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
 ]
 

@@ -24,8 +24,10 @@ from shortlist._ingest_run import IngestOptions, IngestRun
 from shortlist._operations import operation_cost, prepare
 from shortlist._window import MAX_PENDING_OPERATIONS
 from shortlist.v1 import document_service_pb2 as pb
+from shortlist_server import errors as server_errors
 from shortlist_server.config import Config
 from shortlist_server.rpc.convert.documents import operation_in
+from shortlist_server.rpc.status import grpc_status
 
 
 def make_run(**options: Any) -> IngestRun:
@@ -296,11 +298,15 @@ def test_a_draining_server_gets_nothing_more_and_the_rest_goes_to_the_next() -> 
 
 
 class Broken(grpc.RpcError):
-    def __init__(self, code: grpc.StatusCode) -> None:
+    def __init__(self, code: grpc.StatusCode, metadata: Any = ()) -> None:
         self._code = code
+        self._metadata = metadata
 
     def code(self) -> grpc.StatusCode:
         return self._code
+
+    def trailing_metadata(self) -> Any:
+        return self._metadata
 
 
 def test_breaks_are_waited_out_longer_and_longer_and_then_given_up() -> None:
@@ -324,13 +330,15 @@ def test_what_another_connection_cannot_mend_is_raised() -> None:
         run.retry_seconds(Broken(grpc.StatusCode.INVALID_ARGUMENT))
 
 
-def test_an_open_stream_that_was_taken_over_is_not_taken_back() -> None:
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_stream_that_was_taken_over_is_not_taken_back(opened: bool) -> None:
     run = make_run(stream="daily")
     run.start_request()
-    run.retry_seconds(Broken(grpc.StatusCode.ABORTED))
-    started(run)
-    with pytest.raises(StreamConflict):
-        run.retry_seconds(Broken(grpc.StatusCode.ABORTED))
+    if opened:
+        started(run)
+    status = grpc_status(server_errors.StreamConflict("taken"))
+    with pytest.raises(StreamConflict, match="taken"):
+        run.retry_seconds(Broken(status.code, status.trailing_metadata))
 
 
 def test_a_checkpoint_resumes_after_the_last_ack_the_caller_was_done_with(tmp_path: Path) -> None:

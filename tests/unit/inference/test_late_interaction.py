@@ -51,6 +51,14 @@ def test_rows_without_direction_are_scored_zero_and_not_nan() -> None:
     assert maxsim(unit_rows(2, 8), [pack(np.zeros((4, 8), dtype=np.float32))])[0] == 0.0
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_token_vectors_that_are_not_finite_are_not_packed(number: float) -> None:
+    rows = unit_rows(5, 8)
+    rows[3, 2] = number
+    with pytest.raises(InferenceFailed, match="not finite"):
+        pack(rows)
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"\xff" + b[1:], lambda b: b""])
 def test_damaged_bytes_are_refused(damage: object) -> None:
     with pytest.raises(DataCorrupted):

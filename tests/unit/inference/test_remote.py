@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ class HeldEmbedder(HashingEmbedder):
 
     def __init__(self, dimension: int = 64) -> None:
         super().__init__("held", dimension)
+        self.info = dataclasses.replace(self.info, query_prompt="query: ", passage_prompt="passage: ")
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()

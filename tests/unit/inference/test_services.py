@@ -17,6 +17,7 @@ from shortlist_server.inference.base import (
     PassageText,
     QueryEmbedding,
     QueryText,
+    RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
     RerankQuery,
@@ -105,6 +106,27 @@ async def test_a_vector_that_is_not_finite_fails_its_item_alone(service: Schedul
     assert isinstance(good, PassageEmbedding)
     assert good.token_vectors is not None
     assert isinstance(bad, InferenceFailed)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["vector", "token_vectors"])
+async def test_a_query_that_is_not_finite_is_an_error_and_not_remembered(part: str, number: float) -> None:
+    class Overflowing(CountingEmbedder):
+        def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
+            damaged = super().embed_queries(queries)
+            for one in damaged:
+                value = np.array(getattr(one, part))
+                value.flat[0] = number
+                object.__setattr__(one, part, value)
+            return damaged
+
+    engine = Overflowing()
+    service = ScheduledEmbedder(engine)
+    for _ in range(2):
+        with pytest.raises(InferenceFailed, match="not finite"):
+            await embed_query(service, "q")
+    assert engine.queries == 2
+    service.close()
 
 
 async def test_a_dimension_the_model_does_not_make_is_refused(service: ScheduledEmbedder) -> None:
@@ -202,6 +224,49 @@ async def test_a_reranker_stops_when_its_caller_is_gone() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(engine.stopped.wait, 5)
+    service.close()
+
+
+class GivenScores:
+    """Scores candidates with given numbers."""
+
+    info = SlowReranker.info
+
+    def __init__(self, scores: Sequence[float], probabilities: Sequence[float] | None) -> None:
+        self._scores = scores
+        self._probabilities = probabilities
+
+    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+        return RerankScores(
+            scores=np.array(self._scores, dtype=np.float32),
+            probabilities=None if self._probabilities is None else np.array(self._probabilities, dtype=np.float32),
+            truncated_tokens=np.zeros(len(self._scores), dtype=np.int32),
+            tokens=1,
+        )
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("scores", "probabilities"),
+    [([1.0, np.nan], None), ([np.inf], None), ([-np.inf, 1.0], [0.0, 1.0]), ([1.0, 2.0], [0.7, np.nan])],
+)
+async def test_a_score_that_is_not_finite_is_an_error(scores: list[float], probabilities: list[float] | None) -> None:
+    service = ScheduledReranker(GivenScores(scores, probabilities))
+    with pytest.raises(InferenceFailed, match="slow gave a score that is not finite"):
+        await service.rerank(RerankQuery(text="q"), [RerankCandidate(text="t")] * 2, Deadline.after(SOON))
+    service.close()
+
+
+async def test_a_passage_without_token_vectors_is_left_unscored_by_late_interaction() -> None:
+    service = ScheduledReranker(LateInteraction())
+    rows = np.eye(8, dtype=np.float32)
+    candidates = [RerankCandidate(text="t"), RerankCandidate(token_vectors=pack(rows[:1]))]
+    scores = await service.rerank(RerankQuery(text="q", token_vectors=rows[:1]), candidates, Deadline.after(SOON))
+    assert np.isnan(scores.scores[0]) and scores.scores[1] == 1.0
+    with pytest.raises(InferenceFailed, match="not finite"):
+        await service.rerank(RerankQuery(text="q", token_vectors=rows[:1] * np.nan), candidates, Deadline.after(SOON))
     service.close()
 
 

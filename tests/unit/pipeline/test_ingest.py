@@ -16,7 +16,7 @@ from shortlist_server.domain import Document
 from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
-from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import AckStatus, Operation
 from shortlist_server.pipeline.windows import WINDOW_TOKENS
 from shortlist_server.storage.store import EmbeddedStore
@@ -109,17 +109,30 @@ async def test_a_stream_is_taken_over_from_a_client_that_is_stuck_and_writes_no_
         ingester.close(session)
 
 
-async def test_of_two_clients_that_open_a_stream_at_once_only_the_newer_keeps_it(ingester: Ingester) -> None:
-    first, second = (asyncio.create_task(ingester.open("docs", stream="s", dry_run=False)) for _ in range(2))
-    await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-    older, newer = (first, second) if first.done() else (second, first)
-    run = (await newer).run(messages("one"))
-    with pytest.raises(StreamConflict):
-        await anext(older.result().run(messages("one")))
+async def test_of_clients_that_open_a_stream_at_once_only_the_last_that_came_has_it(ingester: Ingester) -> None:
+    *older, newest = (asyncio.create_task(ingester.open("docs", stream="s", dry_run=False)) for _ in range(20))
+    session = await newest
+    for one in older:
+        with pytest.raises(StreamConflict, match="another client opened"):
+            await one
+    run = session.run(messages("one"))
     assert [ack.status for ack in await anext(run)] == [AckStatus.DURABLE]
     await run.aclose()
-    for opened in (older, newer):
-        ingester.close(opened.result())
+    ingester.close(session)
+
+
+async def test_a_stream_that_is_opened_while_the_server_leaves_is_told_to_resume_at_once(ingester: Ingester) -> None:
+    ingester.drain()
+
+    async def endless() -> AsyncIterator[Sequence[Operation]]:
+        await asyncio.Event().wait()
+        yield []
+
+    late = await ingester.open("docs", stream="s", dry_run=False)
+    async with asyncio.timeout(5):
+        assert [acks async for acks in late.run(endless())] == []
+    assert late.draining
+    ingester.close(late)
 
 
 async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -300,15 +301,50 @@ async def test_with_target_0_ef_stays_whatever_the_recall(searching: Searching, 
 
 
 async def test_a_collection_that_is_dropped_is_checked_no_more(
-    searching: Searching, store: EmbeddedStore, collection: EmbeddedCollection, caplog: pytest.LogCaptureFixture
+    searching: Searching,
+    store: EmbeddedStore,
+    collection: EmbeddedCollection,
+    threads: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await searching.search(3)
-    store.drop("c")
+    held = threading.Event()
+    for _ in range(2):
+        threads.submit(held.wait, 30)
     with caplog.at_level("INFO", "shortlist_server.pipeline.recall"):
+        check = asyncio.create_task(searching.check(1))
+        await asyncio.sleep(0)  # The check has begun, and waits for a thread.
+        store.drop("c")
+        held.set()
+        await check
         await searching.check(3)
     assert [record.getMessage() for record in caplog.records] == [
         "collection c: its recall could not be checked: collection c is closed"
     ]
+
+
+async def test_a_closed_collection_is_not_checked_until_it_is_searched_again(
+    searching: Searching, collection: EmbeddedCollection
+) -> None:
+    await searching.search(3)
+    known = searching.monitor.of(collection)
+    assert collection._residency.close_unused(even_busy=False)
+    await searching.check(3)
+    assert not collection.is_open
+    assert searching.monitor.of(collection) == known
+    await searching.search(1)
+    await searching.check(4)
+    assert searching.monitor.of(collection).unfiltered.check_count == 4
+
+
+async def test_a_check_is_no_use_that_keeps_a_collection_open(
+    searching: Searching, collection: EmbeddedCollection
+) -> None:
+    await searching.search(3)
+    used = collection.unused_since
+    await searching.check(2)
+    assert searching.monitor.of(collection).unfiltered.check_count == 2
+    assert collection.unused_since == used
 
 
 def test_of_documents_with_the_same_cosine_any_will_do(store: EmbeddedStore, models: ModelCatalog) -> None:

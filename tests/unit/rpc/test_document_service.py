@@ -18,7 +18,7 @@ from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.collections import NewCollection, create_collection
-from shortlist_server.pipeline.ingest import Ingester
+from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.windows import WINDOW_TOKENS
 from shortlist_server.rpc.document_service import DocumentServicer

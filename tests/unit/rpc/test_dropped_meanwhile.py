@@ -47,7 +47,7 @@ async def test_all_are_those_that_are_still_there(ask: Any, tmp_path: Path) -> N
         with store._naming("b"):
             answer = asyncio.ensure_future(ask(store, threads, config))
             async with asyncio.timeout(30):
-                while store.opened("a") is None:
+                while not store.known():
                     await asyncio.sleep(0.001)
             store.drop("b")
         assert await answer == ["a", "c"]

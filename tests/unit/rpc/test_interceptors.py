@@ -29,6 +29,12 @@ class Client:
     def set_trailing_metadata(self, metadata: Any) -> None:
         pass
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def read(self) -> bytes:
+        return b"request"
+
     async def write(self, message: Any) -> None:
         if self._gone:
             raise grpc.aio.InternalError("Failed to send a message")
@@ -56,13 +62,29 @@ async def test_a_client_that_is_gone_or_stuck_is_no_fault_and_leaves_no_call_beh
     observer = Observer(metrics=metrics)
     calls = CallInterceptor(max_concurrent=1, max_seconds=60, max_write_seconds=0.05, observer=observer)
     handler: Any = grpc.unary_stream_rpc_method_handler(endless)
-    call = calls.wrapped("/test", handler).unary_stream
+    call = calls.wrapped("/test", handler).stream_stream
+    returned, sent = asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        # As gRPC's own task of a call, which goes on until the status is with the transport.
+        try:
+            await call(None, Client(gone=gone))
+        finally:
+            returned.set()
+            await sent.wait()
+
     with caplog.at_level(logging.WARNING):
-        task = asyncio.ensure_future(call("request", Client(gone=gone)))
-        await asyncio.wait({task}, timeout=10)
-    assert task.done() and task.cancelled() is gone
-    assert ended == ["request"]
+        task = asyncio.create_task(serve())
+        async with asyncio.timeout(10):
+            await returned.wait()
+    assert ended == [b"request"]
     assert caplog.records == []
     assert metrics.registry.get_sample_value("shortlist_rpc_seconds_count", {"method": "/test", "code": code}) == 1
+    draining = asyncio.create_task(calls.drain(5))
+    await asyncio.sleep(0)
+    assert not draining.done()
+    sent.set()
     async with asyncio.timeout(2):
-        await calls.drain(5)
+        await draining
+        await asyncio.wait({task})
+    assert task.cancelled() is gone

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from shortlist_server.errors import Overloaded
-from shortlist_server.rpc.limits import Rates, Slots, Turns
+from shortlist_server.errors import InvalidArgument, Overloaded
+from shortlist_server.rpc.answers import AnswerRoom, UnsentAnswers
+from shortlist_server.rpc.limits import Rates, Shared, Turns
+from shortlist_server.rpc.slots import Slots
 
 
 def slots(limit: int, each: int) -> Slots:
@@ -105,3 +107,66 @@ def test_no_rate_is_no_limit_and_callers_do_not_pile_up(monkeypatch: pytest.Monk
     for number in range(50):
         rates.take(str(number))
     assert len(rates._buckets) == 5
+
+
+def test_who_has_nothing_gets_any_amount_and_others_what_is_left() -> None:
+    some = slots(10, 5)
+    with some.taking("a", 20), pytest.raises(Overloaded), some.taking("b", 1):
+        pass
+    with some.taking("a", 4), some.taking("b", 5):
+        with pytest.raises(Overloaded) as caught, some.taking("a", 2):
+            pass
+        assert caught.value.metadata["setting"] == "all"
+        with some.taking("a", 1):
+            pass
+    assert some.taken == 0
+    assert some._of_caller == {}
+
+
+async def test_the_parts_of_a_call_share_one_turn_from_the_first_to_the_last() -> None:
+    turns = Turns(1, 0.0)
+    shared = Shared(turns.taking)
+    async with shared.taking():
+        async with shared.taking():
+            assert turns.all_taken
+        assert turns.all_taken
+    assert not turns.all_taken
+    async with turns.taking():
+        with pytest.raises(Overloaded):
+            async with shared.taking():
+                pass
+    async with shared.taking():
+        assert turns.all_taken
+    assert not turns.all_taken
+
+
+def test_an_answer_of_parts_is_refused_with_the_part_that_is_too_much() -> None:
+    room = AnswerRoom(100)
+    room.take(60)
+    room.take(40)
+    with pytest.raises(InvalidArgument) as caught:
+        room.take(1)
+    assert caught.value.metadata == {"setting": "max_message_bytes", "limit": "100"}
+
+
+async def test_answers_that_wait_are_bounded_by_their_bytes_and_small_ones_by_their_number() -> None:
+    unsent, mebibyte = UnsentAnswers(8 * 2**20), 2**20
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            unsent.take(held, "a", mebibyte)
+        unsent.check("a", large=False)
+        with pytest.raises(Overloaded) as caught:
+            unsent.check("a", large=True)
+        assert caught.value.metadata["setting"] == "max_unsent_bytes_per_caller"
+        unsent.take(held, "b", 4 * mebibyte)
+        with pytest.raises(Overloaded) as caught:
+            unsent.take(held, "c", mebibyte)
+        assert caught.value.metadata["setting"] == "max_unsent_bytes"
+        for _ in range(251):
+            unsent.take(held, "a", 100)
+        with pytest.raises(Overloaded) as caught:
+            for _ in range(10):
+                unsent.take(held, "a", 100)
+        assert caught.value.metadata["setting"] == "max_unsent_answers_per_caller"
+        unsent.take(held, "c", 100)
+    unsent.check("a", large=True)

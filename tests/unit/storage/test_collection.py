@@ -270,12 +270,12 @@ def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, 
 def in_one_commit(collection, *calls):
     """Makes calls from threads of their own while the writer is held up, so that it takes them all together."""
     busy, held = threading.Event(), threading.Event()
-    collection._submit(Task(lambda _: busy.set() or held.wait(30), lambda _: None))
+    collection.submit(Task(lambda _: busy.set() or held.wait(30), lambda _: None))
     assert busy.wait(30)
     with ThreadPoolExecutor(len(calls)) as threads:
         done = [threads.submit(call) for call in calls]
         until = time.monotonic() + 30
-        while collection._writer._queue.qsize() < len(calls):
+        while collection._residency.opened.writer.queued < len(calls):
             assert time.monotonic() < until
             time.sleep(0.001)
         held.set()
@@ -381,7 +381,7 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection, ma
     assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
     commit(collection, maker.upsert("new"))
     until = time.monotonic() + 30
-    while collection._deletions.reclaiming:
+    while collection._residency.opened.deletions.reclaiming:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4

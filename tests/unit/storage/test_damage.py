@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Parts
+from shortlist_server.domain import Deletion, Parts, StreamPosition
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
 from shortlist_server.storage.faults import translated
 from shortlist_server.storage.maintenance import BuildFailed
@@ -30,7 +32,11 @@ def template(tmp_path_factory):
     for name in "ab":
         collection = store.create(name, collection_config())
         for _ in range("ab".index(name) + 1):
-            collection.commit([maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]).result(30)
+            changes = [maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]
+            for change in changes[60 : 90 - "ab".index(name)]:
+                # Equal to a60's: so many are not all nodes of the graph.
+                change.passages[0].vector[:] = changes[60].passages[0].vector
+            collection.commit(changes).result(30)
         assert collection.seal_now() == 1
     store.close()
     return folder, maker
@@ -136,6 +142,14 @@ def test_a_foreign_sqlite_file_is_no_collection(filled, open_store):
         "UPDATE counters SET documents = 99",
         "UPDATE counters SET next_label = 5",
         "DELETE FROM documents WHERE key = 7",
+        "UPDATE documents SET id = 'a6x' WHERE key = 7",
+        "UPDATE documents SET content_hash = x'00' WHERE key = 7",
+        "UPDATE documents SET key = 107 WHERE key = 7",
+        "UPDATE passages SET key = 8 WHERE label = 7",
+        "UPDATE passages SET tokens = 4 WHERE label = 7",
+        "DELETE FROM identities WHERE key = 7",
+        "INSERT INTO identities VALUES (1000, 0)",
+        "INSERT INTO streams VALUES ('s', 7, 0)",
     ],
 )
 def test_verify_finds_a_value_that_changed_behind_its_back(filled, open_store, change):
@@ -156,6 +170,76 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
     with pytest.raises(DataCorrupted):
         collection.passages([8], vectors=True)
     assert collection.documents([9], Parts())[9].text == "fox 8"
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: it.documents([7], Parts())),
+        ("UPDATE documents SET sequence = 1007 WHERE key = 7", lambda it: it.page(None, 0, 200, Parts())),
+        ("UPDATE passages SET key = 8 WHERE label = 7", lambda it: it.passages([7])),
+        ("UPDATE streams SET position = 8", lambda it: it.stream_position("s")),
+    ],
+)
+def test_a_changed_id_key_or_position_is_refused_when_it_is_read(filled, open_store, change, read):
+    store = open_store(maintain=False)
+    store.open("a").commit([], StreamPosition(stream="s", position=7)).result(30)
+    store.close()
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute(change)
+    connection.close()
+    collection = open_store(maintain=False).open("a")
+    with pytest.raises(DataCorrupted, match="damaged on disk"):
+        read(collection)
+
+
+def test_a_damaged_key_in_the_index_of_ids_never_deletes_another_document(filled, open_store):
+    collection = open_store(maintain=False).open("a")
+    # The row that the index leads to is not the one that was stored under the id.
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET sequence = 1007 WHERE key = 7")
+    connection.close()
+    with pytest.raises(DataCorrupted, match="identity of document 'a6'"):
+        collection.commit([Deletion(id="a6")]).result(30)
+    assert collection.count(None) == 100
+
+
+def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE documents SET id = 'a6x' WHERE key = 7")
+    connection.close()
+    with pytest.raises(DataCorrupted, match="ids of documents in collection a are damaged"):
+        open_store(maintain=False).open("a")
+
+
+@pytest.mark.parametrize("name", ["name", "uid", "config", "create_time"])
+def test_a_changed_setting_is_refused(filled, open_store, name):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE settings SET value = replace(value, '1', '2') || ' ' WHERE name = ?", (name,))
+    connection.close()
+    with pytest.raises(DataCorrupted, match="settings of collection a are damaged"):
+        open_store(maintain=False).open("a")
+
+
+def test_the_database_of_another_collection_is_not_served(filled, open_store):
+    shutil.copyfile(filled.parent / "b" / "collection.db", filled / "collection.db")
+    with pytest.raises(DataCorrupted, match="has the database of collection b"):
+        open_store(maintain=False).open("a")
+
+
+def test_a_folder_that_was_renamed_is_not_served_under_its_new_name(filled, open_store):
+    filled.rename(filled.with_name("c"))
+    with pytest.raises(DataCorrupted, match="has the database of collection a; move it back"):
+        open_store(maintain=False).open("c")
+
+
+def test_a_database_of_that_name_from_another_data_folder_is_not_served(filled, open_store, tmp_path):
+    other = EmbeddedStore(Config(data_dir=tmp_path / "other"), maintain=False)
+    other.create("a", collection_config())
+    other.close()
+    shutil.copyfile(tmp_path / "other/collections/a/collection.db", filled / "collection.db")
+    with pytest.raises(DataCorrupted, match="belongs to another collection"):
+        open_store(maintain=False).open("a")
 
 
 def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled, open_store):
@@ -259,6 +343,54 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_sto
             return graph.knn_query(*question, **how)
 
     segment._graph = DeletedFrom()
-    rows, reached = _sample(segment, 100)
-    assert len(rows) == 10
-    assert reached.all()
+    sample = _sample(segment, 100)
+    assert len(sample.rows) == 10
+    assert sample.found.all()
+
+
+def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled, open_store):
+    connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
+    connection.execute("UPDATE lexical_data SET block = x'00' WHERE id > 10")
+    connection.close()
+    store = open_store(maintain=False)
+    with pytest.raises(DataCorrupted, match="shortlist verify --repair") as caught:
+        store.open("a").lexical("fox", 10)
+    assert "backup" not in caught.value.message
+    assert store.verify("a", repair=True).ok
+    assert len(store.open("a").lexical("fox", 200).keys) == 100
+
+
+def flipped_ids(database: Path, id: bytes) -> Iterator[bytes]:
+    """The file with one bit flipped in each copy of an id that it has."""
+    content = database.read_bytes()
+    at = content.find(id)
+    while at >= 0:
+        yield content[: at + 2] + bytes([content[at + 2] ^ 1]) + content[at + 3 :]
+        at = content.find(id, at + 1)
+
+
+def test_a_flipped_bit_in_any_copy_of_an_id_never_makes_a_second_document(maker, tmp_path):
+    store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
+    store.create("a", collection_config()).commit([maker.upsert(f"id-{i:03}-x") for i in range(100)]).result(30)
+    store.close()
+    mended = refused = 0
+    for number, copy in enumerate(flipped_ids(tmp_path / "data/collections/a/collection.db", b"id-042-x")):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "data", folder)
+        (folder / "collections/a/collection.db").write_bytes(copy)
+        store = EmbeddedStore(Config(data_dir=folder), maintain=False)
+        try:
+            collection = store.open("a")
+            collection.commit([maker.upsert("id-042-x")]).result(30)
+            found = [document.id for document in collection.page(None, 0, 200, Parts())[0]]
+            assert sorted(found) == [f"id-{i:03}-x" for i in range(100)]
+            assert store.verify("a").ok
+            mended += 1
+        except DataCorrupted:
+            assert not store.verify("a").ok
+            refused += 1
+        finally:
+            store.close()
+    # The row itself, and the index of ids.
+    assert refused >= 1
+    assert mended >= 1

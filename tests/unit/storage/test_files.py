@@ -66,9 +66,9 @@ def test_a_collection_is_named_only_when_all_of_it_is_synced(open_store):
     files = RecordingFiles()
     open_store(files=files).create("c", collection_config())
     operations = [entry for entry in files.log if entry[0] != "make_folder"]
-    assert [operation for operation, _ in operations] == ["sync", "sync_folder", "rename", "sync_folder"]
-    assert operations[0] == ("sync", "collection.db")
-    assert operations[2:] == [("rename", "c"), ("sync_folder", "collections")]
+    assert operations[:3] == [("write", "last-commit"), ("sync", "last-commit"), ("sync", "collection.db")]
+    assert operations[3][0] == "sync_folder"
+    assert operations[4:] == [("rename", "c"), ("sync_folder", "collections")]
 
 
 def test_a_dropped_collection_is_unnamed_durably_before_it_is_removed(open_store):

@@ -73,7 +73,7 @@ def test_a_filter_passes_exactly_the_documents_of_its_definition(store, maker, d
 def test_a_declared_field_is_looked_up_in_its_index(store, maker):
     collection = store.create("c", collection_config(fields=("year",)))
     condition = compile_filter(Equals(("year",), 1.0), {("year",)})
-    with collection._pool.connection() as connection:
+    with collection.reading() as connection:
         plan = connection.execute(
             f"EXPLAIN QUERY PLAN SELECT key FROM documents WHERE {condition.sql}", condition.parameters
         ).fetchall()

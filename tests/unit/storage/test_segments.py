@@ -67,10 +67,10 @@ def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(collectio
 def test_a_segment_with_many_dead_rows_is_built_anew(collection, maker):
     fill(collection, maker, 200)
     wait_until(lambda: collection.info().segment_count == 1)
-    before = collection._index.view.segments[0].row.uid
+    before = collection.view.segments[0].row.uid
     collection.commit([Deletion(id=f"d{i}") for i in range(80)]).result(30)
-    wait_until(lambda: collection._index.view.segments[0].row.uid != before)
-    assert len(collection._index.view.segments[0].labels) == 120
+    wait_until(lambda: collection.view.segments[0].row.uid != before)
+    assert len(collection.view.segments[0].labels) == 120
 
 
 def test_a_segment_without_living_rows_goes_away(collection, maker):
@@ -289,12 +289,12 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     collection = open_store(maintain=False).create("papers", collection_config())
     fill(collection, maker, 100)
     gate = threading.Event()
-    blocked = collection._writer.submit(Task(lambda _: gate.wait(30), lambda _: None))
+    blocked = collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
     wait_until(blocked.running)
     deletion = collection.commit([Deletion(id="d7")])
     sealing = threading.Thread(target=collection.seal_now)
     sealing.start()
-    wait_until(lambda: collection._writer._queue.qsize() == 2)
+    wait_until(lambda: collection._residency.opened.writer.queued == 2)
     gate.set()
     sealing.join()
     deletion.result(30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from shortlist.v1 import filter_pb2 as pb
 from shortlist_server import domain
@@ -54,9 +54,7 @@ class _Reader:
     def read(self, message: pb.Filter, field: str, depth: int) -> domain.Filter:
         self._nodes += 1
         if depth > self._max_depth or self._nodes > self._max_nodes:
-            raise InvalidFilter(
-                f"a filter has at most {self._max_depth} levels and {self._max_nodes} nodes", field=field
-            )
+            raise self._too_large(field)
         kind = message.WhichOneof("condition")
         if kind is None:
             raise InvalidFilter("a filter needs a condition", field=field)
@@ -82,11 +80,15 @@ class _Reader:
             return domain.Exists(_path(message.exists.field, at))
         return domain.Contains(_path(message.contains.field, at), _scalar(message.contains.value, f"{at}.value"))
 
-    def _several(self, filters: Iterable[pb.Filter], at: str, depth: int) -> tuple[domain.Filter, ...]:
-        messages = list(filters)
-        if not messages:
+    def _several(self, filters: Sequence[pb.Filter], at: str, depth: int) -> tuple[domain.Filter, ...]:
+        if not filters:
             raise InvalidFilter("at least one filter is needed", field=f"{at}.filters")
-        return tuple(self.read(message, f"{at}.filters[{i}]", depth + 1) for i, message in enumerate(messages))
+        if self._nodes + len(filters) > self._max_nodes:
+            raise self._too_large(f"{at}.filters")
+        return tuple(self.read(message, f"{at}.filters[{i}]", depth + 1) for i, message in enumerate(filters))
+
+    def _too_large(self, field: str) -> InvalidFilter:
+        return InvalidFilter(f"a filter has at most {self._max_depth} levels and {self._max_nodes} nodes", field=field)
 
 
 def _path(text: str, at: str) -> tuple[str, ...]:

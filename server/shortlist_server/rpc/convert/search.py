@@ -55,6 +55,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
         explain=message.explain or message.explain_texts,
         explain_texts=message.explain_texts,
+        max_answer_bytes=config.max_message_bytes,
     )
 
 

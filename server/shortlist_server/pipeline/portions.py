@@ -1,0 +1,83 @@
+"""Reading documents for an answer, a portion at a time, and no further than the answer may reach.
+
+Documents are of any size up to a megabyte, so that how many fit into an answer is known only from those that were read.
+Pure but for what it is handed; blocking where that blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from shortlist_server.domain import Parts, StoredDocument
+from shortlist_server.errors import InvalidArgument
+
+Key = TypeVar("Key")
+
+FIRST_PORTION = 8
+"""Documents that are read before anything is known of their size; at most so many are read in vain."""
+
+
+def documents_within(
+    keys: Sequence[Key],
+    read: Callable[[Sequence[Key]], Mapping[Key, StoredDocument]],
+    parts: Parts,
+    max_bytes: int,
+) -> dict[Key, StoredDocument]:
+    """The documents with these keys that exist, by key.
+
+    Args:
+        read: reads documents by key.
+        parts: what the answer has of them.
+        max_bytes: of the answer; 0: no limit.
+
+    Raises:
+        InvalidArgument: they are too large for one answer; not all have been read then.
+    """
+    found: dict[Key, StoredDocument] = {}
+    size = 0
+    at = 0
+    while at < len(keys):
+        portion = next_portion(at, size, max_bytes, len(keys) - at)
+        documents = read(keys[at : at + portion])
+        size += sum(least_bytes(document, parts) for document in documents.values())
+        if max_bytes and size > max_bytes:
+            raise answer_too_large(max_bytes)
+        found.update(documents)
+        at += portion
+    return found
+
+
+def next_portion(count: int, size: int, max_bytes: int, left: int) -> int:
+    """How many documents to read next, of so many that are left.
+
+    Args:
+        count: documents read so far.
+        size: their bytes.
+        max_bytes: of the answer; 0: no limit.
+    """
+    if not max_bytes:
+        return left
+    if not count:
+        return min(left, FIRST_PORTION)
+    fitting = (max_bytes - size) * count // max(1, size)
+    return min(left, max(FIRST_PORTION, fitting))
+
+
+def least_bytes(document: StoredDocument, parts: Parts) -> int:
+    """What a document takes in an answer at the least: its texts and vectors."""
+    size = len(document.title) + len(document.text) if parts.text else 0
+    for passage in document.passages:
+        size += passage.end - passage.start
+        if passage.vector is not None:
+            size += passage.vector.nbytes
+    return size
+
+
+def answer_too_large(max_bytes: int) -> InvalidArgument:
+    """The error of a request whose answer would be larger than a message may be."""
+    return InvalidArgument(
+        f"the answer would have more than {max_bytes} bytes, which is the most that a message has: ask for fewer"
+        " documents at once, or for less of each (include)",
+        metadata={"setting": "max_message_bytes", "limit": str(max_bytes)},
+    )

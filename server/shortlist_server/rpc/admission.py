@@ -1,0 +1,99 @@
+"""The right of a call to go on: a key may be withdrawn, or lose a scope or a collection, while its stream is open.
+
+An ``Admission`` belongs to one call. Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, TypeVar
+
+from shortlist_server.errors import PermissionDenied, Unauthenticated
+from shortlist_server.keys import ApiKey, KeyRing, Scope
+
+Message = TypeVar("Message")
+
+RECHECK_SECONDS = 1.0
+"""Time between two looks at the key of a stream on which nothing arrives; the key file is read again as often."""
+
+END = object()
+
+
+class Admission:
+    """A call's key with what the call was admitted for."""
+
+    def __init__(self, keys: KeyRing | None, key: ApiKey, scope: Scope) -> None:
+        """``keys`` None: there are no keys, and nothing is ever withdrawn."""
+        self._keys = keys
+        self._key = key
+        self._scope = scope
+        self._collections: set[str] = set()
+
+    @property
+    def key(self) -> ApiKey:
+        """The key as it was at the last look."""
+        return self._key
+
+    def check_scope(self) -> None:
+        """Raises ``PermissionDenied`` where the key lacks the method's scope."""
+        if self._scope not in self._key.scopes:
+            raise PermissionDenied(
+                f"API key '{self._key.name}' lacks the scope '{self._scope.value}', which this call needs",
+                metadata={"key": self._key.name, "scope": self._scope.value},
+            )
+
+    def check_collections(self, names: Iterable[str]) -> None:
+        """Raises ``PermissionDenied`` where the key has no right to one of them; they are checked again later."""
+        if not self._key.collections and self._keys is None:
+            return
+        for name in names:
+            if not self._key.may_use(name):
+                what = "every collection, which this call needs" if name == "*" else f"collection '{name}'"
+                raise PermissionDenied(
+                    f"API key '{self._key.name}' has no right to {what}",
+                    metadata={"key": self._key.name, "collection": name},
+                )
+            self._collections.add(name)
+
+    def check_again(self) -> None:
+        """Looks whether the key may still do what it was admitted for.
+
+        Raises:
+            Unauthenticated: the server does not accept the key any more.
+            PermissionDenied: it lost the scope or a collection.
+        """
+        if self._keys is None:
+            return
+        now = self._keys.current(self._key)
+        if now is None:
+            raise Unauthenticated(f"API key '{self._key.name}' was withdrawn while the call was open")
+        if now != self._key:
+            self._key = now
+            self.check_scope()
+            self.check_collections(set(self._collections))
+
+    async def requests(
+        self, requests: AsyncIterator[Message], check: Callable[[Message], None]
+    ) -> AsyncIterator[Message]:
+        """A stream's messages, each checked, for as long as the key may send them; also while none arrives."""
+        iterator = aiter(requests)
+        while True:
+            arriving: asyncio.Future[Any] = asyncio.ensure_future(anext(iterator, END))
+            try:
+                while not (await asyncio.wait({arriving}, timeout=RECHECK_SECONDS))[0]:
+                    self.check_again()
+                message = arriving.result()
+            finally:
+                arriving.cancel()
+            if message is END:
+                return
+            self.check_again()
+            check(message)
+            yield message
+
+    async def responses(self, responses: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        """A stream's answers, for as long as the key may have them."""
+        async for response in responses:
+            self.check_again()
+            yield response

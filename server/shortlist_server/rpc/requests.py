@@ -1,0 +1,216 @@
+"""Reading requests: how long one may take to arrive, how large it may be, and how much it may hold.
+
+gRPC would read and parse a request before anyone can look at who sent it. Here it is read when the caller is known and
+admitted, counted (``wire``) before it is parsed, and both happens in a thread where it is large. gRPC decompresses
+nothing: a compressed message comes as it is and is decompressed here, no further than it says and may. Coroutines on
+the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
+
+from shortlist_server.config import Config
+from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
+from shortlist_server.rpc import bounds
+from shortlist_server.rpc.slots import Slots, caller_of
+from shortlist_server.rpc.wire import Walker
+from shortlist_server.storage import memory
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context
+
+GZIP = b"\x1f\x8b"
+"""What gzip begins with, and no message does: a field of number 3 in a wire format that does not exist."""
+
+LARGEST_GROWTH = 64
+"""Times that a message may grow when it is decompressed. Texts grow fourfold; a thousandfold is an attack."""
+
+ANY_GROWTH_BYTES = 256 * 1024
+"""Up to this size a message may grow as much as it likes."""
+
+UNCOUNTED_BYTES = 1024
+"""Messages up to this size are parsed as they are: they cannot hold more than some hundred elements."""
+
+INLINE_BYTES = 64 * 1024
+"""Messages up to this size are parsed on the event loop; of empty ones within it, that takes three milliseconds."""
+
+PARSED_AT_ONCE = 2
+"""Large messages that are decompressed, counted and parsed at once."""
+
+TRIMMED_BYTES = 4 * 1024 * 1024
+"""After messages of more than this, free memory is given back to the system."""
+
+LARGE_MESSAGES = 2
+"""Large requests may be worked on until they have so many times the bytes of the largest message, all together."""
+
+PROMPT_SECONDS = 0.25
+"""A request that takes longer to arrive than this is a slow one. Most come with their headers."""
+
+LOOK_AGAIN_SECONDS = 0.05
+
+SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER = 16, 8
+"""Slow requests at once. Each may have nearly arrived, and then holds memory for nothing."""
+
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of request."""
+
+    walker: Walker | None
+    """None: nothing is known of it, as of those of the reflection service, which hold nothing repeated."""
+
+    deserialize: Callable[[bytes], Any]
+
+
+class Arrivals:
+    """Waits for requests to arrive, of which only so many may take their time."""
+
+    def __init__(self, seconds: float, slow: int, slow_of_caller: int) -> None:
+        """``seconds``: for a request to arrive. ``slow``: how many may take longer than most, at once."""
+        self._seconds = seconds
+        self._slow = Slots("max_slow_requests", slow, "max_slow_requests_per_caller", slow_of_caller, RETRY_SECONDS)
+
+    async def message(self, context: Context, caller: str) -> Any:
+        """The bytes of a call's next message, or gRPC's EOF.
+
+        Raises:
+            Overloaded: it takes long, and so do too many others.
+            DeadlineExceeded: it did not arrive in time.
+        """
+        loop = asyncio.get_running_loop()
+        refused: list[Overloaded] = []
+        with ExitStack() as slow:
+            try:
+                async with asyncio.timeout(self._seconds) as patience:
+
+                    def late() -> None:
+                        try:
+                            slow.enter_context(self._slow.taking(caller))
+                        except Overloaded as error:
+                            refused.append(error)
+                            patience.reschedule(loop.time())
+
+                    def look_again() -> None:
+                        # Where the loop itself was held up, the message is there, and only not seen yet.
+                        timers.append(loop.call_later(LOOK_AGAIN_SECONDS, late))
+
+                    timers = [loop.call_later(PROMPT_SECONDS, look_again)]
+                    try:
+                        return await context.read()
+                    finally:
+                        for timer in timers:
+                            timer.cancel()
+            except TimeoutError:
+                raise refused[0] if refused else DeadlineExceeded("the request did not arrive in time") from None
+
+
+class RequestReader:
+    """Reads and parses the requests of a server."""
+
+    def __init__(self, config: Config) -> None:
+        self._limits = bounds.limits(config)
+        self._max_bytes = config.max_message_bytes
+        self._arrivals = Arrivals(config.max_deadline_seconds, SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER)
+        most = LARGE_MESSAGES * config.max_message_bytes
+        self._large = Slots("max_request_bytes", most, "max_request_bytes_per_caller", most // 2, RETRY_SECONDS)
+        self._memory = memory.Rarely()
+        self._parsing = asyncio.Semaphore(PARSED_AT_ONCE)
+
+    def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> Kind:
+        """What is known of a method's requests.
+
+        Raises:
+            LookupError: such a request may hold a repeated field that has no limit.
+        """
+        service, _, name = method.lstrip("/").rpartition("/")
+        try:
+            descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
+        except KeyError:
+            return Kind(None, deserialize or (lambda data: data))
+        return Kind(Walker(descriptor, self._limits), deserialize or (lambda data: data))
+
+    async def receive(self, kind: Kind, context: Context, held: ExitStack) -> Any:
+        """The request of a call. What it takes of a limit is held for as long as the stack is open.
+
+        Raises:
+            InvalidArgument: it cannot be read, holds too much, or there is none.
+            Overloaded: too much is being received or worked on already.
+            DeadlineExceeded: it did not arrive in time.
+        """
+        caller = caller_of(context)
+        raw = await self._arrivals.message(context, caller)
+        if raw is grpc.aio.EOF:
+            raise InvalidArgument("the call has no request")
+        size = self._full_size(raw)
+        if size <= INLINE_BYTES:
+            return self._parsed(kind, raw, size)
+        held.enter_context(self._large.taking(caller, size))
+        return await self._parsed_aside(kind, raw, size)
+
+    async def messages(self, kind: Kind, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """The messages of a stream. Raises ``InvalidArgument`` at one that cannot be read or holds too much."""
+        async for raw in requests:
+            size = self._full_size(raw)
+            if size <= INLINE_BYTES:
+                yield self._parsed(kind, raw, size)
+            else:
+                yield await self._parsed_aside(kind, raw, size)
+
+    def _full_size(self, raw: bytes) -> int:
+        """The size of a message when it is decompressed, as it says itself."""
+        if not raw.startswith(GZIP):
+            return len(raw)
+        size = int.from_bytes(raw[-4:], "little")
+        if size > max(ANY_GROWTH_BYTES, LARGEST_GROWTH * len(raw)):
+            raise InvalidArgument(
+                f"the message has {size} bytes when it is decompressed, more than {LARGEST_GROWTH} times as many as it"
+                " was sent with: send it uncompressed"
+            )
+        if size > self._max_bytes:
+            raise InvalidArgument(
+                f"the message has {size} bytes when it is decompressed, at most {self._max_bytes} are allowed",
+                metadata={"setting": "max_message_bytes", "limit": str(self._max_bytes)},
+            )
+        return size
+
+    async def _parsed_aside(self, kind: Kind, raw: bytes, size: int) -> Any:
+        async with self._parsing:
+            try:
+                return await asyncio.to_thread(self._parsed, kind, raw, size)
+            finally:
+                if size > TRIMMED_BYTES:
+                    self._memory.freed()
+
+    @staticmethod
+    def _parsed(kind: Kind, raw: bytes, size: int) -> Any:
+        if raw.startswith(GZIP):
+            raw = _decompressed(raw, size)
+        if kind.walker is not None and size > UNCOUNTED_BYTES:
+            kind.walker.check(raw)
+        try:
+            return kind.deserialize(raw)
+        except (DecodeError, RecursionError) as error:
+            raise InvalidArgument(f"the message cannot be read: {error}") from None
+
+
+def _decompressed(raw: bytes, size: int) -> bytes:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        data = stream.decompress(raw, size + 1)
+    except zlib.error as error:
+        raise InvalidArgument(f"the message cannot be decompressed: {error}") from None
+    if len(data) != size or not stream.eof or stream.unused_data:
+        raise InvalidArgument("the message cannot be decompressed: it has another size than it says")
+    return data

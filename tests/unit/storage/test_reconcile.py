@@ -1,0 +1,267 @@
+"""An index that shows something else than the database has: `verify` says so, and `--repair` heals it in place.
+
+Each state is made on purpose, on the writer thread, in a collection of two segments and a tail.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from shortlist_server.config import Config
+from shortlist_server.domain import Deletion
+from shortlist_server.storage.builder import BuildSpec, build
+from shortlist_server.storage.files import Files
+from shortlist_server.storage.maintenance import BuildFailed
+from shortlist_server.storage.manifest import SegmentOutdated
+from shortlist_server.storage.segments import Segment
+from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.writer import Task
+
+from .conftest import Maker, collection_config
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Documents d0 to d49 in a first segment, to d99 in a second, to d119 in the tail: passages 1 to 120."""
+    maker = Maker()
+    folder = tmp_path_factory.mktemp("template") / "data"
+    store = EmbeddedStore(Config(data_dir=folder), maintain=False)
+    collection = store.create("papers", collection_config())
+    for start, end in ((0, 50), (50, 100), (100, 120)):
+        collection.commit([maker.upsert(f"d{i}") for i in range(start, end)]).result(30)
+        if end <= 100:
+            assert collection.seal_now() == 1
+    store.close()
+    return folder, maker
+
+
+@pytest.fixture
+def maker(template):
+    return copy.deepcopy(template[1])
+
+
+@pytest.fixture
+def store(template, tmp_path, open_store):
+    shutil.copytree(template[0], tmp_path / "data")
+    return open_store(maintain=False)
+
+
+@pytest.fixture
+def collection(store):
+    return store.open("papers")
+
+
+def write(collection, change):
+    """Changes the database, and shows nobody."""
+    collection.run(Task(lambda truth: truth.apply([change], None), lambda _: None))
+
+
+def execute(collection, sql, *values):
+    collection.run(Task(lambda truth: truth.connection.execute(sql, values).fetchall(), lambda _: None))
+
+
+def show(collection, change):
+    """Changes what is in memory alone."""
+    collection.run(Task(lambda _: None, lambda _: change()))
+
+
+def deleted_in_a_segment(collection, maker):
+    write(collection, Deletion(id="d7"))
+    del maker.vectors["d7"]
+
+
+def deleted_in_the_tail(collection, maker):
+    write(collection, Deletion(id="d110"))
+    del maker.vectors["d110"]
+
+
+def written_and_not_shown(collection, maker):
+    write(collection, maker.upsert("d200", passages=2))
+
+
+def replaced_and_not_shown(collection, maker):
+    write(collection, maker.upsert("d60"))
+
+
+def dead_in_a_segment(collection, maker):
+    show(collection, lambda: collection.view.segments[0].remove(np.array([8, 9])))
+
+
+def dead_in_the_tail(collection, maker):
+    show(collection, lambda: collection._residency.opened.index._tail.remove(np.array([105])))
+
+
+def in_a_segment_and_in_the_tail(collection, maker):
+    tail = collection._residency.opened.index._tail
+    tail.drop_range(0, 1000)
+    tail.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
+    show(collection, collection._residency.opened.index._show)
+
+
+def maker_rows(maker, numbers):
+    return [maker.vectors[f"d{number}"][0] for number in numbers]
+
+
+def in_two_segments(collection, maker):
+    row = begun(collection, 0, 100)
+    values = (row.uid, row.low, row.high, row.passages, row.checksum)
+    execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
+    index = collection._residency.opened.index
+
+    def both() -> None:
+        index._segments = (loaded(collection, row), *index._segments)
+        index._show()
+
+    show(collection, both)
+
+
+def listed_by_no_manifest(collection, maker):
+    execute(collection, "DELETE FROM segments WHERE low = 0")
+
+
+def listed_and_not_loaded(collection, maker):
+    execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES ('gone', 100, 120, 20, '')")
+
+
+def listed_under_another_name(collection, maker):
+    execute(collection, "UPDATE segments SET uid = 'gone' WHERE low = 50")
+
+
+def begun(collection, low, high):
+    """The row of a segment that was built and not published."""
+    spec = BuildSpec(
+        database=str(collection.folder / "collection.db"),
+        folder=str(collection.folder / "segments"),
+        collection=collection.uid,
+        uid="made",
+        dimension=collection.config.dimension,
+        low=low,
+        high=high,
+        seed=None,
+        threads=1,
+    )
+    return build(spec, Files())
+
+
+def loaded(collection, row):
+    return Segment.load(collection.folder / "segments" / row.uid, row, collection.uid, collection.config.dimension)
+
+
+def assert_finds_all(collection, maker):
+    names = {key: id for id, key in collection.keys(list(maker.vectors)).items()}
+    for query in maker.random.standard_normal((3, 16)).astype(np.float32):
+        best = {id: float(np.max(vectors @ query)) for id, vectors in maker.vectors.items()}
+        for exact in (True, False):
+            found = collection.dense(query, len(best), exact=exact)
+            got = list(dict.fromkeys(names.get(key) for key in found.keys.tolist()))
+            assert got == sorted(best, key=best.__getitem__, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (deleted_in_a_segment, "1 passages are indexed but not stored, first 8"),
+        (deleted_in_the_tail, "1 passages are indexed but not stored, first 111"),
+        (written_and_not_shown, "2 passages are in no index, first 121"),
+        (replaced_and_not_shown, "1 passages are in no index, first 121"),
+        (dead_in_a_segment, "2 passages are in no index, first 8"),
+        (dead_in_the_tail, "1 passages are in no index, first 105"),
+        (in_a_segment_and_in_the_tail, "a passage is in two places"),
+        (in_two_segments, "a passage is in two places"),
+        (listed_by_no_manifest, "the manifest names other segments than are loaded"),
+        (listed_and_not_loaded, "the manifest names other segments than are loaded"),
+        (listed_under_another_name, "the manifest names other segments than are loaded"),
+    ],
+)
+def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection, store, open_store, maker, harm, said):
+    harm(collection, maker)
+    (problem,) = store.verify("papers").problems
+    assert said in problem
+    healed = store.verify("papers", repair=True)
+    assert healed.ok, healed.problems
+    assert any("agree with the database" in line for line in healed.repairs)
+    assert_finds_all(collection, maker)
+    collection.commit([Deletion(id="d11"), maker.upsert("d12"), maker.upsert("d300")]).result(30)
+    del maker.vectors["d11"]
+    collection.merge_now()
+    assert_finds_all(collection, maker)
+    assert {path.name for path in (collection.folder / "segments").iterdir()} == {
+        segment.row.uid for segment in collection.view.segments
+    }
+    store.close()
+    again = open_store(maintain=False)
+    assert again.verify("papers").ok
+    assert again.open("papers").damage == ()
+    assert_finds_all(again.open("papers"), maker)
+
+
+def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection, store, maker):
+    index = collection._residency.opened.index
+    with index.watching() as watch:
+        row = begun(collection, 0, 50)
+        segment = loaded(collection, row)
+        deleted_in_a_segment(collection, maker)
+        assert store.verify("papers", repair=True).ok
+        assert [removed.tolist() for removed in watch.removed] == [[8]]
+    segment.remove(watch.removed[0])
+    assert segment.live == 49
+
+
+def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
+    started, go_on = threading.Event(), threading.Event()
+    upkeep = collection._residency.opened.upkeep
+    real = upkeep._publish
+
+    def late(job, segment, watch) -> None:
+        if not started.is_set():
+            started.set()
+            assert go_on.wait(30)
+        real(job, segment, watch)
+
+    upkeep._merger._publish = late
+    merged: list[int] = []
+    merging = threading.Thread(target=lambda: merged.append(collection.merge_now()))
+    merging.start()
+    assert started.wait(60)
+    dead_in_a_segment(collection, maker)
+    assert store.verify("papers", repair=True).ok
+    go_on.set()
+    merging.join()
+    assert merged == [1]
+    (segment,) = collection.view.segments
+    assert (segment.live, len(list((collection.folder / "segments").iterdir()))) == (120, 1)
+    assert store.verify("papers").ok
+    assert_finds_all(collection, maker)
+
+
+def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection):
+    row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.view.segments]
+    for gone in ([], uids[:1], [*uids, "gone"]):
+        with pytest.raises(SegmentOutdated):
+            collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
+    assert collection.difference().problems == ()
+
+
+def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
+    deleted_in_the_tail(collection, maker)
+    with pytest.raises(BuildFailed, match="repair makes the index agree"):
+        collection.seal_now()
+    assert len(list((collection.folder / "segments").iterdir())) == 2
+    assert store.verify("papers", repair=True).ok
+    assert len(collection.view.segments) == 3
+    assert_finds_all(collection, maker)
+
+
+@pytest.mark.parametrize("harm", [listed_by_no_manifest, listed_under_another_name])
+def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(collection, store, maker, harm):
+    harm(collection, maker)
+    with pytest.raises(BuildFailed, match="not there any more"):
+        collection.merge_now()
+    assert store.verify("papers", repair=True).ok
+    assert collection.merge_now() == 1
+    assert_finds_all(collection, maker)
