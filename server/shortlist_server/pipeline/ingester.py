@@ -110,19 +110,21 @@ class Ingester:
             StreamConflict: a newer one is open or being opened. It goes by when they came, not by which is quicker.
         """
         while True:
-            holders = self._holders(opening)
-            others: list[_Opening | IngestSession] = [*holders, *filter(opening.rivals, self._opening)]
-            if any(other.number > opening.number for other in others):
+            if self._newer(opening):
                 raise _taken(opening.stream)
-            for holder in holders:
+            for holder in self._holders(opening):
                 holder.end(_taken(opening.stream))
             # A session that was ended may have left a commit under way; an empty one comes after it.
             await asyncio.wrap_future(store.commit(()))
             position = await asyncio.get_running_loop().run_in_executor(
                 self._threads, store.stream_position, opening.stream
             )
-            if not self._holders(opening):
+            if not self._holders(opening) and not self._newer(opening):
                 return position
+
+    def _newer(self, opening: _Opening) -> bool:
+        others: list[_Opening | IngestSession] = [*self._holders(opening), *filter(opening.rivals, self._opening)]
+        return any(other.number > opening.number for other in others)
 
     def _holders(self, opening: _Opening) -> list[IngestSession]:
         return [session for session in self._sessions if opening.rivals(session) and not session.ended]

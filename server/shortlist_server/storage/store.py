@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +54,7 @@ from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.reader import KEPT_CONNECTIONS, ReadingConnections
 from shortlist_server.storage.reserve import Reserve
 from shortlist_server.storage.restore import copy_back
+from shortlist_server.storage.survey import begin_survey
 from shortlist_server.storage.verify import CollectionReport, verify_collection
 from shortlist_server.storage.verify_database import Check
 
@@ -66,9 +66,6 @@ WRITING_THREADS = 8
 SEALING_THREADS = 2
 MERGING_THREADS = 2
 """Builds of segments at once, each in a process that takes half of the cores."""
-
-SURVEY_PAUSE = 200
-"""Times as long as a look at a collection took until the survey looks at the next one: half a percent of a core."""
 
 
 def open_store(config: Config) -> EmbeddedStore:
@@ -240,21 +237,12 @@ class EmbeddedStore:
 
     def survey(self) -> None:
         """Looks at each collection once, slowly and in the background, so that damage is logged. Never blocks."""
-        names = iter(self.names())
-
-        def look() -> None:
-            name = next(names, None)
-            if name is None:
-                return
-            begin = time.monotonic()
-            with suppress(ShortlistError):
-                self.find(name).info()
-            self._clock.after(SURVEY_PAUSE * (time.monotonic() - begin), look_soon)
-
-        def look_soon() -> None:
-            self._threads["closing"].submit(look)
-
-        look_soon()
+        begin_survey(
+            self.names(),
+            lambda name: self.find(name).info(),
+            clock=self._clock,
+            threads=self._threads["closing"],
+        )
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
