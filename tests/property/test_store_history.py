@@ -196,7 +196,8 @@ class History(RuleBasedStateMachine):
         if damage is not None and files:
             chance = random.Random(damage)
             file = chance.choice(files)
-            content = bytearray(file.read_bytes())
+            # Where no vectors are equal, the file of twins is empty.
+            content = bytearray(file.read_bytes() or b"\0")
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
             file.write_bytes(content)
         self.store = self.open_store()
