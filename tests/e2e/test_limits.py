@@ -315,7 +315,9 @@ def test_a_caller_that_calls_too_often_is_told_when_to_come_again(start: Started
     assert len(errors) >= 10
     setting, seconds = refusal(errors[0])
     assert setting == "max_requests_per_second"
-    time.sleep(seconds + 0.05)
+    assert 0 < seconds <= 0.2
+    # Calls after the first refusal may have taken what came meanwhile.
+    time.sleep(0.25)
     assert stub.Count(pb.CountRequest(collection="docs"), timeout=5).count == 1
 
 

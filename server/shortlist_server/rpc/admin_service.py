@@ -223,22 +223,28 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def _telling(self, work: Callable[[Callable[[Message], None]], Message]) -> AsyncIterator[Message]:
-        """Runs blocking work in a thread; yields what it tells, at most ten times a second, and then its result."""
+        """Runs blocking work in a thread; yields what it tells, ten times a second and at the end, then its result."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Message | None] = asyncio.Queue()
         last = 0.0
+        untold: list[Message] = []
 
         def tell(message: Message) -> None:
             nonlocal last
+            untold[:] = [message]
             if time.monotonic() - last >= PROGRESS_SECONDS:
                 last = time.monotonic()
+                untold.clear()
                 loop.call_soon_threadsafe(told.put_nowait, message)
 
         task = loop.run_in_executor(self._long_threads, work, tell)
         task.add_done_callback(lambda _: told.put_nowait(None))
         while (message := await told.get()) is not None:
             yield message
-        yield await task
+        result = await task
+        for message in untold:
+            yield message
+        yield result
 
 
 def _estimate_out(estimate: RecallEstimate) -> pb.RecallEstimate:

@@ -6,7 +6,6 @@ ends with its command, and the command still ends as its build did.
 """
 
 import contextlib
-import errno
 import os
 import random
 import select
@@ -59,12 +58,10 @@ def _build(connection: socket.socket, main, point: str) -> None:
 
     try:
         main(crash_point)
-    except OSError as error:
-        # Its command is gone, with the server that wanted it.
-        if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-            os.write(1, f"failed: {error!r}\n".encode())
     except BaseException as error:
-        os.write(1, f"failed: {error!r}\n".encode())
+        # Nobody hears of it where the command is gone, with the server that wanted the build.
+        with contextlib.suppress(OSError):
+            os.write(1, f"failed: {error!r}\n".encode())
     os._exit(1)
 
 
