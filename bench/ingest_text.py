@@ -26,7 +26,7 @@ from shortlist_server.domain import OverflowPolicy
 from shortlist_server.inference.base import Embedder
 from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.loading import load_embedder
-from shortlist_server.storage.manifest import GRAPH_FILE
+from shortlist_server.storage.layout import GRAPH_FILE
 
 RATE_LIMIT = 0.8
 MEMORY_LIMIT_MB = 100.0

@@ -23,7 +23,7 @@ from shortlist import Client, Document
 from shortlist import CollectionConfig as NewCollection
 from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.domain import Chunking, CollectionConfig
-from shortlist_server.storage import schema
+from shortlist_server.storage.rows import schema
 
 DIMENSION = 384
 GROUP = 546

@@ -26,7 +26,7 @@ from bars import at_most, finish, percentile
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.lexical import POSTING_BUDGET, Lexicon
+from shortlist_server.storage.lexical.index import POSTING_BUDGET, Lexicon
 from shortlist_server.storage.store import EmbeddedStore
 
 CANDIDATES = 100

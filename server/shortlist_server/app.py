@@ -63,9 +63,9 @@ from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
-from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.data_folder import backup_folder
+from shortlist_server.storage.disk import descriptors
+from shortlist_server.storage.disk.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from shortlist_server.config import Config
 from shortlist_server.inference.entries import check_models
 from shortlist_server.rpc.preflight import check_addresses, check_certificates
-from shortlist_server.storage.preflight import check_folders
+from shortlist_server.storage.disk.preflight import check_folders
 
 
 def check(config: Config, *, keeps_collections: bool) -> None:

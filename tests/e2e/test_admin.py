@@ -14,7 +14,7 @@ import pytest
 from shortlist import Client, CollectionConfig, Document
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.rows.writer import Task
 from shortlist_server.testing import server
 
 

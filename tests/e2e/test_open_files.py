@@ -18,7 +18,7 @@ import pytest
 from shortlist import Client, CollectionConfig, Document
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
-from shortlist_server.storage.descriptors import LEAST_LIMIT
+from shortlist_server.storage.disk.descriptors import LEAST_LIMIT
 
 COLLECTIONS = 60
 LIMITED = "ulimit -n {limit} && exec {python} -m shortlist serve --listen 127.0.0.1:0 --data-dir {data} {arguments}"

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
-from shortlist_server.storage.builder import BuildSpec, build
-from shortlist_server.storage.files import Files
-from shortlist_server.storage.index import Job, Watch
-from shortlist_server.storage.maintenance import next_merge, next_seal
-from shortlist_server.storage.manifest import SegmentOutdated
-from shortlist_server.storage.segments import Segment
+from shortlist_server.storage.compaction.builder import BuildSpec, build
+from shortlist_server.storage.compaction.compactor import next_merge, next_seal
+from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.values import SegmentOutdated
+from shortlist_server.storage.vectors.index import Job, Watch
+from shortlist_server.storage.vectors.segments import Segment
 
 DIMENSION = 4
 MOST = 1000

@@ -114,7 +114,7 @@ def verify_folder(
     try:
         from shortlist_server.config import Config
         from shortlist_server.errors import ShortlistError
-        from shortlist_server.storage.data_folder import BACKUP_FILE, COLLECTIONS_FOLDER
+        from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER
         from shortlist_server.storage.store import EmbeddedStore
     except ModuleNotFoundError as error:
         raise click.ClickException(MISSING_SERVER) from error
@@ -157,7 +157,7 @@ def _verify_collection(
     progress: Callable[[VerifyProgress], None],
 ) -> VerifyReport:
     from shortlist_server.errors import ShortlistError
-    from shortlist_server.storage.maintenance import BuildFailed
+    from shortlist_server.storage.compaction.compactor import BuildFailed
 
     def tell(step: str) -> None:
         progress(VerifyProgress(collection=name, step=step))
@@ -175,7 +175,7 @@ def _verify_backup(
     folder: Path, collection: str | None, progress: Callable[[VerifyProgress], None]
 ) -> list[VerifyReport]:
     from shortlist_server.errors import ShortlistError
-    from shortlist_server.storage.verify_backup import verify_backup
+    from shortlist_server.storage.backups.verify import verify_backup
 
     def tell(name: str, step: str) -> None:
         progress(VerifyProgress(collection=name, step=step))

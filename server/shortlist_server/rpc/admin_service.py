@@ -27,10 +27,10 @@ from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
-from shortlist_server.storage.backup import Progress
-from shortlist_server.storage.backup_manifest import Backup as StoredBackup
-from shortlist_server.storage.backup_manifest import read_backup
-from shortlist_server.storage.files import FOLDER_MODE
+from shortlist_server.storage.backups.backup import Progress
+from shortlist_server.storage.backups.manifest import Backup as StoredBackup
+from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.disk.files import FOLDER_MODE
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import CollectionReport
 

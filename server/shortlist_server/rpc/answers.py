@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.slots import Slots
-from shortlist_server.storage import memory
+from shortlist_server.storage.compaction import memory
 
 SMALL_BYTES = 64 * 1024
 """Answers up to this size are bounded by number alone, so that large ones of others never keep a search from being

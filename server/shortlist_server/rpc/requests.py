@@ -24,7 +24,7 @@ from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloade
 from shortlist_server.rpc import bounds
 from shortlist_server.rpc.slots import Slots, caller_of
 from shortlist_server.rpc.wire import Walker
-from shortlist_server.storage import memory
+from shortlist_server.storage.compaction import memory
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context

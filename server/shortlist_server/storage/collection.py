@@ -36,19 +36,20 @@ from shortlist_server.domain import (
     Vector,
 )
 from shortlist_server.errors import UnsupportedByCollection
-from shortlist_server.storage import dense, quarantine
 from shortlist_server.storage.base import Lease, Selection
-from shortlist_server.storage.facts import Settings
-from shortlist_server.storage.openings import Openings
+from shortlist_server.storage.compaction.reconcile import Difference
+from shortlist_server.storage.compaction.recovery import Damage
+from shortlist_server.storage.compaction.scheduler import CollectionStats, stats_of
+from shortlist_server.storage.opening.facts import Settings
+from shortlist_server.storage.opening.openings import Openings
+from shortlist_server.storage.opening.residency import Residency
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.reconcile import Difference
-from shortlist_server.storage.recovery import Damage
-from shortlist_server.storage.residency import Residency
-from shortlist_server.storage.segments import Segment
-from shortlist_server.storage.selection import KeySelection
-from shortlist_server.storage.settings import NOT_RAISED, RaisedEf
-from shortlist_server.storage.upkeep import CollectionStats, stats_of
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.rows import dead_letters as quarantine
+from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.vectors import search as dense
+from shortlist_server.storage.vectors.segments import Segment
+from shortlist_server.storage.vectors.selection import KeySelection
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from shortlist_server.config import Config
 from shortlist_server.storage.clock import Clock
-from shortlist_server.storage.files import CrashPoint, Files
-from shortlist_server.storage.reader import ReadingConnections
-from shortlist_server.storage.reserve import Reserve
+from shortlist_server.storage.disk.files import CrashPoint, Files
+from shortlist_server.storage.rows.reader import ReadingConnections
+from shortlist_server.storage.rows.reserve import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,26 +37,27 @@ from shortlist_server.errors import (
     ShortlistError,
     Unavailable,
 )
-from shortlist_server.storage import descriptors, schema
-from shortlist_server.storage.backup import Progress, remove_partial, write_backup
-from shortlist_server.storage.backup_manifest import Backup, read_backup
+from shortlist_server.storage.backups.backup import Progress, remove_partial, write_backup
+from shortlist_server.storage.backups.manifest import Backup, read_backup
+from shortlist_server.storage.backups.restore import copy_back
 from shortlist_server.storage.base import Lease
 from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.data_folder import COLLECTIONS_FOLDER, NAME, backup_folder, open_data_folder
-from shortlist_server.storage.facts import SEGMENTS_FOLDER
-from shortlist_server.storage.faults import translated
-from shortlist_server.storage.files import CrashPoint, Files, pass_by
-from shortlist_server.storage.identity import DATABASE_FILE, accept_loss, start_record
-from shortlist_server.storage.maintenance import BUILDER
-from shortlist_server.storage.openings import Openings
+from shortlist_server.storage.compaction.compactor import BUILDER
+from shortlist_server.storage.disk import descriptors
+from shortlist_server.storage.disk.data_folder import NAME, backup_folder, open_data_folder
+from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.disk.files import CrashPoint, Files, pass_by
+from shortlist_server.storage.layout import COLLECTIONS_FOLDER, DATABASE_FILE, SEGMENTS_FOLDER
+from shortlist_server.storage.opening.identity import accept_loss, start_record
+from shortlist_server.storage.opening.openings import Openings
+from shortlist_server.storage.opening.survey import begin_survey
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.reader import KEPT_CONNECTIONS, ReadingConnections
-from shortlist_server.storage.reserve import Reserve
-from shortlist_server.storage.restore import copy_back
-from shortlist_server.storage.survey import begin_survey
+from shortlist_server.storage.rows import schema
+from shortlist_server.storage.rows.integrity import Check
+from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS, ReadingConnections
+from shortlist_server.storage.rows.reserve import Reserve
 from shortlist_server.storage.verify import CollectionReport, verify_collection
-from shortlist_server.storage.verify_database import Check
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.facts import SEGMENTS_FOLDER
-from shortlist_server.storage.manifest import SegmentDamaged, check_folder
-from shortlist_server.storage.segments import Segment, Unreachable
-from shortlist_server.storage.verify_database import Check, database_checks
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
+from shortlist_server.storage.rows.integrity import Check, database_checks
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
+from shortlist_server.storage.vectors.segments import Segment, Unreachable
 
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors for which a search must find some of the nearest."""

@@ -38,7 +38,7 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.maintenance import BuildFailed
+from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import verify_collection
 

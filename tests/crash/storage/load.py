@@ -17,7 +17,7 @@ import numpy as np
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Equals, NewPassage, Upsert
-from shortlist_server.storage.builder import main as build_main
+from shortlist_server.storage.compaction.builder import main as build_main
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 8

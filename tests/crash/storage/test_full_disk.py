@@ -12,7 +12,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Range, Upsert
 from shortlist_server.errors import OutOfSpace
-from shortlist_server.storage.maintenance import BuildFailed
+from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.store import EmbeddedStore
 
 pytestmark = pytest.mark.crash

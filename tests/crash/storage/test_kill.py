@@ -19,7 +19,7 @@ import pytest
 
 from shortlist_server.domain import Parts
 from shortlist_server.errors import CommitsLost
-from shortlist_server.storage.backup_manifest import read_backup
+from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
 
 LOAD = Path(__file__).with_name("load.py")

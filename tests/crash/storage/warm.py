@@ -30,7 +30,7 @@ def serve(path: str, killed_share: float) -> None:
         return
     os.close(holder)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    import shortlist_server.storage.builder
+    import shortlist_server.storage.compaction.builder
 
     while True:
         ready, _, _ = select.select([alive, listener], [], [])
@@ -39,7 +39,7 @@ def serve(path: str, killed_share: float) -> None:
         connection, _ = listener.accept()
         point = random.choice(BUILD_POINTS) if random.random() < killed_share else ""
         if os.fork() == 0:
-            _build(connection, shortlist_server.storage.builder.main, point)
+            _build(connection, shortlist_server.storage.compaction.builder.main, point)
         connection.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Parts
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage.backup_manifest import read_backup
+from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import collection_config

@@ -11,10 +11,10 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage.backup_manifest import read_backup
-from shortlist_server.storage.locking import try_lock
+from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.backups.verify import verify_backup
+from shortlist_server.storage.disk.locking import try_lock
 from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.verify_backup import verify_backup
 
 from .conftest import Maker, collection_config
 

@@ -21,9 +21,9 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
-from shortlist_server.storage.dense import DEFAULT_BREADTH
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
-from shortlist_server.storage.writer import Task
 
 from .conftest import DIMENSION, collection_config, unit
 

@@ -12,8 +12,9 @@ import pytest
 
 from shortlist_server.domain import StreamPosition
 from shortlist_server.errors import CommitsLost, DataCorrupted, Unavailable
-from shortlist_server.storage.commit_record import COMMIT_FILE, Mark, create_record, read_record
-from shortlist_server.storage.files import Files
+from shortlist_server.storage.disk.commit_record import Mark, create_record, read_record
+from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import COMMIT_FILE
 
 from .conftest import collection_config
 

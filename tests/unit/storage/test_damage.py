@@ -13,12 +13,12 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Parts, StreamPosition
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
-from shortlist_server.storage.faults import translated
-from shortlist_server.storage.maintenance import BuildFailed
-from shortlist_server.storage.manifest import DATA_FILES, MANIFEST_FILE
+from shortlist_server.storage.compaction.compactor import BuildFailed
+from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE
+from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import _sample
-from shortlist_server.storage.writer import Task
 
 from .conftest import Maker, collection_config
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shortlist_server.storage.builder import BuildSpec, build
-from shortlist_server.storage.files import Files
+from shortlist_server.storage.compaction.builder import BuildSpec, build
+from shortlist_server.storage.disk.files import Files
 
 from .conftest import DIMENSION, collection_config
 

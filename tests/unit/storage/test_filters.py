@@ -6,8 +6,8 @@ import pytest
 
 from shortlist_server.domain import AllOf, AnyOf, Contains, Equals, Exists, Negation, OneOf, Range
 from shortlist_server.errors import InvalidFilter
-from shortlist_server.storage.filters import compile_filter
-from shortlist_server.storage.metadata import parse_field
+from shortlist_server.storage.rows.filters import compile_filter
+from shortlist_server.storage.rows.metadata import parse_field
 
 from .conftest import collection_config
 

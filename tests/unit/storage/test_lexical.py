@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shortlist_server.domain import Equals
-from shortlist_server.storage.lexical import Lexicon, words
+from shortlist_server.storage.lexical.index import Lexicon, words
 
 from .conftest import collection_config
 

@@ -31,7 +31,7 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import NewerDataFormat
-from shortlist_server.storage import schema
+from shortlist_server.storage.rows import schema
 from shortlist_server.storage.store import EmbeddedStore
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -20,11 +20,11 @@ import pytest
 
 from shortlist_server.domain import Parts, SearchDefaults
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, Overloaded, Unavailable
-from shortlist_server.storage import descriptors
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.openings import KEPT_TIMES_OPENING
-from shortlist_server.storage.reader import KEPT_CONNECTIONS
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.disk import descriptors
+from shortlist_server.storage.opening.openings import KEPT_TIMES_OPENING
+from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS
+from shortlist_server.storage.rows.writer import Task
 
 from .conftest import Maker, collection_config
 
@@ -173,7 +173,7 @@ def test_a_collection_whose_builds_fail_may_be_closed_and_tries_again_when_it_is
     wait_until(lambda: collection.stats().failing)
     wait_until(lambda: close_now(collection))
     assert collection.stats().build_failures > 0
-    switch.write_text("from shortlist_server.storage.builder import main; main()")
+    switch.write_text("from shortlist_server.storage.compaction.builder import main; main()")
     with store.lease("a"):
         wait_until(lambda: not collection.stats().failing)
         assert collection.info().segment_count == 1

@@ -14,13 +14,13 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion
-from shortlist_server.storage.builder import BuildSpec, build
-from shortlist_server.storage.files import Files
-from shortlist_server.storage.maintenance import BuildFailed
-from shortlist_server.storage.manifest import SegmentOutdated
-from shortlist_server.storage.segments import Segment
+from shortlist_server.storage.compaction.builder import BuildSpec, build
+from shortlist_server.storage.compaction.compactor import BuildFailed
+from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.values import SegmentOutdated
+from shortlist_server.storage.vectors.segments import Segment
 
 from .conftest import Maker, collection_config
 

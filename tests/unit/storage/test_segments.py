@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range, SearchDefaults
-from shortlist_server.storage.dense import DEFAULT_BREADTH
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
 from shortlist_server.storage.verify import verify_collection
-from shortlist_server.storage.writer import Task
 
 from .conftest import Maker, collection_config
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shortlist_server.storage import selection
-from shortlist_server.storage.selection import KeySelection, SelectionCache
+from shortlist_server.storage.vectors import selection
+from shortlist_server.storage.vectors.selection import KeySelection, SelectionCache
 
 
 class Documents:

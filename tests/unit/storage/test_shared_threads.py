@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from shortlist_server.storage import store as store_module
-from shortlist_server.storage import writer as writer_module
 from shortlist_server.storage.clock import Clock
-from shortlist_server.storage.writer import Task
+from shortlist_server.storage.rows import writer as writer_module
+from shortlist_server.storage.rows.writer import Task
 
 from .conftest import collection_config
 
@@ -20,7 +20,7 @@ GATED_BUILDER = """
 import pathlib, time
 while not pathlib.Path({gate!r}).exists():
     time.sleep(0.01)
-from shortlist_server.storage.builder import main
+from shortlist_server.storage.compaction.builder import main
 main()
 """
 

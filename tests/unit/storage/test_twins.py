@@ -12,9 +12,10 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, DenseStrategy, Document, Equals, NewPassage, Range, Upsert
-from shortlist_server.storage.manifest import MANIFEST_FILE, TWINS_FILE, describe, sha256
+from shortlist_server.storage.layout import MANIFEST_FILE, TWINS_FILE
 from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.twins import NODES, represent
+from shortlist_server.storage.vectors.manifest import describe, sha256
+from shortlist_server.storage.vectors.twins import NODES, represent
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import collection_config, unit

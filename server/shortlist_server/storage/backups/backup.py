@@ -1,0 +1,207 @@
+"""Backups of collections, made while they are in use.
+
+A backup is a folder: collections in the layout of the store, and a ``backup.json`` that says what each of them must be;
+see ``backup_manifest``. SQLite's backup API copies the database as of one commit; segments never change and are copied
+as files. A segment that a merge removed meanwhile is left out, as is one whose copy fails its checksum: a restored
+collection rebuilds it. Every backup is checked when it is made, and appears under its name only when it is complete and
+synced. Until then it has a name that starts with a dot, and a lock, so that the next start removes what a kill left.
+Any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shortlist_server.errors import DataCorrupted, InvalidArgument
+from shortlist_server.storage.backups.manifest import BackedUp, Backup, describe_files, dump
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.compaction.recovery import segment_rows
+from shortlist_server.storage.disk.data_folder import NAME
+from shortlist_server.storage.disk.files import CrashPoint, Files, new_file
+from shortlist_server.storage.disk.locking import try_lock
+from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
+from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
+
+logger = logging.getLogger(__name__)
+
+_PAGES_AT_ONCE = 4096
+_PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a backup or restore has come.
+
+    Attributes:
+        collection: the one it is at.
+        done_bytes, total_bytes: of that collection; the total may still grow.
+        note: what the caller should know of it, a sentence; "" as a rule.
+    """
+
+    collection: str
+    done_bytes: int
+    total_bytes: int
+    note: str = ""
+
+
+def write_backup(
+    collections: Sequence[EmbeddedCollection],
+    target: Path,
+    files: Files,
+    *,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    crash_point: CrashPoint,
+) -> Backup:
+    """Backs up collections into a new folder, each as of one commit.
+
+    Raises:
+        InvalidArgument: ``target`` exists or is being made, or its parent does not exist.
+        DataCorrupted: a copied database fails its check: the collection itself is damaged.
+        OutOfSpace: the target's disk is full; nothing is left there.
+    """
+    if target.exists() or not target.parent.is_dir():
+        raise InvalidArgument(f"{target} must be a new folder in an existing one", field="folder")
+    temporary = target.parent / f".{target.name}.partial"
+    with _claimed(temporary, files):
+        folder = temporary / COLLECTIONS_FOLDER
+        files.make_folder(folder)
+        done = []
+        for collection in collections:
+            done.append(_copy_collection(collection, folder / collection.name, files, progress))
+            crash_point("backup:collection")
+        made = Backup(folder=target, create_time_seconds=time.time(), collections=tuple(done))
+        files.write(temporary / BACKUP_FILE, dump(made))
+        files.sync(temporary / BACKUP_FILE)
+        (temporary / LOCK_FILE).unlink()
+        files.sync_folder(folder)
+        files.sync_folder(temporary)
+        crash_point("backup:written")
+        files.rename(temporary, target)
+        files.sync_folder(target.parent)
+    return made
+
+
+def remove_partial(folder: Path, files: Files) -> int:
+    """Removes what killed backups left in a folder of backups; returns their number. Those being made stay."""
+    removed = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _PARTIAL.fullmatch(path.name) and path.is_dir():
+            with contextlib.suppress(OSError):
+                lock = try_lock(path / LOCK_FILE)
+                if lock is not None:
+                    files.remove_tree(path)
+                    os.close(lock)
+                    removed += 1
+    if removed:
+        logger.info("removed %d unfinished backups from %s", removed, folder)
+    return removed
+
+
+@contextlib.contextmanager
+def _claimed(temporary: Path, files: Files) -> Iterator[None]:
+    """Makes the folder of an unfinished backup and holds its lock; removes it when the block fails."""
+    remove_partial(temporary.parent, files)
+    try:
+        files.make_folder(temporary)
+    except FileExistsError as error:
+        name = temporary.name[1:].removesuffix(".partial")
+        raise InvalidArgument(f"a backup named {name!r} is being made", field="folder") from error
+    lock = None
+    try:
+        lock = try_lock(temporary / LOCK_FILE)
+        yield
+    except BaseException:
+        files.remove_tree(temporary)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _copy_collection(
+    collection: EmbeddedCollection, target: Path, files: Files, progress: Callable[[Progress], None]
+) -> BackedUp:
+    total = collection.info().disk_bytes
+    files.make_folder(target)
+    files.make_folder(target / SEGMENTS_FOLDER)
+    new_file(target / DATABASE_FILE)
+    copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
+    try:
+        with collection.reading() as connection:
+
+            def on_pages(_: int, remaining: int, pages: int) -> None:
+                share = (pages - remaining) / max(1, pages)
+                size = (target / DATABASE_FILE).stat().st_size
+                progress(Progress(collection=collection.name, done_bytes=int(share * size), total_bytes=total))
+
+            # An open transaction pins the commit that is copied; without it every commit would start the copy anew.
+            connection.execute("BEGIN")
+            try:
+                connection.execute("SELECT count(*) FROM settings").fetchone()
+                connection.backup(copy, pages=_PAGES_AT_ONCE, progress=on_pages, sleep=0)
+            finally:
+                connection.execute("COMMIT")
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        done = (target / DATABASE_FILE).stat().st_size
+        kept = 0
+        for row in segment_rows(copy):
+            source, folder = collection.folder / SEGMENTS_FOLDER / row.uid, target / SEGMENTS_FOLDER / row.uid
+            try:
+                done += copy_segment(source, folder, files)
+                check_folder(folder, row, collection.uid, collection.config.dimension)
+                kept += 1
+            except (FileNotFoundError, SegmentDamaged):
+                files.remove_tree(folder)
+                copy.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
+            progress(Progress(collection=collection.name, done_bytes=done, total_bytes=max(total, done)))
+        sequence, documents, passages = copy.execute("SELECT sequence, documents, passages FROM counters").fetchone()
+        identity = read_identity(copy, collection.name)
+    finally:
+        copy.close()
+    problem = database_problem(target / DATABASE_FILE)
+    if problem is not None:
+        raise DataCorrupted(
+            f"the database of collection {collection.name} is damaged ({problem}); restore it from an earlier backup",
+            metadata={"collection": collection.name},
+        )
+    start_record(target, collection.name, files)
+    files.sync(target / DATABASE_FILE)
+    files.sync_folder(target / SEGMENTS_FOLDER)
+    files.sync_folder(target)
+    described = describe_files(target)
+    return BackedUp(
+        name=collection.name,
+        uid=identity.uid,
+        sequence=sequence,
+        documents=documents,
+        passages=passages,
+        segments=kept,
+        bytes=sum(file.bytes for file in described.values()),
+        files=described,
+    )
+
+
+def copy_segment(source: Path, target: Path, files: Files) -> int:
+    """Copies a segment's folder, synced; returns its bytes. Raises ``FileNotFoundError`` where a file is missing."""
+    files.make_folder(target)
+    for path in source.iterdir():
+        files.copy(path, target / path.name)
+        files.sync(target / path.name)
+    files.sync_folder(target)
+    return sum(path.stat().st_size for path in target.iterdir())
+
+
+def database_problem(path: Path) -> str | None:
+    """What SQLite finds wrong with a database that nobody has open; None when it is sound."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    return None if found == "ok" else found

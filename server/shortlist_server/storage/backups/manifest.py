@@ -1,0 +1,208 @@
+"""What a backup says it holds, and whether its files are those it says.
+
+``backup.json`` lists each collection with its identity, its counts, and size and SHA-256 of each of its files, and has
+a checksum of its own. Format 1, of earlier releases, has the counts alone. A file of this kind may come from anywhere,
+so every value is checked for its type and range before it is used. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.storage.disk.data_folder import NAME
+from shortlist_server.storage.layout import (
+    BACKUP_FILE,
+    COLLECTIONS_FOLDER,
+    COMMIT_FILE,
+    DATA_FILES,
+    DATABASE_FILE,
+    MANIFEST_FILE,
+)
+from shortlist_server.storage.vectors.manifest import FileEntry, describe, sha256
+
+BACKUP_FORMAT = 2
+
+WITHOUT_CHECKSUMS = (
+    "an earlier release made this backup without checksums: its counts can be compared, but not whether each file is"
+    " the one that was written"
+)
+
+_YEAR_10000 = 253_402_300_800
+_FILE = re.compile(rf"{DATABASE_FILE}|{COMMIT_FILE}|segments/[0-9a-f]{{32}}/({'|'.join((*DATA_FILES, MANIFEST_FILE))})")
+_HEXADECIMAL = re.compile(r"[0-9a-f]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackedUp:
+    """A collection in a backup: what it held as of ``sequence``.
+
+    Attributes:
+        bytes: of all its files.
+        uid: its identity; "" in format 1.
+        files: each file by its path in the collection's folder; empty in format 1.
+    """
+
+    name: str
+    sequence: int
+    documents: int
+    passages: int
+    segments: int
+    bytes: int
+    uid: str = ""
+    files: Mapping[str, FileEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """A complete backup in ``folder``."""
+
+    folder: Path
+    create_time_seconds: float
+    collections: Sequence[BackedUp]
+    format: int = BACKUP_FORMAT
+
+    def entry(self, name: str) -> BackedUp:
+        """The collection of that name. Raises ``CollectionNotFound``."""
+        for entry in self.collections:
+            if entry.name == name:
+                return entry
+        raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
+
+    def path(self, name: str) -> Path:
+        """The folder of a collection in it."""
+        return self.folder / COLLECTIONS_FOLDER / name
+
+
+def dump(backup: Backup) -> bytes:
+    """The content of ``backup.json``."""
+    values = {
+        "format": BACKUP_FORMAT,
+        "create_time_seconds": backup.create_time_seconds,
+        "collections": [
+            {
+                "name": entry.name,
+                "uid": entry.uid,
+                "sequence": entry.sequence,
+                "documents": entry.documents,
+                "passages": entry.passages,
+                "segments": entry.segments,
+                "bytes": entry.bytes,
+                "files": {path: {"bytes": file.bytes, "sha256": file.sha256} for path, file in entry.files.items()},
+            }
+            for entry in backup.collections
+        ],
+    }
+    return json.dumps({**values, "checksum": _checksum(values)}, indent=1).encode()
+
+
+def read_backup(folder: Path) -> Backup:
+    """What a backup folder says it holds.
+
+    Raises:
+        InvalidArgument: it is no backup, or one of a newer release.
+        DataCorrupted: its ``backup.json`` is damaged.
+    """
+    try:
+        values = json.loads((folder / BACKUP_FILE).read_bytes())
+        format = _number(values, "format")
+        if not format:
+            raise ValueError("format is none")
+        if format > BACKUP_FORMAT:
+            raise InvalidArgument(f"{folder} was made by a newer release; restore it with that", field="folder")
+        if format > 1 and values.get("checksum") != _checksum({k: v for k, v in values.items() if k != "checksum"}):
+            raise DataCorrupted(f"{folder / BACKUP_FILE} is damaged: its checksum differs; use another backup")
+        time = values["create_time_seconds"]
+        if type(time) not in (int, float) or not 0 <= time < _YEAR_10000:
+            raise ValueError("create_time_seconds is no time")
+        entries = tuple(_entry(entry, format) for entry in values["collections"])
+        if len({entry.name for entry in entries}) < len(entries):
+            raise ValueError("a collection is named twice")
+    except OSError as error:
+        raise InvalidArgument(f"{folder} is not a complete backup ({error.strerror})", field="folder") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidArgument(f"{folder} is not a complete backup ({BACKUP_FILE}: {error})", field="folder") from error
+    return Backup(folder=folder, create_time_seconds=float(time), collections=entries, format=format)
+
+
+def file_problems(backup: Backup, entry: BackedUp) -> Iterator[tuple[str, str]]:
+    """Files of a collection that are not those of the backup: path and what is wrong. Reads every byte.
+
+    In format 1 there is nothing to compare with.
+    """
+    folder = backup.path(entry.name)
+    for path, expected in entry.files.items():
+        problem = file_problem(folder / path, expected)
+        if problem is not None:
+            yield path, problem
+    if entry.files:
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        for path in sorted(present - entry.files.keys()):
+            yield path, f"is not in {BACKUP_FILE}"
+
+
+def file_problem(path: Path, expected: FileEntry) -> str | None:
+    """What is wrong with a file, as the end of a sentence; None when it is what it should be."""
+    try:
+        found = describe(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found != expected:
+        return f"is not the file that was backed up ({found.bytes} bytes, {expected.bytes} expected; checksums differ)"
+    return None
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and checksum of each file under a collection's folder, by its path in it."""
+    return {path.relative_to(folder).as_posix(): describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _entry(values: Any, format: int) -> BackedUp:
+    name = values["name"]
+    if not isinstance(name, str) or NAME.fullmatch(name) is None:
+        raise ValueError("a collection's name is none")
+    files = {}
+    uid = ""
+    if format > 1:
+        uid = _hexadecimal(values, "uid", 32)
+        for path, file in values["files"].items():
+            if _FILE.fullmatch(path) is None:
+                raise ValueError("a path of a file is none")
+            files[path] = FileEntry(bytes=_number(file, "bytes"), sha256=_hexadecimal(file, "sha256", 64))
+        if DATABASE_FILE not in files:
+            raise ValueError(f"collection {name} has no {DATABASE_FILE}")
+    return BackedUp(
+        name=name,
+        sequence=_number(values, "sequence"),
+        documents=_number(values, "documents"),
+        passages=_number(values, "passages"),
+        segments=_number(values, "segments"),
+        bytes=_number(values, "bytes"),
+        uid=uid,
+        files=files,
+    )
+
+
+def _number(values: Mapping[str, Any], name: str) -> int:
+    value = values[name]
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{name} is no number that fits")
+    return value
+
+
+def _hexadecimal(values: Mapping[str, Any], name: str, length: int) -> str:
+    value = values[name]
+    if not isinstance(value, str) or len(value) != length or _HEXADECIMAL.fullmatch(value) is None:
+        raise ValueError(f"{name} is not of {length} hexadecimal digits")
+    return value
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())

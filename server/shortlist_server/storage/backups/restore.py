@@ -1,0 +1,156 @@
+"""A collection of a backup, back into a data folder.
+
+Nothing of the backup is changed or trusted: each file is compared with ``backup.json`` after it was copied, and the
+database with the counts there. The copy gets an identity of its own, so that its files and those of the collection it
+was made from are never taken for each other. A segment that is damaged is left out and rebuilt. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from shortlist_server.errors import DataCorrupted
+from shortlist_server.storage.backups.backup import Progress, copy_segment, database_problem
+from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problem
+from shortlist_server.storage.compaction.recovery import segment_rows
+from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import DATABASE_FILE, MANIFEST_FILE, SEGMENTS_FOLDER
+from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.rows import schema, settings
+from shortlist_server.storage.values import SegmentRow
+from shortlist_server.storage.vectors.manifest import Manifest, SegmentDamaged, check_folder, sha256
+
+logger = logging.getLogger(__name__)
+
+
+def copy_back(
+    backup: Backup,
+    name: str,
+    new_name: str,
+    target: Path,
+    files: Files,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Copies a collection of a backup into a new folder ``target``, complete and synced.
+
+    Raises:
+        CollectionNotFound: the backup has no collection of that name.
+        DataCorrupted: the backup's database is missing, damaged, or not the one that was backed up.
+    """
+    entry = backup.entry(name)
+    source = backup.path(name)
+    note = "" if entry.files else WITHOUT_CHECKSUMS
+    if note:
+        logger.warning("restoring collection %s from %s: %s", name, backup.folder, note)
+    with translated(name, advice="use another backup"):
+        if not (source / DATABASE_FILE).is_file():
+            raise _damaged(name, f"{DATABASE_FILE} is missing")
+        done, total = 0, max(entry.bytes, (source / DATABASE_FILE).stat().st_size)
+        progress(Progress(collection=new_name, done_bytes=0, total_bytes=total, note=note))
+        files.make_folder(target)
+        files.make_folder(target / SEGMENTS_FOLDER)
+        files.copy(source / DATABASE_FILE, target / DATABASE_FILE)
+        _check_database(target / DATABASE_FILE, entry)
+        done += (target / DATABASE_FILE).stat().st_size
+        progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
+        with contextlib.closing(schema.open_writer(target / DATABASE_FILE, name)) as connection:
+            _check_contents(connection, entry)
+            before = read_identity(connection, name).uid
+            uid = uuid.uuid4().hex
+            for size in _copy_segments(connection, entry, source, target, before, uid, files):
+                done += size
+                progress(Progress(collection=new_name, done_bytes=done, total_bytes=max(total, done)))
+            settings.save(connection, "name", new_name)
+            settings.save(connection, "uid", uid)
+            settings.identify(connection)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        start_record(target, new_name, files)
+        files.sync(target / DATABASE_FILE)
+        files.sync_folder(target / SEGMENTS_FOLDER)
+        files.sync_folder(target)
+
+
+def _check_database(path: Path, entry: BackedUp) -> None:
+    if entry.files:
+        problem = file_problem(path, entry.files[DATABASE_FILE])
+        if problem is not None:
+            raise _damaged(entry.name, f"{DATABASE_FILE} {problem}")
+    problem = database_problem(path)
+    if problem is not None:
+        raise _damaged(entry.name, problem)
+
+
+def _check_contents(connection: sqlite3.Connection, entry: BackedUp) -> None:
+    """Compares a database with what the backup says of it."""
+    problem = content_problem(connection, entry)
+    if problem is not None:
+        raise _damaged(entry.name, problem)
+
+
+def content_problem(connection: sqlite3.Connection, entry: BackedUp) -> str | None:
+    """In what a database, of any format, differs from what the backup says of it; None where it does not."""
+    identity = read_identity(connection, entry.name)
+    if not identity.settings_sound:
+        return "its settings are damaged"
+    if identity.name != entry.name or entry.uid not in ("", identity.uid):
+        return f"its database is that of another collection, {identity.name}"
+    counters = connection.execute("SELECT sequence, documents, passages FROM counters").fetchone()
+    if counters != (entry.sequence, entry.documents, entry.passages):
+        return (
+            f"the backup should have sequence {entry.sequence} with {entry.documents} documents and {entry.passages}"
+            f" passages, and has sequence {counters[0]} with {counters[1]} and {counters[2]}"
+        )
+    for table, expected in (("documents", entry.documents), ("passages", entry.passages)):
+        found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+        if found != expected:
+            return f"the backup should have {expected} {table}, and has {found}"
+    return None
+
+
+def _copy_segments(
+    connection: sqlite3.Connection, entry: BackedUp, source: Path, target: Path, before: str, uid: str, files: Files
+) -> Iterator[int]:
+    """Copies the segments that are sound, with the new identity; yields the bytes of each."""
+    dimension = settings.load(schema.read_settings(connection)["config"]).dimension
+    for row in segment_rows(connection):
+        folder = target / SEGMENTS_FOLDER / row.uid
+        try:
+            size = copy_segment(source / SEGMENTS_FOLDER / row.uid, folder, files)
+            manifest = check_folder(folder, row, before, dimension)
+            _check_listed(folder, row, manifest, entry)
+        except (FileNotFoundError, SegmentDamaged) as error:
+            logger.warning("collection %s: segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)
+            files.remove_tree(folder)
+            connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
+            continue
+        content = _rewrite(folder / MANIFEST_FILE, manifest, uid, files)
+        connection.execute("UPDATE segments SET checksum = ? WHERE uid = ?", (sha256(content), row.uid))
+        yield size
+
+
+def _check_listed(folder: Path, row: SegmentRow, manifest: Manifest, entry: BackedUp) -> None:
+    for name in (*manifest.files, MANIFEST_FILE) if entry.files else ():
+        expected = entry.files.get(f"{SEGMENTS_FOLDER}/{row.uid}/{name}")
+        problem = "is not in the backup's list" if expected is None else file_problem(folder / name, expected)
+        if problem is not None:
+            raise SegmentDamaged(f"{name} {problem}")
+
+
+def _rewrite(path: Path, manifest: Manifest, uid: str, files: Files) -> bytes:
+    content = replace(manifest, collection=uid).dump()
+    files.write(path, content)
+    files.sync(path)
+    return content
+
+
+def _damaged(name: str, problem: str) -> DataCorrupted:
+    return DataCorrupted(
+        f"the backup of collection {name} is damaged: {problem}; use another backup", metadata={"collection": name}
+    )

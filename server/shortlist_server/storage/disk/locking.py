@@ -1,0 +1,27 @@
+"""Locks that a process holds on a file until it ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from shortlist_server.storage.disk.files import FILE_MODE
+
+
+def try_lock(path: Path) -> int | None:
+    """Locks a file, made when missing; the open descriptor holds the lock. None when another process has it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,287 @@
+"""An open collection: its connections, its indexes in memory, its writer and its upkeep, put together.
+
+It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
+outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
+the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from shortlist_server.domain import (
+    Change,
+    CollectionConfig,
+    CollectionInfo,
+    Commit,
+    Deletion,
+    DenseCandidates,
+    Filter,
+    Quarantined,
+    StreamPosition,
+    Vector,
+)
+from shortlist_server.errors import DataCorrupted, Unavailable
+from shortlist_server.storage.compaction.reconcile import Difference, difference, reconcile
+from shortlist_server.storage.compaction.recovery import recover
+from shortlist_server.storage.compaction.scheduler import Upkeep, UpkeepTally
+from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
+from shortlist_server.storage.lexical.index import Lexicon
+from shortlist_server.storage.opening.facts import Facts, Settings, disk_bytes
+from shortlist_server.storage.opening.identity import open_database
+from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.rows.deletion import BulkDeletion
+from shortlist_server.storage.rows.filters import Condition, cache_key, compile_filter
+from shortlist_server.storage.rows.id_index import check_id_index
+from shortlist_server.storage.rows.metadata import parse_field
+from shortlist_server.storage.rows.reader import Reader, ReaderPool
+from shortlist_server.storage.rows.settings import RaisedEf
+from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.writer import Task, Writer
+from shortlist_server.storage.values import Effect
+from shortlist_server.storage.vectors import search as dense
+from shortlist_server.storage.vectors.index import DenseIndex
+from shortlist_server.storage.vectors.segments import Segment
+from shortlist_server.storage.vectors.selection import KeySelection, SelectionCache
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_OWN_DESCRIPTORS = 4
+"""Of the writing connection: the database, its log and the log's index; and the record of commits. Each segment has one
+more, of its mapped vectors."""
+
+
+class OpenCollection:
+    """What there is of a collection while it is open.
+
+    Attributes:
+        settings: what the database says of the collection; the writer thread replaces it.
+        damage: the segments that were forgotten at the opening.
+    """
+
+    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: UpkeepTally) -> None:
+        """Opens it, and recovers what a crash left.
+
+        Raises:
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+        """
+        self._name = name
+        self._folder = folder
+        self._parameters = parameters
+        self._closed = False
+        with translated(name):
+            self._connection, self._record = open_database(folder, name, parameters.files)
+            try:
+                self._recover()
+            except BaseException:
+                self._connection.close()
+                self._record.close()
+                raise
+        config = self.settings.config
+        self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
+        self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
+        self.reader = Reader(self.pool)
+        self.lexicon = Lexicon(self.pool, lambda: self.index.view.documents)
+        self._selections = SelectionCache()
+        self.upkeep = Upkeep(
+            name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally
+        )
+        self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
+        self.writer = Writer(
+            name,
+            self._connection,
+            self._truth,
+            threads=parameters.writing_threads,
+            clock=parameters.clock,
+            has_room=self.upkeep.has_room,
+            waited=self.upkeep.waited,
+            reserve=parameters.reserve,
+            crash_point=parameters.crash_point,
+        )
+        self.upkeep.start()
+
+    def _recover(self) -> None:
+        self.settings = Settings.read(self._connection, self._name)
+        dimension = self.settings.config.dimension
+        check_id_index(self._connection, self._name)
+        self._truth = Truth(self._connection, dimension, self._record)
+        recovered = recover(
+            self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
+        )
+        self.damage = recovered.damage
+        self.index = DenseIndex(recovered.segments, recovered.tail, self._truth.counters)
+        found = sum(segment.live for segment in recovered.segments) + recovered.tail.live
+        if found != self._truth.counters.passages:
+            raise DataCorrupted(
+                f"collection {self._name} counts {self._truth.counters.passages} passages but holds {found};"
+                " restore a backup"
+            )
+
+    @property
+    def view(self) -> dense.View:
+        """What searches see now."""
+        return self.index.view
+
+    @property
+    def descriptors(self) -> int:
+        """File descriptors it has now, but for those of the logs of its reading connections."""
+        return _OWN_DESCRIPTORS + len(self.index.view.segments) + self.pool.most_used
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
+        return self.upkeep.busy or self.deletions.reclaiming
+
+    def facts(self, size: int | None = None) -> Facts:
+        """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
+        view = self.index.view
+        if size is None:
+            size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
+        settings = self.settings
+        info = CollectionInfo(
+            name=self._name,
+            config=settings.config,
+            create_time_seconds=settings.create_time_seconds,
+            sequence=view.sequence,
+            document_count=view.documents,
+            passage_count=view.passages,
+            segment_passage_count=sum(segment.live for segment in view.segments),
+            segment_count=len(view.segments),
+            disk_bytes=size,
+        )
+        return Facts(info=info, settings=settings)
+
+    # ------------------------------------------------------------------------------------------------------ writes
+
+    def submit(self, task: Task[T]) -> Future[T]:
+        """Has the writer thread do a task."""
+        return self.writer.submit(task)
+
+    def commit(
+        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[Quarantined]
+    ) -> Future[Commit]:
+        """Applies changes in order, all or none; see ``CollectionStore.commit``."""
+
+        def publish(applied: tuple[Commit, Effect]) -> Commit:
+            commit, effect = applied
+            self._publish(effect)
+            return commit
+
+        deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
+        return self.submit(
+            Task(
+                lambda truth: truth.apply(changes, position, failures),
+                publish,
+                weight=len(changes),
+                grows=bool(changes) and not deletes,
+                frees=deletes,
+            )
+        )
+
+    def save_settings(
+        self, change: Callable[[CollectionConfig, RaisedEf], tuple[CollectionConfig, RaisedEf]]
+    ) -> Future[None]:
+        """Changes the settings that may change, durably, and then for those who ask."""
+
+        def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
+            before = truth.config(), truth.raised_ef()
+            config, raised = change(*before)
+            if config != before[0]:
+                truth.save_config(config)
+            if raised != before[1]:
+                truth.save_raised_ef(raised)
+            return config, raised
+
+        def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
+            self.settings = replace(self.settings, config=saved[0], raised_ef=saved[1])
+
+        return self.submit(Task(apply, publish))
+
+    def _publish(self, effect: Effect) -> None:
+        if effect.removed_keys:
+            self._selections.forget(effect.counters.sequence, effect.removed_keys)
+        self.index.publish(effect, effect.counters)
+        self.upkeep.changed()
+
+    # ------------------------------------------------------------------------------------------------------- reads
+
+    def condition(self, filter: Filter) -> Condition:
+        """A filter as SQL."""
+        return compile_filter(filter, self._declared)
+
+    def select(self, filter: Filter) -> KeySelection:
+        """Resolves a filter at the present sequence; cached by filter and sequence."""
+        condition = self.condition(filter)
+        return self._selections.resolve(
+            cache_key(filter), self.index.view.sequence, lambda after: self.reader.select(condition, after)
+        )
+
+    def dense(
+        self, vector: Vector, documents: int, selection: KeySelection | None, *, ef: int, exact: bool
+    ) -> DenseCandidates:
+        """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
+        self._check_open()
+        return dense.search(
+            self.index.view, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
+        )
+
+    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
+        """All live passages of these documents with their exact cosine, best first."""
+        self._check_open()
+        return dense.score_documents(self.index.view, vector, keys)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"collection {self._name} is closed")
+
+    # ------------------------------------------------------------------------------------------ repair, and the end
+
+    def difference(self) -> Difference:
+        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        return difference(self.index, self.submit)
+
+    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
+        """Rebuilds what can be rebuilt from the database; see ``EmbeddedCollection.repair``."""
+        done = []
+        if dense:
+            forgotten = reconcile(self.index, self.submit, self.settings.config.dimension)
+            for uid in forgotten:
+                self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
+            done.append(
+                f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
+            )
+        if lexical:
+            self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
+            done.append("the lexical index was rebuilt")
+        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
+        if count := self.upkeep.seal_now():
+            done.append(f"{count} segments were built from passages that were searched exactly")
+        return done
+
+    def close(self) -> None:
+        """Ends maintenance, finishes submitted commits, checkpoints and closes. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.upkeep.close()
+        self.writer.close()
+        self.pool.close()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            # All is in the write-ahead log, which the next opening reads.
+            logger.warning("collection %s: the last checkpoint failed: %s", self._name, error)
+        try:
+            self._connection.close()
+        except sqlite3.Error as error:
+            logger.warning("collection %s: closing failed: %s", self._name, error)
+        self._record.close()

@@ -1,0 +1,235 @@
+"""Whether a collection is open: its opening at the first use, its closing when it is unused, and what is known of it
+while it is closed.
+
+A ``Residency`` counts the uses of its collection and closes it only while there are none. Opening and closing exclude
+each other and may take long; asking for what is known takes no lock that either holds. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, Unavailable
+from shortlist_server.storage.compaction.recovery import Damage
+from shortlist_server.storage.compaction.scheduler import UpkeepTally
+from shortlist_server.storage.opening.facts import Facts, needs_recovery, read_facts
+from shortlist_server.storage.opening.opened import OpenCollection
+from shortlist_server.storage.opening.openings import Openings
+from shortlist_server.storage.parameters import Parameters
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Residency:
+    """One collection's.
+
+    Attributes:
+        opened: the open collection; None while it is closed. Whoever reads it without a use reads only its memory.
+        tally: what its maintenance has done so far.
+        damage: the segments that its last opening forgot.
+        problem: why it could not be opened, or looked at, the last time; empty when it could, or was not tried.
+        unused_since: when it was opened or leased last, on the monotonic clock.
+        open_seconds: how long its last opening took.
+    """
+
+    def __init__(self, name: str, folder: Path, parameters: Parameters, openings: Openings) -> None:
+        """Nothing is opened yet."""
+        self.name = name
+        self._folder = folder
+        self._parameters = parameters
+        self._openings = openings
+        # Held while it is opened or closed; the other one guards the fields below, and no more.
+        self._transition = threading.Lock()
+        self._lock = threading.Lock()
+        self._uses = 0
+        self._gone = False
+        self._facts: Facts | None = None
+        self.opened: OpenCollection | None = None
+        self.tally = UpkeepTally()
+        self.damage: tuple[Damage, ...] = ()
+        self.problem = ""
+        self.unused_since = 0.0
+        self.open_seconds = 0.0
+
+    @property
+    def descriptors(self) -> int:
+        """File descriptors it has now, but for those of the logs of its reading connections."""
+        opened = self.opened
+        return 0 if opened is None else opened.descriptors
+
+    @contextmanager
+    def use(self) -> Iterator[OpenCollection]:
+        """The open collection, which stays open for the time of a block."""
+        opened = self.begin()
+        try:
+            yield opened
+        finally:
+            self.end()
+
+    def until_done(self, start: Callable[[OpenCollection], Future[T]]) -> Future[T]:
+        """Starts something on the open collection, which stays open until that is done."""
+        opened = self.begin()
+        try:
+            future = start(opened)
+        except BaseException:
+            self.end()
+            raise
+        future.add_done_callback(lambda _: self.end())
+        return future
+
+    def begin(self) -> OpenCollection:
+        """Begins a use, which another thread may end. Opens the collection when it is closed.
+
+        Raises:
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+        """
+        while True:
+            opened = self.try_begin() or self._open()
+            if opened is not None:
+                return opened
+
+    def try_begin(self) -> OpenCollection | None:
+        """The same where it is open already, else None. Never blocks."""
+        with self._lock:
+            if self.opened is not None:
+                self._uses += 1
+            return self.opened
+
+    def end(self) -> None:
+        """Ends a use."""
+        with self._lock:
+            self._uses -= 1
+            unused = not self._uses
+        if unused and self._openings.crowded:
+            self._openings.sweep_soon()
+
+    def touch(self) -> None:
+        """It is worth being kept open from now on."""
+        self.unused_since = time.monotonic()
+
+    def facts(self) -> Facts:
+        """What is known of it: now, or as it was closed, or as its database has it where it was not open yet.
+
+        Raises:
+            DataCorrupted, NewerDataFormat: the database cannot be read.
+        """
+        opened = self.opened
+        if opened is not None:
+            return opened.facts()
+        if self._facts is None:
+            if needs_recovery(self._folder):
+                with self.use() as opened:
+                    return opened.facts()
+            try:
+                facts = read_facts(self._folder, self.name)
+            except Exception as error:
+                if self._gone:
+                    raise Unavailable(f"collection {self.name} is closed") from error
+                self._note(error)
+                raise
+            self._note(None)
+            with self._lock:
+                # It may have been opened, changed and closed meanwhile.
+                self._facts = self._facts or facts
+        return self._facts
+
+    def close_unused(self, *, even_busy: bool) -> bool:
+        """Closes it, unless it is in use or, without ``even_busy``, building a segment; says whether it did."""
+        if not self._transition.acquire(blocking=False):
+            return False
+        try:
+            with self._lock:
+                opened = self.opened
+                if opened is None or self._uses or (opened.busy and not even_busy):
+                    return False
+                self._leave_facts(opened)
+            self._close(opened)
+            return True
+        finally:
+            self._transition.release()
+
+    def while_closed(self, work: Callable[[], T]) -> T:
+        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+
+        Raises:
+            Unavailable: it is open.
+        """
+        with self._transition:
+            if self.opened is not None:
+                raise Unavailable(f"collection {self.name} is in use")
+            try:
+                return work()
+            finally:
+                self._facts = None
+
+    def close(self) -> None:
+        """Closes it for good, used or not: from now on it cannot be opened. Idempotent."""
+        self._gone = True
+        with self._transition:
+            with self._lock:
+                opened = self.opened
+                if opened is None:
+                    return
+                self._leave_facts(opened)
+            self._close(opened)
+
+    def _leave_facts(self, opened: OpenCollection) -> None:
+        # Without a look at the disk, because those wait who are on the event loop; the size follows soon.
+        self._facts = opened.facts(0 if self._facts is None else self._facts.info.disk_bytes)
+        self.opened = None
+
+    def _close(self, opened: OpenCollection) -> None:
+        opened.close()
+        # Again: the log was folded in, and what was under way is counted.
+        self._facts = opened.facts()
+        self._openings.leave(self)
+
+    def _open(self) -> OpenCollection | None:
+        """Opens it and begins a use; None when another thread opened it first."""
+        with self._transition:
+            if self.opened is not None:
+                return None
+            if self._gone:
+                raise Unavailable(f"collection {self.name} is closed")
+            self._openings.admit(self)
+            begin = time.monotonic()
+            try:
+                opened = self._opened_within_limit()
+            except BaseException as error:
+                self._openings.leave(self)
+                self._note(error)
+                raise
+            self._note(None)
+            self.damage = opened.damage
+            self.touch()
+            self.open_seconds = self.unused_since - begin
+            with self._lock:
+                self.opened = opened
+                self._uses += 1
+        self._openings.entered()
+        return opened
+
+    def _opened_within_limit(self) -> OpenCollection:
+        while True:
+            try:
+                return OpenCollection(self.name, self._folder, self._parameters, self.tally)
+            except Overloaded:
+                # Connections of callers may have taken the descriptors that collections were to have.
+                if not self._openings.make_way(self):
+                    raise
+
+    def _note(self, error: BaseException | None) -> None:
+        """Remembers, and logs once, what keeps the collection from being used."""
+        before = self.problem
+        self.problem = error.message if isinstance(error, DataCorrupted | NewerDataFormat) else ""
+        if self.problem and self.problem != before:
+            logger.error("collection '%s' cannot be opened: %s", self.name, self.problem)

@@ -1,0 +1,1 @@
+"""Documents, passages and settings in SQLite: schema, reads, write transactions, filters."""

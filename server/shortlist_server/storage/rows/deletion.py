@@ -1,0 +1,110 @@
+"""Deleting many documents, and giving their space back, without holding up anybody else.
+
+Both run as a chain of small tasks on the writer thread: each step submits the next when it is done, so the writes of
+others come between, and a search never waits at all. Any thread may start one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from shortlist_server.errors import OutOfSpace, Unavailable
+from shortlist_server.storage.disk.files import CrashPoint, pass_by
+from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.values import Effect
+
+_DOCUMENTS_AT_ONCE = 500
+_WORTH_RECLAIMING = 1000
+_PAGES_AT_ONCE = 256
+
+
+class BulkDeletion:
+    """Deletes documents by key, in steps."""
+
+    def __init__(
+        self,
+        submit: Callable[[Task[Any]], Future[Any]],
+        show: Callable[[Effect], None],
+        crash_point: CrashPoint = pass_by,
+    ) -> None:
+        self._submit = submit
+        self._show = show
+        self._crash_point = crash_point
+        self._reclaiming = False
+
+    @property
+    def reclaiming(self) -> bool:
+        """Whether space is being given back now."""
+        return self._reclaiming
+
+    def delete(self, keys: Sequence[int]) -> Future[int]:
+        """Deletes those that still exist; the future has their number when all of it is durable.
+
+        Each step is a transaction of its own: an error leaves the steps before it done.
+        """
+        done: Future[int] = Future()
+        done.set_running_or_notify_cancel()
+        self._next(keys, 0, 0, done)
+        return done
+
+    def _next(
+        self,
+        keys: Sequence[int],
+        start: int,
+        deleted: int,
+        done: Future[int],
+        *,
+        at_once: int = _DOCUMENTS_AT_ONCE,
+    ) -> None:
+        """Deletes from ``start`` on, ``at_once`` in a transaction: fewer where the disk has no room for more."""
+        if start >= len(keys):
+            done.set_result(deleted)
+            if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
+                self._reclaiming = True
+                self._reclaim()
+            return
+        chunk = keys[start : start + max(1, at_once)]
+
+        def apply(truth: Truth) -> Effect:
+            effect = truth.remove(chunk)
+            self._crash_point("delete:removed")
+            return effect
+
+        def publish(effect: Effect) -> int:
+            self._crash_point("delete:committed")
+            self._show(effect)
+            return len(effect.removed_keys)
+
+        def go_on(step: Future[int]) -> None:
+            error = step.exception()
+            if isinstance(error, OutOfSpace) and len(chunk) > 1:
+                self._next(keys, start, deleted, done, at_once=len(chunk) // 4)
+            elif error is not None:
+                done.set_exception(error)
+            else:
+                self._next(keys, start + len(chunk), deleted + step.result(), done, at_once=at_once)
+
+        try:
+            task = Task(apply, publish, weight=len(chunk), frees=True)
+            self._submit(task).add_done_callback(go_on)
+        except Unavailable as error:
+            done.set_exception(error)
+
+    def _reclaim(self) -> None:
+        def apply(truth: Truth) -> bool:
+            return truth.merge_lexical(_PAGES_AT_ONCE) < 2 and truth.reclaim(_PAGES_AT_ONCE) == 0
+
+        def go_on(step: Future[bool]) -> None:
+            # An error, such as a full disk, ends it: the next large deletion tries again.
+            if step.exception() is not None or step.result():
+                self._reclaiming = False
+            else:
+                self._reclaim()
+
+        try:
+            self._submit(Task(apply, lambda finished: finished, frees=True)).add_done_callback(go_on)
+        except Unavailable:
+            self._reclaiming = False

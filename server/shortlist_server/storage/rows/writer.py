@@ -1,0 +1,286 @@
+"""The writer of a collection: every change goes through it, one transaction at a time, in the order of submission.
+
+All writers of a store share a few threads. A writer has at most one of them at a time, so whatever it does is done by
+one thread after the other, as by a single one; "writer thread" elsewhere in this package means the one that has the
+turn. A turn is one group, and then the next writer's turn comes, so no collection holds up the others for longer.
+
+Whatever waits when a turn begins is one group: one transaction, one sync, however many callers. Each task runs inside
+its own savepoint, so an error undoes its own changes alone. After the commit, and only then, each task's effect is
+shown to searches and its future is done. Any thread may submit.
+
+While there is no room for growth, a group that grows waits, up to a second, without a thread. Only tasks that make room
+go before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, Generic, TypeVar
+
+from shortlist_server.errors import OutOfSpace, Unavailable
+from shortlist_server.storage.clock import Clock
+from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.disk.files import CrashPoint, pass_by
+from shortlist_server.storage.rows.reserve import Reserve, make_room, return_room
+from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.values import Counters
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_GROUP_WEIGHT = 4096
+_ROOM_SECONDS = 1.0
+
+
+class Task(Generic[T]):
+    """A change: ``apply`` within the transaction, ``publish`` after the commit; the future gets what it returns.
+
+    Attributes:
+        weight: documents it changes, which bounds the size of a group.
+        grows: whether it adds passages, and so waits while the tail is too long and needs room on the disk.
+        frees: whether it only deletes, and so may use the reserve of a full disk.
+        makes_room: whether it shortens the tail, and so need not wait behind tasks that grow.
+    """
+
+    __slots__ = ("apply", "frees", "future", "grows", "makes_room", "publish", "weight")
+
+    def __init__(
+        self,
+        apply: Callable[[Truth], Any],
+        publish: Callable[[Any], T],
+        *,
+        weight: int = 1,
+        grows: bool = False,
+        frees: bool = False,
+        makes_room: bool = False,
+    ) -> None:
+        self.apply = apply
+        self.publish = publish
+        self.weight = weight
+        self.grows = grows
+        self.frees = frees
+        self.makes_room = makes_room
+        self.future: Future[T] = Future()
+
+
+class Writer:
+    """The queue and the connection. ``close`` finishes what was submitted before it."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: sqlite3.Connection,
+        truth: Truth,
+        *,
+        threads: Executor,
+        clock: Clock,
+        has_room: Callable[[], bool],
+        waited: Callable[[float], None],
+        reserve: Reserve,
+        crash_point: CrashPoint = pass_by,
+    ) -> None:
+        """``has_room``: whether groups that grow may go on; ``waited`` is told the seconds for which one could not."""
+        self._name = name
+        self._connection = connection
+        self._truth = truth
+        self._threads = threads
+        self._clock = clock
+        self._has_room = has_room
+        self._waited = waited
+        self._reserve = reserve
+        self._crash_point = crash_point
+        self._queue: deque[Task[Any]] = deque()
+        self._changed = threading.Condition()
+        self._has_turn = False
+        self._waiting_since: float | None = None
+        self._closed = False
+
+    def submit(self, task: Task[T]) -> Future[T]:
+        """Queues a task. Never blocks.
+
+        Raises:
+            Unavailable: the collection is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Unavailable(f"collection {self._name} is closed")
+            self._queue.append(task)
+            self._ask_for_turn()
+        return task.future
+
+    @property
+    def queued(self) -> int:
+        """Tasks that wait for a turn."""
+        return len(self._queue)
+
+    def close(self) -> None:
+        """Finishes all submitted tasks. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._ask_for_turn()
+            while self._queue or self._has_turn:
+                self._changed.wait()
+
+    def _ask_for_turn(self) -> None:
+        if not self._has_turn and self._queue:
+            self._has_turn = True
+            self._threads.submit(self._turn)
+
+    def _turn(self) -> None:
+        try:
+            with self._changed:
+                group = self._next_group()
+            if group:
+                self._do([task for task in group if task.future.set_running_or_notify_cancel()])
+        except BaseException:
+            logger.exception("collection %s: a turn of the writer failed", self._name)
+            raise
+        finally:
+            with self._changed:
+                self._has_turn = False
+                # While the first group waits for room, whatever may end its wait asks for the next turn.
+                if self._waiting_since is None or any(task.makes_room for task in self._queue) or self._may_grow():
+                    self._ask_for_turn()
+                self._changed.notify_all()
+
+    def _next_group(self) -> list[Task[Any]]:
+        """Takes the tasks of the next transaction from the queue."""
+        group, weight = [], 0
+        for task in self._queue:
+            group.append(task)
+            weight += task.weight
+            if weight >= _GROUP_WEIGHT:
+                break
+        if any(task.grows for task in group) and not self._may_grow():
+            group = [task for task in self._queue if task.makes_room]
+            for task in group:
+                self._queue.remove(task)
+            return group
+        if self._waiting_since is not None:
+            self._waited(time.monotonic() - self._waiting_since)
+            self._waiting_since = None
+        for _ in group:
+            self._queue.popleft()
+        return group
+
+    def _may_grow(self) -> bool:
+        """Whether there is room, or the group that comes next has waited for it long enough."""
+        if self._closed or self._has_room():
+            return True
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+            self._clock.after(_ROOM_SECONDS, self._look_again)
+        return time.monotonic() - self._waiting_since >= _ROOM_SECONDS
+
+    def _look_again(self) -> None:
+        with self._changed:
+            self._ask_for_turn()
+
+    def _do(self, group: list[Task[Any]]) -> None:
+        group = self._with_room(group)
+        failed = self._commit(group)
+        if isinstance(failed, OutOfSpace):
+            self._delete_without_room([task for task in group if task.frees and not task.future.done()], failed)
+
+    def _with_room(self, group: list[Task[Any]]) -> list[Task[Any]]:
+        """Fails the tasks that grow while the disk has room for deletions only; returns the others."""
+        if self._reserve.spent:
+            try:
+                self._reserve.check_growth()
+            except OutOfSpace as error:
+                for task in group:
+                    if task.grows:
+                        task.future.set_exception(error)
+                group = [task for task in group if not task.grows]
+        return group
+
+    def _delete_without_room(self, group: list[Task[Any]], failed: OutOfSpace) -> None:
+        """Tries deletions again that found the disk full, with the reserve."""
+        if group:
+            make_room(self._connection, self._reserve)
+            failed_again = self._commit(group)
+            for task in group:
+                if not task.future.done():
+                    task.future.set_exception(failed_again or failed)
+            return_room(self._truth, self._reserve)
+
+    def _commit(self, group: list[Task[Any]]) -> Exception | None:
+        """Commits a group and settles its tasks; deletions that found no room are left to be tried again.
+
+        Returns:
+            What the group failed with.
+        """
+        before = self._truth.counters
+        applied: list[tuple[Task[Any], Any]] = []
+        try:
+            with translated(self._name):
+                self._connection.execute("BEGIN IMMEDIATE")
+                for task in group:
+                    self._apply(task, applied)
+                self._truth.save_counters()
+                self._crash_point("commit:before")
+                self._connection.execute("COMMIT")
+                self._crash_point("commit:after")
+        except Exception as error:
+            self._undo(before)
+            for task in group:
+                if not task.future.done() and not (task.frees and isinstance(error, OutOfSpace)):
+                    task.future.set_exception(error)
+            return error
+        unrecorded = self._record()
+        for task, effect in applied:
+            try:
+                result = task.publish(effect)
+            except Exception as error:
+                logger.exception("collection %s: a committed change could not be shown", self._name)
+                task.future.set_exception(error)
+            else:
+                if unrecorded is None:
+                    task.future.set_result(result)
+                else:
+                    task.future.set_exception(unrecorded)
+        return None
+
+    def _record(self) -> Exception | None:
+        """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
+        try:
+            with translated(self._name):
+                self._truth.record_commit()
+                self._crash_point("commit:recorded")
+        except Exception as error:
+            logger.error("collection %s: a commit could not be recorded: %s", self._name, error)
+            return error
+        return None
+
+    def _apply(self, task: Task[Any], applied: list[tuple[Task[Any], Any]]) -> None:
+        before = self._truth.counters
+        self._connection.execute("SAVEPOINT task")
+        try:
+            with translated(self._name):
+                effect = task.apply(self._truth)
+        except Exception as error:
+            # A full disk rolls the whole transaction back by itself; then the group fails as one.
+            if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
+                raise
+            self._connection.execute("ROLLBACK TO task")
+            self._connection.execute("RELEASE task")
+            self._truth.counters = before
+            task.future.set_exception(error)
+            return
+        self._connection.execute("RELEASE task")
+        applied.append((task, effect))
+
+    def _undo(self, before: Counters) -> None:
+        self._truth.counters = before
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            logger.exception("collection %s: rollback failed", self._name)

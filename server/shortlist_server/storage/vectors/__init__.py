@@ -1,0 +1,1 @@
+"""Vectors in memory: segments, growing rows, snapshots of both, and searches over them."""

@@ -1,0 +1,161 @@
+"""The dense index of a collection: the segments, the tail, and the view of both that searches take.
+
+All changes are made by the writer thread, after the transaction they belong to; ``view`` may be read by any thread, and
+``watching`` entered by any. The invariant: a live label is in the one segment whose range holds it, or else in the
+tail.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.storage.values import Counters, Effect
+from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.manifest import SegmentDamaged
+from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.segments import Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A segment to build from the passages with ``low < label <= high``, in place of ``replaced``.
+
+    Attributes:
+        seed: one of ``replaced``, whose graph is the start of the new one, or None.
+    """
+
+    low: int
+    high: int
+    replaced: tuple[Segment, ...] = ()
+    seed: Segment | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Labels removed since it was set; a build that began later may have read them while they lived.
+
+    Compared by identity: the watches of two builds often hold the same labels, and each is still its build's own.
+    """
+
+    removed: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class DenseIndex:
+    """What a collection's searches see of its vectors."""
+
+    def __init__(self, segments: Sequence[Segment], tail: Tail, counters: Counters) -> None:
+        self._segments = tuple(segments)
+        self._tail = tail
+        self._counters = counters
+        self._watches: list[Watch] = []
+        self._lock = threading.Lock()
+        self._show()
+
+    @property
+    def view(self) -> View:
+        """The state now; what it shows does not change, but that rows die in it."""
+        return self._view
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """Records removals for the time of a build."""
+        watch = Watch()
+        with self._lock:
+            self._watches.append(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._watches.remove(watch)
+
+    def publish(self, effect: Effect, counters: Counters) -> None:
+        """Shows a committed change. Writer thread only."""
+        before, self._counters = self._counters, counters
+        if effect.labels:
+            self._tail.append(effect.labels, effect.keys, effect.vectors)
+        if effect.removed_labels:
+            # The new version is shown before the old one goes: a search between the two finds the document twice
+            # rather than not at all, and the old key leads nowhere.
+            self._counters, now = before, counters
+            self._show()
+            self._counters = now
+            removed = np.sort(np.asarray(effect.removed_labels, dtype=np.int64))
+            self._tail.remove(removed)
+            for segment in self._segments:
+                segment.remove(removed)
+            self._tell_watches(removed)
+        self._show()
+
+    def admit(self, job: Job, segment: Segment | None, watch: Watch) -> None:
+        """Marks what died in a new segment since it was read, and compares it with what it will replace.
+
+        Writer thread only.
+
+        Raises:
+            SegmentDamaged: its live labels are not those of the rows it replaces; it must not be published.
+        """
+        labels = self._tail.snapshot()
+        inside = labels.alive & (labels.labels > job.low) & (labels.labels <= job.high)
+        expected = [labels.labels[inside]]
+        dead = list(watch.removed)
+        for old in job.replaced:
+            expected.append(old.labels[old.alive])
+            dead.append(old.labels[~old.alive])
+        if segment is not None and dead:
+            segment.remove(np.unique(np.concatenate(dead)))
+        live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.labels[segment.alive])
+        if not np.array_equal(live, np.sort(np.concatenate(expected))):
+            raise SegmentDamaged(
+                f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
+                " verification with repair makes the index agree with the database"
+            )
+
+    def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
+        """Puts an admitted segment in the place of what it replaces. Writer thread only."""
+        if segment is not None and watch.removed:
+            # Changes of the same transaction are shown between the admission and this: theirs died since.
+            segment.remove(np.unique(np.concatenate(watch.removed)))
+        kept = [old for old in self._segments if old not in job.replaced]
+        new = [] if segment is None else [segment]
+        self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))
+        self._tail.drop_range(job.low, job.high)
+        self._show()
+
+    def restore(self, kept: Collection[str], live: NDArray[np.int64], tail: Tail, counters: Counters) -> None:
+        """Shows what the database has, whatever was shown before. Writer thread only.
+
+        Args:
+            kept: uids of the segments that stay; they hold every live label of their ranges, and perhaps others.
+            live: all live labels, ascending.
+            tail: the passages outside those ranges.
+        """
+        old = self._tail.snapshot()
+        before = [old.labels[old.alive], *(segment.labels[segment.alive] for segment in self._segments)]
+        dead = np.setdiff1d(np.concatenate(before), live)
+        self._counters = counters
+        self._segments = tuple(one for one in self._segments if one.row.uid in kept)
+        self._tail = tail
+        for segment in self._segments:
+            segment.remove(dead)
+        self._tell_watches(dead)
+        self._show()
+
+    def _tell_watches(self, removed: NDArray[np.int64]) -> None:
+        with self._lock:
+            for watch in self._watches:
+                watch.removed.append(removed)
+
+    def _show(self) -> None:
+        self._view = View(
+            sequence=self._counters.sequence,
+            segments=self._segments,
+            tail=self._tail.snapshot(),
+            documents=self._counters.documents,
+            passages=self._counters.passages,
+        )

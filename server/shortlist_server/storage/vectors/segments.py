@@ -1,0 +1,164 @@
+"""A loaded segment: an immutable HNSW graph with its vectors, and a mask of the rows that died since.
+
+Nothing is ever added to a loaded graph; the one change is ``mark_deleted``, which the writer thread applies while
+others search. The graph numbers its nodes from 0, so that an answer indexes the arrays beside it directly; rows whose
+vectors equal a node's come after the nodes, and the node stands for them. ``ef`` is a field of the shared graph and
+would be a race between queries, so it stays at its smallest: the breadth of a search is its ``k``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist_server.domain import Vector
+from shortlist_server.storage.layout import GRAPH_FILE, KEYS_FILE, LABELS_FILE, VECTORS_FILE
+from shortlist_server.storage.values import SegmentRow
+from shortlist_server.storage.vectors.growing import rows_between
+from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
+from shortlist_server.storage.vectors.twins import Twins, equal_share, read_twins
+
+_CROWDED_SHARE = 0.01
+
+
+class Unreachable(Exception):
+    """The graph could not reach as many live rows as were asked for; scan the rows instead."""
+
+
+class Segment:
+    """A published segment in memory.
+
+    Attributes:
+        row: its row in the database.
+        vectors: shape (n, dimension), float32, mapped from the file.
+        labels, keys: shape (n,), int64, in the graph's order of rows.
+        alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
+        live: number of rows alive.
+        crowded: whether equal vectors have nodes of their own in the graph, which it then searches badly; only an
+            earlier release made such a segment.
+    """
+
+    __slots__ = (
+        "_graph",
+        "_label_order",
+        "_sorted_keys",
+        "_twins",
+        "alive",
+        "crowded",
+        "keys",
+        "labels",
+        "live",
+        "row",
+        "vectors",
+    )
+
+    def __init__(
+        self,
+        row: SegmentRow,
+        graph: Any,
+        vectors: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        twins: Twins | None = None,
+        crowded: bool = False,
+    ) -> None:
+        self.row = row
+        self.vectors = vectors
+        self.labels = labels
+        self.keys = keys
+        self.alive = np.ones(len(labels), dtype=np.bool_)
+        self.live = len(labels)
+        self.crowded = crowded
+        self._graph = graph
+        self._twins = twins
+        # A merge starts from its largest part, so the rows may come in another order than their labels.
+        ascending = bool(np.all(labels[1:] > labels[:-1]))
+        self._label_order = None if ascending else np.argsort(labels)
+        self._sorted_keys = keys if self._label_order is None else keys[self._label_order]
+
+    @classmethod
+    def load(cls, folder: Path, row: SegmentRow, collection: str, dimension: int) -> Segment:
+        """Checks a segment's files and loads them. The graph's load holds the interpreter lock: 1.4 s a million rows.
+
+        Raises:
+            SegmentDamaged: a file is not what the database and the manifest say.
+        """
+        manifest = check_folder(folder, row, collection, dimension)
+        labels = np.fromfile(folder / LABELS_FILE, dtype=np.int64)
+        keys = np.fromfile(folder / KEYS_FILE, dtype=np.int64)
+        with (folder / VECTORS_FILE).open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        vectors = np.frombuffer(mapped, dtype=np.float32)
+        if len(labels) != row.passages or len(keys) != row.passages or vectors.size != row.passages * dimension:
+            raise SegmentDamaged(f"{folder.name}: the files disagree on the number of passages")
+        vectors = vectors.reshape(-1, dimension)
+        twins = read_twins(folder, manifest)
+        nodes = len(labels) - len(twins)
+        graph = hnswlib.Index(space="ip", dim=dimension)
+        try:
+            graph.load_index(str(folder / GRAPH_FILE))
+        except RuntimeError as error:
+            raise SegmentDamaged(f"{GRAPH_FILE}: {error}") from error
+        if graph.get_current_count() != nodes:
+            raise SegmentDamaged(f"{GRAPH_FILE}: holds {graph.get_current_count()} nodes of {nodes}")
+        graph.set_ef(1)
+        crowded = manifest.format == 1 and equal_share(vectors) > _CROWDED_SHARE
+        return cls(row, graph, vectors, labels, keys, Twins(nodes, twins) if len(twins) else None, crowded)
+
+    def covers(self, label: int) -> bool:
+        """Whether the label is in the segment's range."""
+        return self.row.low < label <= self.row.high
+
+    def nearest(self, vector: Vector, breadth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The ``breadth`` live rows the graph finds nearest, best first, with their cosine.
+
+        More come where the last of them has equals.
+
+        Raises:
+            Unreachable: fewer are live or within reach of the graph's entry.
+        """
+        twins = self._twins
+        asked = breadth if twins is None else min(breadth, twins.live_nodes)
+        try:
+            found, distances = self._graph.knn_query(vector, k=asked, num_threads=1)
+        except RuntimeError as error:
+            raise Unreachable(str(error)) from error
+        nodes = found[0].astype(np.int64)
+        if twins is None:
+            return nodes, 1.0 - distances[0]
+        rows = twins.live_rows(nodes, breadth, self.alive)
+        scores = self.vectors[rows] @ vector
+        order = np.argsort(-scores, kind="stable")
+        return rows[order], scores[order]
+
+    def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Live rows of these documents, shape (r,)."""
+        places = rows_between(self._sorted_keys, keys)
+        rows = places if self._label_order is None else self._label_order[places]
+        return rows[self.alive[rows]]
+
+    def remove(self, labels: NDArray[np.int64]) -> int:
+        """Marks rows dead; labels that are not here, or already dead, are passed over. Writer thread only."""
+        order = self._label_order
+        positions = np.searchsorted(self.labels, labels, sorter=order)
+        inside = positions < len(self.labels)
+        positions, wanted = positions[inside], labels[inside]
+        rows = positions if order is None else order[positions]
+        rows = rows[(self.labels[rows] == wanted) & self.alive[rows]]
+        mark = self._graph.mark_deleted
+        for node in (rows if self._twins is None else self._twins.remove(rows)).tolist():
+            mark(node)
+        self.alive[rows] = False
+        self.live -= len(rows)
+        return len(rows)
+
+    def keep_only(self, live_labels: NDArray[np.int64]) -> bool:
+        """Marks every row dead that is not in ``live_labels`` (ascending); False when one of those is not here."""
+        dead = self.labels[~np.isin(self.labels, live_labels, assume_unique=True)]
+        self.remove(dead)
+        return self.live == len(live_labels)
