@@ -22,7 +22,7 @@ from shortlist_server.inference.export_process import load_apart
 from shortlist_server.inference.loading import ExportMissing, load_embedder
 from shortlist_server.inference.services import ScheduledEmbedder
 from shortlist_server.observe import progress
-from shortlist_server.pipeline.search import check_revision
+from shortlist_server.pipeline.plan import check_revision
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import open_store
 

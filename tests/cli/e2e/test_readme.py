@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def test_the_five_line_example_finds_the_kettle(target: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ from shortlist_server.observe.observer import Observer
 from shortlist_server.testing import TestServer, server
 from shortlist_server.worker import Worker
 
-DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
+DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana-dashboard.json"
 SERVICES = ["", *(f"shortlist.v1.{name}Service" for name in ("Search", "Document", "Collection", "Admin"))]
 
 

@@ -22,10 +22,10 @@ COMMITS = 12
 WRITE_AND_DIE = f"""
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+sys.path.insert(0, {str(Path(__file__).parents[4])!r})
 from shortlist_server.config import Config
 from shortlist_server.storage.store import EmbeddedStore
-from tests.unit.storage.conftest import Maker, collection_config
+from tests.server.unit.storage.conftest import Maker, collection_config
 store = EmbeddedStore(Config(data_dir=Path(sys.argv[1])), maintain=False)
 collection = store.create("a", collection_config()) if "a" not in store.names() else store.open("a")
 maker, first = Maker(), int(sys.argv[2])

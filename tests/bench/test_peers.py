@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-PEERS = Path(__file__).parents[3] / "bench" / "peers"
+PEERS = Path(__file__).parents[2] / "bench" / "peers"
 
 
 def load(name: str) -> ModuleType:
