@@ -47,6 +47,8 @@ def _build(connection: socket.socket, main, point: str) -> None:
     for descriptor in (0, 1):
         os.dup2(connection.fileno(), descriptor)
     connection.close()
+    # A connection that breaks is no news; what fails is told by the socket.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
 
     # A builder gives way to searches; here it shall come to its end.
