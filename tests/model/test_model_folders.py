@@ -12,6 +12,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference.catalog import load_models
+from shortlist_server.inference.entries import check_models
 from shortlist_server.inference.loading import load_embedder, load_reranker
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -71,11 +72,11 @@ def test_an_encoder_is_no_reranker(tiny_bert: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["it=/no/such/folder", "it=no-such-organisation/no-such-model", "unknown"])
 def test_a_model_that_is_nowhere_is_refused_with_a_remedy(entry: str) -> None:
-    with pytest.raises(ModelNotFound, match="folder with the model's files"):
+    with pytest.raises(ModelNotFound, match=r"folder with the model's files|There is no model folder"):
         load_models(Config(embedders=(entry,)))
 
 
 @pytest.mark.parametrize("changes", [{"device": "abacus"}, {"dtype": "float16"}, {"backend": "steam"}])
 def test_unknown_settings_are_refused(tiny_bert: Path, changes: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="it may be"):
-        load_embedder("it", tiny_bert, "", Config(**({"backend": "torch", "device": "cpu"} | changes)))
+        check_models(Config(embedders=(f"it={tiny_bert}",), **changes))

@@ -78,5 +78,6 @@ def test_a_text_has_one_vector_whatever_its_batch(engines: tuple[Embedder, Embed
         assert alone.tokens == beside.tokens
 
 
-def test_float32_and_int8_have_revisions_of_their_own(engines: tuple[Embedder, Embedder]) -> None:
-    assert len({engine.info.revision for engine in engines}) == 2
+def test_float32_and_int8_are_one_revision_in_two_number_formats(engines: tuple[Embedder, Embedder]) -> None:
+    assert len({engine.info.revision for engine in engines}) == 1
+    assert {engine.info.number_format for engine in engines} == {"float32", "int8"}

@@ -21,7 +21,7 @@ from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.storage.disk.descriptors import LEAST_LIMIT
 
 COLLECTIONS = 60
-LIMITED = "ulimit -n {limit} && exec {python} -m shortlist serve --listen 127.0.0.1:0 --data-dir {data} {arguments}"
+LIMITED = "ulimit -n {limit} && exec {python} -m shortlist_cli serve --listen 127.0.0.1:0 --data-dir {data} {arguments}"
 
 
 @contextmanager

@@ -129,7 +129,9 @@ def test_the_table_below_tries_every_method() -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-@pytest.mark.parametrize("key", [None, "sl_unknown", ALL_KEY[:-1], ALL.digest.hex()])
+@pytest.mark.parametrize(
+    "key", [None, "sl_unknown", ALL_KEY[:-1], ALL.digest.hex()], ids=["none", "unknown", "cut", "digest"]
+)
 def test_without_a_known_key_no_method_answers(channel: grpc.Channel, name: str, key: str | None) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         send(channel, name, "mine", key)
@@ -147,7 +149,11 @@ def test_a_key_needs_the_scope_of_the_method(channel: grpc.Channel, name: str, s
 
 
 @pytest.mark.parametrize("method", ["Search", "BatchSearch"])
-@pytest.mark.parametrize(("key", "may"), [(SCOPE_KEYS[Scope.READ][0], False), (GRANTED_KEY, True), (ALL_KEY, True)])
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [(SCOPE_KEYS[Scope.READ][0], False), (GRANTED_KEY, True), (ALL_KEY, True)],
+    ids=["read", "granted", "all"],
+)
 def test_the_texts_that_models_read_are_for_admins(channel: grpc.Channel, method: str, key: str, may: bool) -> None:
     request = REQUESTS[method]("mine")
     for search in [request] if method == "Search" else request.requests[1:]:
