@@ -111,7 +111,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Include:
     """Which parts of documents to read."""
 
     text: bool = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shortlist_server.domain.collections import RetrievalMode, SearchDefaults
-from shortlist_server.domain.documents import Parts, StoredDocument, StoredPassage
+from shortlist_server.domain.documents import Include, StoredDocument, StoredPassage
 from shortlist_server.domain.explanation import Explanation
 from shortlist_server.domain.filters import Filter
 from shortlist_server.domain.names import Vector
@@ -33,7 +33,7 @@ class SearchRequest:
     instruction: str = ""
     settings: SearchDefaults = SearchDefaults()
     filter: Filter | None = None
-    parts: Parts = Parts()
+    include: Include = Include()
     min_score: float | None = None
     min_sequence: int | None = None
     explain: bool = False

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport
+from shortlist_server.domain import Hit, Include, PassageHit, SearchReport
 from shortlist_server.pipeline.candidates import Candidates, Rows
 from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.rerank import look_at
@@ -24,16 +24,16 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
     with run.stage("group"):
         rows = table.order if request.min_score is None else table.order[table.final[table.order] >= request.min_score]
         rows = rows[request.offset : request.offset + request.limit]
-        parts = Parts(text=request.parts.text or request.parts.passages, metadata=request.parts.metadata)
+        include = Include(text=request.include.text or request.include.passages, metadata=request.include.metadata)
         keys = table.keys[rows].tolist()
         documents = documents_within(
-            keys, lambda some: run.collection.documents(some, parts), request.parts, request.max_answer_bytes
+            keys, lambda some: run.collection.documents(some, include), request.include, request.max_answer_bytes
         )
         if len(documents) < len(keys):
             if not last_attempt:
                 return None
             rows = rows[[key in documents for key in keys]]
-        passages = _passages(run, table, rows) if request.parts.passages else {}
+        passages = _passages(run, table, rows) if request.include.passages else {}
         return [
             Hit(
                 rank=rank,
@@ -56,7 +56,7 @@ def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[P
     columns = table.passages
     spans = {row: columns.of_row(row) for row in rows.tolist()}
     labels = [label for span in spans.values() for label in columns.labels[span].tolist()]
-    stored = run.collection.passages(labels, vectors=run.request.parts.vectors)
+    stored = run.collection.passages(labels, vectors=run.request.include.vectors)
     hits = {}
     for row, span in spans.items():
         dense, reranked = columns.dense[span], columns.rerank[span]

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from shortlist_server.domain import Deadline, Parts, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
+from shortlist_server.domain import Deadline, Include, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
 from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
@@ -116,7 +116,7 @@ class Evaluator:
                                 text=query.text,
                                 limit=LIMIT,
                                 settings=merged(ALONE[ranking], setting),
-                                parts=Parts(text=False, metadata=False),
+                                include=Include(text=False, metadata=False),
                             )
                             within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
                             result = await self._searcher.search(request, within)

@@ -14,7 +14,7 @@ from shortlist_server.domain import (
     ExplainedCandidate,
     ExplainedTexts,
     Explanation,
-    Parts,
+    Include,
     RerankedPassage,
     RerankOutcome,
     SearchRequest,
@@ -26,7 +26,7 @@ from shortlist_server.pipeline.run import SearchRun
 
 def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanation:
     """The account; it reads the id of every candidate from the store."""
-    documents = run.collection.documents(table.keys.tolist(), Parts(text=False, metadata=False))
+    documents = run.collection.documents(table.keys.tolist(), Include(text=False, metadata=False))
     ids = {key: document.id for key, document in documents.items()}
     candidates = []
     passed = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from shortlist_server.domain import Parts, StoredDocument
+from shortlist_server.domain import Include, StoredDocument
 from shortlist_server.errors import InvalidArgument
 
 Key = TypeVar("Key")
@@ -21,14 +21,14 @@ FIRST_PORTION = 8
 def documents_within(
     keys: Sequence[Key],
     read: Callable[[Sequence[Key]], Mapping[Key, StoredDocument]],
-    parts: Parts,
+    include: Include,
     max_bytes: int,
 ) -> dict[Key, StoredDocument]:
     """The documents with these keys that exist, by key.
 
     Args:
         read: reads documents by key.
-        parts: what the answer has of them.
+        include: what the answer has of them.
         max_bytes: of the answer; 0: no limit.
 
     Raises:
@@ -40,7 +40,7 @@ def documents_within(
     while at < len(keys):
         portion = next_portion(at, size, max_bytes, len(keys) - at)
         documents = read(keys[at : at + portion])
-        size += sum(least_bytes(document, parts) for document in documents.values())
+        size += sum(least_bytes(document, include) for document in documents.values())
         if max_bytes and size > max_bytes:
             raise answer_too_large(max_bytes)
         found.update(documents)
@@ -64,9 +64,9 @@ def next_portion(count: int, size: int, max_bytes: int, left: int) -> int:
     return min(left, max(FIRST_PORTION, fitting))
 
 
-def least_bytes(document: StoredDocument, parts: Parts) -> int:
+def least_bytes(document: StoredDocument, include: Include) -> int:
     """What a document takes in an answer at the least: its texts and vectors."""
-    size = len(document.title) + len(document.text) if parts.text else 0
+    size = len(document.title) + len(document.text) if include.text else 0
     for passage in document.passages:
         size += passage.end - passage.start
         if passage.vector is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Degradation, DegradationKind, Parts, RerankFailurePolicy
+from shortlist_server.domain import Degradation, DegradationKind, Include, RerankFailurePolicy
 from shortlist_server.errors import DeadlineExceeded
 from shortlist_server.inference.base import RerankCandidate, RerankerService, RerankScores
 from shortlist_server.inference.passages import passage_content
@@ -63,7 +63,7 @@ def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
         scored = run.collection.dense_scores(run.vector, keys.tolist())
         found, labels, cosines = scored.keys, scored.labels, scored.scores.astype(np.float64)
     else:
-        documents = run.collection.documents(keys.tolist(), Parts(text=False, passages=True))
+        documents = run.collection.documents(keys.tolist(), Include(text=False, passages=True))
         pairs = [(key, passage.label) for key, document in documents.items() for passage in document.passages]
         found, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         cosines = np.full(len(pairs), np.nan)
@@ -85,7 +85,7 @@ def _inputs(
             for label in labels
         ]
     keys = table.keys[table.passages.rows[positions]].tolist()
-    documents = run.collection.documents(keys, Parts(metadata=False))
+    documents = run.collection.documents(keys, Include(metadata=False))
     return [
         RerankCandidate(text=passage_content(document.title, document.text[passage.start : passage.end]))
         if (passage := stored.get(label)) is not None and (document := documents.get(key)) is not None
