@@ -41,11 +41,11 @@ Measures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedQuery:
-    """A query and the grades of its judged documents by id; 0 is not relevant."""
+    """A query and its qrels: the grade of each judged document by id; 0 is not relevant."""
 
     id: str
     text: str
-    grades: Mapping[str, int]
+    qrels: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +125,9 @@ class Evaluator:
                                 _note(evaluation, result.report)
                             done += 1
                             yield Progress(done=done, total=total)
-                        grades = {query.id: query.grades for query in queries}
+                        qrels = {query.id: query.qrels for query in queries}
                         evaluation.queries[ranking] = await loop.run_in_executor(
-                            self._threads, judge_each, found, grades
+                            self._threads, judge_each, found, qrels
                         )
                     yield evaluation
 
