@@ -89,14 +89,16 @@ def read_entry(entry: str) -> ApiKey:
     """
     name, *rest = (part.strip() for part in entry.split(":"))
     if not _NAME.fullmatch(name):
-        raise InvalidArgument("an API key's name is 1 to 64 of letters, digits, '.', '_' and '-'", field="api_keys")
+        raise InvalidArgument("an API key's name has 1 to 64 letters, digits, '.', '_' or '-'", field="api_keys")
     if len(rest) not in (2, 3):
         raise InvalidArgument(f"API key '{name}' is not NAME:SCOPES:SHA256[:COLLECTIONS]", field="api_keys")
     try:
         scopes = frozenset(Scope(scope.strip()) for scope in rest[0].split(","))
     except ValueError:
         known = ", ".join(scope.value for scope in Scope)
-        raise InvalidArgument(f"API key '{name}' has an unknown scope; there are {known}", field="api_keys") from None
+        raise InvalidArgument(
+            f"API key '{name}' has an unknown scope; the scopes are {known}", field="api_keys"
+        ) from None
     if not re.fullmatch(r"[0-9a-fA-F]{64}", rest[1]):
         raise InvalidArgument(
             f"API key '{name}' needs the SHA-256 of the key as 64 hex digits, not the key itself; "
@@ -106,23 +108,23 @@ def read_entry(entry: str) -> ApiKey:
     collections = tuple(grant.strip() for grant in rest[2].split(",")) if len(rest) == 3 else ()
     if not all(_GRANT.fullmatch(grant) for grant in collections):
         raise InvalidArgument(
-            f"API key '{name}' names a collection that cannot exist; a grant is a name, or its beginning and '*'",
+            f"API key '{name}' names a collection that cannot exist; give a collection's name, or a prefix and '*'",
             field="api_keys",
         )
     return ApiKey(name=name, scopes=scopes, digest=bytes.fromhex(rest[1]), collections=collections)
 
 
 class KeyRing:
-    """The keys a server accepts: those of its settings and those of a file, which is read again when it changes.
+    """The keys that a server accepts: those of its settings and those of a file, which it reads again when it changes.
 
-    A file that cannot be read any more, or is malformed, changes nothing: the former keys stay, and the log says why.
+    A file that became unreadable or malformed changes nothing: the former keys stay valid, and the log says why.
     """
 
     def __init__(self, entries: Sequence[str], file: Path | None) -> None:
         """Reads all keys.
 
         Raises:
-            InvalidArgument: an entry is malformed, two have one name, or the file cannot be read.
+            InvalidArgument: an entry is malformed, two keys share a name, or the file cannot be read.
         """
         self._fixed = [read_entry(entry) for entry in entries]
         self._file = file
