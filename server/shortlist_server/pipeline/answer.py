@@ -51,7 +51,7 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
 
 def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[PassageHit]]:
     """The passages of each row that a stage scored: reranked ones first, then the others by cosine."""
-    # In a search without a vector, no stage has looked at passages yet unless it reranked.
+    # Without a query vector, a document that the lexical index found may have no passages in the table yet.
     look_at(run, table, rows)
     columns = table.passages
     spans = {row: columns.of_row(row) for row in rows.tolist()}
