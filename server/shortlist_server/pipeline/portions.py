@@ -77,7 +77,7 @@ def least_bytes(document: StoredDocument, include: Include) -> int:
 def answer_too_large(max_bytes: int) -> InvalidArgument:
     """The error for an answer larger than the largest message."""
     return InvalidArgument(
-        f"the answer would exceed {max_bytes} bytes, the size of the largest message: ask for fewer documents at once, or"
-        " include less of each",
+        f"the answer would exceed {max_bytes} bytes, the size of the largest message: ask for fewer documents at once,"
+        " or include less of each",
         metadata={"setting": "max_message_bytes", "limit": str(max_bytes)},
     )
