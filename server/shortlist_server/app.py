@@ -78,7 +78,7 @@ LONG_THREADS = 2
 METRIC_COLLECTIONS = 200
 """Most collections with metrics of their own. Each has some 25 series; thousands would burden whoever scrapes them."""
 
-QUIET_THREADS = 2
+BACKGROUND_THREADS = 2
 """Threads for recall checks and for evaluations, whose searches embed and ask the lexical index side by side."""
 
 
@@ -92,8 +92,8 @@ class Server:
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
         self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
-        self._quiet_threads = ThreadPoolExecutor(
-            QUIET_THREADS, thread_name_prefix="quiet", initializer=lower_priority, initargs=(INGEST_NICENESS,)
+        self._background_threads = ThreadPoolExecutor(
+            BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
         self._models: ModelCatalog | None = None
         self._store: EmbeddedStore | None = None
@@ -141,7 +141,7 @@ class Server:
         )
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
-            self._quiet_threads,
+            self._background_threads,
             interval_seconds=config.recall_check_interval_seconds,
             busy=lambda: limits.saturated,
         )
@@ -178,7 +178,9 @@ class Server:
                 backup_folder(config),
                 _server_info(),
                 # Neither observed nor checked for recall: those figures are about users' searches.
-                Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
+                Evaluator(
+                    store, Searcher(store, models, self._background_threads, Observer()), self._background_threads
+                ),
                 recall,
                 config,
             ),
@@ -265,7 +267,7 @@ class Server:
         self._search_threads.shutdown()
         self._work_threads.shutdown()
         self._long_threads.shutdown()
-        self._quiet_threads.shutdown()
+        self._background_threads.shutdown()
 
 
 def run(config: Config) -> None:

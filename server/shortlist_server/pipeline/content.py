@@ -61,7 +61,7 @@ def client_vectors(
     results: list[Vector | InvalidVector] = []
     for values in several:
         if values.shape != (dimension,):
-            message = f"the vector has {values.size} values, the collection has {dimension} dimensions"
+            message = f"the vector has {values.size} values, but the collection has {dimension} dimensions"
             results.append(InvalidVector(message, field=field, metadata={"dimension": str(dimension)}))
             continue
         unit, length = next(units), next(lengths)

@@ -160,7 +160,7 @@ class IngestSession:
         for operation in window:
             if operation.position <= max(self._seen, 0) and operation.position > self.durable_position:
                 raise InvalidArgument(
-                    f"position {operation.position} follows {self._seen}; positions must increase", field="position"
+                    f"position {operation.position} follows {self._seen}, but positions must increase", field="position"
                 )
             if operation.position < 1:
                 raise InvalidArgument("positions begin at 1", field="position")

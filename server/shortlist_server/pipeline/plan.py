@@ -92,7 +92,7 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
     embeds = config.embedder != NO_MODEL
     if request.vector is not None and request.vector.shape != (config.dimension,):
         raise InvalidVector(
-            f"the query vector has {request.vector.size} values, the collection has {config.dimension} dimensions",
+            f"the query vector has {request.vector.size} values, but the collection has {config.dimension} dimensions",
             field="query.vector",
             metadata={"dimension": str(config.dimension)},
         )
@@ -147,10 +147,10 @@ def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool)
     if request.settings.mode is None and mode is RetrievalMode.HYBRID:
         mode = mode if request.text and has_vector else RetrievalMode.LEXICAL if request.text else RetrievalMode.DENSE
     if mode is not RetrievalMode.DENSE and not request.text:
-        raise InvalidArgument(f"mode {mode.value} needs a query text", field="query.text")
+        raise InvalidArgument(f"mode '{mode.value}' needs a query text", field="query.text")
     if mode is not RetrievalMode.LEXICAL and not has_vector:
         raise UnsupportedByCollection(
-            "the collection has no embedder: send query.vector, or search with mode lexical", field="query.vector"
+            "the collection has no embedder: send query.vector, or search with mode 'lexical'", field="query.vector"
         )
     return mode
 
@@ -165,9 +165,7 @@ def _reranker(
     if name == NO_MODEL or not request.text:
         if request.settings.rerank:
             raise InvalidArgument(
-                "reranking needs a query text and a reranker; the collection has none, so name one in rerank.model"
-                if request.text
-                else "reranking needs a query text",
+                "no reranker is set: name one in rerank.model" if request.text else "reranking needs a query text",
                 field="rerank.enabled",
             )
         return None
