@@ -28,12 +28,12 @@ from threadpoolctl import threadpool_limits
 from shortlist import Client
 from shortlist.v1 import search_service_pb2_grpc
 from shortlist_cli.hosting.server_process import ServerProcess
-from shortlist_server.app import SWITCH_SECONDS
 from shortlist_server.config import Config
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.keys import Scope, new_key
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.process import SWITCH_SECONDS
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.search_service import SearchServicer

@@ -1,29 +1,22 @@
-"""The composition root: builds every part from one ``Config``, runs the server, and takes it down in order.
+"""The composition root: builds every part of a server from one ``Config``, and takes it down in order.
 
-Nothing else constructs collaborators. ``Server`` belongs to the event loop that starts it.
+Nothing else constructs collaborators. ``Server`` belongs to the event loop that starts it; ``process.py`` runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
-from threadpoolctl import threadpool_limits
 
 from shortlist.v1 import (
     admin_service_pb2,
@@ -35,16 +28,14 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
-from shortlist_server import preflight
+from shortlist_server import preflight, process
 from shortlist_server.config import Config
-from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
+from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.loading import INGEST_NICENESS
 from shortlist_server.inference.scheduler import lower_priority
-from shortlist_server.keys import KeyRing
-from shortlist_server.observe import logs, tracing
-from shortlist_server.observe.metrics import CollectionCounts, Maintenance, Metrics, MetricsPage, StateCollector
+from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
@@ -68,8 +59,6 @@ from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
 from shortlist_server.storage.store import EmbeddedStore, open_store
 
-logger = logging.getLogger(__name__)
-
 SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
     document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"].full_name,
@@ -78,37 +67,33 @@ SERVICES = (
 )
 
 SEARCH_THREADS = 8
-"""Threads for the blocking parts of searches; they spend their time in SQLite, hnswlib and numpy, outside the GIL."""
-
-SWITCH_SECONDS = 0.0005
-"""Longest turn of a thread while others wait for the interpreter; a tenth of Python's default. A search changes threads
-several times, and while ingest computes it waits a turn each time."""
+"""Threads for the blocking parts of searches, which spend their time in SQLite, hnswlib and numpy, outside the GIL."""
 
 WORK_THREADS = 4
-"""Threads for everything else that blocks, so that ingest never takes a search's thread."""
+"""Threads for everything else that blocks. Ingest runs here, so it never takes a search's thread."""
 
 LONG_THREADS = 2
-"""Threads for verifying, backing up and restoring, each of which may hold one for minutes; more calls wait."""
+"""Threads for verify, backup and restore, each of which may hold one for minutes; further calls wait."""
 
 METRIC_COLLECTIONS = 200
-"""Collections that have metrics of their own, each some 25 series; thousands would burden whoever reads the page."""
+"""Most collections with metrics of their own. Each has some 25 series; thousands would burden whoever scrapes them."""
 
-QUIET_THREADS = 2
-"""Threads for evaluations, whose searches embed and ask the lexical index side by side, and for checks of recall."""
+BACKGROUND_THREADS = 2
+"""Threads for recall checks and for evaluations, whose searches embed and ask the lexical index side by side."""
 
 
 class Server:
     """A Shortlist server."""
 
     def __init__(self, config: Config, *, tracer: Tracer | None = None) -> None:
-        """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
+        """Starts nothing yet. ``tracer`` replaces the one that ``config.tracing`` asks for."""
         self._config = config
         self._tracer = tracer
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
         self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
-        self._quiet_threads = ThreadPoolExecutor(
-            QUIET_THREADS, thread_name_prefix="quiet", initializer=lower_priority, initargs=(INGEST_NICENESS,)
+        self._background_threads = ThreadPoolExecutor(
+            BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
         self._models: ModelCatalog | None = None
         self._store: EmbeddedStore | None = None
@@ -124,28 +109,28 @@ class Server:
 
     @property
     def metrics_port(self) -> int | None:
-        """The port of the metrics page; None where there is none."""
+        """The port of the metrics page; None without one."""
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
-        """Checks what costs nothing, opens the data folder, loads models and listens; then searches are answered.
+        """Makes the cheap checks, opens the data folder, loads the models and listens.
 
         Returns:
-            The port that is listened on.
+            The port. When this returns, the server answers searches.
 
         Raises:
             InvalidArgument: a setting is wrong, or others could reach the server without a key.
-            ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: an address cannot be listened on, another process has the data folder, or the limit of open
-                files is too low.
+            ModelNotFound: a model's files are missing; the message says what to do.
+            Unavailable: the server cannot listen on an address, another process has the data folder, or the limit of
+                open files is too low.
         """
         config = self._config
         loop = asyncio.get_running_loop()
         descriptors.check_limit()
         watch_calls(loop)
-        keys = key_ring(config)
+        keys = process.key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
-        observer, self._end_tracing = make_observer(config, self._tracer)
+        observer, self._end_tracing = process.make_observer(config, self._tracer)
         await loop.run_in_executor(self._work_threads, partial(preflight.check, config, keeps_collections=True))
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         if not await loop.run_in_executor(self._work_threads, store.open_all):
@@ -156,7 +141,7 @@ class Server:
         )
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
-            self._quiet_threads,
+            self._background_threads,
             interval_seconds=config.recall_check_interval_seconds,
             busy=lambda: limits.saturated,
         )
@@ -192,8 +177,10 @@ class Server:
                 self._long_threads,
                 backup_folder(config),
                 _server_info(),
-                # Not observed, nor checked for recall: that is of what users search.
-                Evaluator(store, Searcher(store, models, self._quiet_threads, Observer()), self._quiet_threads),
+                # Neither observed nor checked for recall: those figures are about users' searches.
+                Evaluator(
+                    store, Searcher(store, models, self._background_threads, Observer()), self._background_threads
+                ),
                 recall,
                 config,
             ),
@@ -241,13 +228,13 @@ class Server:
                 data_dir=self._config.data_dir,
             )
         )
-        self._metrics_page = serve_metrics(observer.metrics, self._config)
+        self._metrics_page = process.serve_metrics(observer.metrics, self._config)
 
     async def stop(self, grace_seconds: float) -> None:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and closes everything. Idempotent.
 
-        Health answers NOT_SERVING first, for ``config.drain_delay_seconds`` before calls are refused, so that those who
-        balance load can look elsewhere; ingest streams are told to resume.
+        Health answers NOT_SERVING for ``config.drain_delay_seconds`` before the server refuses calls, which gives load
+        balancers time to look elsewhere. Ingest clients are told to resume their streams.
         """
         loop = asyncio.get_running_loop()
         for task in (self._keeping, self._checking):
@@ -280,122 +267,19 @@ class Server:
         self._search_threads.shutdown()
         self._work_threads.shutdown()
         self._long_threads.shutdown()
-        self._quiet_threads.shutdown()
-
-
-def make_observer(config: Config, tracer: Tracer | None = None) -> tuple[Observer, Callable[[], None] | None]:
-    """The observer that the settings ask for, and what ends its tracing. ``tracer``: in place of the settings' own.
-
-    Raises:
-        InvalidArgument: traces are to be sent, and the libraries for it are not installed.
-    """
-    end = None
-    if tracer is None and config.tracing:
-        tracer, end = tracing.start_exporting(version("shortlist"))
-    metrics = Metrics() if config.metrics_listen else None
-    return Observer(metrics=metrics, tracer=tracer, slow_search_seconds=config.slow_search_seconds), end
-
-
-def serve_metrics(metrics: Metrics, config: Config) -> MetricsPage:
-    """Serves the page of metrics. Raises ``Unavailable``."""
-    try:
-        return metrics.serve(config.metrics_listen)
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"cannot serve metrics on {config.metrics_listen}: {error}") from error
-
-
-class Running(Protocol):
-    """What ``serve_until_stopped`` starts and stops: a server, or a worker."""
-
-    async def start(self) -> int:
-        """Starts; returns the port."""
-
-    async def stop(self, grace_seconds: float) -> None:
-        """Stops."""
+        self._background_threads.shutdown()
 
 
 def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal exits at once.
-
-    Prints ``shortlist serving on HOST:PORT`` when it is ready.
-
-    Raises:
-        SystemExit: the server could not start; the message says why and what to do.
-    """
-    serve_until_stopped(Server, config)
-
-
-def serve_until_stopped(make: Callable[[Config], Running], config: Config, what: str = "server") -> None:
-    """Configures logging, and runs what ``make`` makes, a ``what``; see ``run``."""
-    try:
-        logs.configure(config.log_level, config.log_format)
-    except ValueError as error:
-        sys.exit(f"shortlist: the {what} cannot start: {error}")
-    try:
-        sys.setswitchinterval(SWITCH_SECONDS)
-        descriptors.raise_limit()
-        # OpenBLAS's threads wait for each other, on cores that ingest may hold; searches run side by side as it is.
-        with threadpool_limits(limits=1, user_api="blas"):
-            asyncio.run(_serve(make, config))
-    except ShortlistError as error:
-        sys.exit(f"shortlist: the {what} cannot start: {error.message}")
-
-
-async def _serve(make: Callable[[Config], Running], config: Config) -> None:
-    stopping = asyncio.Event()
-
-    def stop() -> None:
-        if stopping.is_set():
-            os._exit(1)
-        stopping.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    server = make(config)
-    starting = asyncio.create_task(server.start())
-    interrupted = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            port = starting.result()
-            host = config.listen.rpartition(":")[0]
-            print(f"shortlist serving on {host}:{port}", flush=True)  # noqa: T201
-            await interrupted
-            logger.info("stopping")
-        else:
-            # Loading runs in a thread and cannot be interrupted; what it opens is closed below.
-            with contextlib.suppress(ShortlistError):
-                await starting
-    finally:
-        interrupted.cancel()
-        await server.stop(config.drain_seconds)
+    """Serves until SIGTERM or SIGINT; see ``process.serve_until_stopped``."""
+    process.serve_until_stopped(Server, config)
 
 
 def _server_info() -> ServerInfo:
     now = time.time()
-    return ServerInfo(version=version("shortlist"), start_time_seconds=now, startup_seconds=now - _process_start(now))
-
-
-def _process_start(now: float) -> float:
-    """When this process began, in seconds since the epoch; ``now`` where the system does not tell."""
-    try:
-        # Field 22, counted after the parenthesised name: clock ticks from boot to the start (proc(5)).
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return now - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError):
-        return now
-
-
-def key_ring(config: Config) -> KeyRing | None:
-    """The keys to accept; None where none are given, and every caller may do everything."""
-    file = Path(config.api_keys_file) if config.api_keys_file else None
-    keys = KeyRing(config.api_keys, file)
-    if file is not None and not len(keys):
-        raise InvalidArgument(f"the file of API keys has none: {file}", field="api_keys_file")
-    if len(keys) and not config.tls_certificate and not transport.is_loopback(config.listen):
-        logger.warning("API keys travel unencrypted: give --tls-certificate, or let a proxy in front of it speak TLS")
-    return keys if len(keys) else None
+    return ServerInfo(
+        version=version("shortlist"), start_time_seconds=now, startup_seconds=now - process.start_time(now)
+    )
 
 
 def _counts(store: EmbeddedStore) -> CollectionCounts:
@@ -408,10 +292,10 @@ def _counts(store: EmbeddedStore) -> CollectionCounts:
 
 
 def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
-    """The collections that have metrics of their own: those used last, of which something is known."""
+    """The collections that have metrics of their own: those used last."""
     shown = []
     for collection in store.known()[:METRIC_COLLECTIONS]:
-        # One that is damaged, or dropped meanwhile, has none.
+        # A collection that is damaged, or was dropped meanwhile, has no metrics.
         with contextlib.suppress(ShortlistError):
             collection.info()
             shown.append(collection)

@@ -1,4 +1,4 @@
-"""The error tree of the server: one class per thing a caller can do about it.
+"""The error tree of the server: one class for each thing that a caller can do about it.
 
     ShortlistError
     ├── InvalidArgument            change the request
@@ -19,13 +19,13 @@
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
-    ├── StreamConflict             let the other client have the stream, or stop it
+    ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
-    │   └── CommitsLost            restore a backup, or go on without them
+    │   └── CommitsLost            restore a backup, or continue without them
     ├── Unimplemented              use a newer release
     ├── Unauthenticated            send a known API key
-    └── PermissionDenied           use a key with the right
+    └── PermissionDenied           use a key with the right scope and collections
 
 No gRPC here: ``rpc/status.py`` maps each class to a status, and a test walks this tree.
 """
@@ -36,15 +36,15 @@ from typing import ClassVar
 
 
 class ShortlistError(Exception):
-    """Base of every error that may reach a caller.
+    """Base of every error that can reach a caller.
 
     Attributes:
         reason: the name of the ``ErrorReason`` value in the proto, without its prefix.
-        retryable: whether the same call may succeed later, unchanged.
+        retryable: whether the unchanged call may succeed later.
         message: one sentence for a person: what is wrong and what to do.
-        field: path of the request field that is wrong, or "".
-        metadata: details for programs; keys and values are text.
-        retry_after_seconds: how long to wait before repeating, or None.
+        field: path of the wrong field in the request, or "".
+        metadata: details for programs, as text.
+        retry_after_seconds: how long to wait before the next attempt, or None.
     """
 
     reason: ClassVar[str] = "INTERNAL"
@@ -66,7 +66,7 @@ class ShortlistError(Exception):
 
 
 def error_class(reason: str) -> type[ShortlistError]:
-    """The most general class with this reason; the base when there is none."""
+    """The most general class with this reason; the base class when none has it."""
     waiting: list[type[ShortlistError]] = [ShortlistError]
     while waiting:
         found = waiting.pop(0)
@@ -83,7 +83,7 @@ class InvalidArgument(ShortlistError):
 
 
 class InvalidVector(InvalidArgument):
-    """A vector has a wrong size, is zero, or is not finite."""
+    """A vector has the wrong size, is zero, or is not finite."""
 
     reason = "INVALID_VECTOR"
 
@@ -95,43 +95,43 @@ class InvalidFilter(InvalidArgument):
 
 
 class DocumentTooLarge(InvalidArgument):
-    """A document is over a limit of the server or the collection."""
+    """A document exceeds a limit of the server or the collection."""
 
     reason = "DOCUMENT_TOO_LARGE"
 
 
 class NotFound(ShortlistError):
-    """Something named does not exist."""
+    """What the request names does not exist."""
 
     reason = "COLLECTION_NOT_FOUND"
 
 
 class CollectionNotFound(NotFound):
-    """There is no collection of that name."""
+    """No collection has that name."""
 
     reason = "COLLECTION_NOT_FOUND"
 
 
 class ModelNotFound(NotFound):
-    """The server has no model of that name, or its files are not there."""
+    """The server has no model of that name, or the model's files are missing."""
 
     reason = "MODEL_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):
-    """A collection of that name exists."""
+    """A collection of that name exists already."""
 
     reason = "COLLECTION_EXISTS"
 
 
 class FailedPrecondition(ShortlistError):
-    """The state of the server or the collection does not allow the call."""
+    """The server or the collection is in a state that does not allow the call."""
 
     reason = "UNSUPPORTED_BY_COLLECTION"
 
 
 class ModelMismatch(FailedPrecondition):
-    """The loaded model is not the one the collection was made with."""
+    """The loaded model is not the one that made the collection's vectors."""
 
     reason = "MODEL_MISMATCH"
 
@@ -143,20 +143,20 @@ class UnsupportedByCollection(FailedPrecondition):
 
 
 class SequenceNotReached(FailedPrecondition):
-    """The collection did not reach the asked sequence in time."""
+    """The collection did not reach the requested sequence in time."""
 
     reason = "SEQUENCE_NOT_REACHED"
     retryable = True
 
 
 class NewerDataFormat(FailedPrecondition):
-    """The data folder was written by a newer release."""
+    """A newer release wrote the data folder."""
 
     reason = "NEWER_DATA_FORMAT"
 
 
 class ResourceExhausted(ShortlistError):
-    """A limit is reached for now."""
+    """A limit is reached at the moment."""
 
     reason = "OVERLOADED"
     retryable = True
@@ -189,7 +189,7 @@ class Unavailable(ShortlistError):
 
 
 class StreamConflict(ShortlistError):
-    """Another client opened the stream of the same name; the newest has it."""
+    """Another client opened the stream of the same name; the newest client owns it."""
 
     reason = "STREAM_CONFLICT"
 
@@ -207,24 +207,24 @@ class DataCorrupted(ShortlistError):
 
 
 class CommitsLost(DataCorrupted):
-    """The database lacks commits that were acknowledged, or it cannot be told whether it does."""
+    """The database lacks acknowledged commits, or it is unknown whether it does."""
 
     reason = "COMMITS_LOST"
 
 
 class Unimplemented(ShortlistError):
-    """The call is part of the contract, but this release does not do it."""
+    """The contract has the call, but this release does not implement it."""
 
     reason = "UNIMPLEMENTED"
 
 
 class Unauthenticated(ShortlistError):
-    """No API key, or an unknown one."""
+    """The call has no API key, or an unknown one."""
 
     reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(ShortlistError):
-    """The API key has no right to the call or the collection."""
+    """The API key does not allow the call or the collection."""
 
     reason = "PERMISSION_DENIED"

@@ -1,8 +1,8 @@
-"""API keys: what one may do, how it is written down, and the ring of those a server accepts.
+"""API keys: what a key allows, how its entry is written, and the ring of keys that a server accepts.
 
-The server never sees a key except in a call, and keeps none: an entry holds the SHA-256 of its key. A plain hash is
-enough because keys are made by ``new_key`` with 256 random bits, which no dictionary holds. Entries are looked up by
-the beginning of the hash and compared in constant time. Any thread.
+The server sees a key only in a call, and stores none: an entry holds the SHA-256 of its key. A plain hash is enough
+because ``new_key`` makes keys of 256 random bits, which no dictionary holds. The ring looks entries up by the beginning
+of the hash and compares them in constant time. Any thread.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from shortlist_server.errors import InvalidArgument
 logger = logging.getLogger(__name__)
 
 PREFIX = "sl_"
-"""What keys begin with, so that scanners for leaked secrets can know them."""
+"""What every key begins with: scanners for leaked secrets recognise it."""
 
 RELOAD_SECONDS = 1.0
-"""How often the file of keys is looked at, at most."""
+"""Shortest time between two looks at the keys file."""
 
 _PREFIX_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -34,7 +34,7 @@ _GRANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\*?|\*")
 
 
 class Scope(enum.Enum):
-    """What a key may be allowed to do; none includes another."""
+    """What a key may be allowed to do. No scope includes another."""
 
     READ = "read"
     WRITE = "write"
@@ -46,9 +46,9 @@ class ApiKey:
     """A key that the server accepts.
 
     Attributes:
-        name: who has it; appears in logs and errors. "" for callers of a server without keys.
+        name: who holds it; appears in logs and errors. "" for callers of a server without keys.
         digest: SHA-256 of the key.
-        collections: names it may use; one that ends in "*" stands for all that begin so. Empty: every collection.
+        collections: names it may use; a name that ends in "*" is a prefix. Empty: every collection.
     """
 
     name: str
@@ -57,21 +57,21 @@ class ApiKey:
     collections: tuple[str, ...] = ()
 
     def may_use(self, collection: str) -> bool:
-        """Whether it is granted the collection; "*" asks for all of them."""
+        """Whether the key may use the collection; "*" asks for all of them."""
         return not self.collections or any(
             collection.startswith(grant[:-1]) if grant.endswith("*") else collection == grant
             for grant in self.collections
         )
 
     def entry(self) -> str:
-        """The key as ``read_entry`` reads it."""
+        """The entry that ``read_entry`` reads."""
         scopes = ",".join(scope.value for scope in Scope if scope in self.scopes)
         parts = [self.name, scopes, self.digest.hex(), *([",".join(self.collections)] if self.collections else [])]
         return ":".join(parts)
 
 
 ANYONE = ApiKey(name="", scopes=frozenset(Scope))
-"""Who calls a server that has no keys."""
+"""The caller of a server that has no keys."""
 
 
 def new_key(name: str, scopes: Iterable[Scope], collections: Sequence[str] = ()) -> tuple[str, ApiKey]:
@@ -89,14 +89,16 @@ def read_entry(entry: str) -> ApiKey:
     """
     name, *rest = (part.strip() for part in entry.split(":"))
     if not _NAME.fullmatch(name):
-        raise InvalidArgument("an API key's name is 1 to 64 of letters, digits, '.', '_' and '-'", field="api_keys")
+        raise InvalidArgument("an API key's name has 1 to 64 letters, digits, '.', '_' or '-'", field="api_keys")
     if len(rest) not in (2, 3):
         raise InvalidArgument(f"API key '{name}' is not NAME:SCOPES:SHA256[:COLLECTIONS]", field="api_keys")
     try:
         scopes = frozenset(Scope(scope.strip()) for scope in rest[0].split(","))
     except ValueError:
         known = ", ".join(scope.value for scope in Scope)
-        raise InvalidArgument(f"API key '{name}' has an unknown scope; there are {known}", field="api_keys") from None
+        raise InvalidArgument(
+            f"API key '{name}' has an unknown scope; the scopes are {known}", field="api_keys"
+        ) from None
     if not re.fullmatch(r"[0-9a-fA-F]{64}", rest[1]):
         raise InvalidArgument(
             f"API key '{name}' needs the SHA-256 of the key as 64 hex digits, not the key itself; "
@@ -106,23 +108,23 @@ def read_entry(entry: str) -> ApiKey:
     collections = tuple(grant.strip() for grant in rest[2].split(",")) if len(rest) == 3 else ()
     if not all(_GRANT.fullmatch(grant) for grant in collections):
         raise InvalidArgument(
-            f"API key '{name}' names a collection that cannot exist; a grant is a name, or its beginning and '*'",
+            f"API key '{name}' names a collection that cannot exist; give a collection's name, or a prefix and '*'",
             field="api_keys",
         )
     return ApiKey(name=name, scopes=scopes, digest=bytes.fromhex(rest[1]), collections=collections)
 
 
 class KeyRing:
-    """The keys a server accepts: those of its settings and those of a file, which is read again when it changes.
+    """The keys that a server accepts: those of its settings and those of a file, which it reads again when it changes.
 
-    A file that cannot be read any more, or is malformed, changes nothing: the former keys stay, and the log says why.
+    A file that became unreadable or malformed changes nothing: the former keys stay valid, and the log says why.
     """
 
     def __init__(self, entries: Sequence[str], file: Path | None) -> None:
         """Reads all keys.
 
         Raises:
-            InvalidArgument: an entry is malformed, two have one name, or the file cannot be read.
+            InvalidArgument: an entry is malformed, two keys share a name, or the file cannot be read.
         """
         self._fixed = [read_entry(entry) for entry in entries]
         self._file = file
@@ -140,7 +142,7 @@ class KeyRing:
         return self._with_digest(_digest(secret))
 
     def current(self, key: ApiKey) -> ApiKey | None:
-        """A key that was found before, as it is now; None when it was withdrawn."""
+        """The present form of a key that was found before; None when it was withdrawn."""
         return self._with_digest(key.digest)
 
     def _with_digest(self, digest: bytes) -> ApiKey | None:
@@ -154,17 +156,17 @@ class KeyRing:
         try:
             if self._stamp != _stamp(file):
                 self._load(file)
-                logger.info("%d API keys are accepted after reading %s again", len(self), file)
+                logger.info("read %s again: %d API keys are accepted", file, len(self))
         except (OSError, InvalidArgument) as error:
-            logger.error("the former API keys stay, for %s cannot be used: %s", file, error)
+            logger.error("cannot use %s, so the former API keys stay valid: %s", file, error)
 
     def _load(self, file: Path) -> None:
         try:
-            # Taken first, so that a change during the reading is seen at the next look.
+            # Taken before reading: the next look then notices a change made meanwhile.
             self._stamp = _stamp(file)
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"the file of API keys cannot be read: {error}", field="api_keys_file") from error
+            raise InvalidArgument(f"cannot read the API keys file: {error}", field="api_keys_file") from error
         entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         self._keys = self._index([*self._fixed, *map(read_entry, entries)])
 
@@ -172,7 +174,7 @@ class KeyRing:
         names = [key.name for key in keys]
         for name in names:
             if names.count(name) > 1:
-                raise InvalidArgument(f"two API keys are called '{name}'", field="api_keys")
+                raise InvalidArgument(f"two API keys have the name '{name}'", field="api_keys")
         return {key.digest[:_PREFIX_BYTES]: key for key in keys}
 
 

@@ -1,6 +1,6 @@
-"""What costs nothing is checked first: before a model is loaded, converted or downloaded, which may take minutes.
+"""The cheap checks, made before a model is loaded, converted or downloaded, which may take minutes.
 
-Called by the composition roots, once, in a thread; host names are resolved.
+The composition roots call ``check`` once, in a thread, because it resolves host names.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ def check(config: Config, *, keeps_collections: bool) -> None:
     """Refuses settings, files, folders and addresses that the process could not run with.
 
     Args:
-        keeps_collections: whether the data folder holds collections, and is written to whatever happens.
+        keeps_collections: whether the data folder holds collections, so that it must be writable.
 
     Raises:
-        InvalidArgument: a setting, or the file or folder it names, is wrong.
-        ModelNotFound: a model's folder is not there.
-        Unavailable: an address is taken, or a folder may not be written to.
+        InvalidArgument: a setting is wrong, or the file or folder that it names.
+        ModelNotFound: a model's folder is missing.
+        Unavailable: an address is taken, or a folder is not writable.
     """
     check_certificates(config)
     check_folders(config, writes=keeps_collections)

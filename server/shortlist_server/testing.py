@@ -3,8 +3,8 @@
     with shortlist_server.testing.server() as server, shortlist.Client(server.target) as client:
         ...
 
-It is the server that production runs, with the hashing embedder, which needs no weights and gives the same vectors
-every time: texts that share words are near each other. It runs in an event loop of its own in a background thread, on a
+It is the server that production runs, with the hashing embedder. That needs no weights and gives the same vectors every
+time; texts that share words are near each other. The server runs in its own event loop in a background thread, on a
 free port, with a temporary folder. It needs the extra "server". Do not fork while it runs.
 """
 
@@ -30,23 +30,23 @@ GRACE_SECONDS = 2.0
 
 
 class TestServer:
-    """A server in a background thread; prefer ``server()``, unless a test starts and stops it by itself.
+    """A server in a background thread. Prefer ``server()``, unless the test itself starts and stops it.
 
     Attributes:
         target: its address, "HOST:PORT", while it runs.
-        data_dir: the folder of its collections; it outlives ``stop``.
+        data_dir: the folder of its collections; ``stop`` leaves it.
     """
 
-    # Not a test, whatever its name looks like to pytest.
+    # Tells pytest that this is no test, whatever its name.
     __test__ = False
 
     def __init__(self, data_dir: Path, *, port: int = 0, **settings: Any) -> None:
-        """Nothing starts yet.
+        """Starts nothing yet.
 
         Args:
-            data_dir: folder of the collections; made when missing.
-            port: 0 takes a free one.
-            settings: more fields of the server's ``Config``.
+            data_dir: folder of the collections; created when missing.
+            port: 0 picks a free one.
+            settings: further fields of the server's ``Config``.
         """
         self.data_dir = data_dir
         self.target = ""
@@ -57,7 +57,7 @@ class TestServer:
         self._server: Any = None
 
     def start(self) -> str:
-        """Starts it and returns its address; when it returns, searches are answered.
+        """Starts the server and returns its address, as soon as it answers searches.
 
         Raises:
             ImportError: the server is not installed.
@@ -75,7 +75,7 @@ class TestServer:
         return self.target
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Stops it, letting calls in progress finish for a while. Harmless when it does not run."""
+        """Stops the server after giving running calls time to finish. Does nothing when it does not run."""
         if self._loop is None:
             return
         try:
@@ -112,11 +112,11 @@ class TestServer:
 
 @contextlib.contextmanager
 def server(data_dir: Path | None = None, **settings: Any) -> Iterator[TestServer]:
-    """A server for the length of a ``with`` block; its address is the attribute ``target``.
+    """A server for the duration of a ``with`` block; ``target`` is its address.
 
     Args:
         data_dir: folder of the collections; a temporary one by default.
-        settings: more fields of the server's ``Config``, as in ``max_document_bytes=1000``.
+        settings: further fields of the server's ``Config``, as in ``max_document_bytes=1000``.
 
     Raises:
         ImportError: the server is not installed (``pip install 'shortlist[server]'``).
@@ -131,6 +131,6 @@ def server(data_dir: Path | None = None, **settings: Any) -> Iterator[TestServer
 
 @contextlib.contextmanager
 def client(**settings: Any) -> Iterator[Client]:
-    """A client of a server of its own, for the length of a ``with`` block; ``settings`` as in ``server``."""
+    """A client with its own server, for the duration of a ``with`` block; ``settings`` as in ``server``."""
     with server(**settings) as running, Client(running.target) as connected:
         yield connected

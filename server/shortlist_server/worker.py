@@ -15,8 +15,7 @@ from grpc_health.v1 import health_pb2
 from opentelemetry.trace import Tracer
 
 from shortlist.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
-from shortlist_server import preflight
-from shortlist_server.app import key_ring, make_observer, serve_metrics, serve_until_stopped
+from shortlist_server import preflight, process
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
@@ -38,7 +37,7 @@ class Worker:
     """Serves the models of this process; it has no collections."""
 
     def __init__(self, config: Config, *, tracer: Tracer | None = None) -> None:
-        """Nothing starts yet. ``tracer`` None: traces are sent when ``config.tracing`` says so."""
+        """Starts nothing yet. ``tracer`` replaces the one that ``config.tracing`` asks for."""
         self._config = config.replace(workers=())
         self._tracer = tracer
         self._health = HealthServicer()
@@ -51,7 +50,7 @@ class Worker:
 
     @property
     def metrics_port(self) -> int | None:
-        """The port of the metrics page; None where there is none."""
+        """The port of the metrics page; None without one."""
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
@@ -59,13 +58,13 @@ class Worker:
 
         Raises:
             InvalidArgument: a setting is wrong, or others could reach the worker without a key.
-            ModelNotFound: a model's files are not there; the message says what to do.
-            Unavailable: an address cannot be listened on.
+            ModelNotFound: a model's files are missing; the message says what to do.
+            Unavailable: the worker cannot listen on an address.
         """
         watch_calls(asyncio.get_running_loop())
-        keys = key_ring(self._config)
+        keys = process.key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
-        observer, self._end_tracing = make_observer(self._config, self._tracer)
+        observer, self._end_tracing = process.make_observer(self._config, self._tracer)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as loader:
             await loop.run_in_executor(loader, partial(preflight.check, self._config, keeps_collections=False))
@@ -85,7 +84,7 @@ class Worker:
         add_health(self._health, server)
         port = self._port = transport.listen(server, self._config)
         if observer.metrics is not None:
-            self._metrics_page = serve_metrics(observer.metrics, self._config)
+            self._metrics_page = process.serve_metrics(observer.metrics, self._config)
         self._server = server
         await server.start()
         for service in ("", SERVICE):
@@ -113,9 +112,5 @@ class Worker:
 
 
 def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT, as ``app.run`` does.
-
-    Raises:
-        SystemExit: the worker could not start; the message says why and what to do.
-    """
-    serve_until_stopped(Worker, config, "worker")
+    """Serves until SIGTERM or SIGINT; see ``process.serve_until_stopped``."""
+    process.serve_until_stopped(Worker, config, "worker")

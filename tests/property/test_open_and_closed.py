@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Parts, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Include, NewPassage, Upsert
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 4
@@ -108,7 +108,7 @@ class OpenAndClosed(RuleBasedStateMachine):
     def read(self, name):
         if name in self.model:
             self.settle()
-            stored = self.store.find(name).documents_by_id(IDS, Parts(vectors=True))
+            stored = self.store.find(name).documents_by_id(IDS, Include(vectors=True))
             assert {id: d.passages[0].vector.tolist() for id, d in stored.items()} == {
                 id: vector.tolist() for id, vector in self.model[name].items()
             }

@@ -29,10 +29,10 @@ from shortlist_server.domain import (
     Document,
     Equals,
     Exists,
+    Include,
     Negation,
     NewPassage,
     OneOf,
-    Parts,
     Range,
     Upsert,
 )
@@ -211,7 +211,7 @@ class History(RuleBasedStateMachine):
         assert {names[key] for key in selection.keys.tolist()} == expected
         assert self.collection.count(filter) == len(expected)
         self.compare(self.collection.dense(self.query(), limit, selection, exact=exact), expected, limit, names, exact)
-        page, end = self.collection.page(filter, 0, 100, Parts())
+        page, end = self.collection.page(filter, 0, 100, Include())
         assert ({document.id for document in page}, end) == (expected, None)
         lexical = {names[key] for key in self.collection.lexical("fox", 100, selection).keys.tolist()}
         assert lexical == {id for id in expected if "fox" in self.model[id][1]}
@@ -249,7 +249,7 @@ class History(RuleBasedStateMachine):
     def check(self):
         report = verify_collection(self.collection)
         assert [problem for problem in report.problems if "at the start" not in problem] == []
-        stored = self.collection.documents(list(self.collection.keys(IDS).values()), Parts(vectors=True)).values()
+        stored = self.collection.documents(list(self.collection.keys(IDS).values()), Include(vectors=True)).values()
         assert {d.id: (dict(d.metadata), d.text) for d in stored} == {
             id: (metadata, text) for id, (metadata, text, _) in self.model.items()
         }

@@ -1,7 +1,7 @@
 """The values that travel between the rooms of the server.
 
-Frozen, without behaviour beyond small derivations; safe to share between threads. Units are in the names. The names are
-those of the proto, so that ``rpc/convert`` is a plain translation.
+They are frozen, safe to share between threads, and have no behaviour beyond small derivations. Names include the units.
+They match the proto, which makes ``rpc/convert`` a plain translation.
 """
 
 from shortlist_server.domain.collections import (
@@ -22,8 +22,8 @@ from shortlist_server.domain.documents import (
     Commit,
     Deletion,
     Document,
+    Include,
     NewPassage,
-    Parts,
     Quarantined,
     StoredDocument,
     StoredPassage,
@@ -91,6 +91,7 @@ __all__ = [
     "Filter",
     "FusionMethod",
     "Hit",
+    "Include",
     "Json",
     "Label",
     "LexicalCandidates",
@@ -98,7 +99,6 @@ __all__ = [
     "NewPassage",
     "OneOf",
     "OverflowPolicy",
-    "Parts",
     "PassageHit",
     "Quarantined",
     "Range",

@@ -1,4 +1,4 @@
-"""Collections: what they are made with, what is in them, and how well they are searched."""
+"""Collections: their settings, their size, and the recall of their searches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class OverflowPolicy(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunking:
-    """Size of passages, in tokens of the embedder, title and special tokens included."""
+    """Size of passages in tokens of the embedder, including the title and special tokens."""
 
     max_tokens: int
     overlap_tokens: int
 
 
 class RetrievalMode(enum.Enum):
-    """Which indexes are asked."""
+    """Which indexes a search asks."""
 
     HYBRID = "hybrid"
     DENSE = "dense"
@@ -38,7 +38,7 @@ class FusionMethod(enum.Enum):
 
 
 class RerankFailurePolicy(enum.Enum):
-    """What happens when the second stage fails or has no time left."""
+    """What happens when the second stage fails or runs out of time."""
 
     DEGRADE = "degrade"
     FAIL = "fail"
@@ -46,9 +46,9 @@ class RerankFailurePolicy(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchDefaults:
-    """Settings of a search; ``None`` means "not set here": the next level decides (request, collection, server).
+    """Settings of a search. ``None`` means "not set here": the next level (request, collection, server) decides.
 
-    ``recall_target`` is a collection's alone.
+    Only a collection sets ``recall_target``.
     """
 
     mode: RetrievalMode | None = None
@@ -71,11 +71,11 @@ class SearchDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionConfig:
-    """What a collection was made with, every default filled in.
+    """What a collection was created with, every default filled in.
 
     Attributes:
-        embedder: name of the embedder; "none" for client-made vectors only.
-        embedder_revision: revision of the model that made the vectors; "" with embedder "none".
+        embedder: name of the embedder; "none" where clients supply all vectors.
+        embedder_revision: revision of the model that makes the vectors; "" with embedder "none".
         dimension: size of every vector.
         reranker: name of the reranker; "none" for no second stage by default.
         filterable_fields: metadata paths that have an index.
@@ -109,14 +109,14 @@ class CollectionInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallEstimate:
-    """How much of what is nearest a collection's dense searches find; ``pipeline/recall.py`` says of which searches.
+    """Share of the nearest documents that dense searches find; ``pipeline/recall.py`` says which searches count.
 
     Attributes:
-        ef: breadth of such searches now.
+        ef: the present ``ef`` of such searches.
         recall: mean recall@10 at this ``ef``, 0 to 1; None before the first check.
         lower, upper: its 95 % confidence interval; 0 and 1 before the first check.
-        query_count: queries the estimate rests on.
-        check_count: queries checked since the server started, with any ``ef``.
+        query_count: queries behind the estimate.
+        check_count: queries checked since the server started, at any ``ef``.
     """
 
     ef: int
@@ -129,7 +129,7 @@ class RecallEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionRecall:
-    """The recall of a collection's searches without and with a filter, and what it is to be at least."""
+    """The recall of a collection's searches without and with a filter, and the least that it should be."""
 
     collection: str
     target: float

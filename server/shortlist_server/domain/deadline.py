@@ -1,4 +1,4 @@
-"""Until when a caller waits."""
+"""The time until which a caller waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Deadline:
         return Deadline(time.monotonic() + seconds)
 
     def left_seconds(self) -> float:
-        """Seconds left; negative when it has passed."""
+        """Seconds left; negative once the deadline has passed."""
         return self.at - time.monotonic()
 
     def passed(self) -> bool:

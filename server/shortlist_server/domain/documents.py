@@ -14,7 +14,7 @@ from shortlist_server.domain.names import Vector
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A document as a client gives it. ``vector`` is the client's own, not yet normalised, or None."""
+    """A document as a client sends it. ``vector`` is the client's own, not yet normalised, or None."""
 
     id: str
     title: str = ""
@@ -28,10 +28,10 @@ class NewPassage:
     """A passage to store.
 
     Attributes:
-        start, end: the passage in the document's text, in code points, end exclusive.
+        start, end: position in the document's text, in code points, end exclusive.
         vector: shape (dimension,), float32, norm 1.
-        tokens: tokens the embedder saw.
-        token_vectors: packed for late interaction (``inference/late_interaction.py`` knows the format), or None.
+        tokens: tokens that the embedder read.
+        token_vectors: packed for late interaction in the format of ``inference/late_interaction.py``, or None.
     """
 
     start: int
@@ -43,7 +43,7 @@ class NewPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upsert:
-    """Insert or replace a document. ``content_hash`` covers it and the model revision: equal hash, equal vectors."""
+    """Inserts or replaces a document. ``content_hash`` covers it and the model revision: equal hash, equal vectors."""
 
     document: Document
     passages: Sequence[NewPassage]
@@ -52,7 +52,7 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletion:
-    """Delete the document with this id, if it exists."""
+    """Deletes the document with this id, if it exists."""
 
     id: str
 
@@ -62,7 +62,7 @@ Change = Upsert | Deletion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPosition:
-    """The position of a named ingest stream, committed together with its changes."""
+    """Position of a named ingest stream, committed together with its changes."""
 
     stream: str
     position: int
@@ -70,14 +70,14 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A document that an ingest stream could not take.
+    """A document that an ingest stream refused.
 
     Attributes:
-        number: identifies the failure in the collection, from 1; 0 before it is stored.
-        id: as the client sent it, well-formed or not.
+        number: identifies the failure in the collection, from 1; 0 until it is stored.
+        id: as the client sent it, valid or not.
         stream: "" for an unnamed stream.
         reason, message, field, retryable: of the error.
-        document: the document as the edge serialised it, or None when it was too large to keep.
+        document: as the edge serialised it; None when too large to keep.
     """
 
     number: int = 0
@@ -97,10 +97,10 @@ class Commit:
     """What a commit did.
 
     Attributes:
-        sequences: for each change its sequence. A later change of the same commit to the same id supersedes an
-            earlier one, which then has the sequence of the later.
-        superseded: for each change whether a later one of the same commit superseded it.
-        existed: for each change whether a document with the id existed before the commit.
+        sequences: for each change, its sequence. Of several changes to one id in a commit, the last supersedes the
+            others, and all have its sequence.
+        superseded: for each change, whether a later one in the commit superseded it.
+        existed: for each change, whether the id had a document before the commit.
         last_sequence: the collection's sequence after the commit.
     """
 
@@ -111,7 +111,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Include:
     """Which parts of documents to read."""
 
     text: bool = True
@@ -122,7 +122,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPassage:
-    """A passage as stored. ``vector`` and ``token_vectors`` only where asked for."""
+    """A passage as stored. ``vector`` and ``token_vectors`` are set only on request."""
 
     label: int
     key: int
@@ -136,7 +136,7 @@ class StoredPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDocument:
-    """A document as stored; parts that were not asked for are empty."""
+    """A document as stored; parts not asked for are empty."""
 
     key: int
     id: str

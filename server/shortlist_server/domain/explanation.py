@@ -1,4 +1,4 @@
-"""The account of a search that is asked to explain itself."""
+"""The explanation of a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shortlist_server.domain.scores import RerankScore, StageScore
 
 
 class CandidateOutcome(enum.Enum):
-    """What became of a candidate in the end."""
+    """What became of a candidate."""
 
     RETURNED = "returned"
     BELOW_MIN_SCORE = "below_min_score"
@@ -32,7 +32,7 @@ class RerankOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedCandidate:
-    """A document that a stage found, and its way through the stages; ``id`` "" where it has gone meanwhile."""
+    """A document that a stage found, and its way through the stages. ``id`` is "" where it was deleted meanwhile."""
 
     id: str
     rank: int
@@ -47,7 +47,7 @@ class ExplainedCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankedPassage:
-    """What the reranker read of a passage: a text, query included, or so many of its stored token vectors."""
+    """What the reranker read of a passage: a text that includes the query, or a number of stored token vectors."""
 
     id: str
     ordinal: int
@@ -57,7 +57,7 @@ class RerankedPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedTexts:
-    """What the models read: the query as the embedder did, "" where there was none, and the passages reranked."""
+    """What the models read: the embedder's query text ("" without an embedder) and the reranked passages."""
 
     query: str
     passages: Sequence[RerankedPassage]
@@ -68,7 +68,7 @@ class Explanation:
     """The settings a search ran with and the way of every candidate, in the order of the final ranking.
 
     Attributes:
-        dense_passages, dense_sources: what the dense index was asked, and how; see ``DenseCandidates``.
+        dense_passages, dense_sources: how the dense index was searched: ``asked`` and ``sources`` of its answer.
         texts: None unless asked for.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Scalar = str | float | bool
-"""A value to compare with. ``bool`` is tested before number: True is not 1."""
+"""A value to compare with. Test for ``bool`` before number: True is not 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """True when the field is of the bounds' type, string or number, and within them."""
+    """True when the field has the type of the bounds, string or number, and lies within them."""
 
     path: tuple[str, ...]
     lower: str | float | None = None
@@ -72,6 +72,6 @@ class Contains:
 
 
 Filter = AllOf | AnyOf | Negation | Equals | OneOf | Range | Exists | Contains
-"""A condition on metadata, never unknown: a leaf is false where the field is missing or of another type.
+"""A condition on metadata. It is true or false: a leaf is false where the field is missing or has another type.
 
-Hashable, so that a resolved filter can be cached. Python holds ``1 == True``: a cache key must tell them apart."""
+Hashable, for caching resolved filters. In Python ``1 == True``, so a cache key must tell them apart."""

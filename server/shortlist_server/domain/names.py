@@ -1,4 +1,4 @@
-"""What the other values are made of: identifiers, vectors and JSON."""
+"""Building blocks of the other values: identifiers, vectors and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the indexes answer."""
+"""The answers of the indexes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class DenseStrategy(enum.Enum):
-    """How the dense stage was run."""
+    """How the dense stage ran."""
 
     HNSW = "hnsw"
     HNSW_OVERFETCH = "hnsw_overfetch"
@@ -21,14 +21,14 @@ class DenseStrategy(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseSource:
-    """How one part of the dense index was asked.
+    """How one part of the dense index was searched.
 
     Attributes:
-        name: the segment's id, or "tail".
-        passages: those in it, deleted ones included.
-        matches: those that pass the filter, as counted beforehand; None without a filter.
-        breadth: passages its graph was asked for; 0 where it was not asked.
-        found: passages it gave.
+        name: the segment's id, or "tail" for the growing segment.
+        passages: passages in it, including deleted ones.
+        matches: passages that pass the filter, counted beforehand; None without a filter.
+        breadth: passages that its graph was asked for; 0 where the graph was not asked.
+        found: passages that it returned.
     """
 
     name: str
@@ -45,11 +45,11 @@ class DenseCandidates:
 
     Attributes:
         labels: shape (n,), int64.
-        keys: shape (n,), int64: the document of each passage; a document may come several times.
+        keys: shape (n,), int64: the document of each passage; a document may occur several times.
         scores: shape (n,), float32: cosine similarity, descending.
         strategy: how they were found.
         asked: passages that each source was asked for.
-        sources: how each part of the index was asked, at last; empty where an engine does not tell.
+        sources: how each part of the index was searched in the last round; empty where the engine does not say.
     """
 
     labels: NDArray[np.int64]
@@ -67,7 +67,7 @@ class LexicalCandidates:
     Attributes:
         keys: shape (n,), int64, distinct.
         scores: shape (n,), float32: BM25, larger is better, descending.
-        bounded: whether frequent query terms were left out to bound the cost.
+        bounded: whether the search left out frequent query terms to bound its cost.
     """
 
     keys: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Scores and ranks that a stage gives a document."""
+"""The scores and ranks that a stage gives a document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageScore:
-    """Score, rank from 1 (0: scored but not ranked) and min-max normalised score in one stage."""
+    """A document's score, rank from 1 (0: scored but not ranked) and min-max normalised score in one stage."""
 
     score: float
     rank: int

@@ -1,4 +1,4 @@
-"""A search: what is asked, and what is answered."""
+"""A search: the request and the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shortlist_server.domain.collections import RetrievalMode, SearchDefaults
-from shortlist_server.domain.documents import Parts, StoredDocument, StoredPassage
+from shortlist_server.domain.documents import Include, StoredDocument, StoredPassage
 from shortlist_server.domain.explanation import Explanation
 from shortlist_server.domain.filters import Filter
 from shortlist_server.domain.names import Vector
@@ -17,12 +17,12 @@ from shortlist_server.domain.scores import RerankScore, StageScore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """A search, validated. ``settings`` holds what the request itself set; the pipeline fills in the rest.
+    """A validated search. ``settings`` holds what the request itself set; the pipeline fills in the rest.
 
     Attributes:
-        vector: the query's embedding, norm 1, of the collection's dimension (checked by the pipeline), or None.
+        vector: the query's embedding with norm 1, or None; the pipeline checks its dimension.
         instruction: "" for the collection's.
-        max_answer_bytes: texts and vectors of the answer have at most so many; 0: any.
+        max_answer_bytes: most bytes of texts and vectors in the answer; 0: no limit.
     """
 
     collection: str
@@ -33,7 +33,7 @@ class SearchRequest:
     instruction: str = ""
     settings: SearchDefaults = SearchDefaults()
     filter: Filter | None = None
-    parts: Parts = Parts()
+    include: Include = Include()
     min_score: float | None = None
     min_sequence: int | None = None
     explain: bool = False
@@ -43,7 +43,7 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageHit:
-    """A passage that matched; scores are None where the stage did not score it."""
+    """A passage that matched. A score is None where the stage did not score the passage."""
 
     passage: StoredPassage
     dense_score: float | None
@@ -52,7 +52,7 @@ class PassageHit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A document found, with its account of every stage."""
+    """A document found, with its scores in every stage."""
 
     rank: int
     score: float
@@ -65,7 +65,7 @@ class Hit:
 
 
 class DegradationKind(enum.Enum):
-    """Ways in which an answer is less than what was asked."""
+    """Ways in which an answer has less than the search asked for."""
 
     RERANK_FAILED = "rerank_failed"
     RERANK_PARTIAL = "rerank_partial"
@@ -75,7 +75,7 @@ class DegradationKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """What was lost, and a sentence about it."""
+    """What was lost, and a sentence that explains it."""
 
     kind: DegradationKind
     message: str
@@ -83,7 +83,7 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
-    """An account of one search. ``stage_seconds`` has the stages that ran: embed, filter, dense, lexical, fuse, fetch,
+    """What one search did. ``stage_seconds`` has those stages that ran: embed, filter, lexical, dense, fuse, fetch,
     rerank, group."""
 
     total_seconds: float
@@ -106,7 +106,7 @@ class SearchReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Hits, best first, and how they came about; the explanation where it was asked for."""
+    """Hits, best first, and how the search found them. The explanation is set only on request."""
 
     hits: Sequence[Hit]
     report: SearchReport

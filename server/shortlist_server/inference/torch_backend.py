@@ -35,7 +35,7 @@ _LEAST_BATCH_TOKENS, _MOST_BATCH_TOKENS = 2048, 32_768
 """A larger batch makes a large card no faster, and a query waits longer for it."""
 
 _UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "cls.predictions")
-"""Parts a checkpoint may lack, because nothing here reads them."""
+"""Include a checkpoint may lack, because nothing here reads them."""
 
 
 def choose_device(device: str) -> str:

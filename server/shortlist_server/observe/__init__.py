@@ -1,1 +1,1 @@
-"""What operators see: metrics, traces, logs. Other rooms report here; nothing here knows them, or gRPC."""
+"""What operators see: metrics, traces and logs. Other rooms report here; nothing here knows them or gRPC."""

@@ -1,8 +1,8 @@
-"""What the models' lanes report: how long work waits, what batches are made of, and how often a query was known.
+"""What the models' lanes report: how long work waits, what batches consist of, and how often the cache knows a query.
 
 A lane has the labels ``model`` and ``lane`` (query, passage or rerank); its series are looked up once, when it is made.
-Queues and caches are read when the page of metrics is. With tracing a batch is a span of its own, linked to the spans
-in which its items were submitted: it serves several requests, so it can be under none of them. Any thread.
+Queues and caches are read when the metrics page is. With tracing, a batch has its own span, linked to the spans that
+submitted its items: it serves several requests and can be the child of only one. Any thread.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ class ModelMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self.wait_seconds = Histogram(
             "shortlist_lane_wait_seconds",
-            "Time items waited in a lane for their batch, those that were dropped then included.",
+            "Time that items waited in a lane for their batch, including items dropped then.",
             LABELS,
             buckets=WAIT_SECONDS,
             registry=registry,
         )
         self.batch_seconds = Histogram(
             "shortlist_lane_batch_seconds",
-            "Time the model took for a batch.",
+            "Time that the model took for a batch.",
             LABELS,
             buckets=BATCH_SECONDS,
             registry=registry,
         )
         self.batch_items = Histogram(
             "shortlist_lane_batch_items",
-            "Items of a batch: queries, passages or requests to rerank.",
+            "Items in a batch: queries, passages or rerank requests.",
             LABELS,
             buckets=BATCH_ITEMS,
             registry=registry,
         )
         self.batch_tokens = Histogram(
             "shortlist_lane_batch_tokens",
-            "Tokens the model read in a batch; the sum is all that it read.",
+            "Tokens that the model read in a batch.",
             LABELS,
             buckets=BATCH_TOKENS,
             registry=registry,
@@ -65,23 +65,23 @@ class ModelMetrics(Collector):
         registry.register(self)
 
     def watch_queue(self, model: str, lane: str, read: Callable[[], tuple[int, int]]) -> None:
-        """Adds a lane's queue; ``read`` gives the items that wait and their cost."""
+        """Adds a lane's queue; ``read`` returns the number of waiting items and their cost."""
         self._queues.append(((model, lane), read))
 
     def watch_cache(self, model: str, read: Callable[[], tuple[int, int]]) -> None:
-        """Adds a cache of queries; ``read`` gives its hits and misses so far."""
+        """Adds a query cache; ``read`` returns its hits and misses so far."""
         self._caches.append((model, read))
 
     def describe(self) -> Sequence[Metric]:
-        """Nothing in advance: the registry need not collect to register."""
+        """Nothing: with an empty description, registering does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Queues and caches now."""
-        items = GaugeMetricFamily("shortlist_lane_queued_items", "Items that wait in a lane.", labels=LABELS)
+        """The present queues and caches."""
+        items = GaugeMetricFamily("shortlist_lane_queued_items", "Items waiting in a lane.", labels=LABELS)
         cost = GaugeMetricFamily(
             "shortlist_lane_queued_cost",
-            "What waits in a lane, by what its limit counts: tokens, or requests to rerank.",
+            "Cost of the items waiting in a lane, in what its limit counts: tokens or rerank requests.",
             labels=LABELS,
         )
         for labels, read in self._queues:
@@ -89,7 +89,7 @@ class ModelMetrics(Collector):
             items.add_metric(labels, waiting[0])
             cost.add_metric(labels, waiting[1])
         hits = CounterMetricFamily(
-            "shortlist_query_cache_hits", "Queries whose embedding was known.", labels=LABELS[:1]
+            "shortlist_query_cache_hits", "Queries whose embedding was in the cache.", labels=LABELS[:1]
         )
         misses = CounterMetricFamily(
             "shortlist_query_cache_misses", "Queries that had to be embedded.", labels=LABELS[:1]
@@ -103,14 +103,14 @@ class ModelMetrics(Collector):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """When work was submitted, in seconds of the monotonic clock, and in which span."""
+    """When work was submitted, in seconds of the monotonic clock, and the span that submitted it."""
 
     seconds: float
     span: SpanContext | None
 
 
 class LaneWatch:
-    """What one lane reports to."""
+    """Takes the reports of one lane."""
 
     def __init__(self, model: str, lane: str, *, metrics: ModelMetrics | None, tracer: Tracer | None) -> None:
         self._model = model
@@ -122,23 +122,23 @@ class LaneWatch:
             self._wait, self._seconds, self._items, self._tokens = (one.labels(model, lane) for one in families)
 
     def watch_queue(self, read: Callable[[], tuple[int, int]]) -> None:
-        """Hands in what reads the lane's queue: its items and their cost."""
+        """Adds the lane's queue; ``read`` returns the number of waiting items and their cost."""
         if self._metrics is not None:
             self._metrics.watch_queue(self._model, self._lane, read)
 
     def origin(self) -> Origin:
-        """Where work that is submitted now comes from; called in the context of its request."""
+        """The origin of work that is submitted now; call it in the context of its request."""
         return Origin(time.monotonic(), None if self._tracer is None else tracing.current())
 
     def taken(self, origins: Sequence[Origin], began: float) -> None:
-        """A batch of these was taken up at a time of the monotonic clock."""
+        """Reports that a batch left the queue when the monotonic clock showed ``began``."""
         if self._metrics is not None:
             for origin in origins:
                 self._wait.observe(began - origin.seconds)
 
     @contextmanager
     def running(self, origins: Sequence[Origin], futures: Sequence[Future[Any]]) -> Iterator[None]:
-        """For the time in which a batch is run; when it is over, its futures are done."""
+        """Reports the batch that runs within the block; at the end of the block its futures are done."""
         began = time.monotonic()
         span = None
         if self._tracer is not None:

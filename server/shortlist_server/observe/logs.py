@@ -1,7 +1,7 @@
-"""The server's log: lines for people or for machines, each with the id of the request it belongs to.
+"""The server's log: lines for people or for machines, each with the id of its request.
 
-``configure`` is called once, by the composition root. Documents, queries and keys are not logged at any level. The
-request id is a context variable: it is there in a call's coroutines, and empty in the threads of the background.
+``process.py`` calls ``configure`` once. No level logs documents, queries or keys. The request id is a context variable:
+it is set in a call's coroutines, and empty in background threads.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from contextvars import ContextVar
 FORMATS = ("human", "json")
 
 OWN = __name__.partition(".")[0]
-"""What the names of the server's own loggers begin with."""
+"""What the names of the server's loggers begin with."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the call that is being served; "" outside of calls."""
+"""The id of the call being served; "" outside of calls."""
 
 
 def configure(level: str, form: str) -> None:
     """Sends the log to standard error.
 
-    Libraries log nothing below info: their details (event loop, transport, models' files) would bury the server's own.
+    Libraries log nothing below info: details of the event loop, the transport and model files would bury the server's.
 
     Args:
-        level: lowest level shown: debug, info, warning or error.
-        form: human or json. In JSON a line is an object with ``time`` (RFC 3339, UTC), ``level``, ``logger``,
-            ``message``, ``request_id`` and, where there are any, ``fields`` and ``exception``.
+        level: lowest level to log: debug, info, warning or error.
+        form: human or json. A JSON line is an object with ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``,
+            ``request_id`` and, where present, ``fields`` and ``exception``.
 
     Raises:
         ValueError: level or form is not one of these.
     """
     if form not in FORMATS:
-        raise ValueError(f"unknown log format '{form}'; there are {', '.join(FORMATS)}")
+        raise ValueError(f"unknown log format '{form}'; the formats are {', '.join(FORMATS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else HumanFormatter())
     own = logging.getLogger(OWN)
@@ -57,7 +57,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -77,6 +77,6 @@ class JsonFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What a caller of the logger gave as ``extra={"fields": {...}}``."""
+    """What the caller of the logger passed as ``extra={"fields": {...}}``."""
     fields: dict[str, object] = getattr(record, "fields", {})
     return fields

@@ -1,8 +1,8 @@
-"""Prometheus metrics: the names, units and help texts, all in one place.
+"""Prometheus metrics: names, units and help texts in one place.
 
-A ``Metrics`` has a registry of its own, so that servers in one process do not mix. What happens is counted as it
-happens, from any thread; what merely is (sizes, disk) is read when the page is. Labels have few values: methods, status
-codes, stages and collections, never anything a caller can make up. A call with an unknown method does not get here.
+Each ``Metrics`` has its own registry, which keeps servers in one process apart. Events are counted as they happen, from
+any thread; sizes and disk space are read when the page is. Labels have few values: methods, status codes, stages and
+collections, and nothing that a caller can make up. A call with an unknown method never gets here.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self._rpc_seconds = Histogram(
             "shortlist_rpc_seconds",
-            "Time of calls, from their arrival to their end; streams count when they end.",
+            "Time of calls from arrival to end; a stream counts when it ends.",
             ["method", "code"],
             buckets=RPC_SECONDS,
             registry=self.registry,
         )
         self._refused = Counter(
             "shortlist_rpc_refused",
-            "Calls refused because a limit was reached, by the setting that holds it.",
+            "Calls refused because a limit was reached, by the setting of the limit.",
             ["setting"],
             registry=self.registry,
         )
         self._stage_seconds = Histogram(
             "shortlist_search_stage_seconds",
-            "Time of the stages of searches.",
+            "Time of each stage of a search.",
             ["stage"],
             buckets=STAGE_SECONDS,
             registry=self.registry,
         )
         self._searches = Counter(
             "shortlist_searches",
-            "Searches answered, by how the dense index was asked.",
+            "Searches answered, by how the dense index was searched.",
             ["strategy"],
             registry=self.registry,
         )
         self._degraded = Counter(
             "shortlist_searches_degraded",
-            "Answers that are less than what was asked, by what was lost.",
+            "Answers with less than the search asked for, by what was lost.",
             ["kind"],
             registry=self.registry,
         )
@@ -77,7 +77,7 @@ class Metrics:
         self._rerank_tokens = Counter("shortlist_rerank_tokens", "Tokens that rerankers read.", registry=self.registry)
         self._operations = Counter(
             "shortlist_ingest_operations",
-            "Operations of ingest streams that were acknowledged, by what became of them.",
+            "Acknowledged operations of ingest streams, by status.",
             ["status"],
             registry=self.registry,
         )
@@ -92,22 +92,22 @@ class Metrics:
         self.models = ModelMetrics(self.registry)
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
-        """A call ended with a status code, as in "OK"."""
+        """Counts a call that ended with a status code, such as "OK"."""
         found = self._calls.get((method, code))
         if found is None:
             found = self._calls[method, code] = self._rpc_seconds.labels(method, code)
         found.observe(seconds)
 
     def call_refused(self, setting: str) -> None:
-        """A call was over the limit of a setting."""
+        """Counts a call refused because of the limit of a setting."""
         self._refused.labels(setting).inc()
 
     def stage_ended(self, stage: str, seconds: float) -> None:
-        """A stage of a search ended."""
+        """Adds the time of a stage of a search."""
         self._stages[stage].observe(seconds)
 
     def search_answered(self, report: SearchReport) -> None:
-        """A search was answered."""
+        """Counts an answered search."""
         strategy = report.dense_strategy
         self._searches.labels("none" if strategy is None else strategy.value).inc()
         for degradation in report.degradations:
@@ -116,24 +116,24 @@ class Metrics:
         self._rerank_tokens.inc(report.rerank_tokens)
 
     def acknowledged(self, statuses: Sequence[str], tokens: int) -> None:
-        """Operations of an ingest stream were acknowledged with these statuses; ``tokens`` were embedded for them."""
+        """Counts acknowledged operations of an ingest stream by status, and the tokens embedded for them."""
         for status in statuses:
             self._operations.labels(status).inc()
         self._passage_tokens.inc(tokens)
 
     def watch_state(self, state: StateCollector) -> None:
-        """Adds what is read when the page is."""
+        """Adds a collector that is read whenever the page is."""
         self.registry.register(state)
 
     def serve(self, address: str) -> MetricsPage:
-        """Serves the page at HOST:PORT on a thread of its own. Raises ``OSError`` or ``ValueError``."""
+        """Serves the page at HOST:PORT in its own thread. Raises ``OSError`` or ``ValueError``."""
         host, _, port = address.rpartition(":")
         server, thread = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry=self.registry)
         return MetricsPage(server, thread)
 
 
 class MetricsPage:
-    """The running page of metrics."""
+    """The running metrics page."""
 
     def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
         self._server = server
@@ -141,11 +141,11 @@ class MetricsPage:
 
     @property
     def port(self) -> int:
-        """The port it is served on."""
+        """The port of the page."""
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Stops serving it."""
+        """Stops serving the page."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -153,7 +153,7 @@ class MetricsPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionCounts:
-    """How many collections there are, how many of them are open, and how many are known to be damaged."""
+    """How many collections exist, are open, and are known to be damaged."""
 
     present: int
     open: int
@@ -162,7 +162,7 @@ class CollectionCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maintenance:
-    """What the building of a collection's segments has done since the start."""
+    """What the builds of a collection's segments did since the server started."""
 
     collection: str
     seals: int
@@ -172,7 +172,7 @@ class Maintenance:
 
 
 class StateCollector(Collector):
-    """Sizes of collections, calls under way and disk space, read anew for every page."""
+    """Sizes of collections, running calls and disk space, read anew for every page."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class StateCollector(Collector):
         running: Callable[[], dict[str, int]],
         data_dir: Path,
     ) -> None:
-        """The functions are called from the page's thread; ``running`` gives the calls under way by kind."""
+        """The page's thread calls these functions; ``running`` returns the number of running calls by kind."""
         self._counts = counts
         self._collections = collections
         self._maintenance = maintenance
@@ -193,17 +193,17 @@ class StateCollector(Collector):
         self._data_dir = data_dir
 
     def describe(self) -> Sequence[Metric]:
-        """Nothing in advance: the registry need not collect to register."""
+        """Nothing: with an empty description, registering does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges now."""
-        running = GaugeMetricFamily("shortlist_rpcs_running", "Calls under way, by kind.", labels=["kind"])
+        """The present gauges."""
+        running = GaugeMetricFamily("shortlist_rpcs_running", "Running calls, by kind.", labels=["kind"])
         for kind, count in self._running().items():
             running.add_metric([kind], count)
         yield running
         disk = shutil.disk_usage(self._data_dir)
-        yield GaugeMetricFamily("shortlist_disk_free_bytes", "Space left for the data folder.", value=disk.free)
+        yield GaugeMetricFamily("shortlist_disk_free_bytes", "Free space for the data folder.", value=disk.free)
         yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)
         counts = self._counts()
         yield GaugeMetricFamily("shortlist_collections", "Collections in the data folder.", value=counts.present)
@@ -220,12 +220,12 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("seals", "Segments built from the tail since the start.", lambda m: m.seals),
-        ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
-        ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
+        ("seals", "Segments flushed from the growing segment since the start.", lambda m: m.seals),
+        ("merges", "Segments built by merges, or built anew, since the start.", lambda m: m.merges),
+        ("build_failures", "Failed builds of segments since the start.", lambda m: m.build_failures),
         (
             "commit_wait_seconds",
-            "Time commits were held back because the tail outgrew the builder, since the start.",
+            "Time that commits waited because the growing segment outgrew the builder, since the start.",
             lambda m: m.waited_seconds,
         ),
     ]
@@ -238,7 +238,7 @@ def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
 
 def _of_recall(collections: Sequence[CollectionRecall]) -> Iterator[Metric]:
     target = GaugeMetricFamily(
-        "shortlist_collection_recall_target_ratio", "Recall that searches are to have.", labels=["collection"]
+        "shortlist_collection_recall_target_ratio", "Recall that searches should reach.", labels=["collection"]
     )
     estimates: list[tuple[list[str], RecallEstimate]] = []
     for one in collections:
@@ -246,10 +246,10 @@ def _of_recall(collections: Sequence[CollectionRecall]) -> Iterator[Metric]:
         estimates += [([one.collection, "false"], one.unfiltered), ([one.collection, "true"], one.filtered)]
     yield target
     gauges: list[tuple[str, str, Callable[[RecallEstimate], float | None]]] = [
-        ("recall_ratio", "Recall at 10 of searches through a graph, estimated.", lambda e: e.recall),
+        ("recall_ratio", "Estimated recall@10 of searches through a graph.", lambda e: e.recall),
         ("recall_lower_ratio", "Lower end of the 95 % interval of that recall.", lambda e: e.lower),
         ("recall_upper_ratio", "Upper end of the 95 % interval of that recall.", lambda e: e.upper),
-        ("ef", "Breadth of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
+        ("ef", "The ef of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
     ]
     names = ["collection", "filtered"]
     for name, help, read in gauges:
@@ -273,7 +273,7 @@ def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:
         ("passages", "Live passages.", lambda c: c.passage_count),
         (
             "tail_passages",
-            "Live passages in no segment yet, which every search scans.",
+            "Live passages in the growing segment, which every search scans.",
             lambda c: c.passage_count - c.segment_passage_count,
         ),
         ("segments", "Segments of the dense index.", lambda c: c.segment_count),

@@ -1,7 +1,7 @@
-"""Where the server reports what it does: one object, handed to the edge and the pipeline by the composition root.
+"""Where the server reports what it does: one object that the composition root hands to the edge and the pipeline.
 
-An ``Observer`` sends each fact to metrics, trace and log, whichever are on; with none on, a report costs next to
-nothing. Any thread; a ``CallWatch`` and a ``SearchWatch`` belong to one call and one search.
+An ``Observer`` sends each fact to those of metrics, traces and log that are on; with none on, a report costs next to
+nothing. Any thread; a ``CallWatch`` belongs to one call, a ``SearchWatch`` to one search.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ from shortlist_server.observe.metrics import Metrics
 slow_log = logging.getLogger("shortlist_server.slow")
 
 SERVER_FAULTS = frozenset({"INTERNAL", "DATA_LOSS", "UNKNOWN"})
-"""Status codes that are the server's fault rather than the caller's, or of the moment."""
+"""Status codes that mean a fault of the server, unlike a caller's mistake or a passing condition."""
 
 
 class Observer:
-    """What is done with reports; by default nothing."""
+    """Passes reports on; by default to nobody."""
 
     def __init__(
         self, *, metrics: Metrics | None = None, tracer: Tracer | None = None, slow_search_seconds: float = 0.0
     ) -> None:
-        """``slow_search_seconds``: searches that take longer are logged with their stages; 0: none are."""
+        """``slow_search_seconds``: searches that take longer are logged with their stages; 0: none."""
         self.metrics = metrics
         self.tracer = tracer
         self.slow_search_seconds = slow_search_seconds
 
     def call(self, method: str, metadata: Mapping[str, str]) -> CallWatch:
-        """A call begins."""
+        """Reports that a call begins."""
         span = None if self.tracer is None else tracing.begin_call(self.tracer, method, metadata)
         return CallWatch(self, method, span)
 
     def refused(self, setting: str) -> None:
-        """A call was over the limit of a setting."""
+        """Reports a call refused because of the limit of a setting."""
         if self.metrics is not None:
             self.metrics.call_refused(setting)
 
     def acknowledged(self, statuses: Sequence[str], tokens: int) -> None:
-        """Operations of an ingest stream were acknowledged; ``tokens`` were embedded for them."""
+        """Reports acknowledged operations of an ingest stream, and the tokens embedded for them."""
         if self.metrics is not None:
             self.metrics.acknowledged(statuses, tokens)
 
     def lane(self, model: str, lane: str) -> LaneWatch | None:
-        """What a lane of a model reports to; None where nobody would hear of it."""
+        """What a model's lane reports to; None with neither metrics nor traces."""
         if self.metrics is None and self.tracer is None:
             return None
         return LaneWatch(model, lane, metrics=None if self.metrics is None else self.metrics.models, tracer=self.tracer)
 
     def watch_cache(self, model: str, read: Callable[[], tuple[int, int]]) -> None:
-        """A model has a cache of queries, whose hits and misses ``read`` gives."""
+        """Adds a model's query cache; ``read`` returns its hits and misses."""
         if self.metrics is not None:
             self.metrics.models.watch_cache(model, read)
 
     def search(self, collection: str) -> SearchWatch:
-        """A search begins."""
+        """Reports that a search begins."""
         return SearchWatch(self, collection)
 
 
 class CallWatch:
-    """A call under way."""
+    """A running call."""
 
     def __init__(self, observer: Observer, method: str, span: Span | None) -> None:
         self._observer = observer
@@ -77,7 +77,7 @@ class CallWatch:
         self._started = time.perf_counter()
 
     def ended(self, code: str) -> None:
-        """It ended with a status code, as in "OK"."""
+        """Reports that the call ended with a status code, such as "OK"."""
         if self._observer.metrics is not None:
             self._observer.metrics.call_ended(self._method, code, time.perf_counter() - self._started)
         if self._span is not None:
@@ -85,7 +85,7 @@ class CallWatch:
 
 
 class SearchWatch:
-    """A search under way. ``stage`` may be called from several threads."""
+    """A running search. Several threads may call ``stage``."""
 
     def __init__(self, observer: Observer, collection: str) -> None:
         self._observer = observer
@@ -97,27 +97,27 @@ class SearchWatch:
             self._span, self._context, self._token = tracing.begin_search(observer.tracer, collection)
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage has just ended."""
+        """Reports that a stage has just ended."""
         if self._observer.metrics is not None:
             self._observer.metrics.stage_ended(name, seconds)
         if self._context is not None and self._observer.tracer is not None:
             tracing.add_stage(self._observer.tracer, self._context, name, seconds)
 
     def answered(self, report: SearchReport) -> None:
-        """It was answered."""
+        """Reports that the search was answered."""
         if self._observer.metrics is not None:
             self._observer.metrics.search_answered(report)
         if 0 < self._observer.slow_search_seconds < report.total_seconds:
             slow_log.warning("slow search", extra={"fields": _account(self._collection, report)})
 
     def ended(self) -> None:
-        """It is over, answered or not."""
+        """Reports that the search is over, answered or not."""
         if self._span is not None and self._token is not None:
             tracing.end_search(self._span, self._token)
 
 
 def _account(collection: str, report: SearchReport) -> dict[str, object]:
-    """What a search spent its time on; nothing of what was searched for."""
+    """What a search spent its time on, without the query."""
     return {
         "collection": collection,
         "total_ms": round(report.total_seconds * 1000, 1),

@@ -1,6 +1,6 @@
-"""What a start does and how far it is, as lines of the log.
+"""What a start is doing, as lines of the log.
 
-They come from one logger, so that a command that starts a server can tell them from the rest and show them. Any thread.
+They come from one logger: a command that starts a server recognises them by its name and shows them. Any thread.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ LOGGER = "shortlist_server.start"
 
 
 def say(text: str) -> None:
-    """Tells what is being done now, at level INFO."""
+    """Logs what the start is doing now, at level INFO."""
     logging.getLogger(LOGGER).info("%s", text)

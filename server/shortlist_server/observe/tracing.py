@@ -1,11 +1,10 @@
-"""OpenTelemetry traces: a span for each call, and under that of a search one for each of its stages.
+"""OpenTelemetry traces: a span for each call, and within a search's span one for each stage.
 
-A batch that a model runs is a span too, linked to those of the requests it holds. What a worker does is under the span
-in which it was called: that of a batch, or of a call.
+A batch that a model runs has a span too, linked to the spans of its requests. A worker's spans are children of the span
+that called it: a batch's or a call's.
 
-The server needs the API alone; spans go nowhere until ``start_exporting`` installs the SDK, or a tracer is handed in.
-Times of stages are measured elsewhere and their spans made when they are over, so that a search without tracing pays
-nothing for it.
+The server needs the API alone; spans go nowhere until ``start_exporting`` installs the SDK, or the caller passes a
+tracer. Stages are timed elsewhere and get their spans when they are over, so a search without tracing pays nothing.
 Any thread.
 """
 
@@ -36,7 +35,7 @@ NAME = "shortlist"
 
 
 def start_exporting(version: str) -> tuple[Tracer, Callable[[], None]]:
-    """Sets the SDK up to send spans as the OTEL_* environment variables say; returns a tracer and what ends it.
+    """Sets up the SDK to send spans as the OTEL_* environment variables say; returns a tracer and its shutdown.
 
     Raises:
         InvalidArgument: the SDK or the OTLP exporter is not installed.
@@ -50,16 +49,16 @@ def start_exporting(version: str) -> tuple[Tracer, Callable[[], None]]:
         raise InvalidArgument(
             "tracing needs more libraries: pip install 'shortlist[tracing]'", field="tracing"
         ) from error
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, which create() reads, go before this default.
+    # create() reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, which override this default.
     provider = TracerProvider(resource=Resource({SERVICE_NAME: NAME}).merge(Resource.create()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider.get_tracer(NAME, version), provider.shutdown
 
 
 def begin_call(tracer: Tracer, method: str, metadata: Mapping[str, str]) -> Span:
-    """A span for a call to ``/package.Service/Method``, under the caller's where its metadata tells of one.
+    """A span for a call to ``/package.Service/Method``, as a child of the caller's span if the metadata names one.
 
-    The span becomes the current one of the calling task.
+    It becomes the current span of the task.
     """
     service, _, name = method.lstrip("/").partition("/")
     span = tracer.start_span(
@@ -73,7 +72,7 @@ def begin_call(tracer: Tracer, method: str, metadata: Mapping[str, str]) -> Span
 
 
 def end_call(span: Span, code: str, *, failed: bool) -> None:
-    """Ends a call's span with its status code; ``failed`` when that is the server's fault."""
+    """Ends a call's span with its status code; ``failed`` marks a fault of the server."""
     span.set_attribute("rpc.grpc.status_code", code)
     if failed:
         span.set_status(Status(StatusCode.ERROR))
@@ -81,9 +80,9 @@ def end_call(span: Span, code: str, *, failed: bool) -> None:
 
 
 def begin_search(tracer: Tracer, collection: str) -> tuple[Span, Context, Token[Context]]:
-    """A span for a search under the task's current one, whose place it takes, and the context of its stages.
+    """A span for a search, as a child of the task's current span; it becomes the current one.
 
-    The token is for ``end_search``.
+    Also returns the context for the stages' spans, and the token for ``end_search``.
     """
     span = tracer.start_span("search", attributes={"shortlist.collection": collection})
     context = trace.set_span_in_context(span)
@@ -91,26 +90,26 @@ def begin_search(tracer: Tracer, collection: str) -> tuple[Span, Context, Token[
 
 
 def end_search(span: Span, token: Token[Context]) -> None:
-    """Ends a search's span, in the task that began it."""
+    """Ends a search's span; call it in the task that began it."""
     otel_context.detach(token)
     span.end()
 
 
 def add_stage(tracer: Tracer, context: Context, stage: str, seconds: float) -> None:
-    """A span for a stage that has just ended after so many seconds."""
+    """Adds a span for a stage that took ``seconds`` and has just ended."""
     end = time.time_ns()
     span = tracer.start_span(stage, context=context, start_time=end - round(seconds * 1e9))
     span.end(end)
 
 
 def current() -> SpanContext | None:
-    """What identifies the task's current span; None where there is none."""
+    """The context of the task's current span; None without a span."""
     context = trace.get_current_span().get_span_context()
     return context if context.is_valid else None
 
 
 def carried() -> tuple[tuple[str, str], ...]:
-    """What tells the other side of a call that is made now of the current span, as metadata; empty without one."""
+    """The current span as metadata for a call made now; empty without a span."""
     headers: dict[str, str] = {}
     propagate.inject(headers)
     return tuple((key.lower(), value) for key, value in headers.items())
@@ -119,9 +118,9 @@ def carried() -> tuple[tuple[str, str], ...]:
 def begin_batch(
     tracer: Tracer, origins: Sequence[SpanContext], attributes: Mapping[str, str | int]
 ) -> tuple[Span, Token[Context]]:
-    """A span for a batch, linked to the spans of what it holds, that is the thread's current one until ``end_batch``.
+    """A span for a batch, linked to the spans of its items; it is the thread's current span until ``end_batch``.
 
-    Where none of those is recorded, neither is the batch, nor what others do for it.
+    Where no item's span is recorded, the batch is not recorded either, nor what workers do for it.
     """
     linked = {origin.span_id: origin for origin in origins if origin.trace_flags.sampled}
     if linked:
@@ -133,7 +132,7 @@ def begin_batch(
 
 
 def end_batch(span: Span, token: Token[Context], attributes: Mapping[str, str | int], *, failed: bool) -> None:
-    """Ends a batch's span, in the thread that began it."""
+    """Ends a batch's span; call it in the thread that began it."""
     otel_context.detach(token)
     span.set_attributes(dict(attributes))
     if failed:

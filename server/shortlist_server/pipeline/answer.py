@@ -1,4 +1,4 @@
-"""The answer: the documents of the final ranking, with the account of every stage.
+"""The answer: the documents of the final ranking, with their scores in every stage.
 
 Blocking; each call runs in one thread.
 """
@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from shortlist_server.domain import Hit, Parts, PassageHit, SearchReport
+from shortlist_server.domain import Hit, Include, PassageHit, SearchReport
 from shortlist_server.pipeline.candidates import Candidates, Rows
 from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.rerank import look_at
@@ -19,21 +19,21 @@ from shortlist_server.storage.base import Selection
 
 
 def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] | None:
-    """The hits asked for; None when one of them was replaced since it was found, and the search should begin anew."""
+    """The hits asked for. None means that one of them was replaced since it was found: the search should start over."""
     request = run.request
     with run.stage("group"):
         rows = table.order if request.min_score is None else table.order[table.final[table.order] >= request.min_score]
         rows = rows[request.offset : request.offset + request.limit]
-        parts = Parts(text=request.parts.text or request.parts.passages, metadata=request.parts.metadata)
+        include = Include(text=request.include.text or request.include.passages, metadata=request.include.metadata)
         keys = table.keys[rows].tolist()
         documents = documents_within(
-            keys, lambda some: run.collection.documents(some, parts), request.parts, request.max_answer_bytes
+            keys, lambda some: run.collection.documents(some, include), request.include, request.max_answer_bytes
         )
         if len(documents) < len(keys):
             if not last_attempt:
                 return None
             rows = rows[[key in documents for key in keys]]
-        passages = _passages(run, table, rows) if request.parts.passages else {}
+        passages = _passages(run, table, rows) if request.include.passages else {}
         return [
             Hit(
                 rank=rank,
@@ -50,17 +50,17 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
 
 
 def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[PassageHit]]:
-    """The passages of each row that a stage looked at: those reranked first, then by their cosine."""
-    # No stage has looked at the passages of documents that words alone found, in a search without any vector.
+    """The passages of each row that a stage scored: reranked ones first, then the others by cosine."""
+    # Without a query vector, a document that the lexical index found may have no passages in the table yet.
     look_at(run, table, rows)
     columns = table.passages
     spans = {row: columns.of_row(row) for row in rows.tolist()}
     labels = [label for span in spans.values() for label in columns.labels[span].tolist()]
-    stored = run.collection.passages(labels, vectors=run.request.parts.vectors)
+    stored = run.collection.passages(labels, vectors=run.request.include.vectors)
     hits = {}
     for row, span in spans.items():
         dense, reranked = columns.dense[span], columns.rerank[span]
-        # Missing scores go last; passages without any stay in the document's order.
+        # Missing scores go last; passages without any score stay in the document's order.
         order = np.lexsort((-np.nan_to_num(dense), -np.nan_to_num(reranked, nan=-np.inf)))
         hits[row] = [
             PassageHit(passage=stored[label], dense_score=_known(cosine), rerank_score=_known(score))
@@ -77,7 +77,7 @@ def _known(score: float) -> float | None:
 
 
 def report(run: SearchRun, table: Candidates, selection: Selection | None) -> SearchReport:
-    """How the answer came about."""
+    """What the search did to find the answer."""
     plan = run.plan
     return SearchReport(
         total_seconds=time.perf_counter() - run.started,

@@ -1,8 +1,8 @@
 """The candidates of one search, as one table that every stage fills.
 
-A row is a document, a column an array over the rows. ``retrieve`` makes the table and fills the columns of the two
-indexes, ``fuse`` sorts the rows and fills ``fused``, ``rerank`` fills its columns, ``final`` and ``order``; the answer
-and the explanation read rows. A table belongs to one search.
+A row is a document, a column an array over the rows. ``retrieve`` makes the table, fills the columns of the two indexes
+and ``fused``, and sorts the rows; ``rerank`` fills its columns, ``final`` and ``order``. The answer and the explanation
+read rows. A table belongs to one search.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(slots=True, kw_only=True)
 class StageColumns:
-    """What one index says of each candidate.
+    """What one index says about each candidate.
 
     Attributes:
         scores: shape (n,); raw scores, NaN where the stage did not score the document.
-        ranks: shape (n,); ranks from 1 in the stage's own ranking, 0 where the document is not in it.
-        normalized: shape (n,); the scores mapped onto 0..1, NaN as in ``scores``.
+        ranks: shape (n,); ranks from 1 in the stage's own ranking, 0 where that lacks the document.
+        normalized: shape (n,); the scores mapped to 0..1, NaN where ``scores`` is.
     """
 
     scores: Floats
@@ -35,7 +35,7 @@ class StageColumns:
 
     @classmethod
     def of(cls, rows: Rows, scores: NDArray[np.floating], ranked: int, size: int) -> StageColumns:
-        """Columns of ``size`` rows; ``rows`` have ``scores``, and the first ``ranked`` of them are ranked in order."""
+        """Columns of ``size`` rows. ``rows`` have ``scores``; the first ``ranked`` of them are ranked in this order."""
         column = np.full(size, np.nan)
         column[rows] = scores
         ranks = np.zeros(size, dtype=np.int64)
@@ -56,10 +56,10 @@ class StageColumns:
 
 @dataclass(slots=True, kw_only=True)
 class PassageColumns:
-    """The passages that a stage looked at, those of one document together, best first.
+    """The passages that a stage looked at: grouped by document, best first.
 
     Attributes:
-        rows: shape (m,), ascending: the candidate that a passage belongs to.
+        rows: shape (m,), ascending: the row of the passage's document.
         labels: shape (m,).
         dense: shape (m,), float64: cosines; NaN in a search without a vector.
         rerank: shape (m,), float64: rerank scores; NaN where the reranker did not score the passage.
@@ -74,7 +74,7 @@ class PassageColumns:
     def of(
         cls, rows: Rows, labels: NDArray[np.int64], dense: NDArray[np.floating], rerank: Floats | None = None
     ) -> PassageColumns:
-        """Groups passages by row; within a row they keep their order."""
+        """Groups passages by row; a row's passages keep their order."""
         order = np.argsort(rows, kind="stable")
         return cls(
             rows=rows[order],
@@ -84,7 +84,7 @@ class PassageColumns:
         )
 
     def more(self, rows: Rows, labels: NDArray[np.int64], dense: NDArray[np.floating]) -> PassageColumns:
-        """These and further passages, of rows that have none yet."""
+        """These passages and further ones, of rows that have none yet."""
         return PassageColumns.of(
             np.concatenate([self.rows, rows]),
             np.concatenate([self.labels, labels]),
@@ -93,12 +93,12 @@ class PassageColumns:
         )
 
     def of_row(self, row: int) -> slice:
-        """Where the passages of a candidate are."""
+        """The positions of a candidate's passages."""
         first, last = np.searchsorted(self.rows, [row, row + 1])
         return slice(int(first), int(last))
 
     def first_of(self, rows: int, each: int) -> NDArray[np.int64]:
-        """The positions of the best passages of the first ``rows`` candidates, at most ``each`` of one."""
+        """The positions of the best passages of the first ``rows`` candidates, at most ``each`` per candidate."""
         starts, ends = np.searchsorted(self.rows, [np.arange(rows), np.arange(1, rows + 1)])
         counts = np.minimum(ends - starts, each)
         return np.repeat(starts - np.concatenate([[0], counts[:-1].cumsum()]), counts) + np.arange(counts.sum())
@@ -106,12 +106,12 @@ class PassageColumns:
 
 @dataclass(slots=True, kw_only=True)
 class RerankColumns:
-    """What the reranker says of the shortlist: the first ``depth`` candidates.
+    """What the reranker says about the shortlist, the first ``depth`` candidates.
 
     Attributes:
-        scores, normalized: shape (depth,); the best passage's raw score and its normalised form, NaN where not scored.
-        ranks: shape (depth,); from 1, 0 where not scored.
-        probabilities: shape (depth,), NaN where not scored; None where the reranker gives none.
+        scores, normalized: shape (depth,); the best passage's score, raw and normalised; NaN where not scored.
+        ranks: shape (depth,); from 1; 0 where not scored.
+        probabilities: shape (depth,); NaN where not scored. None where the reranker gives none.
         truncated_tokens: shape (depth,), int64.
     """
 
@@ -128,10 +128,10 @@ class Candidates:
 
     Attributes:
         keys: shape (n,), distinct: the documents.
-        dense, lexical: the indexes' columns; None where the index was not asked.
+        dense, lexical: the indexes' columns; None for an index that was not asked.
         fused: shape (n,), 0 to 1, descending.
-        passages: what was looked at of each document.
-        found: the dense index's own answer, for its account; None where it was not asked.
+        passages: the passages that a stage looked at.
+        found: the answer of the dense index; None where it was not asked.
         rerank: the reranker's columns; None where nothing was reranked.
         final: shape (n,): the scores of the answer.
         order: shape (n,): rows by final rank.
@@ -158,7 +158,7 @@ class Candidates:
 
         Args:
             found: the dense ranking.
-            known: passages, with their cosines, of documents that only the lexical index found.
+            known: passages and cosines of documents that only the lexical index found.
             lexical: the lexical ranking.
         """
         parts = [part for part in (found, known) if part is not None]
@@ -189,11 +189,11 @@ class Candidates:
         )
 
     def stages(self) -> list[StageColumns]:
-        """The columns of the indexes that were asked, the dense one first."""
+        """The columns of the indexes that were asked, the dense index first."""
         return [stage for stage in (self.dense, self.lexical) if stage is not None]
 
     def sort(self, fused: Floats) -> None:
-        """Takes the fused scores and sorts the rows by them; ties keep the order dense rank, then lexical rank."""
+        """Takes the fused scores and sorts the rows by them. Ties stay in the order of dense, then lexical rank."""
         order = np.argsort(-fused, kind="stable")
         self.keys, self.fused = self.keys[order], fused[order]
         for stage in self.stages():
@@ -205,7 +205,7 @@ class Candidates:
         self.final, self.order = self.fused, np.arange(len(order))
 
     def take_rerank(self, columns: RerankColumns, weight: float) -> None:
-        """Takes the reranker's columns; the shortlist goes by its blended scores, the rest follows in fused order."""
+        """Takes the reranker's columns. Orders the shortlist by blended score; the rest follows in fused order."""
         depth = len(columns.scores)
         final, columns.normalized = blend(self.fused[:depth], columns.scores, weight)
         self.rerank = columns
@@ -232,18 +232,18 @@ class Candidates:
 
 
 def first_of_each(keys: Keys) -> NDArray[np.int64]:
-    """Where each distinct key comes first, in that order."""
+    """The position at which each distinct key first occurs, ascending."""
     _, first = np.unique(keys, return_index=True)
     first.sort()
     return first
 
 
 def distinct(keys: Keys) -> Keys:
-    """The distinct keys, in the order in which they come first."""
+    """The distinct keys, in the order of their first occurrence."""
     return keys[first_of_each(keys)]
 
 
 def rows_of(keys: Keys, wanted: Keys) -> Rows:
-    """The row of each wanted key; all of them are in ``keys``, which are distinct."""
+    """The row of each wanted key. ``keys`` are distinct and contain every wanted key."""
     order = np.argsort(keys)
     return order[np.searchsorted(keys, wanted, sorter=order)] if len(keys) else np.empty(0, np.int64)

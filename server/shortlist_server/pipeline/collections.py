@@ -1,4 +1,4 @@
-"""Making collections: a request's settings, checked against the models and completed with the server's defaults.
+"""Creating collections: checks a request's settings against the models and adds the server's defaults.
 
 Blocking; any thread.
 """
@@ -18,7 +18,7 @@ MAX_DIMENSION = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCollection:
-    """What a client asks for; "" and 0 and None mean "the default"."""
+    """What a client asks for; "", 0 and None mean "the default"."""
 
     name: str
     embedder: str = ""
@@ -33,18 +33,18 @@ class NewCollection:
 
 
 def create_collection(store: Store, models: ModelCatalog, new: NewCollection) -> CollectionStore:
-    """Makes a collection, durably.
+    """Creates a collection, durably.
 
     Raises:
         InvalidArgument: a setting is out of range or does not fit the models.
         ModelNotFound: the server has no such embedder or reranker.
-        CollectionExists: there is one of that name.
+        CollectionExists: a collection has that name already.
     """
     return store.create(new.name, _completed(models, new))
 
 
 def check_search_defaults(models: ModelCatalog, config: CollectionConfig, defaults: SearchDefaults) -> None:
-    """Raises ``ModelNotFound`` or ``InvalidArgument`` when a collection of this config cannot have these defaults."""
+    """Raises ``ModelNotFound`` or ``InvalidArgument`` unless a collection with this config can have these defaults."""
     if defaults.reranker:
         info = None if config.embedder == NO_MODEL else models.embedder(config.embedder).info
         _check_reranker(models, defaults.reranker, info, "search_defaults.rerank.model")
@@ -70,7 +70,9 @@ def _completed(models: ModelCatalog, new: NewCollection) -> CollectionConfig:
         search_defaults=new.search_defaults,
     )
     if new.query_instruction and info is not None and not info.takes_instruction:
-        raise InvalidArgument(f"embedder '{name}' takes no instruction", field="config.query_instruction")
+        raise InvalidArgument(
+            f"embedder '{name}' takes no instruction: leave it empty", field="config.query_instruction"
+        )
     check_search_defaults(models, config, new.search_defaults)
     return config
 
@@ -81,32 +83,38 @@ def _token_vectors(info: EmbedderInfo | None) -> bool:
 
 def _check_reranker(models: ModelCatalog, name: str, embedder: EmbedderInfo | None, field: str) -> None:
     if name != NO_MODEL and models.reranker(name).info.uses_token_vectors and not _token_vectors(embedder):
-        raise InvalidArgument(f"'{name}' needs an embedder with token vectors", field=field)
+        raise InvalidArgument(
+            f"reranker '{name}' needs an embedder with token vectors: name another reranker, or none", field=field
+        )
 
 
 def _dimension(asked: int, info: EmbedderInfo | None) -> int:
     if info is None:
         low, high = 1, MAX_DIMENSION
         if not asked:
-            raise InvalidArgument("a collection without an embedder needs a dimension", field="config.dimension")
+            raise InvalidArgument(
+                "a collection without an embedder needs a dimension: give one", field="config.dimension"
+            )
     else:
         low, high = info.min_dimension, info.dimension
         asked = asked or info.dimension
     if not low <= asked <= high:
         allowed = str(low) if low == high else f"{low} to {high}"
-        raise InvalidArgument(f"dimension {asked} is not allowed here, only {allowed}", field="config.dimension")
+        raise InvalidArgument(f"dimension is {asked}, but must be {allowed}", field="config.dimension")
     return asked
 
 
 def _chunking(new: NewCollection, info: EmbedderInfo | None) -> Chunking:
     if info is None:
         if new.max_tokens or new.overlap_tokens:
-            raise InvalidArgument("without an embedder documents are not cut", field="config.chunking")
+            raise InvalidArgument(
+                "without an embedder no document is cut: leave chunking empty", field="config.chunking"
+            )
         return Chunking(max_tokens=0, overlap_tokens=0)
     size = new.max_tokens or info.default_chunking.max_tokens
     if not MIN_PASSAGE_TOKENS <= size <= info.max_tokens:
         raise InvalidArgument(
-            f"passages of {size} tokens are not allowed, only {MIN_PASSAGE_TOKENS} to {info.max_tokens}",
+            f"max_tokens is {size}, but must be {MIN_PASSAGE_TOKENS} to {info.max_tokens}",
             field="config.chunking.max_tokens",
         )
     overlap = new.overlap_tokens
@@ -114,7 +122,7 @@ def _chunking(new: NewCollection, info: EmbedderInfo | None) -> Chunking:
         overlap = size // 8 if new.max_tokens else info.default_chunking.overlap_tokens
     if not 0 <= overlap <= size // 2:
         raise InvalidArgument(
-            f"an overlap of {overlap} tokens is not allowed, only 0 to {size // 2}",
+            f"overlap_tokens is {overlap}, but must be 0 to {size // 2}",
             field="config.chunking.overlap_tokens",
         )
     return Chunking(max_tokens=size, overlap_tokens=overlap)

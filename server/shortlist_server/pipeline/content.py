@@ -1,4 +1,4 @@
-"""What makes a document's content the same, and what makes a client's vector usable.
+"""Detects unchanged documents by their content, and checks clients' vectors.
 
 Pure functions; any thread.
 """
@@ -20,9 +20,9 @@ _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 
 
 def content_hash(document: Document, config: CollectionConfig) -> bytes:
-    """A digest of 16 bytes over the document and the model revision: equal digests, equal stored content.
+    """A digest of 16 bytes over the document and the model revision: equal digests mean equal stored content.
 
-    Chunking is not part of it, because a collection's never changes.
+    It leaves out chunking, which never changes in a collection.
     """
     digest = hashlib.blake2b(digest_size=16)
     metadata = _canonical(document.metadata) if document.metadata else "{}"
@@ -39,7 +39,7 @@ def client_vector(values: NDArray[np.float32], dimension: int, *, field: str = "
     """A client's vector, normalised to length 1.
 
     Raises:
-        InvalidVector: it has not ``dimension`` values, is zero, or holds NaN or infinity.
+        InvalidVector: it does not have ``dimension`` values, is zero, or holds NaN or infinity.
     """
     (vector,) = client_vectors([values], dimension, field=field)
     if isinstance(vector, InvalidVector):
@@ -50,10 +50,10 @@ def client_vector(values: NDArray[np.float32], dimension: int, *, field: str = "
 def client_vectors(
     several: Sequence[NDArray[np.float32]], dimension: int, *, field: str = "document.vector"
 ) -> list[Vector | InvalidVector]:
-    """Clients' vectors, normalised to length 1; in place of an unusable one, the error ``client_vector`` raises."""
+    """Clients' vectors, normalised to length 1; an unusable one becomes the error that ``client_vector`` raises."""
     fitting = [values for values in several if values.shape == (dimension,)]
     matrix = np.stack(fitting) if fitting else np.empty((0, dimension), dtype=np.float32)
-    # In double precision, in which the squares of the largest float32 values do not overflow.
+    # In double precision, where the squares of the largest float32 values cannot overflow.
     norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         units = iter(np.asarray(matrix / norms[:, np.newaxis], dtype=np.float32))
@@ -61,7 +61,7 @@ def client_vectors(
     results: list[Vector | InvalidVector] = []
     for values in several:
         if values.shape != (dimension,):
-            message = f"the vector has {values.size} values, the collection has {dimension} dimensions"
+            message = f"the vector has {values.size} values, but the collection has {dimension} dimensions"
             results.append(InvalidVector(message, field=field, metadata={"dimension": str(dimension)}))
             continue
         unit, length = next(units), next(lengths)

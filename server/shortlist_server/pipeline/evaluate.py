@@ -1,8 +1,8 @@
-"""Measuring how well a live collection ranks, by judged queries.
+"""Measures how well a live collection ranks, by judged queries.
 
-One search runs at a time, through a ``Searcher`` that the composition root gives threads of low priority; a query of a
-user waits for at most one query of an evaluation in a model's lane. Measures are ``ir-measures``', as in the command
-line, so that the figures that decide on a server are those that were seen before. Coroutines on the server's loop.
+One search runs at a time, through a ``Searcher`` with threads of low priority; in a model's lane, a user's query waits
+for at most one query of an evaluation. ``ir-measures`` computes the measures here and in the command line, so figures
+from both can be compared. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from shortlist_server.domain import Deadline, Parts, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
+from shortlist_server.domain import Deadline, Include, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
 from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
@@ -21,10 +21,10 @@ from shortlist_server.ranking.measures import MEASURES, judge_each
 from shortlist_server.storage.base import Store
 
 LIMIT = 100
-"""Hits of each search: the depth of recall@100."""
+"""Hits per search: the depth of recall@100."""
 
 SEARCH_SECONDS = 60.0
-"""Longest time of one search, in the caller's deadline."""
+"""Longest time of one search, within the caller's deadline."""
 
 ALONE: Mapping[str, SearchDefaults] = {
     "dense": SearchDefaults(mode=RetrievalMode.DENSE, rerank=False),
@@ -32,7 +32,7 @@ ALONE: Mapping[str, SearchDefaults] = {
     "fused": SearchDefaults(rerank=False),
     "final": SearchDefaults(),
 }
-"""What each ranking sets on top of the settings that are measured."""
+"""What each ranking sets on top of the measured settings."""
 
 NEEDS_EMBEDDER = frozenset({"dense", "fused"})
 
@@ -41,16 +41,16 @@ Measures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedQuery:
-    """A query and the grades of its judged documents by id; 0 is not relevant."""
+    """A query and its qrels: the grade of each judged document by id; 0 is not relevant."""
 
     id: str
     text: str
-    grades: Mapping[str, int]
+    qrels: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an evaluation is, in searches."""
+    """Progress of an evaluation, in searches."""
 
     done: int
     total: int
@@ -58,14 +58,14 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """What was measured with one of the settings.
+    """The measures of one of the settings.
 
     Attributes:
         setting: its place, from 0.
         queries: measures by ranking, then by query id.
-        sequence: every search was at least as new.
-        embedder, reranker: of the whole searches, as "name@revision".
-        degraded: whole searches that were less than what was asked.
+        sequence: every search saw at least the changes up to this one.
+        embedder, reranker: of the "final" searches, as "name@revision".
+        degraded: "final" searches with less in the answer than they asked for.
     """
 
     setting: int
@@ -76,7 +76,7 @@ class Evaluation:
     degraded: int = 0
 
     def mean(self, ranking: str) -> Measures:
-        """A ranking's measures, the mean over all queries."""
+        """The mean of a ranking's measures over all queries."""
         each = self.queries[ranking].values()
         return {name: sum(one[name] for one in each) / len(each) for name in MEASURES}
 
@@ -85,7 +85,7 @@ class Evaluator:
     """Evaluates collections of a store, one evaluation at a time."""
 
     def __init__(self, store: Store, searcher: Searcher, threads: Executor) -> None:
-        """``searcher`` and ``threads`` are of low priority."""
+        """``searcher`` and ``threads`` have low priority."""
         self._store = store
         self._searcher = searcher
         self._threads = threads
@@ -94,10 +94,10 @@ class Evaluator:
     async def evaluate(
         self, name: str, queries: Sequence[JudgedQuery], settings: Sequence[SearchDefaults], deadline: Deadline
     ) -> AsyncGenerator[Progress | Evaluation, None]:
-        """Yields progress after each search, and each of the settings' measures when they are complete.
+        """Yields progress after each search, and an ``Evaluation`` after the last search of each of the settings.
 
         Raises:
-            CollectionNotFound: there is none of that name.
+            CollectionNotFound: no collection has that name.
             ShortlistError: whatever a search raises.
         """
         loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ class Evaluator:
                                 text=query.text,
                                 limit=LIMIT,
                                 settings=merged(ALONE[ranking], setting),
-                                parts=Parts(text=False, metadata=False),
+                                include=Include(text=False, metadata=False),
                             )
                             within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
                             result = await self._searcher.search(request, within)
@@ -125,9 +125,9 @@ class Evaluator:
                                 _note(evaluation, result.report)
                             done += 1
                             yield Progress(done=done, total=total)
-                        grades = {query.id: query.grades for query in queries}
+                        qrels = {query.id: query.qrels for query in queries}
                         evaluation.queries[ranking] = await loop.run_in_executor(
-                            self._threads, judge_each, found, grades
+                            self._threads, judge_each, found, qrels
                         )
                     yield evaluation
 

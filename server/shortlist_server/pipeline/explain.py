@@ -1,6 +1,6 @@
-"""The full account of a search: the settings it ran with, what became of every candidate, and what the models read.
+"""The explanation of a search: its settings, what became of every candidate, and what the models read.
 
-Blocking; runs in one thread, after the answer is made, when a request asks for it.
+Blocking; runs in one thread after the answer is made, when the request asks for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shortlist_server.domain import (
     ExplainedCandidate,
     ExplainedTexts,
     Explanation,
-    Parts,
+    Include,
     RerankedPassage,
     RerankOutcome,
     SearchRequest,
@@ -25,8 +25,8 @@ from shortlist_server.pipeline.run import SearchRun
 
 
 def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanation:
-    """The account; it reads the id of every candidate from the store."""
-    documents = run.collection.documents(table.keys.tolist(), Parts(text=False, metadata=False))
+    """The explanation; reads the id of every candidate from the store."""
+    documents = run.collection.documents(table.keys.tolist(), Include(text=False, metadata=False))
     ids = {key: document.id for key, document in documents.items()}
     candidates = []
     passed = 0
@@ -64,7 +64,7 @@ def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanat
 
 
 def _rerank_outcome(run: SearchRun, table: Candidates, shortlist: Shortlist, row: int) -> RerankOutcome | None:
-    """What the second stage did with a document; None where there was none."""
+    """What the second stage did with a document; None in a search without one."""
     if run.plan.reranker is None:
         return None
     if row >= shortlist.depth:
@@ -108,7 +108,7 @@ def _texts(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping
 
 
 def _outcome(request: SearchRequest, score: float, passed: int) -> CandidateOutcome:
-    """What becomes of a candidate with so many good ones before it."""
+    """What becomes of a candidate after ``passed`` others that reached ``min_score``."""
     if request.min_score is not None and score < request.min_score:
         return CandidateOutcome.BELOW_MIN_SCORE
     if passed < request.offset:

@@ -1,10 +1,10 @@
 """An ingest stream: read a window, cut, embed, commit, acknowledge.
 
 ``ingester`` opens sessions; a session turns operations into acknowledgements, in order. While one window is committed,
-the next is embedded and the one after is read; nothing more is read, so memory is bounded whatever the client sends.
-Coroutines run on the server's event loop; what blocks runs in the thread pool that the composition root hands in.
+the next is embedded and the one after that is read. The session reads no further, so memory is bounded whatever the
+client sends. Coroutines run on the server's event loop; blocking work runs in the composition root's thread pool.
 
-Invariant: an acknowledgement DURABLE leaves only after its commit is synced to disk.
+Invariant: a DURABLE acknowledgement leaves only after its commit is synced to disk.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from shortlist_server.storage.base import CollectionStore, Lease
 T = TypeVar("T")
 
 RETRY_SECONDS = 0.1
-"""Wait before a full queue is tried again, where it does not say how long."""
+"""Wait before a full queue is tried again, where the queue does not say how long."""
 
 WINDOWS_AHEAD = 1
-"""Windows being embedded while another is committed."""
+"""Windows that wait, embedded or being embedded, while another is committed."""
 
 
 class IngestSession:
     """One stream of operations into one collection.
 
     Attributes:
-        number: of two sessions, the one that was asked for later has the higher.
-        collection, lease: the collection, which stays open as long as the session.
+        number: a session requested later has a higher number.
+        collection, lease: the collection; the lease keeps it open as long as the session.
         durable_position: the stream's last durable position; all operations up to it are settled.
-        draining: whether it ended because the server is stopping.
+        draining: whether the session ends because the server is stopping.
     """
 
     def __init__(
@@ -92,17 +92,17 @@ class IngestSession:
         self._seconds_per_token = 0.0
 
     def drain(self) -> None:
-        """Reads nothing more; ``run`` ends after the operations that are under way."""
+        """Stops reading; ``run`` ends after the operations that it has begun."""
         self.draining = True
         self._stop.set()
 
     @property
     def ended(self) -> bool:
-        """Whether ``end`` was called: its stream is another session's."""
+        """Whether ``end`` was called, because another session took the stream."""
         return self._error is not None
 
     def end(self, error: ShortlistError) -> None:
-        """Ends ``run`` with this error; from now on nothing is committed, however long its client takes to notice."""
+        """Ends ``run`` with this error. From now on the session commits nothing, however late its client notices."""
         self._error = error
         self._stop.set()
 
@@ -110,8 +110,8 @@ class IngestSession:
         """Applies operations, yielding acknowledgements in the order of positions, a window at a time.
 
         Raises:
-            InvalidArgument: positions do not increase; earlier operations were applied and acknowledged.
-            StreamConflict: another client took the stream over.
+            InvalidArgument: positions do not increase; earlier operations are applied and acknowledged.
+            StreamConflict: another client took the stream.
         """
         windows: asyncio.Queue[asyncio.Task[list[Prepared]] | None] = asyncio.Queue(maxsize=WINDOWS_AHEAD)
         feeding = asyncio.create_task(self._feed(messages, windows))
@@ -140,7 +140,7 @@ class IngestSession:
         messages: AsyncIterator[Sequence[Operation]],
         windows: asyncio.Queue[asyncio.Task[list[Prepared]] | None],
     ) -> None:
-        """Cuts what arrives into windows and begins to embed each as soon as there is room."""
+        """Divides what arrives into windows, and begins to embed each as soon as there is room."""
         reader = WindowReader(messages, self._stop)
         try:
             while window := await reader.window():
@@ -160,14 +160,14 @@ class IngestSession:
         for operation in window:
             if operation.position <= max(self._seen, 0) and operation.position > self.durable_position:
                 raise InvalidArgument(
-                    f"position {operation.position} follows {self._seen}; positions must increase", field="position"
+                    f"position {operation.position} follows {self._seen}, but positions must increase", field="position"
                 )
             if operation.position < 1:
                 raise InvalidArgument("positions begin at 1", field="position")
             self._seen = max(self._seen, operation.position)
 
     async def _embed(self, window: Sequence[Operation]) -> list[Prepared]:
-        """Everything that comes before the commit; each operation fails alone."""
+        """Does everything that precedes the commit; each operation fails alone."""
         prepared = [Prepared(operation=operation) for operation in window]
         await self._in_thread(self._prepare, prepared)
         todo = [item for item in prepared if item.settled is None and item.cut is not None and item.change is None]
@@ -188,7 +188,7 @@ class IngestSession:
     async def _embed_passages(
         self, embedder: EmbedderService, passages: Sequence[PassageText]
     ) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds, waiting where other streams fill the queue: a stream is slowed down, not refused."""
+        """Embeds, and waits while other streams fill the queue: that slows a stream down instead of refusing it."""
         while True:
             try:
                 return await embedder.embed_passages(
@@ -200,7 +200,7 @@ class IngestSession:
                 await asyncio.sleep(error.retry_after_seconds or RETRY_SECONDS)
 
     def _prepare(self, prepared: Sequence[Prepared]) -> None:
-        """Settles replays, refusals and unchanged documents; cuts the rest. Blocking."""
+        """Settles replays, refused operations and unchanged documents; cuts the rest. Blocking."""
         counts = Counter(item.operation.id for item in prepared)
         replays = [item for item in prepared if self.stream and item.operation.position <= self.durable_position]
         if replays:
@@ -255,8 +255,8 @@ class IngestSession:
         tokens = sum(passage.tokens for passage in cut.passages)
         if tokens > self._max_document_tokens:
             raise DocumentTooLarge(
-                f"{tokens} tokens in {len(cut.passages)} passages, at most {self._max_document_tokens} are allowed; "
-                "split the document",
+                f"the document has {tokens} tokens in {len(cut.passages)} passages, but may have at most "
+                f"{self._max_document_tokens}: split it",
                 field="document.text",
                 metadata={"limit": str(self._max_document_tokens)},
             )
@@ -277,11 +277,11 @@ class IngestSession:
     async def _commit_pending(
         self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
     ) -> None:
-        """Commits a window; where the store refuses it for what is in it, one operation at a time.
+        """Commits a window. If the store rejects its content, commits one operation at a time.
 
         Raises:
-            ShortlistError: the store could take nothing (a full disk, say). The stream ends there, so that its position
-                never passes what was not settled.
+            ShortlistError: the store can take nothing, for instance because the disk is full. The stream ends there:
+                its position must never pass an operation that is not settled.
         """
         try:
             await self._apply(pending, failures, mark)
@@ -309,6 +309,6 @@ class IngestSession:
         return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._seconds_per_token)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Runs blocking work in a thread, as part of the call: what it logs and traces is the call's."""
+        """Runs blocking work in a thread, within the call's context: its log lines and spans belong to the call."""
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)

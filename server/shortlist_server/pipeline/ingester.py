@@ -1,6 +1,6 @@
-"""Who has an ingest stream: opening sessions, and ending those that lost their name.
+"""Which session owns an ingest stream: opens sessions, and ends a session when a newer one takes its stream.
 
-Coroutines on the server's event loop; what blocks runs in the thread pool that the composition root hands in.
+Coroutines on the server's event loop; blocking work runs in the composition root's thread pool.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from shortlist_server.pipeline.plan import check_revision
 from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 MAX_DOCUMENT_TOKENS = 262_144
-"""Most tokens embedded for one document unless the server is told otherwise."""
+"""Default for the most tokens embedded for one document."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A session that is asked for; ``number`` counts them."""
+    """A request for a session; ``number`` counts the requests."""
 
     collection: str
     stream: str
     number: int
 
     def rivals(self, other: _Opening | IngestSession) -> bool:
-        """Whether another one is for the same stream; a session without a name has none."""
+        """Whether another one is for the same stream; an unnamed stream has no rivals."""
         name = other.collection if isinstance(other.collection, str) else other.collection.name
         return bool(self.stream) and (name, other.stream) == (self.collection, self.stream)
 
 
 def _taken(stream: str) -> StreamConflict:
     return StreamConflict(
-        f"another client opened the stream '{stream}' and has it now: let it finish, or use another name"
+        f"another client opened the stream '{stream}' and owns it now: let it finish, or use another name"
     )
 
 
 class Ingester:
-    """Opens ingest sessions; at most one for each named stream, the newest.
+    """Opens ingest sessions, at most one for each named stream: the newest.
 
-    The newest wins because a client that comes back after a break must not wait until the server notices that the
-    former connection is gone. The one that lost is told not to come back by itself.
+    The newest wins because a client that returns after a break should not wait until the server notices that the old
+    connection is gone. The error of the session that lost tells its client not to reconnect by itself.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Ingester:
         self._opening: set[_Opening] = set()
 
     async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
-        """A session that is ready to run. A session that has the same name is ended first, with ``StreamConflict``.
+        """A session that is ready to run. Before that, a session of the same stream ends with ``StreamConflict``.
 
         Raises:
-            CollectionNotFound, ModelNotFound, ModelMismatch: the collection cannot be written to.
-            StreamConflict: the stream was opened again meanwhile.
+            CollectionNotFound, ModelNotFound, ModelMismatch: the collection takes no documents now.
+            StreamConflict: another client opened the stream meanwhile.
         """
         self._opened += 1
         opening = _Opening(collection, stream, self._opened)
@@ -104,17 +104,17 @@ class Ingester:
         return session
 
     async def _take_over(self, store: CollectionStore, opening: _Opening) -> int:
-        """Ends the older sessions of a name, also those that are opened meanwhile; returns its last durable position.
+        """Ends all older sessions of a stream, including those opened meanwhile; returns its last durable position.
 
         Raises:
-            StreamConflict: a newer one is open or being opened. It goes by when they came, not by which is quicker.
+            StreamConflict: a newer session is open or being opened. The order of requests counts, not their speed.
         """
         while True:
             if self._newer(opening):
                 raise _taken(opening.stream)
             for holder in self._holders(opening):
                 holder.end(_taken(opening.stream))
-            # A session that was ended may have left a commit under way; an empty one comes after it.
+            # An ended session may have left a commit in progress; this empty one waits for it.
             await asyncio.wrap_future(store.commit(()))
             position = await asyncio.get_running_loop().run_in_executor(
                 self._threads, store.stream_position, opening.stream
@@ -130,12 +130,12 @@ class Ingester:
         return [session for session in self._sessions if opening.rivals(session) and not session.ended]
 
     def close(self, session: IngestSession) -> None:
-        """Forgets a session whose ``run`` has ended or will not be used again; its collection may be closed."""
+        """Forgets a session whose ``run`` has ended or is not needed, and releases its collection."""
         self._sessions.discard(session)
         session.lease.release()
 
     def drain(self) -> None:
-        """Lets every session finish what it has begun, read nothing more and end; those that are opened later too."""
+        """Lets every session, also one opened later, finish what it has begun, read nothing more, and end."""
         self._draining = True
         for session in self._sessions:
             session.drain()

@@ -1,6 +1,6 @@
 """Leases of collections, for coroutines.
 
-Opening a collection blocks, so it is done in a thread, and only where the collection is not open already.
+Opening a collection blocks, so it happens in a thread, and only when the collection is not open already.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 @asynccontextmanager
 async def leased(store: Store, name: str, threads: Executor) -> AsyncIterator[CollectionStore]:
-    """A collection that stays open for the time of a block, so that its methods need not open it.
+    """A collection that stays open for the duration of a block.
 
     Raises:
-        CollectionNotFound, DataCorrupted, NewerDataFormat, Overloaded, Unavailable: it cannot be opened.
+        CollectionNotFound, DataCorrupted, NewerDataFormat, Overloaded, Unavailable: the collection cannot be opened.
     """
     with await lease(store, name, threads) as collection:
         yield collection
 
 
 async def lease(store: Store, name: str, threads: Executor) -> Lease[CollectionStore]:
-    """The same for the caller to release."""
+    """The same, as a lease that the caller releases."""
     found = store.try_lease(name)
     if found is not None:
         return found
@@ -33,7 +33,7 @@ async def lease(store: Store, name: str, threads: Executor) -> Lease[CollectionS
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        # The thread goes on, and nobody is left to release what it leases.
+        # The thread goes on, and no caller is left to release its lease.
         opening.add_done_callback(_release)
         raise
 

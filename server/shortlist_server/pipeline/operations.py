@@ -1,6 +1,6 @@
 """The operations of an ingest stream and what becomes of them.
 
-Values, and the one mutable ``Prepared``, which belongs to the session that made it.
+All are frozen values except ``Prepared``, which belongs to the session that made it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def _nothing() -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One operation of a stream; ``change`` is the error where the operation was refused on sight.
+    """One operation of a stream. ``change`` is an error where the edge refused the operation.
 
     Attributes:
-        cost: its cost in credit tokens, as the proto defines it.
-        payload: makes the document as it came, for the quarantine; None where it is too large to keep.
+        cost: in credit tokens, as the proto defines it.
+        payload: returns the document as it came, for the quarantine; None where it is too large to keep.
     """
 
     position: int
@@ -48,7 +48,7 @@ class AckStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """The acknowledgement of one operation; the fields are those of the proto's IngestAck."""
+    """The acknowledgement of one operation, with the fields of the proto's ``IngestAck``."""
 
     position: int
     id: str
@@ -64,7 +64,7 @@ class Ack:
 
 @dataclass(slots=True)
 class Prepared:
-    """An operation on its way to the commit: exactly one of ``change`` and ``settled`` is set once it is embedded."""
+    """An operation on its way to the commit. Once embedded, it has exactly one of ``change`` and ``settled``."""
 
     operation: Operation
     cut: CutText | None = None
@@ -74,7 +74,7 @@ class Prepared:
     replayed: bool = False
 
     def failure(self, stream: str) -> Quarantined | None:
-        """What the quarantine should keep of a document that was refused; None of everything else."""
+        """What the quarantine should keep of a refused document; None for any other operation."""
         error = None if self.settled is None else self.settled.error
         if error is None or self.replayed:
             return None
@@ -91,7 +91,7 @@ class Prepared:
         )
 
     def replay(self, failure: Quarantined | None) -> None:
-        """Settles an operation that was settled before, by what became of it then."""
+        """Settles a replayed operation with its first outcome; ``failure`` is None unless it failed."""
         self.replayed = True
         if failure is None:
             self.settle(AckStatus.REPLAYED)
@@ -100,7 +100,7 @@ class Prepared:
             self.settle(AckStatus.FAILED, error=error)
 
     def settle(self, status: AckStatus, *, sequence: int = 0, error: ShortlistError | None = None) -> None:
-        """Fixes what became of the operation."""
+        """Records what became of the operation."""
         self.settled = self.ack(status, sequence=sequence, error=error)
 
     def ack(
@@ -128,7 +128,7 @@ class Prepared:
         )
 
     def join(self, embeddings: Sequence[PassageEmbedding | Exception]) -> None:
-        """Makes the upsert of a document out of its passages' embeddings, or settles it as failed."""
+        """Makes a document's upsert from the embeddings of its passages, or settles the operation as failed."""
         assert self.cut is not None
         assert isinstance(self.operation.change, Document)
         passages = []

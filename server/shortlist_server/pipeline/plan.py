@@ -1,6 +1,6 @@
-"""What a search runs with, every setting final: the request's, else the collection's, else the server's.
+"""The settings a search runs with: each is the request's, else the collection's, else the server's.
 
-``plan`` is the only place where a setting gets its default, the reranker's own included. Pure functions; any thread.
+Only ``plan`` fills in defaults, including those of the reranker. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULTS = SearchDefaults(
     rerank_deadline_share=0.8,
     recall_target=DEFAULT_RECALL_TARGET,
 )
-"""The server's own settings. ``ef`` is the collection's; the reranker is too, and has its own depth and weight."""
+"""The server's defaults. ``ef`` and the reranker come from the collection, depth and weight from the reranker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,10 @@ class Plan:
 
     Attributes:
         dense_candidates, lexical_candidates: documents to ask each index for, at least as many as the answer needs.
-        ef: breadth of the dense search; None: the collection's own, which the server may raise.
+        ef: of the dense search; None for the collection's, which the server may raise.
         embedder: None where the search needs no embedding.
         instruction: the embedder's; "" for the model's default.
-        reranker: None where nothing is reranked; ``rerank_depth`` and ``rerank_weight`` are 0 then.
+        reranker: None where the search reranks nothing; then ``rerank_depth`` and ``rerank_weight`` are 0.
     """
 
     mode: RetrievalMode
@@ -85,14 +85,14 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
 
     Raises:
         InvalidArgument, InvalidVector, UnsupportedByCollection: the request does not fit the collection.
-        ModelNotFound: the server does not serve the embedder or the reranker.
+        ModelNotFound: the server has no such embedder or reranker.
         ModelMismatch: the embedder is not the one that made the collection's vectors.
     """
     config = collection.config
     embeds = config.embedder != NO_MODEL
     if request.vector is not None and request.vector.shape != (config.dimension,):
         raise InvalidVector(
-            f"the query vector has {request.vector.size} values, the collection has {config.dimension} dimensions",
+            f"the query vector has {request.vector.size} values, but the collection has {config.dimension} dimensions",
             field="query.vector",
             metadata={"dimension": str(config.dimension)},
         )
@@ -134,23 +134,23 @@ def check_revision(collection: CollectionStore, embedder: EmbedderService) -> No
     if stored != loaded and stored not in embedder.info.former_revisions:
         raise ModelMismatch(
             f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
-            f"'{embedder.info.name}', the server has {loaded[:12]}; serve the former model under that name, or make a "
-            "new collection and ingest the documents again",
+            f"'{embedder.info.name}', but the server has {loaded[:12]}: serve the former model under that name, or "
+            "ingest the documents into a new collection",
             metadata={"stored_revision": stored, "loaded_revision": loaded},
         )
 
 
 def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool) -> RetrievalMode:
-    """The mode asked for; a preset ``HYBRID`` falls back to the one index that the query can ask."""
+    """The requested mode; a default ``HYBRID`` falls back to the one index that the query can ask."""
     mode = _set(chosen)
     has_vector = request.vector is not None or embeds
     if request.settings.mode is None and mode is RetrievalMode.HYBRID:
         mode = mode if request.text and has_vector else RetrievalMode.LEXICAL if request.text else RetrievalMode.DENSE
     if mode is not RetrievalMode.DENSE and not request.text:
-        raise InvalidArgument(f"mode {mode.value} needs a query text", field="query.text")
+        raise InvalidArgument(f"mode '{mode.value}' needs a query text", field="query.text")
     if mode is not RetrievalMode.LEXICAL and not has_vector:
         raise UnsupportedByCollection(
-            "the collection has no embedder: send query.vector, or search with mode lexical", field="query.vector"
+            "the collection has no embedder: send query.vector, or search with mode 'lexical'", field="query.vector"
         )
     return mode
 
@@ -158,16 +158,14 @@ def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool)
 def _reranker(
     request: SearchRequest, chosen: SearchDefaults, collection: CollectionStore, models: ModelCatalog
 ) -> RerankerService | None:
-    """The reranker; None where the search has none, or where a preset one cannot serve this query."""
+    """The reranker; None where the search has none, or where the default one cannot serve this query."""
     if not chosen.rerank:
         return None
     name = chosen.reranker or collection.config.reranker
     if name == NO_MODEL or not request.text:
         if request.settings.rerank:
             raise InvalidArgument(
-                "reranking needs a query text and a reranker; the collection has none, so name one in rerank.model"
-                if request.text
-                else "reranking needs a query text",
+                "no reranker is set: name one in rerank.model" if request.text else "reranking needs a query text",
                 field="rerank.enabled",
             )
         return None
@@ -177,7 +175,8 @@ def _reranker(
     if reranker.info.uses_token_vectors and not has_tokens:
         if request.settings.rerank or request.settings.reranker is not None:
             raise UnsupportedByCollection(
-                f"'{LATE_INTERACTION}' needs token vectors, which embedder '{embedder}' does not give",
+                f"reranker '{LATE_INTERACTION}' needs token vectors, which embedder '{embedder}' does not make: name"
+                " another reranker",
                 field="rerank.model",
             )
         return None

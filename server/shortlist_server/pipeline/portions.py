@@ -1,7 +1,7 @@
-"""Reading documents for an answer, a portion at a time, and no further than the answer may reach.
+"""Reads documents for an answer, a portion at a time, and stops when they exceed the answer's size.
 
-Documents are of any size up to a megabyte, so that how many fit into an answer is known only from those that were read.
-Pure but for what it is handed; blocking where that blocks.
+Documents have any size up to a megabyte, so only reading them tells how many fit into an answer. Pure except for the
+``read`` passed in; blocks where that blocks.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from shortlist_server.domain import Parts, StoredDocument
+from shortlist_server.domain import Include, StoredDocument
 from shortlist_server.errors import InvalidArgument
 
 Key = TypeVar("Key")
 
 FIRST_PORTION = 8
-"""Documents that are read before anything is known of their size; at most so many are read in vain."""
+"""Documents to read before their size is known; at most so many are read in vain."""
 
 
 def documents_within(
     keys: Sequence[Key],
     read: Callable[[Sequence[Key]], Mapping[Key, StoredDocument]],
-    parts: Parts,
+    include: Include,
     max_bytes: int,
 ) -> dict[Key, StoredDocument]:
     """The documents with these keys that exist, by key.
 
     Args:
         read: reads documents by key.
-        parts: what the answer has of them.
-        max_bytes: of the answer; 0: no limit.
+        include: the parts of them in the answer.
+        max_bytes: largest answer; 0: no limit.
 
     Raises:
-        InvalidArgument: they are too large for one answer; not all have been read then.
+        InvalidArgument: they are too large for one answer. Some are not read then.
     """
     found: dict[Key, StoredDocument] = {}
     size = 0
@@ -40,7 +40,7 @@ def documents_within(
     while at < len(keys):
         portion = next_portion(at, size, max_bytes, len(keys) - at)
         documents = read(keys[at : at + portion])
-        size += sum(least_bytes(document, parts) for document in documents.values())
+        size += sum(least_bytes(document, include) for document in documents.values())
         if max_bytes and size > max_bytes:
             raise answer_too_large(max_bytes)
         found.update(documents)
@@ -49,12 +49,12 @@ def documents_within(
 
 
 def next_portion(count: int, size: int, max_bytes: int, left: int) -> int:
-    """How many documents to read next, of so many that are left.
+    """How many documents to read next, at most ``left``.
 
     Args:
         count: documents read so far.
         size: their bytes.
-        max_bytes: of the answer; 0: no limit.
+        max_bytes: largest answer; 0: no limit.
     """
     if not max_bytes:
         return left
@@ -64,9 +64,9 @@ def next_portion(count: int, size: int, max_bytes: int, left: int) -> int:
     return min(left, max(FIRST_PORTION, fitting))
 
 
-def least_bytes(document: StoredDocument, parts: Parts) -> int:
-    """What a document takes in an answer at the least: its texts and vectors."""
-    size = len(document.title) + len(document.text) if parts.text else 0
+def least_bytes(document: StoredDocument, include: Include) -> int:
+    """The least bytes of a document in an answer: its texts and vectors."""
+    size = len(document.title) + len(document.text) if include.text else 0
     for passage in document.passages:
         size += passage.end - passage.start
         if passage.vector is not None:
@@ -75,9 +75,9 @@ def least_bytes(document: StoredDocument, parts: Parts) -> int:
 
 
 def answer_too_large(max_bytes: int) -> InvalidArgument:
-    """The error of a request whose answer would be larger than a message may be."""
+    """The error for an answer larger than the largest message."""
     return InvalidArgument(
-        f"the answer would have more than {max_bytes} bytes, which is the most that a message has: ask for fewer"
-        " documents at once, or for less of each (include)",
+        f"the answer would exceed {max_bytes} bytes, the size of the largest message: ask for fewer documents at once,"
+        " or include less of each",
         metadata={"setting": "max_message_bytes", "limit": str(max_bytes)},
     )

@@ -1,20 +1,20 @@
-"""How much of what an exact search finds the searches of callers find, and wider searches where that is too little.
+"""Estimates the recall of callers' searches against exact ones, and raises ``ef`` where recall is too low.
 
-The estimate is of recall@10 of the dense stage: of the ten documents whose vectors are nearest, the share that a search
-finds. It is of the searches that callers send, with as many candidates as they ask for, where these go through a graph
-and leave its breadth (``ef``) to the collection: a search that scores every vector has recall 1, and one that sets its
-own ``ef`` has what it asked for. Searches without and with a filter are estimated apart, and each kind has its own
-``ef``, because what one needs would only slow the other down.
+The estimate is recall@10 of the dense stage: the share of the ten documents with the nearest vectors that a search
+finds. It covers callers' own searches, with as many candidates as they ask for, that go through a graph with the
+collection's ``ef``. A search that scores every vector has recall 1, and one that sets its own ``ef`` gets what it asked
+for. Searches without and with a filter have separate estimates and separate ``ef``, because the ``ef`` that one kind
+needs would only slow the other down.
 
-Of such searches a few are kept, and now and then one of them is run twice, as it is and exactly. A window of the latest
-checks with one ``ef`` makes the estimate. When that is below the collection's target, ``ef`` is doubled and the window
-begins anew. The raised ``ef`` is kept by the store, beside the search defaults, so that a restart does not begin with
-a window of bad answers. It is not lowered here: a search that is wider than it need be costs a fraction of a
-millisecond, and two rules that pull in opposite directions would have it swing about the target.
+The monitor keeps a few of these searches, and now and then runs one of them twice, as it was and exactly. The latest
+checks with one ``ef`` form a window, which makes the estimate. When the estimate is below the collection's target, the
+monitor doubles ``ef`` and starts a new window. The store keeps the raised ``ef`` beside the search defaults; otherwise
+every restart would begin with a window of bad answers. Nothing lowers ``ef`` again: a search that is wider than
+necessary costs a fraction of a millisecond, and two opposing rules would make ``ef`` swing about the target.
 
-A collection that is closed is not checked, and a check is no use of it: what nobody searches is closed all the same.
+Closed collections are not checked. A check does not count as use: a collection that nobody searches is closed anyway.
 
-All state belongs to the event loop, and checks run in threads of low priority; ``of`` may be called from any thread.
+All state belongs to the event loop, and checks run in threads of low priority. Any thread may call ``of``.
 """
 
 from __future__ import annotations
@@ -51,41 +51,41 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TOP = 10
-"""Nearest documents that are to be found."""
+"""Nearest documents that a search should find."""
 
 SCORE_TOLERANCE = 1e-5
-"""A found document counts when its cosine is at most so much below that of the last true one: a tie, or rounding."""
+"""A found document counts when its cosine is at most this far below the last true one's: a tie, or rounding."""
 
 KEPT = 64
-"""Searches of a kind that are kept to be checked."""
+"""Searches of each kind to keep for checks."""
 
 REMEMBERED = 10 * KEPT
-"""About how many searches ago a kept one was made, where many come."""
+"""About how many searches ago a kept one was made, where there are many."""
 
 MAX_FILTER_CHARACTERS = 10_000
-"""A search with a longer filter, as text, is not kept: it could hold megabytes."""
+"""A search whose filter is longer than this, as text, is not kept: it could take megabytes."""
 
 WINDOW = 500
-"""Latest checks that make the estimate."""
+"""Latest checks behind the estimate."""
 
 MIN_CHECKS = 30
-"""Checks before ``ef`` is raised where the whole interval is below the target."""
+"""Checks before ``ef`` is raised when the whole interval is below the target."""
 
 LIKELY_CHECKS = 200
-"""Checks before ``ef`` is raised where the estimate is below the target, though the interval is not."""
+"""Checks before ``ef`` is raised when the estimate is below the target, but the interval reaches it."""
 
 MAX_EF = 2048
-"""Largest ``ef`` that is set here."""
+"""Largest ``ef`` that the monitor sets."""
 
 MAX_SHARE = 0.05
-"""Largest share of the time that checks may run; a scan of millions of vectors takes seconds."""
+"""Largest share of time to spend on checks; a scan of millions of vectors takes seconds."""
 
 _Z = 1.96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A search to check. ``documents``: how many the dense index was asked for."""
+    """A search to check. ``documents`` is how many it asked the dense index for."""
 
     vector: Vector
     documents: int
@@ -93,7 +93,7 @@ class Sample:
 
 
 class Searches:
-    """A collection's searches of one kind, with a filter or without: those kept, and the checks so far."""
+    """A collection's searches of one kind, with or without a filter: kept searches, and the checks so far."""
 
     def __init__(self, *, filtered: bool) -> None:
         self.filtered = filtered
@@ -105,11 +105,11 @@ class Searches:
         self._random = np.random.default_rng()
 
     def offer(self, run: SearchRun) -> None:
-        """Keeps a search, perhaps.
+        """Keeps a search with some probability.
 
-        A reservoir in which old samples fade, because the count of what was seen is bounded: each new search comes in
-        with the same chance, in the place of any (Aggarwal, "On biased reservoir sampling in the presence of stream
-        evolution", VLDB 2006).
+        The samples are a biased reservoir. The count of searches seen is bounded, so each new search gets in with the
+        same probability and replaces a random one; old samples fade (Aggarwal, "On biased reservoir sampling in the
+        presence of stream evolution", VLDB 2006).
         """
         self._seen = min(self._seen + 1, REMEMBERED)
         full = len(self.samples) == KEPT
@@ -127,11 +127,11 @@ class Searches:
             self.samples.append(sample)
 
     def take(self) -> Sample:
-        """One of the kept searches, which is kept no longer: a query that is twice in a window would count for two."""
+        """Removes and returns a kept search: a query that is twice in a window would count twice."""
         return self.samples.pop(self._random.integers(len(self.samples)))
 
     def add(self, recall: float, ef: int) -> None:
-        """Puts a check into the estimate; one with another ``ef`` begins a new window."""
+        """Adds a check to the estimate; a check with another ``ef`` starts a new window."""
         if ef != self.estimate.ef:
             self._recalls.clear()
         self._recalls.append(recall)
@@ -150,15 +150,15 @@ class RecallMonitor:
     """Estimates the recall of searches, and raises ``ef`` to meet the targets of collections."""
 
     def __init__(self, threads: Executor, *, interval_seconds: float, busy: Callable[[], bool]) -> None:
-        """``threads`` are of low priority; while the server is ``busy`` nothing is checked."""
+        """``threads`` have low priority. While the server is ``busy``, nothing is checked."""
         self._threads = threads
         self._interval_seconds = interval_seconds
         self._busy = busy
-        # Goes with the collection: one that is dropped and made again begins anew.
+        # An entry goes with its collection: one that is dropped and created again starts afresh.
         self._watched: WeakKeyDictionary[CollectionStore, tuple[Searches, Searches]] = WeakKeyDictionary()
 
     def note(self, run: SearchRun, table: Candidates) -> None:
-        """A search was made; it may be kept to be checked. Takes a few microseconds, and more under a long filter."""
+        """Takes note of a search, and may keep it for a check. Costs a few microseconds, more with a long filter."""
         found = table.found
         if found is None or found.strategy is DenseStrategy.EXACT or run.request.settings.ef is not None:
             return
@@ -168,7 +168,7 @@ class RecallMonitor:
         kinds[run.request.filter is not None].offer(run)
 
     def of(self, collection: CollectionStore) -> CollectionRecall:
-        """What is known of a collection."""
+        """The recall of a collection's searches, as far as known."""
         kinds = self._watched.get(collection)
 
         def now(*, filtered: bool) -> RecallEstimate:
@@ -184,7 +184,7 @@ class RecallMonitor:
         )
 
     async def keep(self) -> None:
-        """Checks for ever; cancel it to end it."""
+        """Checks until it is cancelled."""
         seconds = 0.0
         while True:
             await asyncio.sleep(max(self._interval_seconds, seconds / MAX_SHARE))
@@ -192,12 +192,12 @@ class RecallMonitor:
             try:
                 await self.check()
             except Exception:
-                # Whatever it was, other collections are still to be checked.
-                logger.exception("a check of recall failed")
+                # Other collections still need checks, whatever failed here.
+                logger.exception("a recall check failed")
             seconds = time.monotonic() - begin
 
     async def check(self) -> None:
-        """Checks one search, of the kind that has waited longest for it; none while the server is busy."""
+        """Checks one search of the kind that has waited longest; none while the server is busy."""
         waiting = [
             (searches, collection)
             for collection, kinds in self._watched.items()
@@ -212,15 +212,15 @@ class RecallMonitor:
         sample, ef = searches.take(), collection.ef(filtered=searches.filtered)
         try:
             recall = await self._in_thread(lambda: measure(collection, sample, ef))
-            # A target or a preset that changed meanwhile begins anew.
+            # A target or a default that changed meanwhile makes this check void.
             if recall is not None and ef == collection.ef(filtered=searches.filtered):
                 searches.add(recall, ef)
                 if falls_short(searches.estimate, _target(defaults)):
                     await self._widen(collection, searches, defaults)
         except ShortlistError as error:
-            # Dropped meanwhile, or damaged; what is searched after this may be checked again.
+            # The collection was dropped meanwhile or is damaged. Later searches of it may be checked again.
             searches.samples.clear()
-            logger.info("collection %s: its recall could not be checked: %s", collection.name, error.message)
+            logger.info("cannot check the recall of collection '%s': %s", collection.name, error.message)
 
     async def _widen(self, collection: CollectionStore, searches: Searches, defaults: SearchDefaults) -> None:
         was = searches.estimate
@@ -229,10 +229,10 @@ class RecallMonitor:
             return
         await self._in_thread(lambda: collection.raise_ef(ef, filtered=searches.filtered, under=defaults))
         if collection.ef(filtered=searches.filtered) != ef:
-            return  # The preset or the target was changed meanwhile.
+            return  # The default or the target changed meanwhile.
         logger.info(
-            "collection %s: ef of searches with%s a filter was raised from %d to %d: their recall was %.3f (%.3f to"
-            " %.3f), and is to be %g",
+            "collection '%s': raised ef of searches with%s a filter from %d to %d, because their recall was %.3f (%.3f"
+            " to %.3f) with a target of %g",
             collection.name,
             "" if searches.filtered else "out",
             was.ef,
@@ -248,10 +248,10 @@ class RecallMonitor:
 
 
 def measure(collection: CollectionStore, sample: Sample, ef: int) -> float | None:
-    """Recall of one search, 0 to 1: at 10, or at as many as were asked for or are there. None where nothing is.
+    """Recall of one search, 0 to 1: at 10, or at fewer where fewer were asked for or exist. None without any.
 
-    The exact search goes first, and documents are compared by their cosine: what is added between the two can then hide
-    nothing, and of several with the same cosine any will do.
+    The exact search goes first, and cosines decide which documents count. Documents added between the two searches then
+    hide nothing, and any of several documents with the same cosine will do.
     """
     selection = None if sample.filter is None else collection.select(sample.filter)
     true = _cosines(collection, sample.vector, min(TOP, sample.documents), selection, exact=True)
@@ -273,24 +273,24 @@ def _cosines(
 def interval(recalls: Sequence[float]) -> tuple[float, float, float]:
     """Mean of the recalls of some queries, and its 95 % confidence interval.
 
-    Wilson's interval for a share (Journal of the American Statistical Association 22, 1927), which keeps its coverage
-    near 1 and stays within 0 to 1, with each query as one trial. A query's ten documents are no ten trials, because a
-    graph misses whole neighbourhoods; and however they depend on each other, no recalls between 0 and 1 vary more than
-    those of all or nothing (Bhatia and Davis, "A better bound on the variance", American Mathematical Monthly 107,
-    2000), for which the interval is made. The variance that is seen gives a narrower one, which is wrong where few
-    queries miss much; docs/adr/0004 has the figures.
+    Wilson's interval for a proportion (Journal of the American Statistical Association 22, 1927), with each query as
+    one trial; it stays within 0 to 1 and keeps its coverage near 1. A query's ten documents are not ten trials, because
+    a graph misses whole neighbourhoods. However they depend on each other, recalls between 0 and 1 vary at most as much
+    as recalls of all or nothing (Bhatia and Davis, "A better bound on the variance", American Mathematical Monthly 107,
+    2000), which the interval assumes. An interval from the observed variance is narrower, but wrong where few queries
+    miss much; docs/adr/0004 has the figures.
     """
     n = len(recalls)
     mean = math.fsum(recalls) / n
     shrink = 1 + _Z**2 / n
     centre = (mean + _Z**2 / (2 * n)) / shrink
     half = _Z / shrink * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
-    # At 0 and 1 an end is the mean itself, but for rounding.
+    # At 0 and 1 an end equals the mean, except for rounding.
     return mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
 def falls_short(estimate: RecallEstimate, target: float) -> bool:
-    """Whether ``ef`` is to be raised: soon where recall is surely below the target, later where it is likely to be."""
+    """Whether to raise ``ef``: soon when recall is surely below the target, later when it is probably below."""
     if estimate.recall is None or estimate.query_count < MIN_CHECKS:
         return False
     return estimate.upper < target or (estimate.query_count >= LIKELY_CHECKS and estimate.recall < target)

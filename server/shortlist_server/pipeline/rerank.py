@@ -1,4 +1,4 @@
-"""The second stage: what the reranker reads, and what its scores make of the shortlist.
+"""The second stage: what the reranker reads, and how its scores order the shortlist.
 
 Blocking; each call runs in one thread.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Degradation, DegradationKind, Parts, RerankFailurePolicy
+from shortlist_server.domain import Degradation, DegradationKind, Include, RerankFailurePolicy
 from shortlist_server.errors import DeadlineExceeded
 from shortlist_server.inference.base import RerankCandidate, RerankerService, RerankScores
 from shortlist_server.inference.passages import passage_content
@@ -19,15 +19,15 @@ from shortlist_server.pipeline.candidates import Candidates, RerankColumns, Rows
 from shortlist_server.pipeline.run import SearchRun
 
 PASSAGES_PER_DOCUMENT = 3
-"""Passages of one document that late interaction scores; a reranker that costs a forward pass scores the best one."""
+"""Passages per document that late interaction scores; a reranker that needs a forward pass scores only the best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortlist:
-    """What is reranked: the first ``depth`` candidates.
+    """What the reranker gets: the first ``depth`` candidates.
 
     Attributes:
-        passages: shape (m,): positions in the table's passages, those of one document together, best first.
+        passages: shape (m,): positions in the table's passages, grouped by document, best first.
         inputs: what the reranker reads of each of these passages.
     """
 
@@ -40,7 +40,7 @@ NOTHING = Shortlist(depth=0, passages=np.empty(0, np.int64), inputs=())
 
 
 def fetch(run: SearchRun, table: Candidates) -> Shortlist:
-    """Reads the first candidates as the reranker sees them; nothing where the search has no reranker."""
+    """Reads the first candidates as the reranker needs them; nothing in a search without a reranker."""
     reranker = run.plan.reranker
     if reranker is None or not len(table):
         return NOTHING
@@ -54,7 +54,7 @@ def fetch(run: SearchRun, table: Candidates) -> Shortlist:
 
 
 def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
-    """Adds the passages of those candidates of which no stage has looked at any."""
+    """Adds the passages of those candidates that have none in the table yet."""
     unknown = np.setdiff1d(rows, table.passages.rows)
     if not len(unknown):
         return
@@ -63,7 +63,7 @@ def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
         scored = run.collection.dense_scores(run.vector, keys.tolist())
         found, labels, cosines = scored.keys, scored.labels, scored.scores.astype(np.float64)
     else:
-        documents = run.collection.documents(keys.tolist(), Parts(text=False, passages=True))
+        documents = run.collection.documents(keys.tolist(), Include(text=False, passages=True))
         pairs = [(key, passage.label) for key, document in documents.items() for passage in document.passages]
         found, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         cosines = np.full(len(pairs), np.nan)
@@ -73,7 +73,7 @@ def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
 def _inputs(
     run: SearchRun, table: Candidates, positions: NDArray[np.int64], reranker: RerankerService
 ) -> list[RerankCandidate | None]:
-    """What the reranker reads of each passage; None of one that is gone, or has nothing to read."""
+    """What the reranker reads of each passage; None for one that is gone or has nothing to read."""
     labels = table.passages.labels[positions].tolist()
     tokens = reranker.info.uses_token_vectors
     stored = run.collection.passages(labels, token_vectors=tokens)
@@ -85,7 +85,7 @@ def _inputs(
             for label in labels
         ]
     keys = table.keys[table.passages.rows[positions]].tolist()
-    documents = run.collection.documents(keys, Parts(metadata=False))
+    documents = run.collection.documents(keys, Include(metadata=False))
     return [
         RerankCandidate(text=passage_content(document.title, document.text[passage.start : passage.end]))
         if (passage := stored.get(label)) is not None and (document := documents.get(key)) is not None
@@ -95,8 +95,8 @@ def _inputs(
 
 
 def note_partial(run: SearchRun, scored: int, asked: int) -> None:
-    """Records that time allowed only some passages to be scored; fails under the policy FAIL."""
-    message = f"time allowed {scored} of {asked} passages to be reranked"
+    """Records that time ran out before all passages were scored; raises under the policy FAIL."""
+    message = f"only {scored} of {asked} passages were reranked in time"
     if run.plan.rerank_on_failure is RerankFailurePolicy.FAIL:
         raise DeadlineExceeded(message, metadata={"stage": "rerank"})
     run.degradations.append(Degradation(kind=DegradationKind.RERANK_PARTIAL, message=message))
@@ -105,12 +105,12 @@ def note_partial(run: SearchRun, scored: int, asked: int) -> None:
 def rerank(run: SearchRun, table: Candidates, shortlist: Shortlist, scores: RerankScores | None) -> None:
     """Fills the reranker's columns and the final ranking.
 
-    A document counts with its best passage; one whose passages were not scored keeps its fused score. Without scores
-    the fused ranking stays.
+    A document gets the score of its best passage; a document without scored passages keeps its fused score. Without
+    any scores, the fused ranking stays.
     """
     if scores is None:
         return
-    # Scores may be fewer than passages: those that time did not allow.
+    # Passages that time did not allow have no scores.
     positions = shortlist.passages[: len(scores.scores)]
     values = np.asarray(scores.scores, dtype=np.float64)
     table.passages.rerank[positions] = values

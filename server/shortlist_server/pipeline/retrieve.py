@@ -15,7 +15,7 @@ from shortlist_server.storage.base import Selection
 
 
 def match(run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
-    """Resolves the filter and asks the lexical index: all that needs no query vector."""
+    """Resolves the filter and asks the lexical index: everything that needs no query vector."""
     selection = lexical = None
     if run.request.filter is not None:
         with run.stage("filter"):
@@ -27,7 +27,7 @@ def match(run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
 
 
 def retrieve(run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None) -> Candidates:
-    """Asks the dense index and fuses."""
+    """Asks the dense index, and fuses the two rankings."""
     found = known = None
     if run.plan.mode is not RetrievalMode.LEXICAL:
         assert run.vector is not None
@@ -36,13 +36,13 @@ def retrieve(run: SearchRun, selection: Selection | None, lexical: LexicalCandid
                 run.vector, run.plan.dense_candidates, selection, ef=run.plan.ef, exact=run.plan.exact
             )
             if lexical is not None:
-                # With every cosine known, none has to be guessed when the two rankings are fused.
+                # Fusion then knows every cosine, and guesses none.
                 known = run.collection.dense_scores(run.vector, np.setdiff1d(lexical.keys, found.keys).tolist())
     with run.stage("fuse"):
         table = Candidates.of(found, known, lexical)
         table.sort(_fused(run, table))
         if lexical is not None and lexical.bounded:
-            message = "the most frequent words of the query were left out of the lexical stage"
+            message = "the lexical stage left out the most frequent words of the query"
             run.degradations.append(Degradation(kind=DegradationKind.LEXICAL_BOUNDED, message=message))
     return table
 

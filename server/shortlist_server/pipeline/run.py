@@ -1,6 +1,6 @@
-"""One search under way: what the stages hand to each other.
+"""A running search: what its stages hand to each other.
 
-A ``SearchRun`` belongs to one search; its stages run one after the other or, where side by side, touch different parts.
+A ``SearchRun`` belongs to one search. Stages that run side by side touch different parts of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shortlist_server.storage.base import CollectionStore
 
 @dataclass(slots=True)
 class SearchRun:
-    """One search under way: what it was asked, what it runs with and what it has spent."""
+    """A running search: its request, its settings, and what it has done so far."""
 
     request: SearchRequest
     deadline: Deadline
@@ -36,7 +36,7 @@ class SearchRun:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times and reports a stage, and refuses to begin it when the caller's time is up."""
+        """Times and reports a stage; refuses to begin it when the caller's time is up."""
         if self.deadline.passed():
             raise DeadlineExceeded(f"the deadline passed before the stage '{name}'", metadata={"stage": name})
         begin = time.perf_counter()
@@ -49,7 +49,7 @@ class SearchRun:
 
     @property
     def rerank_query(self) -> RerankQuery:
-        """The query as the reranker is given it."""
+        """The query for the reranker."""
         return RerankQuery(
             text=self.request.text,
             instruction=self.plan.rerank_instruction,

@@ -1,7 +1,7 @@
 """A search: embed, retrieve, fuse, rerank, answer, in that order.
 
-``Searcher.search`` is the whole path; every stage is one function below it, in the order they run. Coroutines run on
-the server's event loop; what blocks runs in the thread pool that the composition root hands in.
+``Searcher.search`` is the whole path; each stage is a function below it, in the order they run. Coroutines run on the
+server's event loop; blocking work runs in the composition root's thread pool.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from shortlist_server.storage.base import CollectionStore, Selection, Store
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""How often a search is begun anew because a document it found was replaced before it could be read."""
+"""How often a search is tried when documents that it found are replaced before it can read them."""
 
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.1
-"""Between two looks at a collection's sequence; they grow longer with the wait."""
+"""Pauses between two looks at a collection's sequence; they grow longer with the wait."""
 
 FARTHEST_SEQUENCE = 10_000_000
-"""No search waits for a sequence so many changes ahead: no collection commits as many in the time of a call."""
+"""No search waits for a sequence more changes ahead than this: no collection commits so many during a call."""
 
 
 class Searcher:
@@ -69,7 +69,7 @@ class Searcher:
         observer: Observer,
         recall: RecallMonitor | None = None,
     ) -> None:
-        """``recall`` is told of every search; None: nobody is."""
+        """``recall`` takes note of every search; None for none."""
         self._store = store
         self._models = models
         self._threads = threads
@@ -82,9 +82,9 @@ class Searcher:
         Raises:
             CollectionNotFound, ModelNotFound, ModelMismatch, InvalidArgument, InvalidVector, UnsupportedByCollection:
                 the request does not fit the collection.
-            SequenceNotReached: ``min_sequence`` lies beyond what was committed when time ran out.
+            SequenceNotReached: the collection had not reached ``min_sequence`` when time ran out.
             DeadlineExceeded: time ran out before an answer.
-            Overloaded, InferenceFailed: a model could not embed the query, or rerank under the policy FAIL.
+            Overloaded, InferenceFailed: a model could not embed the query, or could not rerank under the policy FAIL.
         """
         watch = self._observer.search(request.collection)
         try:
@@ -105,18 +105,18 @@ class Searcher:
             return collection.sequence >= request.min_sequence
 
     async def wait(self, request: SearchRequest, deadline: Deadline) -> None:
-        """Waits for the sequence that a search asks for, so that nothing else has to wait with it.
+        """Waits for the sequence that a search asks for, before the search holds anything that others need.
 
         Raises:
-            CollectionNotFound: there is no such collection.
-            SequenceNotReached: it lies beyond what was committed when time ran out, or what can be committed in time.
+            CollectionNotFound: no collection has that name.
+            SequenceNotReached: the collection did not reach it in time, or cannot.
         """
         async with leased(self._store, request.collection, self._threads) as collection:
             await _reach(collection, request.min_sequence, deadline)
 
     async def _search(self, request: SearchRequest, deadline: Deadline, watch: SearchWatch) -> SearchResult:
         started = time.perf_counter()
-        # Turns in a thread are most of what a search without a model costs; an open collection takes none.
+        # A search without a model spends most of its time on turns in a thread; leasing an open collection takes none.
         async with leased(self._store, request.collection, self._threads) as collection:
             run = await self._begin(request, collection, started, deadline, watch)
             return await self._run(run)
@@ -175,13 +175,13 @@ class Searcher:
         return matched
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Runs blocking work in a thread, as part of the call: what it logs and traces is the call's."""
+        """Runs blocking work in a thread, within the call's context: its log lines and spans belong to the call."""
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
 
 
 async def _reach(collection: CollectionStore, sequence: int | None, deadline: Deadline) -> None:
-    # A little before the caller's time is up, so that the reason still reaches it.
+    # Ends a little before the caller's time, which lets the reason still reach the caller.
     until = Deadline.after(0.9 * deadline.left_seconds())
     pause = SHORTEST_PAUSE_SECONDS
     while sequence is not None and collection.sequence < sequence:
@@ -216,13 +216,13 @@ def _first_stage(
 def _one_stage(
     run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, last_attempt: bool
 ) -> tuple[Candidates, Shortlist, list[Hit] | None]:
-    """The whole of a search that is not reranked: one turn in a thread."""
+    """The whole of a search without reranking: one turn in a thread."""
     table, shortlist = _first_stage(run, selection, lexical)
     return table, shortlist, answer(run, table, last_attempt)
 
 
 async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:
-    """The reranker's scores; None where there are none, be it by plan or, under the policy DEGRADE, by failure."""
+    """The reranker's scores; None without a reranker or, under the policy DEGRADE, after a failure."""
     plan, asked = run.plan, len(shortlist.inputs)
     if plan.reranker is None or not asked:
         return None

@@ -1,6 +1,6 @@
-"""The reading side of an ingest stream: messages in, windows of operations out.
+"""The reading side of an ingest stream: takes messages, and returns windows of operations.
 
-Belongs to one session, on the server's event loop.
+A reader belongs to one session, on the server's event loop.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from shortlist_server.pipeline.operations import Operation
 
 WINDOW_TOKENS = 16_384
-"""Cost of the operations that are embedded and committed together, at most (a single larger one is its own window)."""
+"""Most cost of operations embedded and committed together; a single larger operation is its own window."""
 
 
 class WindowReader:
-    """Reads messages no further than one window ahead, and hands them out in windows."""
+    """Reads messages at most one window ahead, and hands them out in windows."""
 
     def __init__(self, messages: AsyncIterator[Sequence[Operation]], stop: asyncio.Event) -> None:
         self._messages = messages
@@ -29,7 +29,7 @@ class WindowReader:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     async def window(self) -> list[Operation]:
-        """What has arrived, up to a window; waits for something; empty at the end."""
+        """The operations that have arrived, up to a window. Waits for at least one; empty at the end."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting or self._ended)
             if self._stop.is_set():

@@ -18,7 +18,7 @@ from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
-from shortlist_server.domain import Deletion, Filter, Parts
+from shortlist_server.domain import Deletion, Filter, Include
 from shortlist_server.errors import InvalidArgument, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
@@ -30,8 +30,8 @@ from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import (
     acks_out,
+    include_in,
     operation_in,
-    parts_in,
     quarantined_out,
     retried_in,
     stored_out,
@@ -126,17 +126,17 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         """See the proto."""
         fields.within(len(request.ids), 1, MAX_GET, "ids")
         ids = [fields.document_id(value, f"ids[{i}]") for i, value in enumerate(request.ids)]
-        parts = parts_in(request.include)
+        include = include_in(request.include)
 
         def read(collection: CollectionStore) -> pb.GetResponse:
             documents = documents_within(
                 ids,
-                lambda portion: collection.documents_by_id(portion, _with_text(parts)),
-                parts,
+                lambda portion: collection.documents_by_id(portion, _with_text(include)),
+                include,
                 self._config.max_message_bytes,
             )
             return pb.GetResponse(
-                documents=[stored_out(documents[i], parts) for i in dict.fromkeys(ids) if i in documents],
+                documents=[stored_out(documents[i], include) for i in dict.fromkeys(ids) if i in documents],
                 missing_ids=[i for i in dict.fromkeys(ids) if i not in documents],
             )
 
@@ -163,12 +163,12 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         size = fields.page_size(request.page_size)
         filter = filter_in(request.filter, self._config) if request.HasField("filter") else None
         after = _after(request)
-        parts = parts_in(request.include)
+        include = include_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
             messages, following = self._page(
-                lambda after, limit: collection.page(filter, after, limit, _with_text(parts)),
-                lambda document: (stored_out(document, parts), document.sequence),
+                lambda after, limit: collection.page(filter, after, limit, _with_text(include)),
+                lambda document: (stored_out(document, include), document.sequence),
                 after,
                 size,
             )
@@ -286,11 +286,11 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-def _with_text(parts: Parts) -> Parts:
+def _with_text(include: Include) -> Include:
     """What to read so that passages can be given with their text."""
-    if not parts.passages:
-        return parts
-    return Parts(text=True, metadata=parts.metadata, passages=True, vectors=parts.vectors)
+    if not include.passages:
+        return include
+    return Include(text=True, metadata=include.metadata, passages=True, vectors=include.vectors)
 
 
 def _token(request: pb.ListRequest, after: int) -> str:

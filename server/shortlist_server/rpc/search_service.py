@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shortlist.v1 import search_service_pb2 as pb
 from shortlist.v1 import search_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.domain import Deadline, Parts, SearchResult
+from shortlist_server.domain import Deadline, Include, SearchResult
 from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.pipeline.search import Searcher
@@ -92,7 +92,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         deadline: Deadline,
         waiting: Taking,
         turn: Taking,
-        convert: Callable[[SearchResult, Parts], T],
+        convert: Callable[[SearchResult, Include], T],
     ) -> T:
         request = request_in(message, self._config)
         if not self._searcher.reached(request):
@@ -100,8 +100,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
                 await self._searcher.wait(request, deadline)
         async with turn():
             result = await self._searcher.search(request, deadline)
-            size = sum(least_bytes(hit.document, request.parts) for hit in result.hits)
-            return await _aside(size, lambda: convert(result, request.parts))
+            size = sum(least_bytes(hit.document, request.include) for hit in result.hits)
+            return await _aside(size, lambda: convert(result, request.include))
 
     def _waiting(self, caller: str) -> Taking:
         @asynccontextmanager
@@ -112,8 +112,8 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         return taking
 
 
-def _result_out(result: SearchResult, parts: Parts) -> pb.BatchSearchResult:
-    return pb.BatchSearchResult(response=response_out(result, parts))
+def _result_out(result: SearchResult, include: Include) -> pb.BatchSearchResult:
+    return pb.BatchSearchResult(response=response_out(result, include))
 
 
 async def _aside(size: int, function: Callable[[], T]) -> T:

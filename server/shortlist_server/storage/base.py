@@ -21,8 +21,8 @@ from shortlist_server.domain import (
     Commit,
     DenseCandidates,
     Filter,
+    Include,
     LexicalCandidates,
-    Parts,
     Quarantined,
     SearchDefaults,
     StoredDocument,
@@ -129,14 +129,14 @@ class CollectionStore(Protocol):
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
         """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
 
-    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
+    def documents_by_id(self, ids: Sequence[str], include: Include) -> Mapping[str, StoredDocument]:
         """The documents with these ids that exist, by id, with the parts asked for."""
 
-    def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
+    def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
 
     def page(
-        self, filter: Filter | None, after: int, limit: int, parts: Parts
+        self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence, and the next ``after``.
 

@@ -26,8 +26,8 @@ from shortlist_server.domain import (
     Commit,
     DenseCandidates,
     Filter,
+    Include,
     LexicalCandidates,
-    Parts,
     Quarantined,
     SearchDefaults,
     StoredDocument,
@@ -290,23 +290,23 @@ class EmbeddedCollection:
         with self._residency.use() as opened:
             return opened.reader.keys(ids)
 
-    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
+    def documents_by_id(self, ids: Sequence[str], include: Include) -> Mapping[str, StoredDocument]:
         """The documents with these ids that exist, by id, with the parts asked for."""
         with self._residency.use() as opened:
-            return opened.reader.documents_by_id(ids, parts)
+            return opened.reader.documents_by_id(ids, include)
 
-    def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
+    def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
         with self._residency.use() as opened:
-            return opened.reader.documents(keys, parts)
+            return opened.reader.documents(keys, include)
 
     def page(
-        self, filter: Filter | None, after: int, limit: int, parts: Parts
+        self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """A page of the documents that pass, by sequence, and where the next one starts."""
         with self._residency.use() as opened:
             condition = None if filter is None else opened.condition(filter)
-            return opened.reader.page(condition, after, limit, parts)
+            return opened.reader.page(condition, after, limit, include)
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""

@@ -32,8 +32,8 @@ from shortlist_server.domain import (
     Deletion,
     Document,
     Equals,
+    Include,
     NewPassage,
-    Parts,
     Upsert,
 )
 from shortlist_server.errors import Unavailable
@@ -100,7 +100,7 @@ def change(id: str, version: Version | None) -> Upsert | Deletion:
 def stored(collection: EmbeddedCollection) -> Model:
     """The documents that a collection has."""
     keys = collection.keys([f"d{i}" for i in range(IDS)])
-    documents = collection.documents(list(keys.values()), Parts(vectors=True)).values()
+    documents = collection.documents(list(keys.values()), Include(vectors=True)).values()
     return {
         d.id: Version(d.text, d.metadata["bucket"], np.array([passage.vector for passage in d.passages]))
         for d in documents

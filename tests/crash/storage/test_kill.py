@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Parts
+from shortlist_server.domain import Include
 from shortlist_server.errors import CommitsLost
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
@@ -77,7 +77,7 @@ def check(folder: Path, seed: int, begun: int, done: int) -> None:
         collection = store.open("c")
         ids = [f"d{i}" for i in range(load.IDS)]
         keys = collection.keys(ids)
-        found = {d.id: d for d in collection.documents(list(keys.values()), Parts(vectors=True)).values()}
+        found = {d.id: d for d in collection.documents(list(keys.values()), Include(vectors=True)).values()}
         assert_is_a_state(found, seed, begun, done)
         for document in list(found.values())[:40]:
             vector = document.passages[0].vector

@@ -112,7 +112,7 @@ def test_searches_that_find_too_little_are_widened_until_they_meet_the_target(
         assert np.mean(shares) >= 0.96
     raised = [record.getMessage() for record in caplog.records]
     assert len(raised) >= 2
-    assert raised[0].startswith("collection v: ef of searches without a filter was raised from 10 to 20: ")
+    assert raised[0].startswith("collection 'v': raised ef of searches without a filter from 10 to 20, ")
 
 
 def test_searches_with_a_filter_have_an_estimate_and_an_ef_of_their_own(checking: TestServer) -> None:

@@ -47,7 +47,7 @@ def cpu_seconds() -> float:
         ("serve", "--metrics-listen 127.0.0.1:{port}", "cannot serve metrics on 127.0.0.1:{port}: another process"),
         ("serve", "--tls-certificate {folder}/one.pem --tls-key {folder}/other.key", "issued together"),
         ("worker", "--tls-certificate {folder}/one.pem --tls-key {folder}/absent", "the TLS file cannot be read"),
-        ("serve", "--api-keys-file {folder}/absent", "the file of API keys cannot be read"),
+        ("serve", "--api-keys-file {folder}/absent", "cannot read the API keys file"),
         ("serve", "--reranker it={folder}/absent", "There is no model folder {folder}/absent: correct the path"),
     ],
 )

@@ -127,9 +127,9 @@ def _vector_in(message: pb.Document) -> NDArray[np.float32] | None:
     return np.array(message.vector, dtype=np.float32) if message.vector else None
 
 
-def parts_in(message: pb.Include) -> domain.Parts:
+def include_in(message: pb.Include) -> domain.Include:
     """Which parts of documents are asked for."""
-    return domain.Parts(
+    return domain.Include(
         text=message.text if message.HasField("text") else True,
         metadata=message.metadata if message.HasField("metadata") else True,
         passages=message.passages or message.vectors,
@@ -137,21 +137,21 @@ def parts_in(message: pb.Include) -> domain.Parts:
     )
 
 
-def document_out(document: domain.StoredDocument, parts: domain.Parts) -> pb.Document:
+def document_out(document: domain.StoredDocument, include: domain.Include) -> pb.Document:
     """A document with the parts asked for."""
     message = pb.Document(id=document.id)
-    if parts.text:
+    if include.text:
         message.title = document.title
         message.text = document.text
-    if parts.metadata and document.metadata:
+    if include.metadata and document.metadata:
         message.metadata.update(document.metadata)
     return message
 
 
-def stored_out(document: domain.StoredDocument, parts: domain.Parts) -> pb.StoredDocument:
+def stored_out(document: domain.StoredDocument, include: domain.Include) -> pb.StoredDocument:
     """A stored document with the parts asked for."""
     return pb.StoredDocument(
-        document=document_out(document, parts),
+        document=document_out(document, include),
         sequence=document.sequence,
         passage_count=document.passage_count,
         passages=[passage_out(passage, document.text) for passage in document.passages],

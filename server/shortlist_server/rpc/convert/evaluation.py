@@ -42,7 +42,7 @@ def queries_in(request: pb.EvaluateRequest, config: Config) -> list[JudgedQuery]
         }
         if not any(grades.values()):
             raise InvalidArgument("no document is judged relevant", field=f"{at}.judgements")
-        queries.append(JudgedQuery(id=fields.document_id(query.id, f"{at}.id"), text=text, grades=grades))
+        queries.append(JudgedQuery(id=fields.document_id(query.id, f"{at}.id"), text=text, qrels=grades))
     if len({query.id for query in queries}) < len(queries):
         raise InvalidArgument("the ids of queries repeat", field="queries")
     return queries

@@ -16,7 +16,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.content import client_vector
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.documents import document_out, duration_out, parts_in, passage_out
+from shortlist_server.rpc.convert.documents import document_out, duration_out, include_in, passage_out
 from shortlist_server.rpc.convert.filters import filter_in
 
 E = TypeVar("E", bound=Enum)
@@ -50,7 +50,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         instruction=fields.text(message.instruction, fields.MAX_INSTRUCTION_BYTES, "instruction"),
         settings=settings_in(message, "", config),
         filter=filter_in(message.filter, config) if message.HasField("filter") else None,
-        parts=parts_in(message.include),
+        include=include_in(message.include),
         min_score=message.min_score if message.HasField("min_score") else None,
         min_sequence=message.min_sequence if message.HasField("min_sequence") else None,
         explain=message.explain or message.explain_texts,
@@ -137,22 +137,22 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
     return message
 
 
-def response_out(result: domain.SearchResult, parts: domain.Parts) -> service_pb.SearchResponse:
+def response_out(result: domain.SearchResult, include: domain.Include) -> service_pb.SearchResponse:
     """The answer to a search."""
     return service_pb.SearchResponse(
-        hits=[_hit_out(hit, parts) for hit in result.hits],
+        hits=[_hit_out(hit, include) for hit in result.hits],
         report=_report_out(result.report),
         explanation=None if result.explanation is None else _explanation_out(result.explanation),
     )
 
 
-def _hit_out(hit: domain.Hit, parts: domain.Parts) -> pb.Hit:
+def _hit_out(hit: domain.Hit, include: domain.Include) -> pb.Hit:
     message = pb.Hit(
         id=hit.document.id,
         rank=hit.rank,
         score=hit.score,
         fused=_score_out(hit.fused),
-        document=document_out(hit.document, parts),
+        document=document_out(hit.document, include),
         passages=[
             pb.PassageHit(
                 passage=passage_out(passage.passage, hit.document.text),

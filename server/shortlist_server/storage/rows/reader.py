@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Parts, StoredDocument, StoredPassage
+from shortlist_server.domain import Include, StoredDocument, StoredPassage
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.rows import schema
@@ -149,37 +149,37 @@ class Reader:
             )
             return dict(rows.fetchall())
 
-    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> dict[str, StoredDocument]:
+    def documents_by_id(self, ids: Sequence[str], include: Include) -> dict[str, StoredDocument]:
         """The documents with these ids that exist, by id."""
         with self._pool.connection() as connection, _snapshot(connection):
             rows = connection.execute(
-                f"SELECT {_columns(parts)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
+                f"SELECT {_columns(include)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (json.dumps(list(ids), ensure_ascii=False),),
             ).fetchall()
-            return {document.id: document for document in _assemble(connection, rows, parts)}
+            return {document.id: document for document in _assemble(connection, rows, include)}
 
-    def documents(self, keys: Sequence[int], parts: Parts) -> dict[int, StoredDocument]:
+    def documents(self, keys: Sequence[int], include: Include) -> dict[int, StoredDocument]:
         """The documents with these keys that still exist, by key."""
         chosen = json.dumps([int(key) for key in keys])
         with self._pool.connection() as connection, _snapshot(connection):
             rows = connection.execute(
-                f"SELECT {_columns(parts)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
+                f"SELECT {_columns(include)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (chosen,),
             ).fetchall()
-            return {document.key: document for document in _assemble(connection, rows, parts)}
+            return {document.key: document for document in _assemble(connection, rows, include)}
 
     def page(
-        self, condition: Condition | None, after: int, limit: int, parts: Parts
+        self, condition: Condition | None, after: int, limit: int, include: Include
     ) -> tuple[list[StoredDocument], int | None]:
         """Documents that pass with a sequence over ``after``, by sequence, and where the next page starts."""
         where = condition or Condition("1", ())
         with self._pool.connection() as connection, _snapshot(connection):
             rows = connection.execute(
-                f"SELECT {_columns(parts)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
+                f"SELECT {_columns(include)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
                 " ORDER BY sequence LIMIT ?",
                 (after, *where.parameters, limit + 1),
             ).fetchall()
-            documents = _assemble(connection, rows[:limit], parts)
+            documents = _assemble(connection, rows[:limit], include)
         return documents, documents[-1].sequence if len(rows) > limit else None
 
     def select(self, condition: Condition, after: int = 0) -> NDArray[np.int64]:
@@ -207,18 +207,20 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("COMMIT")
 
 
-def _columns(parts: Parts) -> str:
-    metadata = "metadata, metadata_checksum" if parts.metadata else "NULL, 0"
-    text = "title, text, text_checksum" if parts.text else "'', '', 0"
+def _columns(include: Include) -> str:
+    metadata = "metadata, metadata_checksum" if include.metadata else "NULL, 0"
+    text = "title, text, text_checksum" if include.text else "'', '', 0"
     identity = "content_hash, (SELECT checksum FROM identities WHERE identities.key = documents.key)"
     return f"key, id, sequence, passage_count, {metadata}, {text}, {identity}"
 
 
-def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], parts: Parts) -> list[StoredDocument]:
+def _assemble(
+    connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], include: Include
+) -> list[StoredDocument]:
     passages: dict[int, list[StoredPassage]] = {}
-    if parts.passages or parts.vectors:
+    if include.passages or include.vectors:
         keys = [row[0] for row in rows]
-        for passage in _passages(connection, "key", keys, vectors=parts.vectors, token_vectors=False).values():
+        for passage in _passages(connection, "key", keys, vectors=include.vectors, token_vectors=False).values():
             passages.setdefault(passage.key, []).append(passage)
     return [
         StoredDocument(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Parts
+from shortlist_server.domain import Include
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
@@ -29,8 +29,8 @@ def filled(open_store, maker):
 
 
 def same(one, other):
-    parts = Parts(passages=True)
-    return [*one.page(None, 0, 1000, parts)[0]] == [*other.page(None, 0, 1000, parts)[0]]
+    include = Include(passages=True)
+    return [*one.page(None, 0, 1000, include)[0]] == [*other.page(None, 0, 1000, include)[0]]
 
 
 def test_a_backup_of_all_comes_back_under_a_new_name(filled, tmp_path, maker):

@@ -14,8 +14,8 @@ from shortlist_server.domain import (
     DenseStrategy,
     Document,
     Equals,
+    Include,
     NewPassage,
-    Parts,
     SearchDefaults,
     StreamPosition,
     Upsert,
@@ -51,12 +51,12 @@ def test_a_document_comes_back_as_it_went_in(collection, maker):
     }
     commit(collection, maker.upsert("id", passages=2, text="text \u20ac", title="title", **metadata))
     key = collection.keys(["id"])["id"]
-    document = collection.documents([key, 999], Parts(vectors=True))[key]
+    document = collection.documents([key, 999], Include(vectors=True))[key]
     assert (document.id, document.title, document.text) == ("id", "title", "text \u20ac")
     assert document.metadata == metadata
     assert [passage.ordinal for passage in document.passages] == [0, 1]
     assert np.array_equal([passage.vector for passage in document.passages], maker.vectors["id"])
-    bare = collection.documents([key], Parts(text=False, metadata=False))[key]
+    bare = collection.documents([key], Include(text=False, metadata=False))[key]
     assert (bare.title, bare.text, dict(bare.metadata), bare.passages) == ("", "", {}, ())
     assert bare.passage_count == 2
 
@@ -147,13 +147,13 @@ def test_unchanged_names_the_documents_whose_hash_is_stored(collection, maker):
 
 def test_pages_follow_the_sequence_and_end_with_none(collection, maker):
     commit(collection, *(maker.upsert(f"d{i}", even=i % 2 == 0) for i in range(5)))
-    first, after = collection.page(None, 0, 2, Parts())
+    first, after = collection.page(None, 0, 2, Include())
     assert [document.id for document in first] == ["d0", "d1"]
-    second, after = collection.page(None, after, 2, Parts())
-    third, end = collection.page(None, after, 2, Parts())
+    second, after = collection.page(None, after, 2, Include())
+    third, end = collection.page(None, after, 2, Include())
     assert [document.id for document in (*second, *third)] == ["d2", "d3", "d4"]
     assert end is None
-    even, end = collection.page(Equals(("even",), True), 0, 10, Parts())
+    even, end = collection.page(Equals(("even",), True), 0, 10, Include())
     assert [document.id for document in even] == ["d0", "d2", "d4"]
     assert end is None
 
@@ -328,7 +328,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, ma
         replacing = thread.submit(replace)
         try:
             for _ in range(300):
-                found = collection.documents_by_id(["a", "never"], Parts(passages=True))
+                found = collection.documents_by_id(["a", "never"], Include(passages=True))
                 assert list(found) == ["a"]
                 assert len(found["a"].passages) == 2
         finally:
@@ -354,7 +354,7 @@ def test_a_closed_collection_refuses_every_call(collection, store, maker):
         lambda: collection.commit([change]),
         lambda: collection.dense(query, 1),
         lambda: collection.lexical("fox", 1),
-        lambda: collection.documents([1], Parts()),
+        lambda: collection.documents([1], Include()),
     ):
         with pytest.raises(Unavailable):
             call()

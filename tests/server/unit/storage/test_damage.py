@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Deletion, Parts, StreamPosition
+from shortlist_server.domain import Deletion, Include, StreamPosition
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
 from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.disk.faults import translated
@@ -117,7 +117,7 @@ def test_a_damaged_database_is_data_loss_and_says_what_to_do(filled, open_store,
         collection = store.open("a")
         for i in range(100):
             keys = collection.keys([f"a{i}"])
-            collection.documents(list(keys.values()), Parts(vectors=True))
+            collection.documents(list(keys.values()), Include(vectors=True))
     assert not store.verify("a").ok
     assert store.open("b").count(None) == 100
 
@@ -166,17 +166,17 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
     connection.close()
     collection = open_store(maintain=False).open("a")
     with pytest.raises(DataCorrupted):
-        collection.documents([7], Parts())
+        collection.documents([7], Include())
     with pytest.raises(DataCorrupted):
         collection.passages([8], vectors=True)
-    assert collection.documents([9], Parts())[9].text == "fox 8"
+    assert collection.documents([9], Include())[9].text == "fox 8"
 
 
 @pytest.mark.parametrize(
     ("change", "read"),
     [
-        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: it.documents([7], Parts())),
-        ("UPDATE documents SET sequence = 1007 WHERE key = 7", lambda it: it.page(None, 0, 200, Parts())),
+        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: it.documents([7], Include())),
+        ("UPDATE documents SET sequence = 1007 WHERE key = 7", lambda it: it.page(None, 0, 200, Include())),
         ("UPDATE passages SET key = 8 WHERE label = 7", lambda it: it.passages([7])),
         ("UPDATE streams SET position = 8", lambda it: it.stream_position("s")),
     ],
@@ -249,7 +249,7 @@ def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled
     store = open_store(maintain=False)
     collection = store.open("a")
     with pytest.raises(DataCorrupted) as caught:
-        collection.documents([7], Parts())
+        collection.documents([7], Include())
     assert "secret" not in caught.value.message
     assert caught.value.__cause__ is None
     (check,) = [check for check in store.verify("a").checks if check.name == "checksums of documents"]
@@ -382,7 +382,7 @@ def test_a_flipped_bit_in_any_copy_of_an_id_never_makes_a_second_document(maker,
         try:
             collection = store.open("a")
             collection.commit([maker.upsert("id-042-x")]).result(30)
-            found = [document.id for document in collection.page(None, 0, 200, Parts())[0]]
+            found = [document.id for document in collection.page(None, 0, 200, Include())[0]]
             assert sorted(found) == [f"id-{i:03}-x" for i in range(100)]
             assert store.verify("a").ok
             mended += 1

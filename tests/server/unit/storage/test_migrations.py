@@ -21,9 +21,9 @@ from shortlist_server.domain import (
     Document,
     Equals,
     FusionMethod,
+    Include,
     NewPassage,
     OverflowPolicy,
-    Parts,
     RerankFailurePolicy,
     RetrievalMode,
     SearchDefaults,
@@ -94,7 +94,7 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format)
         info = collection.info()
         assert (info.document_count, info.segment_passage_count, info.sequence) == (50, 35, 55)
         keys = collection.keys([f"d{n}" for n in range(50)])
-        documents = collection.documents(list(keys.values()), Parts(vectors=True))
+        documents = collection.documents(list(keys.values()), Include(vectors=True))
         for n in range(50):
             document, expected = documents[keys[f"d{n}"]], upsert(n)
             assert (document.title, document.text) == (expected.document.title, expected.document.text)

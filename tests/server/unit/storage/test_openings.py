@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist_server.domain import Parts, SearchDefaults
+from shortlist_server.domain import Include, SearchDefaults
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, Overloaded, Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk import descriptors
@@ -231,7 +231,7 @@ def test_what_a_crash_left_in_the_log_is_told_of_a_collection_that_was_never_ope
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
     again = open_store(data_dir=tmp_path / "copy")
     assert again.find("a").info().document_count == 10
-    assert again.open("a").documents_by_id(["d3"], Parts())["d3"].text == "fox"
+    assert again.open("a").documents_by_id(["d3"], Include())["d3"].text == "fox"
 
 
 def test_maintenance_is_counted_however_often_a_collection_is_closed(open_store, maker):
