@@ -100,7 +100,7 @@ def read_text(folder: Path, split: str, size: Size, embedder: str) -> Text:
     """A BEIR folder; with ``size.documents`` only the judged ones and the first of the others."""
     dataset = load_dataset(folder, split)
     queries = dict(list(dataset.queries.items())[: size.queries if size.documents else None])
-    judged = {id for query in queries for id in dataset.judgements[query]}
+    judged = {id for query in queries for id in dataset.qrels[query]}
     documents = list(dataset.documents())
     if size.documents is not None:
         others = [document for document in documents if document.id not in judged]
@@ -112,7 +112,7 @@ def read_text(folder: Path, split: str, size: Size, embedder: str) -> Text:
         documents=[{"title": document.title, "text": document.text} for document in documents],
         queries=list(queries.values()),
         grades={
-            str(number): {places[id]: grade for id, grade in dataset.judgements[query].items() if id in places}
+            str(number): {places[id]: grade for id, grade in dataset.qrels[query].items() if id in places}
             for number, query in enumerate(queries)
         },
     )

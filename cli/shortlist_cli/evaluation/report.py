@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that needs nothing else, not even a network.
+"""The report of a run: one self-contained HTML file that needs no network.
 
-``report.html.j2`` is the page; this module computes what the page shows. The charts are Vega-Lite's, drawn in the
-browser by the libraries that ``vl-convert`` brings along, about 0.9 MB a report. Jinja escapes all values, so text from
+``report.html.j2`` is the page; this module computes its values. The browser draws the charts with Vega-Lite, whose
+libraries ``vl-convert`` embeds, about 0.9 MB a report. Jinja escapes all values, so text from
 documents and queries cannot become markup.
 """
 
@@ -115,7 +115,7 @@ def _tiles(run: RunRecord) -> list[Values]:
 
 
 def _settings(run: RunRecord) -> list[Values]:
-    """The rows of the settings' table, best first; none where only the defaults were measured."""
+    """The rows of the settings' table, best first; empty where only the defaults were measured."""
     if len(run.settings) < 2:
         return []
     return [_setting(one) for one in sorted(run.settings, key=lambda one: -one.quality[FIRST]["final"]["mean"])]

@@ -53,7 +53,7 @@ def run_of(*settings: SettingRecord) -> RunRecord:
         name="animals/test",
         created="2026-01-02T03:04:05+00:00",
         command="shortlist eval animals",
-        about={"documents": 2, "passages": 2, "embedder": "hashing", "reranker": "none", "judgements": "x"},
+        about={"documents": 2, "passages": 2, "embedder": "hashing", "reranker": "none", "qrels": "x"},
         settings=list(settings),
         stage_latency=dict.fromkeys(RANKINGS, LATENCY),
         documents={"b": {"title": "<b>Bold</b>", "text": HOSTILE}},
@@ -171,7 +171,7 @@ def test_comparing_says_what_changed_and_for_which_queries(run: RunRecord) -> No
 
 def test_comparing_warns_where_the_runs_do_not_match(run: RunRecord) -> None:
     other = run_of(setting("defaults", [0.0, 0.5]))
-    other.about = {**other.about, "judgements": "y"}
+    other.about = {**other.about, "qrels": "y"}
     assert len(compare_runs(run, other).warnings) == 2
     with pytest.raises(InvalidRecord, match=r"no setting 'none'; there are: defaults; rerank.weight=1"):
         compare_runs(run, other, "none")
