@@ -78,10 +78,10 @@ def evaluate(
         started = time.perf_counter()
         patient_search(client, collection, next(iter(queries.values())))
         first_search_ms = 1000 * (time.perf_counter() - started)
-        task = progress.add_task("Search", total=len(searches) * len(queries))
+        task = progress.add_task("search", total=len(searches) * len(queries))
         found = _find(client, collection, queries, settings, rankings, lambda: progress.advance(task))
         records = [_setting_record(one, judged, found, rankings, number) for number, one in enumerate(settings)]
-        times = progress.add_task("Timing", total=(len(settings) + len(rankings)) * len(queries))
+        times = progress.add_task("time searches", total=(len(settings) + len(rankings)) * len(queries))
         timing = _Timing(client, collection, list(queries.values()), lambda: progress.advance(times))
         stage_latency = {ranking: asdict(timing.of(settings[0].search(ranking))) for ranking in rankings}
         concurrent = timing.of(settings[0].search("final"), concurrency)
@@ -134,7 +134,7 @@ class _Timing:
 
 def ingest_corpus(client: Client, collection: str, dataset: Dataset, progress: Progress) -> IngestFigures:
     """Sends the corpus, shows the progress, and notes the first refused documents with their reasons."""
-    task = progress.add_task("Ingest", total=dataset.document_count)
+    task = progress.add_task("ingest", total=dataset.document_count)
     figures = measure_ingest(
         client, collection, dataset, lambda failed: progress.update(task, advance=1, failed=failed)
     )

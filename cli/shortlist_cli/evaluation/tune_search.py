@@ -192,13 +192,13 @@ def _find(
 
         import numpy as np
 
-        present = np.array(served(judged, {}, "Search, present settings"))
-        looks = progress.add_task("Search, all candidates", total=len(judged.queries))
+        present = np.array(served(judged, {}, "search, present settings"))
+        looks = progress.add_task("search, all candidates", total=len(judged.queries))
         observations = observe(client, collection, judged.queries, grid, lambda: progress.advance(looks))
         if all(np.isnan(at.rerank).all() for at in observations.values()):
             note("the collection has no second stage switched on: tuning only the first")
             choices = [choice for choice in choices if choice.rerank_weight == 0] or choices
-        ranked = progress.add_task(f"Rank under {len(choices):,} settings", total=len(judged.queries))
+        ranked = progress.add_task(f"rank under {len(choices):,} settings", total=len(judged.queries))
         scores = score(observations, judged.qrels, choices, lambda: progress.advance(ranked))
         tuned = tune(present, scores, choices)
         gain = difference(present.tolist(), tuned.held_out.tolist())
@@ -206,10 +206,10 @@ def _find(
         if tuned.choice is None:
             return finding
         chosen = tuned.choice.search()
-        checked = served(judged, chosen, "Search, chosen settings")
+        checked = served(judged, chosen, "search, chosen settings")
         confirmed = None
         if test is not None:
-            before, after = served(test, {}, "Test, present settings"), served(test, chosen, "Test, chosen settings")
+            before, after = served(test, {}, "test, present settings"), served(test, chosen, "test, chosen settings")
             confirmed = (sum(before) / len(before), sum(after) / len(after), difference(before, after))
     return Finding(
         tuned=tuned,

@@ -96,7 +96,7 @@ def test_without_apply_nothing_is_written(client: Client, target: str, judged: P
 def test_apply_needs_a_collection_that_stays(judged: Path) -> None:
     ran = run(judged, "--apply")
     assert ran.returncode == 2
-    assert "--apply is for a collection that stays" in " ".join(ran.stderr.split())
+    assert "--apply needs a collection that stays" in " ".join(ran.stderr.split())
 
 
 def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) ->
     files = ("--qrels", tmp_path / "few.tsv", "--queries", judged / "queries.jsonl")
     ran = run("--target", "127.0.0.1:1", *files)
     assert ran.returncode == 2
-    assert "at least 10 are needed" in " ".join(ran.stderr.split())
+    assert "tuning needs at least 10" in " ".join(ran.stderr.split())
 
 
 def test_what_was_tuned_on_cannot_confirm_it(judged: Path) -> None:
