@@ -59,12 +59,16 @@ def list_command(*, as_json: bool, **options: Any) -> None:
 @click.option(
     "--overlap-tokens", type=click.IntRange(0), help="Tokens shared by neighbouring passages; an eighth by default."
 )
-@click.option("--overflow", type=click.Choice(["chunk", "truncate", "error"]), help="What to do with long text.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["chunk", "truncate", "error"]),
+    help="What to do with a text longer than a passage.",
+)
 @click.option("--query-instruction", default="", metavar="TEXT", help="Instruction to put before queries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @client_options
 def create_command(name: str, *, as_json: bool, **options: Any) -> None:
-    """Makes the collection NAME."""
+    """Creates the collection NAME."""
     config = CollectionConfig(
         embedder=options.pop("embedder"),
         dimension=options.pop("dimension"),

@@ -25,9 +25,9 @@ TEXT_LENGTH = 60
 @filter_option
 @click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Indexes to search; hybrid by default.")
 @click.option("--rerank/--no-rerank", default=None, help="Run the second stage; the collection's setting by default.")
-@click.option("--depth", type=click.IntRange(1, 1000), help="Documents to rerank.")
+@click.option("--depth", type=click.IntRange(1, 1000), help="Number of documents to rerank.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
-@click.option("--instruction", metavar="TEXT", help="Task for embedders and rerankers that take one.")
+@click.option("--instruction", metavar="TEXT", help="Instruction for embedders and rerankers that take one.")
 @click.option("--explain", is_flag=True, help="Print the work of every stage, and what became of every candidate.")
 @click.option(
     "--explain-texts", is_flag=True, help="Explain, and print the texts that the models read; needs the scope admin."

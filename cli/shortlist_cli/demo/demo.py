@@ -50,7 +50,7 @@ STREAM = "stdlib"
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 100), help="Hits for each question.")
 @click.option("--embedder", metavar="NAME", help="Embedder, as in serve; the server's default otherwise.")
 def demo_command(*, questions: tuple[str, ...], data_dir: Path, limit: int, embedder: str | None) -> None:
-    """Search the documentation of the Python standard library on this machine.
+    """Searches the documentation of the Python standard library on this machine.
 
     Starts a server, streams in the documents that it lacks, and answers five questions, or those given. Every hit shows
     its final rank, its rank in stage one (dense and lexical, fused), and how far stage two (rerank) moved it.

@@ -75,7 +75,7 @@ def run_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure the rankings and the speed of a server on judged queries.
+    """Measures the rankings and the speed of a server on judged queries.
 
     DIR is a folder in the format of the BEIR benchmark: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The command
     starts a server on a free port and passes the options after "--" to its "shortlist serve". It runs every query of
@@ -138,7 +138,7 @@ def compare_command(
     fail_if_worse: bool,
     as_json: bool,
 ) -> None:
-    """Test whether two saved runs differ, query by query.
+    """Tests whether two saved runs differ, query by query.
 
     A and B are folders that "shortlist eval --output" saved. The table shows, for every ranking and measure: both
     means, the difference with its 95 % interval, and how often chance alone would produce a difference as large (paired

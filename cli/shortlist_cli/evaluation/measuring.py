@@ -115,7 +115,7 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     summary = ingest.summary
     return IngestFigures(
         seconds=seconds,
-        # A superseded document cannot be: the ids of a dataset are unique.
+        # No document is superseded, because the ids of a dataset are unique.
         durable=summary.durable,
         unchanged=summary.unchanged,
         failed=summary.failed,

@@ -94,7 +94,7 @@ def tune_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find the fusion weight, rerank weight, depth and candidates that rank best.
+    """Finds the fusion weight, rerank weight, depth and candidates that rank best.
 
     The queries come from a BEIR folder DIR, or from --qrels and --queries. With --target the command reads an existing
     collection and writes nothing to it. Without --target it starts a server, passes it the options after "--", and

@@ -153,7 +153,7 @@ def test_the_report_needs_nothing_from_elsewhere_and_escapes_what_it_shows(run: 
 
 def test_a_run_in_which_everything_is_right_has_a_report_too() -> None:
     page = report_html(run_of(setting("defaults", [1.0, 1.0])))
-    assert "Every query has all its relevant documents first." in page
+    assert "None: every query ranks all its relevant documents first." in page
     assert "Nothing to show" in page
 
 
