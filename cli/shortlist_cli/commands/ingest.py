@@ -175,12 +175,12 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             bar.stop()
             run.close()
             _print_summary(run.summary, options)
-            output.note(_how_to_go_on(checkpoint))
+            output.note(_resume_hint(checkpoint))
             raise
         except IngestError as error:
             bar.stop()
             if error.retryable:
-                output.note(_how_to_go_on(checkpoint))
+                output.note(_resume_hint(checkpoint))
             raise click.ClickException(explain(error)) from error
     return run.summary
 
@@ -226,7 +226,7 @@ def _checkpoint_path(source: Path, collection: str) -> Path:
     return source.resolve().with_name(f".{source.resolve().name}.{digest}.shortlist-checkpoint")
 
 
-def _how_to_go_on(checkpoint: Path | None) -> str:
+def _resume_hint(checkpoint: Path | None) -> str:
     if checkpoint is not None:
         return "run the same command again to go on from here"
     return "all counted documents are stored; a run with --resume can go on where it stopped"

@@ -93,7 +93,7 @@ def run_command(
         raise click.UsageError("--keep needs --target and DIR; to keep the data of a new server, use --data-dir")
     if options["qrels"] and not collection:
         raise click.UsageError("--qrels needs --collection, the collection to measure")
-    subject.need("ir_measures", "scipy", "numpy", *(["vl_convert"] if output else []))
+    subject.require("ir_measures", "scipy", "numpy", *(["vl_convert"] if output else []))
     try:
         swept = parse_sweeps(sweeps) if sweeps else []
     except InvalidSweep as error:
@@ -144,7 +144,7 @@ def compare_command(
     means, the difference with its 95 % interval, and how often chance alone would produce a difference as large (paired
     randomisation test).
     """
-    subject.need("scipy", "numpy")
+    subject.require("scipy", "numpy")
     try:
         comparison = compare_runs(load_run(first), load_run(second), setting_a, setting_b)
     except InvalidRecord as error:

@@ -125,7 +125,7 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     )
 
 
-def patient_search(client: Client, collection: str, text: str, **arguments: Any) -> SearchResult:
+def search_with_retries(client: Client, collection: str, text: str, **arguments: Any) -> SearchResult:
     """``Client.search``, repeated while the server is overloaded; the waits count towards the call's time."""
     while True:
         try:
@@ -156,7 +156,7 @@ def find_all(
 
     def search(text: str) -> Found:
         part = Include(text=False, metadata=False)
-        result = patient_search(client, collection, text, limit=limit, include=part, **arguments)
+        result = search_with_retries(client, collection, text, limit=limit, include=part, **arguments)
         step()
         return _found(result)
 
@@ -190,21 +190,21 @@ def measure_latency(
     arguments: Mapping[str, Any],
     *,
     concurrency: int,
-    turn: int,
+    rotation: int,
     step: Step,
 ) -> LatencyFigures:
     """Times one search for every query with the default limit, ``concurrency`` at a time.
 
-    Servers cache the embeddings of queries. ``turn``, from 1 and different for each call, rotates the words of the
+    Servers cache the embeddings of queries. ``rotation``, from 1 and different for each call, rotates the words of the
     queries: their texts are new, while their length and the words looked up stay the same.
     """
-    warmup, texts = new_texts(list(queries), turn)
+    warmup, texts = rotated_texts(list(queries), rotation)
     for text in warmup:
-        patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
+        search_with_retries(client, collection, text, limit=LATENCY_LIMIT, **arguments)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
-        result = patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
+        result = search_with_retries(client, collection, text, limit=LATENCY_LIMIT, **arguments)
         seconds = time.perf_counter() - started
         step()
         return seconds, result
@@ -226,14 +226,14 @@ def measure_latency(
     )
 
 
-def new_texts(queries: Sequence[str], turn: int) -> tuple[list[str], list[str]]:
-    """The texts for the warm-up and for the timing of a turn; no text occurs in another turn."""
-    return [turned(text, 2 * turn) for text in queries[:WARMUP_SEARCHES]], [
-        turned(text, 2 * turn + 1) for text in queries
+def rotated_texts(queries: Sequence[str], rotation: int) -> tuple[list[str], list[str]]:
+    """The texts for the warm-up and for the timing of a rotation; no text occurs in another rotation."""
+    return [rotated(text, 2 * rotation) for text in queries[:WARMUP_SEARCHES]], [
+        rotated(text, 2 * rotation + 1) for text in queries
     ]
 
 
-def turned(text: str, places: int) -> str:
+def rotated(text: str, places: int) -> str:
     """The text with its first ``places`` words moved to the end; a text of one word stays as it is.
 
     Each full rotation restores the order, so it adds a blank between the words instead.

@@ -29,7 +29,7 @@ from shortlist_cli.evaluation.measuring import (
     find_all,
     measure_ingest,
     measure_latency,
-    patient_search,
+    search_with_retries,
 )
 from shortlist_cli.evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist_cli.evaluation.settings import RANKINGS, Settings
@@ -71,12 +71,12 @@ def evaluate(
     ingested = None
     for one in settings:
         # One search each: an invalid setting fails here, before the documents are embedded.
-        patient_search(client, collection, "a query", limit=QUALITY_LIMIT, **one.search("final"))
+        search_with_retries(client, collection, "a query", limit=QUALITY_LIMIT, **one.search("final"))
     with progress_bar() as progress:
         if isinstance(judged, Dataset):
             ingested = _account(ingest_corpus(client, collection, judged, progress))
         started = time.perf_counter()
-        patient_search(client, collection, next(iter(queries.values())))
+        search_with_retries(client, collection, next(iter(queries.values())))
         first_search_ms = 1000 * (time.perf_counter() - started)
         task = progress.add_task("search", total=len(searches) * len(queries))
         found = _find(client, collection, queries, settings, rankings, lambda: progress.advance(task))
@@ -107,7 +107,7 @@ def evaluate(
         settings=records,
         stage_latency=stage_latency,
     )
-    run.documents = subject.beginnings(client, collection, _shown_documents(run))
+    run.documents = subject.excerpts(client, collection, _shown_documents(run))
     return Figures(record=run, memory=server.memory())
 
 
@@ -116,18 +116,18 @@ class _Timing:
 
     def __init__(self, client: Client, collection: str, texts: Sequence[str], step: Step) -> None:
         self._client, self._collection, self._texts, self._step = client, collection, texts, step
-        self._turn = 0
+        self._rotation = 0
 
     def of(self, arguments: Mapping[str, Any], concurrency: int = 1) -> LatencyFigures:
         """The times of searches with these arguments."""
-        self._turn += 1
+        self._rotation += 1
         return measure_latency(
             self._client,
             self._collection,
             self._texts,
             arguments,
             concurrency=concurrency,
-            turn=self._turn,
+            rotation=self._rotation,
             step=self._step,
         )
 

@@ -106,7 +106,7 @@ def read_judged(options: dict[str, Any], split: str, *, corpus: bool = True) -> 
         raise click.BadParameter(str(error), param_hint="--qrels" if qrels else "DIR") from error
 
 
-def need(*modules: str) -> None:
+def require(*modules: str) -> None:
     """Refuses with the command to install when one of the modules is missing."""
     for module in modules:
         try:
@@ -188,7 +188,7 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
-def beginnings(client: Client, collection: str, ids: list[str], *, length: int = 280) -> dict[str, dict[str, str]]:
+def excerpts(client: Client, collection: str, ids: list[str], *, length: int = 280) -> dict[str, dict[str, str]]:
     """Titles and first characters of the texts of documents, by id; without documents that are gone."""
     found: dict[str, dict[str, str]] = {}
     for start in range(0, len(ids), 500):

@@ -125,7 +125,7 @@ def tune_command(
                 "give a split with queries of its own",
                 param_hint="--test-split",
             )
-    subject.need("ir_measures", "scipy", "numpy")
+    subject.require("ir_measures", "scipy", "numpy")
     try:
         grid = grid_of(sweeps)
     except InvalidSweep as error:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
-from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, patient_search
+from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, search_with_retries
 from shortlist_server.ranking.fusion import blend, blended_order, min_max, weighted_sum
 from shortlist_server.ranking.measures import MEASURES, Qrels, judge_each
 
@@ -131,7 +131,7 @@ def observe(
     rerank = Rerank(depth=min(MAX_HITS, MARGIN * max(grid.depths)), weight=0.0, deadline_share=1.0)
 
     def search(text: str) -> Observation:
-        result = patient_search(
+        result = search_with_retries(
             client,
             collection,
             text,
