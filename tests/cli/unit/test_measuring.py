@@ -8,7 +8,7 @@ from shortlist_cli.evaluation.measuring import IngestFigures, percentile, rotate
 @pytest.mark.parametrize(
     ("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a  b  c"), (4, "b  c  a")]
 )
-def test_a_turned_query_has_the_same_words(places: int, expected: str) -> None:
+def test_a_rotated_query_has_the_same_words(places: int, expected: str) -> None:
     assert rotated("a b c", places) == expected
     assert rotated("a", places) == "a"
     assert rotated("", places) == ""
