@@ -123,7 +123,7 @@ def main() -> None:
                     ratios.append(rates[-1] / bare)
                     if i < 2:
                         continue
-                    # Idle figures start after the server has flushed the rows just written.
+                    # Sealing the rows just written is no part of an idle server.
                     wait_sealed(client)
                     idle = search_ms(client, queries)
                     feeder = multiprocessing.get_context("spawn").Process(
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def wait_sealed(client: Client, seconds: float = 300.0) -> None:
-    """Waits until the server has flushed its growing segments as far as it will."""
+    """Waits until the server has sealed what it will seal."""
     until = time.monotonic() + seconds
     last = -1
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""``shortlist quarantine``: lists, retries and deletes documents that failed in an ingest."""
+"""``shortlist quarantine``: documents that ingests could not take are listed, retried and deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ numbers_argument = click.argument("numbers", nargs=-1, type=click.IntRange(0), m
 
 @click.group("quarantine")
 def quarantine_group() -> None:
-    """Lists, retries and deletes documents that failed in an ingest.
+    """Lists, retries and deletes the documents that ingests could not take.
 
     The server keeps the newest failure of each id. A later success with the same id removes it.
     """
@@ -67,8 +67,8 @@ def list_command(collection: str, *, documents: bool, as_json: bool, **options: 
 def retry_command(collection: str, numbers: tuple[int, ...], *, as_json: bool, **options: Any) -> None:
     """Ingests failed documents of COLLECTION again: all, or those with a NUMBER of the list.
 
-    Documents that succeed leave the quarantine; those that fail again stay, under a new number. The exit code is 3 when
-    some fail again.
+    What is taken leaves the quarantine; what fails again stays, under a new number. The exit code is 3 when some failed
+    again.
     """
     client, timeout = connect_for_long(options)
     with client:
@@ -98,7 +98,7 @@ def delete_command(collection: str, numbers: tuple[int, ...], *, yes: bool, **op
     """Deletes failed documents of COLLECTION: all, or those with a NUMBER of the list; there is no undo."""
     with connect(options) as client:
         if not numbers and not yes:
-            click.confirm(f"Delete all failed documents of {collection}?", abort=True, err=True)
+            click.confirm(f"Forget all failed documents of {collection}?", abort=True, err=True)
         deleted = client.delete_quarantine(collection, numbers or None)
     output.note(f"deleted {deleted:,}")
 
