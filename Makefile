@@ -1,5 +1,5 @@
-# Every verb is one line of truth. What runs, runs from .venv, which the first verb makes:
-# a machine needs CPython 3.11 or newer with pip, a C++ compiler and make.
+# One line for each verb. All programs run from .venv, which the first verb creates.
+# The machine needs CPython 3.11 or newer with pip, a C++ compiler and make.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -34,7 +34,7 @@ release: $(READY)
 image:
 	docker build -t shortlist .
 
-# torch goes first and alone: only so does pip take the pinned version before it looks at what else wants torch.
+# torch is installed first and alone, so that pip takes the pinned version before it resolves what depends on torch.
 $(READY): pyproject.toml constraints.txt $(wildcard proto/*.py proto/shortlist/*/*.proto)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"

@@ -1,8 +1,8 @@
 """Dense search over segments and tail against one bare hnswlib index of the same vectors.
 
-Plain, with a fifth of the rows replaced or deleted, and filtered: at several shares, and with filters that go with or
-against the query. The data is many small clusters, in which most of a query's neighbourhood can fail a filter at once.
-Every bar is a ratio within this run, or a recall against brute force.
+Searches run plain, with a fifth of the rows replaced or deleted, and filtered: at several shares, and with filters that
+go with or against the query. The data is many small clusters, where a filter can exclude most of a query's
+neighbourhood at once. Every bar is a ratio within this run, or a recall against brute force.
 
     python bench/ann.py [--quick] [--rows N] [--queries N]
 """
@@ -44,7 +44,7 @@ from shortlist_server.storage.store import EmbeddedStore
 DIMENSION = 384
 CLUSTER = 100
 FAMILY = 20
-"""Clusters whose centres are near each other, as topics of one field are."""
+"""Number of clusters whose centres lie near each other, like topics of one field."""
 SPREAD = 1.0
 LIMIT = 10
 GROUP = 1000
@@ -114,7 +114,7 @@ def run(
     graph = sum(
         (collection.folder / "segments" / s.uid / "graph.hnsw").stat().st_size for s in collection.stats().segments
     )
-    # The graph's file holds the vectors and the links: what bare hnswlib needs in memory.
+    # The graph's file holds the vectors and the links, which is all that bare hnswlib keeps in memory.
     bars.append(at_most("seconds to open, less 3 x the bare load", ready - 3 * bare_load, 2))
     bars.append(at_most("anonymous memory over graph and vectors", (anonymous_bytes() - before) / graph, 1.5))
     figures |= {"open_seconds": ready, "bare_load_seconds": bare_load, "disk_bytes_per_row": info.disk_bytes / rows}
@@ -197,7 +197,7 @@ def ids(collection: EmbeddedCollection, keys: list[int]) -> list[int]:
 
 
 def recall_at(found: list[list[int]], truth: Vectors, passing: NDArray[np.bool_] | list[NDArray[np.bool_]]) -> float:
-    """Mean share of the true ten, among rows that pass, that were found. Ties count as found."""
+    """Mean share of the true ten nearest passing rows that the searches found. Ties count as found."""
     shares = []
     for at, (rows, scores) in enumerate(zip(found, truth, strict=True)):
         mask = passing[at] if isinstance(passing, list) else passing
@@ -211,7 +211,7 @@ def recall_at(found: list[list[int]], truth: Vectors, passing: NDArray[np.bool_]
 
 
 def bare(path: Path, vectors: Vectors, queries: Vectors, truth: Vectors, recall: float) -> tuple[float, float]:
-    """Median milliseconds of bare hnswlib at the least ``ef`` with at least this recall, and seconds to load it."""
+    """Median milliseconds of bare hnswlib at the lowest ``ef`` that reaches this recall, and seconds to load it."""
     graph = hnswlib.Index(space="ip", dim=DIMENSION)
     graph.init_index(max_elements=len(vectors), M=16, ef_construction=200)
     graph.add_items(vectors, np.arange(len(vectors)), num_threads=os.cpu_count())
@@ -237,7 +237,7 @@ def bare(path: Path, vectors: Vectors, queries: Vectors, truth: Vectors, recall:
 
 
 def filters(rows: int, clusters: NDArray[np.int64]) -> list[tuple[str, Filter, NDArray[np.bool_]]]:
-    """Filters without relation to any query, by the share of rows they pass."""
+    """Filters unrelated to any query, by the share of rows that pass them."""
     made: list[tuple[str, Filter, NDArray[np.bool_]]] = []
     for share in (0.0001, 0.01, 0.1, 0.5, 0.99):
         bound = max(1, int(share * rows))
@@ -256,7 +256,7 @@ def grouped(
     truth: Vectors,
     unfiltered: float,
 ) -> None:
-    """The query's own cluster alone, all but it, and the half of the clusters it is not in."""
+    """Filters for the query's own cluster, for all other clusters, and for the half of the clusters without it."""
     groups: list[tuple[str, Callable[[int], Filter], Callable[[int], NDArray[np.bool_]]]] = [
         ("own cluster", lambda c: Equals(("cluster",), float(c)), lambda c: clusters == c),
         ("all but the own cluster", lambda c: Negation(Equals(("cluster",), float(c))), lambda c: clusters != c),
@@ -336,7 +336,7 @@ def report(
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file backs."""
+    """Bytes of this process's memory that no file backs."""
     memory = psutil.Process().memory_full_info()
     return int(memory.rss - memory.shared)
 

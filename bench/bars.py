@@ -1,4 +1,4 @@
-"""How every benchmark reports: one JSON object on standard output, and exit code 1 when a bar does not hold."""
+"""The report of every benchmark: one JSON object on standard output, and exit code 1 when a figure misses its bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure and what it must be: at most, or at least, a limit."""
+    """A figure with its limit: the figure must be at most, or at least, the limit."""
 
     name: str
     value: float
@@ -59,7 +59,7 @@ def finish(benchmark: str, bars: Sequence[Bar], **figures: Any) -> NoReturn:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine that ran the benchmark."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123

@@ -2,7 +2,7 @@
 
     python bench/embed.py [--quick] [--threads N]
 
-Rounds of the compared sides alternate, so that a machine that is busy for a while disturbs both.
+Rounds of the compared sides alternate, so that other load on the machine disturbs both.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ VOCABULARY = (
 
 
 def make_texts(count: int, longest: int, seed: int = 1) -> list[str]:
-    """Texts of 10 to ``longest`` words, most of them long, as passages are."""
+    """Texts of 10 to ``longest`` words, most of them long, like passages."""
     chance = random.Random(seed)
     lengths = [max(10, min(longest, round(chance.gauss(0.8 * longest, 0.3 * longest)))) for _ in range(count)]
     return [" ".join(chance.choices(VOCABULARY.split(), k=length)) for length in lengths]
 
 
 def sorted_batches(texts: Sequence[str], tokens: Sequence[int]) -> list[list[str]]:
-    """Batches as the lane would cut them, made beforehand."""
+    """The batches that the lane would make, made in advance."""
     batches: list[list[str]] = [[]]
     for cost, text in sorted(zip(tokens, texts, strict=True)):
         if batches[-1] and cost * (len(batches[-1]) + 1) > PASSAGE_LIMITS.batch_cost:
@@ -55,7 +55,7 @@ def rate(run: Callable[[], object], count: int) -> float:
 
 
 def query_ms(engine: Embedder, runs: int) -> float:
-    """Median time of one short query, alone."""
+    """Median time of one short query at a time."""
     times = []
     for number in range(runs):
         started = time.perf_counter()

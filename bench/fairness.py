@@ -1,4 +1,4 @@
-"""Searches while ingest is saturated, and ingest while there are searches, through a real server.
+"""Searches during a saturated ingest, and an ingest during searches, through a real server.
 
 python bench/fairness.py [--quick] [--data FOLDER]
 """
@@ -22,14 +22,14 @@ SEARCHES_PER_SECOND = 5
 
 
 def feed(target: str, corpus: Sequence[Document], prefix: str, seconds: float, rate: object) -> None:
-    """Ingests copies of documents under new ids for so long; sets the documents per second."""
+    """Ingests copies of documents under new ids for a given time; sets the documents per second."""
     begin = time.perf_counter()
 
     def copies() -> object:
         number = 0
         while time.perf_counter() - begin < seconds:
             original = corpus[number % len(corpus)]
-            # A changed text, or its content hash would spare the model the work.
+            # Changed, because the server does not embed a text with a known content hash again.
             text = f"{original.text} {prefix}{number}"
             yield Document(id=f"{prefix}{number}", title=original.title, text=text)
             number += 1

@@ -1,11 +1,11 @@
-"""Hostile callers all at once, for minutes: what becomes of the server's health, its memory, and an honest search.
+"""Attacks a server in all ways at once for minutes, and measures its health, its memory, and an honest search.
 
 python bench/hostile.py [--seconds 600] [--quick]
 
-Against a server process of its own, on loopback. The attackers run in another process, some without a key and some with
-one: messages of millions of elements and of millions of filters, compressed to kilobytes; answers that nobody takes;
-searches that wait for what never comes; batches whose answers are too large; floods of connections; watches and probes
-of the health service. They pause between their rounds, for what is measured is the server and not the machine.
+The server is a process of its own, on loopback. The attackers run in another process, some with a key and some without.
+They send messages of millions of elements or filters, compressed to kilobytes; requests whose answers they never take;
+searches for a sequence that never comes; batches with too large answers; floods of connections; and watches and probes
+of the health service. They pause between rounds, so that the server is measured and not the machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CHECK = "/grpc.health.v1.Health/Check"
 TRACEBACK = "Traceback (most recent call last)"
 TEXTS, LARGE = "texts", "large"
 HOSTILE_ADDRESS = "127.0.0.2"
-"""Where the attackers call from; the honest callers are on another address, and have another key."""
+"""Address of the attackers; honest callers have another address and another key."""
 
 ELEMENTS = 16_000_000
 UNREADING = 10
@@ -58,7 +58,7 @@ Round = Callable[["Attack"], None]
 
 
 class Attack:
-    """One kind of attack: a thread that makes its rounds until the time is over."""
+    """One kind of attack: a thread that repeats its round until time is up."""
 
     def __init__(self, target: str, key: str, over: threading.Event, codes: Counter[str]) -> None:
         self.target, self.key = target, key
@@ -66,16 +66,16 @@ class Attack:
         self._codes = codes
 
     def pause(self, seconds: float) -> None:
-        """Waits, but not beyond the end."""
+        """Waits, at most until time is up."""
         self.over.wait(seconds)
 
     def count(self, name: str, statuses: dict[str, int]) -> None:
-        """Notes how calls ended."""
+        """Counts how calls ended."""
         for status, number in statuses.items():
             self._codes[f"{name} {status}"] += number
 
     def send(self, name: str, method: str, message: bytes, *, key: str, times: int = 4) -> None:
-        """Sends compressed bytes a few times at once, and reads how the calls end."""
+        """Sends compressed bytes in several calls at once, and counts how the calls end."""
         connection = Connection(self.target, source=HOSTILE_ADDRESS, key=key)
         try:
             for _ in range(times):
@@ -109,7 +109,7 @@ def empty_filters(attack: Attack) -> None:
 
 
 def unread_answers(attack: Attack) -> None:
-    """Lists over connections that open no window, again and again."""
+    """Lists, again and again, over connections that open no window."""
     request = document_service_pb2.ListRequest(collection=LARGE).SerializeToString()
     while not attack.over.is_set():
         connections = [
@@ -130,7 +130,7 @@ def unread_answers(attack: Attack) -> None:
 
 
 def unread_probes(attack: Attack) -> None:
-    """Probes and watches of the health service whose answers nobody takes."""
+    """Probes and watches the health service and takes no answer."""
     while not attack.over.is_set():
         connection = Connection(attack.target, source=HOSTILE_ADDRESS, window=0)
         with suppress(*ENDED):
@@ -162,7 +162,7 @@ def watches(attack: Attack) -> None:
 
 
 def far_sequences(attack: Attack) -> None:
-    """Searches for what is never committed: some far beyond what can be, some not."""
+    """Searches that wait for a sequence nobody commits, some of them far beyond any possible one."""
     connection = Connection(attack.target, source=HOSTILE_ADDRESS, key=attack.key)
     while not attack.over.is_set():
         with suppress(*ENDED):
@@ -177,7 +177,7 @@ def far_sequences(attack: Attack) -> None:
 
 
 def large_batches(attack: Attack) -> None:
-    """Batches whose answers are ten times as large as a message may be."""
+    """Batches whose answers are ten times as large as the largest message."""
     query = search_pb2.Query(vector=[1.0])
     search = search_service_pb2.SearchRequest(collection=LARGE, query=query, limit=8)
     message = search_service_pb2.BatchSearchRequest(requests=[search] * 100).SerializeToString()
@@ -194,7 +194,7 @@ def large_batches(attack: Attack) -> None:
 
 
 def connections(attack: Attack) -> None:
-    """Hundreds of connections that say nothing, or half a word."""
+    """Hundreds of connections that send nothing, or half a preface."""
     host, _, port = attack.target.rpartition(":")
     while not attack.over.is_set():
         sockets = []
@@ -224,8 +224,8 @@ ATTACKS = (
 
 
 def attack_all(target: str, key: str, names: Sequence[str], seconds: float, pipe: Pipe) -> None:
-    """Runs the attacks of these names for a time, each in a thread; sends how their calls ended."""
-    # The honest ones go first where there is too little of the machine, for the server is what is measured.
+    """Runs the named attacks for a time, each in a thread; sends the counts of how their calls ended."""
+    # Low priority: on a small machine the server and the honest callers go first.
     os.nice(10)
     over, codes = threading.Event(), Counter[str]()
 
@@ -246,7 +246,7 @@ def attack_all(target: str, key: str, names: Sequence[str], seconds: float, pipe
 
 
 class Watcher:
-    """Measures while the block runs: how long health takes, what an honest caller gets, and the server's memory."""
+    """Measures, while the block runs, health checks, an honest caller's searches, and the server's memory."""
 
     def __init__(self, target: str, key: str, process: psutil.Process) -> None:
         self.health_seconds: list[float] = []
@@ -297,7 +297,7 @@ class Watcher:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[ServerProcess, str, str]]:
-    """A server with keys, and with documents that make large answers; the honest key and the attackers'."""
+    """Runs a server with keys and documents that make large answers; yields it, the honest and the attackers' key."""
     honest, entry = new_key("honest", list(Scope))
     hostile, hostile_entry = new_key("hostile", [Scope.READ])
     arguments = ["--embedder", "hashing", "--max-concurrent-rpcs-per-caller", "64"]
@@ -317,7 +317,7 @@ def serving(folder: Path) -> Iterator[tuple[ServerProcess, str, str]]:
 
 
 def varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
+    """A number in protobuf's varint encoding."""
     parts = []
     while value > 127:
         parts.append(value & 127 | 128)
@@ -326,7 +326,7 @@ def varint(value: int) -> bytes:
 
 
 def run(folder: Path, names: Sequence[str], seconds: float) -> tuple[Watcher, int, dict[str, Any]]:
-    """Attacks a server and watches it; what was seen, its memory before, and further figures."""
+    """Attacks a server and watches it; returns the watcher, the idle memory, and further figures."""
     context = multiprocessing.get_context("spawn")
     with serving(folder) as (server, honest, hostile):
         process = psutil.Process(server.process.pid)
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="how long the attacks last")
     parser.add_argument("--quick", action="store_true", help="half a minute")
     known = [one.__name__ for one in ATTACKS]
-    parser.add_argument("--attack", action="append", choices=known, help="this one alone; repeatable")
+    parser.add_argument("--attack", action="append", choices=known, help="only this attack; repeatable")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -1,5 +1,7 @@
-"""A gRPC client that does what no library does: opens no window for answers, and sends bytes that are compressed
-already. On plain HTTP/2, blocking; each connection belongs to one thread."""
+"""A hostile gRPC client: it opens no window for answers, and sends bytes that are already compressed.
+
+It speaks plain HTTP/2 and blocks. Each connection belongs to one thread.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,14 @@ class Connection:
     """A connection to a server.
 
     Attributes:
-        statuses: how many calls ended with which gRPC status, "reset" for those without.
+        statuses: number of calls by their gRPC status; "reset" for calls that ended without one.
     """
 
     def __init__(self, target: str, *, window: int | None = None, key: str = "", source: str = "") -> None:
         """Connects.
 
         Args:
-            window: bytes of each answer that the server may send; None: the protocol's default.
+            window: bytes of each answer that the server may send; None is the protocol's default.
             key: an API key to send.
             source: address to connect from; empty: any.
         """
@@ -43,7 +45,7 @@ class Connection:
         self._flush()
 
     def call(self, method: str, message: bytes, *, compressed: bool = False) -> None:
-        """Begins a call with one request; its answer is not waited for."""
+        """Starts a call with one request, without waiting for the answer."""
         stream = self._http.get_next_available_stream_id()
         encoding = [("grpc-encoding", "gzip")] if compressed else []
         self._http.send_headers(
@@ -70,7 +72,7 @@ class Connection:
                 raise ConnectionError("closed by the server")
 
     def read(self, seconds: float) -> bool:
-        """Takes what the server sends within a time; False when it has closed the connection."""
+        """Reads what the server sends within a time; False when the server has closed the connection."""
         self._socket.settimeout(seconds)
         try:
             data = self._socket.recv(1 << 20)

@@ -1,6 +1,6 @@
-"""Texts through the ingest stream from another process, against a bare loop over the same model; and flat memory.
+"""Ingest of texts from another process, against a bare loop over the same model; and growth of memory.
 
-The dense index is in memory by design, so the server grows with the documents; what must stay flat is everything else.
+The dense index is in memory by design, so the server grows with the documents. All other memory must stay flat.
 
 python bench/ingest_text.py [--quick] [--data FOLDER]
 """
@@ -34,7 +34,7 @@ BATCH_TOKENS = 2048
 
 
 def bare_rate(engine: Embedder, corpus: Sequence[Document]) -> float:
-    """Documents per second of cutting everything, sorting it by length and running it batch after batch."""
+    """Documents per second of a bare loop: cut all documents, sort the passages by length, run batch after batch."""
     begin = time.perf_counter()
     chunking = engine.info.default_chunking
     passages = [
@@ -71,7 +71,7 @@ def served_rate(folder: Path, corpus: Sequence[Document]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Growth of memory in MB; ``index`` is the part of the server's that the dense index must hold by design."""
+    """Growth of memory in MB; ``index`` is the server's part that the dense index holds by design."""
 
     client: float
     server: float
@@ -79,7 +79,7 @@ class Growth:
 
 
 def memory_growth(folder: Path, first: int, last: int) -> Growth:
-    """Growth from the first to the last so many documents, with the hashing embedder."""
+    """Growth of memory between ``first`` and ``last`` documents, with the hashing embedder."""
     server = ServerProcess(folder / "flat", arguments=["--embedder", "hashing"])
     ours, theirs = psutil.Process(), psutil.Process(server.process.pid)
 
@@ -108,7 +108,7 @@ def index_mb(data: Path, client: Client) -> float:
 
 
 def anonymous_mb(process: psutil.Process) -> float:
-    """Memory that is the process's own; mapped files are the system's cache."""
+    """Megabytes of the process's own memory, without mapped files, which are the system's cache."""
     info = process.memory_info()
     return (info.rss - info.shared) / 2**20
 

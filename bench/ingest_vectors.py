@@ -1,6 +1,6 @@
-"""Client-made vectors through the ingest stream, durable, against bare ``sqlite3.executemany`` with the same commits.
+"""Durable ingest of client-made vectors, against bare ``sqlite3.executemany`` with the same commits.
 
-Also: how searches fare while vectors come in.
+Also measures searches during the ingest.
 
     python bench/ingest_vectors.py [--quick] [--rows N]
 """
@@ -27,7 +27,7 @@ from shortlist_server.storage.rows import schema
 
 DIMENSION = 384
 GROUP = 546
-"""Rows of a commit: what fits the server's window at this dimension."""
+"""Rows of a commit: as many as fit the server's window at this dimension."""
 
 RATE_LIMIT = 0.5
 LATENCY_LIMIT = 5.0
@@ -35,7 +35,7 @@ Vectors = NDArray[np.float32]
 
 
 def vectors(rows: int, seed: int = 1) -> Vectors:
-    """Unit vectors, clustered as embeddings are."""
+    """Unit vectors, clustered like embeddings."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((200, DIMENSION), dtype=np.float32)
     made = centres[random.integers(0, 200, rows)] + 0.7 * random.standard_normal((rows, DIMENSION), dtype=np.float32)
@@ -43,9 +43,9 @@ def vectors(rows: int, seed: int = 1) -> Vectors:
 
 
 def bare_rate(data: Vectors, folder: Path) -> float:
-    """Rows per second of bare ``executemany`` into the tables the server has, synced to disk as often as it does.
+    """Rows per second of bare ``executemany`` into the server's tables, synced to disk as often as the server syncs.
 
-    The rows are the server's: a document, its checksum, its lexical row, its passage and its vector.
+    The rows are those of the server: a document, its checksum, its lexical row, its passage and its vector.
     """
     path = folder / "bare.db"
     config = CollectionConfig(
@@ -86,7 +86,7 @@ def rows_of(data: Vectors, prefix: str) -> Iterator[Document]:
 
 
 def ingest(target: str, rows: int, prefix: str, seed: int) -> None:
-    """Another process's work while searches are timed."""
+    """Ingests vectors in another process while searches are timed."""
     with Client(target) as client:
         client.ingest("vectors", rows_of(vectors(rows, seed), prefix)).finish()
 

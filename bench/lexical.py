@@ -1,11 +1,11 @@
-"""The lexical stage at a million short texts, and what its posting budget costs in ranking quality.
+"""The lexical stage at a million short texts, and the ranking quality that its posting budget costs.
 
-Texts are drawn from the word frequencies of SciFact's abstracts, queries are SciFact's own. The quality is nDCG@10 on
-SciFact itself with the budget against without.
+Texts are drawn by the word frequencies of SciFact's abstracts; queries are SciFact's own. Quality is nDCG@10 on SciFact
+itself, with and without the budget.
 
     python bench/lexical.py SCIFACT [--quick] [--rows N]
 
-SCIFACT is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv. No model is needed.
+SCIFACT is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv. Needs no model.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def latency(
 
 
 def short_texts(corpus: Sequence[dict[str, str]], rows: int) -> Iterator[str]:
-    """Texts of 5 to 35 words, each drawn by its frequency in the corpus."""
+    """Texts of 5 to 35 words; each word is drawn by its frequency in the corpus."""
     counts = Counter(word for document in corpus for word in re.findall(r"\w+", document["text"].lower()))
     vocabulary = np.array(list(counts))
     share = np.array(list(counts.values()), dtype=np.float64)

@@ -1,9 +1,9 @@
-"""Very many small collections on one server: start, descriptors, threads, idle work, and first searches in cold ones.
+"""Thousands of small collections on one server: start, descriptors, threads, idle work, first searches in cold ones.
 
 python bench/many_collections.py [--quick] [--collections N] [--keep FOLDER]
 
-Idle figures are taken twice: after the start, and after every collection was searched once. The embedder is the
-hashing one, so that the figures are those of storage and serving.
+Idle figures are taken twice: after the start, and after one search in every collection. The hashing embedder is used,
+so the figures show storage and serving.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ARGUMENTS = ("--embedder", "hashing")
 
 
 def name_of(number: int) -> str:
-    """A collection's name."""
+    """The name of the collection with this number."""
     return f"c{number:05d}"
 
 
 def fill(folder: Path, count: int) -> None:
-    """Makes the collections that are not there yet, each with ten documents."""
+    """Makes the missing collections, each with ten documents."""
 
     def make(numbers: list[int]) -> None:
         with Client(server.target) as client:
@@ -64,7 +64,7 @@ def fill(folder: Path, count: int) -> None:
 
 
 def idle(process: psutil.Process, seconds: float) -> dict[str, Any]:
-    """Descriptors, threads, resident megabytes, and the share of a core that is used while nobody calls."""
+    """Descriptors, threads, resident megabytes, and the share of a core in use while nobody calls."""
     before = process.cpu_times()
     begin = time.perf_counter()
     time.sleep(seconds)
@@ -79,7 +79,7 @@ def idle(process: psutil.Process, seconds: float) -> dict[str, Any]:
 
 
 def first_searches(target: str, numbers: list[int]) -> list[float]:
-    """Milliseconds of a search in each of these collections, from one caller with an open connection."""
+    """Milliseconds of one search in each collection, from one caller with an open connection."""
     latencies = []
     with Client(target) as client:
         client.server_info()
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="200 collections")
     parser.add_argument("--collections", type=int, default=2000, help="how many collections")
-    parser.add_argument("--keep", type=Path, help="keep the server's data here, to be used again")
+    parser.add_argument("--keep", type=Path, help="folder to keep the server's data in, for later runs")
     options = parser.parse_args()
     count = 200 if options.quick else options.collections
     quiet_seconds = 10.0 if options.quick else 30.0
@@ -112,7 +112,7 @@ def main() -> None:
             started = idle(process, quiet_seconds)
             numbers = random.Random(0).sample(range(count), count)
             cold = first_searches(server.target, numbers)
-            # What was found to do, such as closing collections, is over after this.
+            # Pending work, such as closing collections, is done after this.
             time.sleep(15)
             searched = idle(process, quiet_seconds)
             begin = time.perf_counter()

@@ -1,9 +1,9 @@
-"""What authorisation, limits and metrics cost a search: the server as it is, against its bare pipeline behind gRPC.
+"""The cost of authorisation, limits and metrics in a search: the full server against its bare pipeline behind gRPC.
 
 python bench/overhead.py [--quick] [--data FOLDER]
 
-Both serve the same collection at the same time; every query goes to one and then to the other, in changing order, so
-that whatever else the machine does falls on both. Tracing is off; the full server has API keys and a page of metrics.
+Both serve the same collection at the same time. Every query goes to both, in alternating order, so that other load on
+the machine disturbs both. Tracing is off; the full server has API keys and serves metrics.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ LIMIT = 0.05
 
 
 def bare_server(folder: Path, pipe: Connection) -> None:
-    """Serves searches without any interceptor, metric or key; runs until the pipe says so."""
+    """Serves searches without interceptors, metrics or keys, until the pipe ends it."""
 
-    # As the server's own process is set.
+    # The setting of the server's own process.
     sys.setswitchinterval(SWITCH_SECONDS)
 
     async def serve() -> None:
         config = Config(data_dir=folder)
         models, store = load_models(config), open_store(config)
         searcher = Searcher(store, models, ThreadPoolExecutor(8), Observer())
-        # Without interceptors gRPC reads the requests itself.
+        # Without interceptors, gRPC itself parses the requests.
         server = grpc.aio.server(options=transport.options(config))
         limits = LimitInterceptor(config)
         servicer = SearchServicer(searcher, config, limits.turns, limits.waits)

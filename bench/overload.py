@@ -1,9 +1,9 @@
-"""Searches at twice the capacity while documents come in: what gets through, how fast, and what becomes of the rest.
+"""Searches at twice the capacity during an ingest: how many succeed, how fast, and how the rest end.
 
 python bench/overload.py [--seconds 60] [--quick] [--data FOLDER]
 
-First the capacity is measured, by a few callers that never pause, with ingest running. Then 64 callers offer twice
-that, each on its own schedule. After it has ended, single searches show how long the server takes to be as before.
+First a few callers that never pause measure the capacity, with an ingest running. Then 64 callers offer twice that,
+each on its own schedule. Afterwards single searches show how long the server takes to recover.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Stub = Any
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the calls of a phase."""
+    """How the calls of a phase ended."""
 
     latencies_ms: list[float] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
@@ -65,13 +65,13 @@ async def call(stub: Stub, text: str, outcome: Outcome) -> float:
 
 
 def has_retry_info(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a refusal says when to come again."""
+    """Whether a refusal carries ``RetryInfo``."""
     status = rpc_status.from_call(error)
     return status is not None and any(d.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for d in status.details)
 
 
 async def load(stub: Stub, texts: Iterator[str], *, callers: int, per_second: float, seconds: float) -> Outcome:
-    """Calls from so many callers for a time; ``per_second`` for all of them together, or 0: as fast as they can."""
+    """Searches from ``callers`` callers for a time, ``per_second`` of all together; 0 means as fast as they can."""
     outcome = Outcome()
     end = time.perf_counter() + seconds
 
@@ -89,7 +89,7 @@ async def load(stub: Stub, texts: Iterator[str], *, callers: int, per_second: fl
 
 
 async def recovery_seconds(stub: Stub, texts: Iterator[str], usual_ms: float) -> float:
-    """Seconds until five searches in a row take no more than twice the usual time; at most 10."""
+    """Seconds until five searches in a row take at most twice the usual time; at most 10."""
     begin = time.perf_counter()
     good = 0
     while good < 5 and time.perf_counter() - begin < 10:
@@ -100,7 +100,7 @@ async def recovery_seconds(stub: Stub, texts: Iterator[str], usual_ms: float) ->
 
 
 def keep_ingesting(target: str, corpus: Sequence[Document], stop: threading.Event) -> int:
-    """Puts documents in until told to stop, none twice alike."""
+    """Ingests documents, each with a new text, until told to stop."""
 
     def changed() -> Iterator[Document]:
         for turn in itertools.count():
@@ -114,8 +114,8 @@ def keep_ingesting(target: str, corpus: Sequence[Document], stop: threading.Even
 
 
 async def run(target: str, process: psutil.Process, texts: Sequence[str], seconds: float) -> dict[str, Any]:
-    """The phases, and what they showed."""
-    # Every query is a new one to the server, so that none is answered from its cache of embeddings.
+    """Runs the phases and returns their figures."""
+    # Every query text is new, so that the server's embedding cache answers none.
     fresh = (f"{text} {number}" for number, text in enumerate(itertools.cycle(texts)))
     async with grpc.aio.insecure_channel(target) as channel:
         stub = search_service_pb2_grpc.SearchServiceStub(channel)

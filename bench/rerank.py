@@ -1,8 +1,8 @@
-"""Rerankers: late interaction over a hundred candidates, and what reusing the head of a Qwen3 prompt saves.
+"""Rerankers: late interaction over a hundred candidates, and the saving of reusing the head of a Qwen3 prompt.
 
     python bench/rerank.py [--quick]
 
-The Qwen3 decoder is a small one with random weights, and its tokenizer one token a word: speed depends on shapes only.
+The Qwen3 decoder is small with random weights, and its tokenizer makes one token a word: speed depends only on shapes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def late_interaction_ms(runs: int) -> list[float]:
-    """Times of one query over candidates that differ from run to run, as they do in service."""
+    """Times of one query over candidates that differ from run to run, as in service."""
     chance = np.random.default_rng(1)
 
     def unit(count: int) -> Any:
@@ -56,7 +56,7 @@ def late_interaction_ms(runs: int) -> list[float]:
 
 
 def write_decoder(folder: Path, layers: int) -> None:
-    """A Qwen3 decoder and a tokenizer of whole words, in a model folder."""
+    """Writes a Qwen3 decoder and a whole-word tokenizer into a model folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -1,4 +1,4 @@
-"""Search latency through gRPC from another process, against what cannot be avoided: the model's run and the transport.
+"""Search latency through gRPC from another process, against the unavoidable: the model's run and the transport.
 
 python bench/search_latency.py [--quick] [--data FOLDER] [--keep FOLDER]
 """
@@ -30,7 +30,7 @@ ROUNDS = 3
 
 
 def echo_server(pipe: Connection) -> None:
-    """A gRPC server whose one method returns what it was sent; runs until the pipe says so."""
+    """A gRPC server whose one method echoes its request; runs until the pipe ends it."""
 
     async def serve() -> None:
         async def echo(request: bytes, context: object) -> bytes:
@@ -66,7 +66,7 @@ def timed_ms(call: Callable[[str], object], texts: Sequence[str]) -> float:
 
 
 def model_ms(engine: Embedder, texts: Sequence[str]) -> float:
-    """Median time of embedding a query with the engine the server uses, without queue or cache."""
+    """Median time of embedding a query with the server's engine, without queue or cache."""
     return timed_ms(lambda text: engine.embed_queries([QueryText(text=text)]), texts)
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer documents and queries")
     parser.add_argument("--data", type=Path, default=SCIFACT, help="a folder in BEIR format")
-    parser.add_argument("--keep", type=Path, help="keep the server's data here, to be used again")
+    parser.add_argument("--keep", type=Path, help="folder to keep the server's data in, for later runs")
     options = parser.parse_args()
     corpus = documents(options.data, 300 if options.quick else None)
     texts = queries(options.data)
@@ -94,7 +94,7 @@ def main() -> None:
             for i in range(ROUNDS):
                 part = texts[i * each : (i + 1) * each]
                 alone = search_all(server.target, part)
-                # The same texts: how long a query takes the model depends on its length.
+                # The same texts, because the model's time depends on the length of a query.
                 floor = model_ms(engine, part) + echo_ms(port, each)
                 ratios.append(alone.at(0.5) / floor)
                 p50s.append(alone.at(0.5))

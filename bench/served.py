@@ -1,4 +1,4 @@
-"""Parts that several benchmarks of a served collection share: the data, a loaded server, timed searches."""
+"""Shared parts of the benchmarks of a served collection: the data, a loaded server, timed searches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLLECTION = "bench"
 
 
 def documents(folder: Path, limit: int | None = None) -> list[Document]:
-    """The corpus of a BEIR folder, or its beginning."""
+    """The corpus of a BEIR folder, or its first documents."""
     with (folder / "corpus.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(limit or 10**9), strict=False)]
     return [Document(id=row["_id"], title=row["title"], text=row["text"]) for row in rows]
@@ -32,7 +32,7 @@ def queries(folder: Path) -> list[str]:
 
 @contextmanager
 def serving(folder: Path, corpus: Sequence[Document] = (), *, arguments: Sequence[str] = ()) -> Iterator[ServerProcess]:
-    """A server process on a data folder; the corpus is ingested when the collection is not there yet."""
+    """Runs a server on a data folder; ingests the corpus when the collection is missing."""
     server = ServerProcess(folder / "data", arguments=arguments, log_path=folder / "server.log")
     try:
         with Client(server.target) as client:
@@ -47,18 +47,18 @@ def serving(folder: Path, corpus: Sequence[Document] = (), *, arguments: Sequenc
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run of searches took: latencies in milliseconds, sorted, and calls per second."""
+    """Times of a run of searches: sorted latencies in milliseconds, and calls per second."""
 
     latencies_ms: list[float]
     per_second: float
 
     def at(self, share: float) -> float:
-        """The latency below which a share (0 to 1) of the searches lies."""
+        """The latency that a share (0 to 1) of the searches does not exceed."""
         return self.latencies_ms[min(len(self.latencies_ms) - 1, int(share * len(self.latencies_ms)))]
 
 
 def search_all(target: str, texts: Sequence[str], *, callers: int = 1, pause_seconds: float = 0.0) -> Load:
-    """Searches for every text once, with the default settings, from so many callers with a client each."""
+    """Searches once for every text, with the default settings, from ``callers`` callers with a client each."""
     chunks = [texts[i::callers] for i in range(callers)]
 
     def call(chunk: Sequence[str]) -> list[float]:

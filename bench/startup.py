@@ -1,4 +1,4 @@
-"""From process start to the first answer, on a collection that is there and a model that is exported; and idle memory.
+"""Time from process start to the first answer, with an existing collection and an exported model; and idle memory.
 
 python bench/startup.py [--quick] [--data FOLDER] [--keep FOLDER]
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer documents and starts")
     parser.add_argument("--data", type=Path, default=SCIFACT, help="a folder in BEIR format")
-    parser.add_argument("--keep", type=Path, help="keep the server's data here, to be used again")
+    parser.add_argument("--keep", type=Path, help="folder to keep the server's data in, for later runs")
     options = parser.parse_args()
     corpus = documents(options.data, 300 if options.quick else None)
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""The same client for asyncio: many searches at once, and an ingest from an async source.
+"""The client for asyncio: many searches at once, and an ingest from an async source.
 
 Run it with a server on this machine (``shortlist serve``), or give its address: ``python async_client.py HOST:PORT``.
 """
@@ -13,14 +13,14 @@ PLANETS = {"Mercury": "closest to the sun", "Venus": "hot and cloudy", "Mars": "
 
 
 async def messages() -> AsyncIterator[Document]:
-    """Stands for a queue or a database that is read as it comes."""
+    """Stands for a queue or database whose documents arrive over time."""
     for name, text in PLANETS.items():
         await asyncio.sleep(0)
         yield Document(id=name.lower(), title=name, text=f"{name} is a planet; it is {text}.")
 
 
 async def main(target: str) -> None:
-    """Fills a collection from an async source, then asks three questions at once."""
+    """Fills a collection from an async source, then runs three searches at once."""
     async with AsyncClient(target) as client:
         await client.wait_until_ready()
         try:

@@ -16,12 +16,12 @@ FILMS = [
 
 
 def main(target: str) -> None:
-    """Filters in every place that takes one."""
+    """Uses filters in listings, counts, searches and deletions."""
     year, tags, director = Field("year"), Field("tags"), Field("by.name")
     with Client(target) as client:
         client.wait_until_ready()
         try:
-            # Fields that are filtered on often are indexed; any other can be filtered on too.
+            # Index the fields that are often filtered on; filters work on all others too.
             client.create_collection("films", CollectionConfig(filterable_fields=("year",)))
         except CollectionExists:
             print("The collection is there from the last run.")

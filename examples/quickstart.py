@@ -1,4 +1,4 @@
-"""Make a collection, put documents in, search: the whole path in a few lines.
+"""Makes a collection, puts documents in and searches them, in a few lines.
 
 Run it with a server on this machine (``shortlist serve``), or give its address: ``python quickstart.py HOST:PORT``.
 """

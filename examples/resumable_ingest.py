@@ -1,7 +1,7 @@
-"""An ingest that survives the death of either side.
+"""An ingest that survives a crash of either side.
 
-The connection and the server may come and go: the client waits and sends again what was not acknowledged. With a
-checkpoint file the client may be killed too: run the program again and it goes on where it was. To see it, press Ctrl-C
+When the connection or the server fails, the client waits, then sends again what was not acknowledged. With a checkpoint
+file the client may be killed too: run the program again and it goes on where it stopped. To see this, press Ctrl-C
 while it runs, then start it again.
 
 Run it with a server on this machine (``shortlist serve``), or give its address: ``python resumable_ingest.py
@@ -18,19 +18,19 @@ COUNT = 5_000
 
 
 def documents() -> Iterator[Document]:
-    """The same documents in the same order each time: this is what resuming relies on."""
+    """Yields the same documents in the same order each time, because resuming relies on it."""
     for number in range(COUNT):
         yield Document(id=f"note-{number}", title=f"Note {number}", text=f"This is the text of note number {number}.")
     yield Document(id="empty")
 
 
 def show(summary: IngestSummary) -> None:
-    """One line of progress."""
+    """Prints the progress in one line."""
     print(f"\r{summary.acked} acknowledged, {summary.reconnects} reconnects", end="", file=sys.stderr)
 
 
 def main(target: str) -> None:
-    """Ingests until all is stored, or says how to go on."""
+    """Ingests all documents, or says how to go on."""
     with Client(target) as client:
         client.wait_until_ready()
         try:
@@ -47,7 +47,7 @@ def main(target: str) -> None:
         except IngestInterrupted as error:
             print(f"\nThe server stayed away ({error}); run me again to go on.")
         except IngestFailed as error:
-            # Everything else is stored; these are the documents to look at.
+            # All other documents are stored; these need a look.
             for ack in error.summary.failures:
                 print(f"\n{ack.id} failed: {ack.error}")
         print(f"{client.count('notes')} documents are stored")

@@ -1,9 +1,9 @@
-"""Makes a release: checks version and changelog, builds, tries the wheel in an empty environment, and sets the tag.
+"""Makes a release: checks version and changelog, builds, tests the wheel in an empty environment, and sets the tag.
 
     make release            # everything but the tag
     make release ARGS=--tag
 
-Exits 1 with one line when something does not hold. The build lies in ``dist/``.
+Exits 1 with one line when a check fails. The build is in ``dist/``.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ print(statistics.median(once() - bare() for _ in range(5)))
 
 
 def main() -> None:
-    """The entry point."""
+    """Runs all steps."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--tag", action="store_true", help="set the tag when everything holds")
+    parser.add_argument("--tag", action="store_true", help="set the tag when all checks pass")
     arguments = parser.parse_args()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     check_sources(version)
@@ -57,11 +57,11 @@ def main() -> None:
 
 
 def check_sources(version: str) -> None:
-    """Refuses a dirty tree, a version that was released, and a changelog without the version."""
+    """Refuses a dirty tree, an already released version, and a changelog without the version."""
     if run("git", "status", "--porcelain"):
         sys.exit("the working tree has changes; commit them first")
     if run("git", "tag", "--list", f"v{version}"):
-        sys.exit(f"v{version} was released; raise the version in pyproject.toml")
+        sys.exit(f"v{version} is already released; raise the version in pyproject.toml")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d{{2}}-\d{{2}}$", changelog, re.MULTILINE):
         sys.exit(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD'")
@@ -84,7 +84,7 @@ def try_wheel(wheel: Path) -> float:
 
 
 def run(*command: str, cwd: str | Path = ROOT) -> str:
-    """Runs a command and returns its output; a failure ends the program with the command's own words."""
+    """Runs a command and returns its output; a failure ends the program with the command's error output."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"{' '.join(command[:4])} failed:\n{done.stderr or done.stdout}")

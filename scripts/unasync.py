@@ -1,9 +1,9 @@
-"""Makes the blocking client of the one for asyncio: ``client/shortlist/_async`` becomes ``client/shortlist/_sync``.
+"""Generates the blocking client from the asyncio client: ``client/shortlist/_async`` becomes ``_sync``.
 
     python scripts/unasync.py            # writes the files
-    python scripts/unasync.py --check    # exits 1 when one is not current
+    python scripts/unasync.py --check    # exits 1 when a file is not current
 
-``channel.py`` and ``ingest.py`` truly differ and are written by hand on both sides. The method is httpcore's
+``channel.py`` and ``ingest.py`` differ in substance and are written by hand on both sides. The method is httpcore's
 (https://github.com/encode/httpcore/blob/master/scripts/unasync.py): substitutions, line by line, then the formatter.
 """
 
@@ -40,7 +40,7 @@ SUBSTITUTIONS = [
         (r"or ``finish\(\)``", "or call ``finish()``"),
     )
 ]
-"""Applied in this order."""
+"""Patterns and replacements, applied in this order."""
 
 
 def blocking(name: str) -> str:
@@ -58,7 +58,7 @@ def blocking(name: str) -> str:
 
 
 def main() -> None:
-    """The entry point."""
+    """Writes the stale files, or with ``--check`` names them."""
     stale = []
     for path in sorted(SOURCE.glob("*.py")):
         if path.name in BY_HAND:

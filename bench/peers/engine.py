@@ -1,7 +1,7 @@
-"""What a peer has to do to be measured: one class in each file of ``engines``, named ``Peer``.
+"""The interface of a measured peer: each file of ``engines`` implements it as a class ``Peer``.
 
-This file runs in the peers' own environments and imports nothing but the standard library and numpy. An engine is used
-from one thread, but for ``search`` beside ``add`` where ``searches_while_adding``.
+This file runs in the peers' own environments and imports only the standard library and numpy. Use an engine from one
+thread, except that ``search`` may run beside ``add`` where ``searches_while_adding``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Vectors = NDArray[np.float32]
 
 M = 16
 EF_CONSTRUCTION = 200
-"""The graph that every peer that lets one choose is built with."""
+"""Parameters of the graph, for every peer that lets one choose them."""
 
 
 class Engine:
-    """A peer's index over vectors with an integer each to filter by, in one folder.
+    """A peer's index in one folder, over vectors that each have an integer to filter by.
 
     Attributes:
-        title: how it is called in the table.
+        title: its name in the table.
         kind: "server", "embedded" or "library".
-        requirements: what its environment needs; None for the one that runs the benchmark.
-        settings: what was chosen, in a line.
-        efforts: how hard a search may look, ascending; the first that reaches the recall is measured.
-        searches_while_adding: whether searching beside an ``add`` is allowed at all.
+        requirements: packages of its environment; None for the environment that runs the benchmark.
+        settings: the chosen settings, in one line.
+        efforts: values of ``ef``, ascending; the first that reaches the recall is measured.
+        searches_while_adding: whether a search may run beside an ``add``.
     """
 
     title = ""
@@ -51,46 +51,46 @@ class Engine:
 
     @classmethod
     def missing(cls) -> str | None:
-        """Why the peer cannot run on this machine, apart from its packages; None when it can."""
+        """What the peer lacks on this machine besides its packages; None when it can run."""
         return None
 
     def start(self) -> None:
-        """Opens what is in the folder, or starts the server on it; when it returns, searches are answered."""
+        """Opens the folder, or starts the server on it; returns once searches are answered."""
         raise NotImplementedError
 
     def create(self) -> None:
-        """Makes the empty index; once, after the first ``start``."""
+        """Makes the empty index; called once, after the first ``start``."""
         raise NotImplementedError
 
     def add(self, ids: Sequence[int], vectors: Vectors, buckets: Sequence[int]) -> None:
-        """Adds rows; when it returns they are as durable as the peer makes them."""
+        """Adds rows; returns once they are as durable as the peer makes them."""
         raise NotImplementedError
 
     def add_all(
         self, vectors: Vectors, buckets: Sequence[int], first: int, size: int, acked: Callable[[int], None]
     ) -> None:
-        """Adds many rows with ids from ``first``, ``size`` at a time; tells how many are durable."""
+        """Adds many rows with ids from ``first``, ``size`` at a time; reports to ``acked`` how many are durable."""
         for start in range(0, len(vectors), size):
             end = min(start + size, len(vectors))
             self.add(range(first + start, first + end), vectors[start:end], buckets[start:end])
             acked(end)
 
     def commit(self) -> None:
-        """Makes durable what ``add`` left open; nothing for most."""
+        """Makes durable what ``add`` did not; most peers need nothing here."""
 
     def settle(self) -> None:
-        """Builds or waits for whatever the peer's documentation says to, before searches are timed."""
+        """Prepares for timed searches as the peer's documentation says: builds an index, or waits for it."""
 
     def search(self, vector: Vectors, limit: int, below: int | None = None) -> list[int]:
-        """Ids of the nearest rows, best first; only those whose bucket is below the bound."""
+        """Ids of the nearest rows, best first; with ``below``, only of rows whose bucket is below it."""
         raise NotImplementedError
 
     def present(self, ids: Sequence[int]) -> int:
-        """How many of the ids are there."""
+        """The number of these ids that are stored."""
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Closes in an orderly way."""
+        """Closes the index, or stops the server."""
 
     def pids(self) -> list[int]:
         """The processes that hold the data."""
@@ -98,7 +98,7 @@ class Engine:
 
 
 def free_port() -> int:
-    """A port nobody listens on, at this moment."""
+    """A port on which nobody listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -106,7 +106,7 @@ def free_port() -> int:
 
 
 def wait_for_port(process: subprocess.Popen[Any], port: int, seconds: float = 60.0) -> None:
-    """Waits until something listens on the port, looking a hundred times a second.
+    """Waits until a process listens on the port; looks a hundred times a second.
 
     Raises:
         RuntimeError: the process ended, or time ran out.
@@ -122,7 +122,7 @@ def wait_for_port(process: subprocess.Popen[Any], port: int, seconds: float = 60
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used; 0 where the system does not tell."""
+    """Processor time that a process has used; 0 where the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -130,13 +130,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that still run."""
+    """The running child processes of a process."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for one in lists for child in one.read_text().split()]
 
 
 def wait_until_quiet(pids: Sequence[int], *, window: float = 1.0, seconds: float = 600.0) -> None:
-    """Waits until the processes have used next to no processor time for a while: their background work is done."""
+    """Waits until the processes use almost no processor time, because their background work is done."""
     until = time.monotonic() + seconds
     before = sum(map(cpu_seconds, pids))
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once in a cache folder and used again while its requirements stay."""
+"""Makes a virtual environment for each peer in a cache folder, and reuses it while its requirements stay."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ INSTALL_SECONDS = 1200
 
 
 class NotInstallable(Exception):
-    """The packages cannot be had here; the message is pip's last line."""
+    """The packages cannot be installed here; the message is pip's last line."""
 
 
 def environment_python(name: str, requirements: Sequence[str] | None, cache: Path) -> Path:
     """The interpreter of a peer's environment; this program's own where it has no requirements.
 
     Raises:
-        NotInstallable: making it failed; what was made of it is gone.
+        NotInstallable: pip failed; the unfinished environment is removed.
     """
     if requirements is None:
         return Path(sys.executable)

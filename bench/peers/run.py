@@ -1,10 +1,10 @@
-"""Shortlist beside what people use instead: the same vectors, queries and machine, one table.
+"""Shortlist beside its alternatives: the same vectors, queries and machine, in one table.
 
     python bench/peers/run.py [--quick] [--peer NAME]... [--text BEIR_FOLDER] [--output FOLDER]
 
-Each peer runs in an environment of its own, made under the cache folder, and each of its phases in a process of its
-own, one after the other. A peer that cannot be installed, or a phase that fails, is left out with a word. Prints the
-table as Markdown; ``--output`` also gets ``peers.json`` and ``peers.md``.
+Each peer runs in its own environment, made under the cache folder, and each of its phases in its own process, one after
+the other. The table names each peer that cannot be installed and each phase that fails. Prints the table as Markdown;
+``--output`` also gets ``peers.json`` and ``peers.md``.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ PHASE_SECONDS = {True: 120.0, False: 3600.0}
 
 
 class PhaseFailed(Exception):
-    """A phase ended badly; the message is the last line of what it said."""
+    """A phase failed; the message is the last line of its output."""
 
 
 class Bench:
-    """All phases of all peers."""
+    """Runs all phases of all peers."""
 
     def __init__(self, work: Path, cache: Path, size: Size, text: Text, *, quick: bool) -> None:
         self.work, self.cache, self.size, self.text, self.quick = work, cache, size, text, quick
@@ -65,12 +65,12 @@ class Bench:
         self.write_settings()
 
     def write_settings(self, **changed: Any) -> None:
-        """What the worker reads beside the arrays."""
+        """Writes the settings that the worker reads beside the arrays."""
         self.settings |= changed
         (self.data / "workload.json").write_text(json.dumps(self.settings))
 
     def measure(self, name: str) -> dict[str, Any]:
-        """Everything about one peer."""
+        """Runs all phases of one peer and returns its figures."""
         about = described(name)
         result: dict[str, Any] = {"peer": name, **{key: about[key] for key in ("title", "kind", "settings")}}
         if about["missing"]:
@@ -96,7 +96,7 @@ class Bench:
         return self.phase(python, name, "search", "main")
 
     def run_crash(self, python: Path, name: str) -> dict[str, Any]:
-        """Kills the peer halfway through an ingest, starts it again and counts."""
+        """Kills the peer halfway through an ingest, starts it again and counts the rows."""
         out = self.out(name, "crash")
         process = self.start(python, name, "crash", "crash", out)
         until = time.monotonic() + PHASE_SECONDS[self.quick]
@@ -126,10 +126,10 @@ class Bench:
         return {figure: quality(told[found]) for found, figure in names.items() if found in told}
 
     def phase(self, python: Path, name: str, phase: str, folder: str) -> dict[str, Any]:
-        """Runs a phase to its end and returns all it told.
+        """Runs a phase to its end and returns all its figures.
 
         Raises:
-            PhaseFailed: it failed, or took too long.
+            PhaseFailed: the phase failed, or took too long.
         """
         out = self.out(name, phase)
         process = self.start(python, name, phase, folder, out)
@@ -149,7 +149,7 @@ class Bench:
         place.parent.mkdir(parents=True, exist_ok=True)
         engine = HERE / "engines" / f"{name}.py"
         with self.log(name, phase).open("wb") as log:
-            # A session of its own, so that the peer's servers end with it.
+            # In its own session, so that the peer's servers end with it.
             return subprocess.Popen(
                 [str(python), str(HERE / "worker.py"), str(engine), phase, str(place), str(self.data), str(out)],
                 stdin=subprocess.DEVNULL,
@@ -173,7 +173,7 @@ class Bench:
 
 
 def described(name: str) -> dict[str, Any]:
-    """What an engine's file says of itself, read by this interpreter without the peer's packages."""
+    """The attributes of an engine's class, read by this interpreter without the peer's packages."""
     program = (
         "import sys, types, json, importlib.machinery\n"
         "sys.path.insert(0, sys.argv[1])\n"
@@ -196,7 +196,7 @@ def described(name: str) -> dict[str, Any]:
 
 
 def merged(out: Path) -> dict[str, Any]:
-    """All that a phase has told so far; the last word on each name holds."""
+    """The figures that a phase has written so far; the last value of each name counts."""
     told: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in out.read_text().splitlines():
@@ -218,7 +218,7 @@ def say(line: str) -> None:
 
 
 def report(bench: Bench, results: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """Everything, as it is written to ``peers.json``."""
+    """The content of ``peers.json``."""
     text = bench.text
     return {
         "command": shlex.join(["python", "bench/peers/run.py", *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""The results as one table in Markdown. Pure functions."""
+"""Renders the results as one table in Markdown. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Result = Mapping[str, Any]
 
 
 def _number(path: str, form: str, scale: float = 1.0) -> Callable[[Result], str]:
-    """A cell: the figure at a path such as "filtered 1 %.recall"; a dash where it was not measured."""
+    """A cell: the figure at a path such as "filtered 1 %/recall"; a dash where it was not measured."""
 
     def cell(result: Result) -> str:
         value: Any = result
@@ -57,7 +57,7 @@ ROWS: Sequence[tuple[str, Callable[[Result], str]]] = (
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table with its command, machine and date, and what was skipped or went wrong."""
+    """The table with its command, machine and date, the skipped peers and the problems."""
     results = [result for result in report["results"] if "skipped" not in result]
     titles = [result["title"] for result in results]
     machine, size, text = report["machine"], report["size"], report["text"]

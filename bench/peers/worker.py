@@ -1,9 +1,9 @@
-"""One phase of one peer, in the peer's own environment and in a process of its own.
+"""Runs one phase of one peer, in the peer's own environment and in its own process.
 
     python worker.py ENGINE.py PHASE FOLDER DATA OUT
 
-Started by ``run.py``, which reads what is appended to OUT: one JSON object a line. Phases: "probe", "ingest", "search",
-"crash" (adds until it is killed), "recover", "text".
+``run.py`` starts it and reads what it appends to OUT: one JSON object a line. Phases: "probe", "ingest", "search",
+"crash" (adds rows until it is killed), "recover", "text".
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from engine import Engine, Vectors
 LIMIT = 10
 RECALL = 0.98
 SHARES = {"1 %": 1, "10 %": 10}
-"""The filters: rows whose bucket, 0 to 99, is below the bound."""
+"""The filters: rows pass whose bucket, 0 to 99, is below the bound."""
 
 
 class Phases:
-    """The phases, over the data that ``workload.py`` wrote."""
+    """The phases, over the data of ``workload.py``."""
 
     def __init__(self, engine: type[Engine], folder: Path, data: Path, tell: Callable[[dict[str, Any]], None]) -> None:
         self.settings = json.loads((data / "workload.json").read_text())
@@ -39,7 +39,7 @@ class Phases:
 
     @contextmanager
     def opened(self, dimension: int | None = None) -> Iterator[tuple[Engine, float]]:
-        """The engine, started, and the seconds that took."""
+        """Starts the engine; yields it and the seconds that its start took."""
         self.folder.mkdir(parents=True, exist_ok=True)
         engine = self.kind(self.folder, dimension or self.settings["dimension"])
         begin = time.perf_counter()
@@ -50,12 +50,12 @@ class Phases:
             engine.stop()
 
     def probe(self) -> None:
-        """Whether the peer can be imported and started."""
+        """Imports and starts the peer."""
         with self.opened() as (_, seconds):
             self.tell({"started_seconds": seconds})
 
     def ingest(self) -> None:
-        """All rows, durable; then whatever has to settle."""
+        """Ingests all rows durably, then waits until searches are fast."""
         vectors, buckets = self.array("vectors"), self.array("buckets").tolist()
         with self.opened() as (engine, _):
             engine.create()
@@ -76,7 +76,7 @@ class Phases:
         self.tell({"disk_bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())})
 
     def search(self) -> None:
-        """Restart, then searches: alone, filtered, and beside an ingest."""
+        """Restarts, then searches: alone, filtered, and beside an ingest."""
         queries = np.asarray(self.array("queries"))
         begin = time.perf_counter()
         with self.opened() as (engine, _):
@@ -98,7 +98,7 @@ class Phases:
                 self.tell({"during_ingest": self.beside(engine, queries)})
 
     def beside(self, engine: Engine, queries: Vectors) -> dict[str, Any]:
-        """Searches while a second thread adds rows, at most as many as there are."""
+        """Searches while a second thread adds up to as many rows as the index has."""
         more, rows = np.asarray(self.array("more")), len(self.array("vectors"))
         done = threading.Event()
         problems: list[BaseException] = []
@@ -129,14 +129,14 @@ class Phases:
             times.append(timed(engine, queries[len(times) % len(queries)][None], None)[1][0])
         seconds = time.perf_counter() - begin
         done.set()
-        # What is still to come is not waited for longer than this: the process ends anyway.
+        # A bounded wait for the remaining rows: the process ends anyway.
         thread.join(self.settings["beside_seconds"])
         if problems:
             raise problems[0]
         return {"searches": len(times), "rows_per_second": added / seconds, **percentiles(times, "search")}
 
     def crash(self) -> None:
-        """Adds until it is killed, and says what was acknowledged."""
+        """Adds rows until it is killed, and reports the acknowledged ones."""
         vectors, buckets = self.array("vectors"), self.array("buckets").tolist()
         with self.opened() as (engine, _):
             engine.create()
@@ -146,7 +146,7 @@ class Phases:
             time.sleep(60)
 
     def recover(self) -> None:
-        """Starts on what the killed process left, and counts."""
+        """Starts on the files of the killed process, and counts the rows."""
         begin = time.perf_counter()
         with self.opened() as (engine, _):
             engine.search(np.asarray(self.array("queries"))[0], LIMIT)
@@ -154,7 +154,7 @@ class Phases:
             self.tell({"recover_seconds": seconds, "present": engine.present(range(self.settings["acked"]))})
 
     def text(self) -> None:
-        """Documents of a judged collection, by the vectors of the benchmark's embedder."""
+        """Searches a judged collection by the vectors of the benchmark's embedder."""
         corpus, queries = np.asarray(self.array("text_documents")), np.asarray(self.array("text_queries"))
         with self.opened(corpus.shape[1]) as (engine, _):
             if hasattr(engine, "text_run"):
@@ -169,7 +169,7 @@ class Phases:
 
 
 def timed(engine: Engine, queries: Vectors, below: int | None) -> tuple[list[list[int]], list[float]]:
-    """What each query found, and its seconds."""
+    """The ids that each query found, and the seconds of each search."""
     found, times = [], []
     for query in queries:
         begin = time.perf_counter()
@@ -179,7 +179,7 @@ def timed(engine: Engine, queries: Vectors, below: int | None) -> tuple[list[lis
 
 
 def recall(found: Sequence[Sequence[int]], truth: Any) -> float:
-    """The share of the true nearest rows that were found."""
+    """The share of the true nearest rows that the searches found."""
     hits = sum(len(set(one) & set(true[true >= 0].tolist())) for one, true in zip(found, truth, strict=True))
     return float(hits / max(1, int((truth >= 0).sum())))
 
@@ -192,7 +192,7 @@ def percentiles(times: Sequence[float], name: str) -> dict[str, float]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process and its children; 0 where the system does not tell."""
+    """Memory of a process and its children in bytes; 0 where the system does not report it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -203,7 +203,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def load_engine(path: Path) -> type[Engine]:
-    """The class ``Peer`` of an engine's file; the file's name may be that of a package."""
+    """The class ``Peer`` of an engine's file, whose name may also be a package's."""
     spec = importlib.util.spec_from_file_location("peer_under_test", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,6 @@
-"""What every peer is measured on: clustered vectors with true nearest rows, and a judged collection as vectors.
+"""The data that every peer is measured on: clustered vectors with their true nearest rows, and a judged collection.
 
-Everything is written to a folder once and read by every peer from there, so that all see the same bytes.
+The data is written to a folder once, and every peer reads the same bytes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ DIMENSION = 384
 CLUSTERS = 200
 LIMIT = 10
 FILTERS = (1, 10)
-"""Rows pass whose bucket, of 0 to 99, is below: 1 % and 10 % of them, whatever cluster they are in."""
+"""Bounds of the filters: rows pass whose bucket, 0 to 99, is below. 1 % and 10 % pass, in every cluster alike."""
 
 TEXT_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured.
+    """The sizes of a run.
 
     Attributes:
-        rows, queries: vectors, and searches for the nearest of them.
-        more: rows of each round that is added while searches go on.
+        rows, queries: number of vectors, and of searches for the nearest of them.
+        more: rows of each round that is added during searches.
         batch: rows of one call or transaction.
-        crash_batch: the same where the process is killed.
-        beside_seconds: longest time of searches beside an ingest.
-        documents: documents of the judged collection; None for all.
+        crash_batch: as ``batch``, in the phase that is killed.
+        beside_seconds: longest time of searches during an ingest.
+        documents: number of documents of the judged collection; None for all.
     """
 
     rows: int
@@ -56,7 +56,7 @@ QUICK = Size(rows=3000, queries=50, more=1000, batch=500, crash_batch=100, besid
 
 
 def write_vectors(folder: Path, size: Size, *, seed: int = 1) -> None:
-    """Unit vectors around random centres, as embeddings are; queries are drawn alike."""
+    """Unit vectors around random centres, like embeddings; queries come from the same distribution."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((CLUSTERS, DIMENSION), dtype=np.float32)
 
@@ -75,7 +75,7 @@ def write_vectors(folder: Path, size: Size, *, seed: int = 1) -> None:
 
 
 def nearest(vectors: Vectors, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The nearest of some rows to each query by an exact scan, shape (queries, LIMIT); -1 where there are fewer."""
+    """The nearest of ``rows`` to each query by an exact scan, shape (queries, LIMIT); -1 fills missing ones."""
     found = np.full((len(queries), LIMIT), -1, dtype=np.int64)
     for start in range(0, len(queries), 100):
         scores = queries[start : start + 100] @ vectors[rows].T
@@ -97,10 +97,10 @@ class Text:
 
 
 def read_text(folder: Path, split: str, size: Size, embedder: str) -> Text:
-    """A BEIR folder; with ``size.documents`` only the judged ones and the first of the others."""
+    """Reads a BEIR folder; with ``size.documents`` only the judged documents and the first of the others."""
     dataset = load_dataset(folder, split)
     queries = dict(list(dataset.queries.items())[: size.queries if size.documents else None])
-    judged = {id for query in queries for id in dataset.judgements[query]}
+    judged = {id for query in queries for id in dataset.qrels[query]}
     documents = list(dataset.documents())
     if size.documents is not None:
         others = [document for document in documents if document.id not in judged]
@@ -112,14 +112,14 @@ def read_text(folder: Path, split: str, size: Size, embedder: str) -> Text:
         documents=[{"title": document.title, "text": document.text} for document in documents],
         queries=list(queries.values()),
         grades={
-            str(number): {places[id]: grade for id, grade in dataset.judgements[query].items() if id in places}
+            str(number): {places[id]: grade for id, grade in dataset.qrels[query].items() if id in places}
             for number, query in enumerate(queries)
         },
     )
 
 
 def write_text(folder: Path, text: Text, cache: Path) -> None:
-    """Each document's first window and each query as vectors of Shortlist's own embedder; kept in the cache."""
+    """Embeds the first window of each document, and each query, with Shortlist's embedder; cached."""
     key = hashlib.sha256(json.dumps([text.embedder, TEXT_TOKENS, list(text.documents), text.queries]).encode())
     kept = cache / f"text-{key.hexdigest()[:16]}.npz"
     if not kept.exists():

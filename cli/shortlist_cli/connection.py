@@ -1,4 +1,4 @@
-"""The options of every command that talks to a server, and the client they make."""
+"""The options of every command that calls a server, and the client that they make."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TLS_OPTIONS = {
     "key": "client_key",
     "server_name": "tls_server_name",
 }
-"""The options of TLS by the attribute of ``Tls`` they set; any of them encrypts."""
+"""The options of TLS, by the attribute of ``Tls`` that each sets; any of them switches on TLS."""
 
 
 def client_options(command: Any) -> Any:
-    """Adds the options every command that talks to a server has; see ``connect``."""
+    """Adds the options of every command that calls a server; see ``connect``."""
     return _with_options(command, default_seconds=30.0, help="Longest time for one call.")
 
 
 def long_client_options(command: Any) -> Any:
-    """The same for a command whose call takes as long as it needs; see ``connect_for_long``."""
+    """The same options, without a default deadline; see ``connect_for_long``."""
     return _with_options(command, default_seconds=None, help="Longest time for the call; none by default.")
 
 
@@ -49,13 +49,13 @@ def _with_options(command: Any, *, default_seconds: float | None, help: str) -> 
             "--tls-server-name",
             envvar="SHORTLIST_TLS_SERVER_NAME",
             metavar="NAME",
-            help="Encrypt; the name in the server's certificate, where it is not the host of the target.",
+            help="Encrypt; the name in the server's certificate, where it differs from the target's host.",
         ),
         click.option(
             "--client-certificate",
             envvar="SHORTLIST_CLIENT_CERTIFICATE",
             type=click.Path(exists=True, dir_okay=False),
-            help="Encrypt, and show the certificate in this PEM file.",
+            help="Encrypt, and present the certificate in this PEM file.",
         ),
         click.option(
             "--client-key",
@@ -79,7 +79,7 @@ def _with_options(command: Any, *, default_seconds: float | None, help: str) -> 
 
 
 def connect(options: dict[str, Any]) -> Client:
-    """Takes the connection's options out of a command's and returns a client."""
+    """Removes the connection's options from ``options`` and returns a client."""
     tls, timeout = options.pop("tls"), options.pop("timeout_seconds")
     chosen = {name: options.pop(option, None) for name, option in TLS_OPTIONS.items()}
     return Client(
@@ -91,6 +91,6 @@ def connect(options: dict[str, Any]) -> Client:
 
 
 def connect_for_long(options: dict[str, Any]) -> tuple[Client, float | None]:
-    """The same for a call that takes as long as it needs; and its deadline, which is None unless it was given."""
+    """As ``connect``; also returns the deadline of the call in seconds, None unless ``--timeout`` was given."""
     timeout = options["timeout_seconds"]
     return connect(options), timeout

@@ -1,7 +1,7 @@
-"""The group of all commands, their common look and how their errors are shown.
+"""The group of all commands, and how their errors are shown.
 
-A command raises ``ShortlistError``; here it becomes one line and an exit code. 1: the call failed, or was interrupted;
-2: wrong usage (click's own); 3: some documents failed.
+The group turns a ``ShortlistError`` of a command into one line and an exit code. 1: the call failed or was
+interrupted; 2: wrong usage (click's own); 3: some documents failed.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ COMMANDS = {
     "tune-search": ("evaluation.tune_search:tune_command", "Find a collection's best search settings."),
     "demo": ("demo.demo:demo_command", "Search the documentation of Python's standard library."),
 }
-"""The commands: where each is, and its line in the help, so that the help imports none of them."""
+"""Each command's module and its line of help, so that ``--help`` need not import the commands."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is run."""
+    """A group that imports a command only when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
+        """The names of the commands, in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports the command."""
+        """The command, imported now; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
 
 
 def explain(error: ShortlistError) -> str:
-    """An error as a line for a person."""
+    """An error as one line of text."""
     if isinstance(error, InvalidArgument) and error.field:
         return f"{error.field}: {error.message}"
     return str(error)

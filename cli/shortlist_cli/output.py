@@ -1,7 +1,7 @@
-"""What commands print: tables, JSON and progress.
+"""Prints tables, JSON and progress.
 
-On a terminal tables are coloured and fitted to its width; in a pipe they are tab-separated lines under a header, so
-that ``cut`` and ``awk`` work. Results go to standard output, everything else (progress, notes) to standard error.
+On a terminal, tables are coloured and fitted to its width. In a pipe they are tab-separated lines under a header, for
+``cut`` and ``awk``. Results go to standard output; progress and notes go to standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
-"""Control characters as people see them: what is in a document must not move the cursor of a terminal."""
+"""Visible forms of control characters: a document must not be able to move the terminal's cursor."""
 
 
 def stdout() -> Console:
@@ -44,12 +44,12 @@ def stderr() -> Console:
 
 
 def print_line(text: str) -> None:
-    """Prints a line of results, whatever is in it."""
+    """Prints a line of results, with its control characters escaped."""
     click.echo(text.translate(_ESCAPED))
 
 
 def note(message: str, *, above: Progress | None = None) -> None:
-    """Prints a line for the person at the terminal, on standard error; above a progress display that is shown."""
+    """Prints a line on standard error, above the progress display where one is given."""
     if above is None:
         click.echo(message.translate(_ESCAPED), err=True)
     else:
@@ -60,7 +60,7 @@ def print_json(value: Any) -> None:
     """Prints one JSON value: indented on a terminal, one line in a pipe. Keys keep their order."""
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
-    # Lone surrogates, as of an id that is not UTF-8 in its file, are escaped as JSON does it.
+    # JSON escapes for lone surrogates, which come from ids that are not UTF-8 in their file.
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -78,7 +78,7 @@ def print_table(
         columns: the headings.
         rows: the cells, each row as long as ``columns``; None is an empty cell, floats get four decimals.
         title: a line above the table; on a terminal only.
-        right: headings of the columns that are aligned to the right.
+        right: headings of the right-aligned columns.
         styles: rich styles by heading, as in {"score": "bold green"}; on a terminal only.
     """
     if not sys.stdout.isatty():
@@ -98,8 +98,8 @@ def print_table(
 def progress_bar() -> Progress:
     """A progress display on standard error: bar, count, rate, time left; for ``with``.
 
-    Tasks may have the field ``failed``, a count that is shown in red when it is not 0. When standard error is not a
-    terminal nothing is shown.
+    A task may have the field ``failed``, a count shown in red unless it is 0. Nothing is shown unless standard error is
+    a terminal.
     """
     return Progress(
         SpinnerColumn(),
@@ -130,7 +130,7 @@ def copy_bar() -> Progress:
 
 
 def step_display() -> Progress:
-    """A display on standard error of what is being done, for steps that cannot be counted; as ``progress_bar``."""
+    """A display on standard error of the current step, for steps that cannot be counted; as ``progress_bar``."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""hnswlib alone: a graph in memory and a file when asked. The limit of what a search can cost, not a database."""
+"""hnswlib alone: a graph in memory, saved to a file on request. It marks the lowest cost of a search; no database."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from engine import EF_CONSTRUCTION, Engine, M, Vectors
 
 ROOM = 2_000_000
-"""Rows there is room for; memory is taken as they come."""
+"""Capacity in rows; memory grows with the rows added."""
 
 
 class Peer(Engine):
-    """hnswlib with one thread for each search; filters are a Python callback, as its documentation has it."""
+    """hnswlib with one thread for each search; filters are a Python callback, as its documentation shows."""
 
     title = "hnswlib (bare)"
     kind = "library"
@@ -61,7 +61,7 @@ class Peer(Engine):
                     vector, k=min(limit, passes), num_threads=1, filter=lambda label: bool(buckets[label] < below)
                 )
             except RuntimeError:
-                # hnswlib has no short answer: it fails when the graph's neighbourhood has fewer that pass.
+                # hnswlib raises where the graph's neighbourhood has fewer passing rows than asked.
                 return []
         return [int(label) for label in labels[0]]
 

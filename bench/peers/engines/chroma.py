@@ -15,7 +15,7 @@ NAME = "bench"
 
 
 class Peer(Engine):
-    """A server process; the client is this one."""
+    """A server process, called from this process."""
 
     title = "Chroma server"
     kind = "server"

@@ -12,10 +12,10 @@ from engine import EF_CONSTRUCTION, Engine, M, Vectors
 
 NAME = "bench"
 REFINE = 4
-"""Candidates for each hit that are scored again with the full vectors; the graph must give as many."""
+"""Candidates for each hit to score again with the full vectors; the graph must return that many."""
 
 FEW = 256
-"""Rows below which there is nothing to train an index on."""
+"""Fewest rows that an index can be trained on."""
 
 
 class Peer(Engine):

@@ -12,7 +12,7 @@ NAME = "bench"
 
 
 class Peer(Engine):
-    """A file through pymilvus; every insert is flushed, which is what makes it durable."""
+    """A file through pymilvus; every insert is flushed to make it durable."""
 
     title = "milvus-lite"
     requirements = ("pymilvus==3.0.2", "milvus-lite==3.2.2", "numpy")

@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector, where the machine has both: a cluster of its own over a Unix socket."""
+"""PostgreSQL with pgvector, where the machine has both: a new cluster over a Unix socket."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from engine import EF_CONSTRUCTION, Engine, M, Vectors, wait_until_quiet
 
 USER = "postgres"
-"""PostgreSQL refuses to run as root; then it runs as this user."""
+"""PostgreSQL refuses to run as root, so root starts it as this user."""
 
 
 class Peer(Engine):
-    """Commits are synchronous, as they come; filters use iterative scans."""
+    """Commits are synchronous, by default; filters use iterative scans."""
 
     title = "pgvector"
     kind = "server"

@@ -10,7 +10,7 @@ from engine import EF_CONSTRUCTION, Engine, M, Vectors
 
 
 class Peer(Engine):
-    """A shard in this process; ``flush`` after every batch, ``optimize`` before searches, as its documentation says."""
+    """A shard in this process; as documented, ``flush`` follows every batch and ``optimize`` precedes searches."""
 
     title = "Qdrant Edge"
     requirements = ("qdrant-edge-py==0.9.0", "numpy")

@@ -17,7 +17,7 @@ SEGMENT_PASSAGES = 4096
 
 
 class Peer(Engine):
-    """A server process; the vectors are the caller's own, but for the search of text."""
+    """A server process; the caller supplies the vectors, except in the search of text."""
 
     title = "Shortlist"
     kind = "server"
@@ -25,7 +25,7 @@ class Peer(Engine):
     settings = "its defaults; ef as needed"
 
     def start(self) -> None:
-        # The same models in every phase: a server without texts to embed would start faster.
+        # Loads the same models in every phase, though a server without texts to embed would start faster.
         self._process = ServerProcess(self.folder / "data", log_path=self.folder / "server.log")
         self._client = Client(self._process.target, timeout_seconds=120)
         self._client.list_collections(page_size=1)
@@ -50,7 +50,7 @@ class Peer(Engine):
                 acked(count)
 
     def settle(self, name: str = NAME) -> None:
-        # The server itself is quiet while a child of it builds a segment.
+        # The server's own process is quiet while its child builds a segment.
         building = True
         while building:
             wait_until_quiet(self.pids())
@@ -80,7 +80,7 @@ class Peer(Engine):
         return found
 
     def text_run(self, text: dict[str, Any]) -> dict[str, list[list[int]]]:
-        """On the texts, cut into its own passages: the whole search, and its vectors alone."""
+        """Searches the texts, cut into Shortlist's own passages: the whole search, and vectors alone."""
         self._client.create_collection("text", CollectionConfig(embedder=text["embedder"].partition("=")[0]))
         documents = (
             Document(id=str(number), title=row["title"], text=row["text"])

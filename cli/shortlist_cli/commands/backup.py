@@ -1,6 +1,6 @@
 """``shortlist backup``, ``backups`` and ``restore``.
 
-The backups are in the server's backup folder; a name is all a command gives.
+Backups lie in the server's backup folder; commands name them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from shortlist_cli.connection import client_options, connect, connect_for_long, 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @long_client_options
 def backup_command(name: str, collections: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
-    """Makes the backup NAME of all collections, or of those named, while the server serves.
+    """Makes the backup NAME of all collections, or of those given, while the server serves.
 
-    It is a new folder in the server's backup folder (its setting backup_dir), complete, checked and synced to disk when
-    the command ends. Each collection is as of one commit.
+    The backup is a new folder in the server's backup folder (its setting backup_dir). When the command ends, the backup
+    is complete, checked and synced to disk. Each collection has the state of one commit.
     """
     client, timeout = connect_for_long(options)
     with client, _copying() as progress:
@@ -70,13 +70,13 @@ def backups_command(*, as_json: bool, **options: Any) -> None:
 @click.command("restore")
 @click.argument("backup")
 @click.argument("collection")
-@click.option("--as", "new_name", metavar="NAME", help="Name of the collection to make; the same by default.")
+@click.option("--as", "new_name", metavar="NAME", help="Name of the new collection; the original name by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @long_client_options
 def restore_command(backup: str, collection: str, *, new_name: str | None, as_json: bool, **options: Any) -> None:
     """Makes a collection from COLLECTION in BACKUP, while the server serves.
 
-    The name must be free: restore under another one, or delete what has it first.
+    The name must be free: restore under another name, or delete the existing collection first.
     """
     client, timeout = connect_for_long(options)
     with client, _copying() as progress:
@@ -94,7 +94,7 @@ def to_json(backup: Backup) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _copying() -> Iterator[Callable[[CopyProgress], None]]:
-    """Shows a bar for each collection that is copied."""
+    """Shows a progress bar for each copied collection; yields the function that updates it."""
     tasks: dict[str, Any] = {}
     with output.copy_bar() as bar:
 
@@ -112,6 +112,6 @@ def _copying() -> Iterator[Callable[[CopyProgress], None]]:
 
 
 def _complete(bar: Any, tasks: dict[str, Any]) -> None:
-    # Progress comes a few times a second: the last word about a collection may not have been sent.
+    # Progress comes only a few times a second, so the last update of a collection may be missing.
     for task in tasks.values():
         bar.update(task, completed=bar.tasks[task].total)

@@ -14,7 +14,7 @@ from shortlist_cli.connection import client_options, connect
 
 @click.group("collections")
 def collections_group() -> None:
-    """Lists, creates, shows and deletes collections, and tells their recall."""
+    """Lists, creates, shows and deletes collections, and shows their recall."""
 
 
 @collections_group.command("list")
@@ -47,18 +47,28 @@ def list_command(*, as_json: bool, **options: Any) -> None:
 
 @collections_group.command("create")
 @click.argument("name")
-@click.option("--embedder", default="", metavar="NAME", help='Embedder; the server\'s default, "none" for own vectors.')
-@click.option("--dimension", type=click.IntRange(0), default=0, help="Size of the vectors; the embedder's own.")
-@click.option("--reranker", default="", metavar="NAME", help="Reranker; the server's default.")
+@click.option(
+    "--embedder", default="", metavar="NAME", help='Embedder; by default the server\'s. "none" for your own vectors.'
+)
+@click.option(
+    "--dimension", type=click.IntRange(0), default=0, help="Dimension of the vectors; by default the embedder's."
+)
+@click.option("--reranker", default="", metavar="NAME", help="Reranker; by default the server's.")
 @click.option("--filterable", multiple=True, metavar="FIELD", help="Metadata field to index for filters; repeatable.")
-@click.option("--max-tokens", type=click.IntRange(0), default=0, help="Tokens of a passage; the server's default.")
-@click.option("--overlap-tokens", type=click.IntRange(0), help="Tokens shared by neighbours; an eighth by default.")
-@click.option("--overflow", type=click.Choice(["chunk", "truncate", "error"]), help="What to do with long text.")
-@click.option("--query-instruction", default="", metavar="TEXT", help="Instruction put before queries.")
+@click.option("--max-tokens", type=click.IntRange(0), default=0, help="Tokens of a passage; by default the server's.")
+@click.option(
+    "--overlap-tokens", type=click.IntRange(0), help="Tokens shared by neighbouring passages; an eighth by default."
+)
+@click.option(
+    "--overflow",
+    type=click.Choice(["chunk", "truncate", "error"]),
+    help="What to do with a text longer than a passage.",
+)
+@click.option("--query-instruction", default="", metavar="TEXT", help="Instruction to put before queries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @client_options
 def create_command(name: str, *, as_json: bool, **options: Any) -> None:
-    """Makes the collection NAME."""
+    """Creates the collection NAME."""
     config = CollectionConfig(
         embedder=options.pop("embedder"),
         dimension=options.pop("dimension"),
@@ -87,7 +97,7 @@ def show_command(name: str, *, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @client_options
 def recall_command(name: str, *, as_json: bool, **options: Any) -> None:
-    """Shows how much of what is nearest the searches of the collection NAME find, as the server estimates it."""
+    """Shows the recall of searches in the collection NAME, as the server estimates it."""
     with connect(options) as client:
         recall = client.recall(name)
     if as_json:
@@ -106,7 +116,7 @@ def recall_command(name: str, *, as_json: bool, **options: Any) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @client_options
 def delete_command(name: str, *, yes: bool, **options: Any) -> None:
-    """Removes the collection NAME and all its documents; there is no undo."""
+    """Deletes the collection NAME and all its documents; there is no undo."""
     with connect(options) as client:
         collection = client.get_collection(name)
         if not yes:

@@ -19,7 +19,7 @@ from shortlist_cli.connection import client_options, connect
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @client_options
 def get_command(collection: str, ids: tuple[str, ...], **options: Any) -> None:
-    """Prints documents of COLLECTION as JSON, one a line; exit code 1 when one is missing."""
+    """Prints documents of COLLECTION as JSON, one on a line; the exit code is 1 when one is missing."""
     with connect(options) as client:
         documents = client.get(collection, ids)
     missing = False
@@ -39,7 +39,7 @@ def get_command(collection: str, ids: tuple[str, ...], **options: Any) -> None:
 @click.option("--limit", "-n", type=click.IntRange(1), help="Documents to print; all by default.")
 @client_options
 def list_command(collection: str, filters: tuple[str, ...], limit: int | None, **options: Any) -> None:
-    """Prints the documents of COLLECTION as JSON lines that ``ingest`` reads, in the order of their change."""
+    """Prints the documents of COLLECTION as JSON lines for "ingest", least recently changed first."""
     with connect(options) as client:
         documents = client.list(collection, filter=parse_filters(filters))
         for document in itertools.islice(documents, limit):

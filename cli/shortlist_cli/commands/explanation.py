@@ -1,4 +1,4 @@
-"""The account of a search as a person reads it: who was found where, what became of them, and why."""
+"""Prints the explanation of a search: where each candidate was found, what became of it, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def stage_cell(score: StageScore | RerankScore | None) -> str:
 
 
 def print_explanation(explanation: Explanation, report: SearchReport) -> None:
-    """Prints the stages in their order, every candidate, and the texts where there are any."""
+    """Prints the stages in their order, every candidate, and the texts if the answer has them."""
     for line in stage_lines(explanation, report):
         click.echo(line)
     if explanation.dense_sources:
@@ -28,7 +28,7 @@ def print_explanation(explanation: Explanation, report: SearchReport) -> None:
 
 
 def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]:
-    """A line for each stage: what it was asked, what it gave, and who was cut there."""
+    """Yields a line for each stage: its settings, its results, and what it cut off."""
     if report.filter_matches is not None:
         yield f"filter: {report.filter_matches:,} documents pass"
     if report.dense_strategy:

@@ -1,7 +1,7 @@
 """Filters as text, for ``--filter``: ``year>=2020``, ``lang=en``, ``tags~python``, ``lang in en,de``.
 
-Pure functions. A value is JSON when it reads as a number, true, false or a quoted string, and text otherwise. An
-exclamation mark in front negates. Several filters are joined with "and".
+Pure functions. A number, true, false or a quoted string is read as JSON; any other value is text. An exclamation mark
+in front negates. "and" joins several filters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 from shortlist import Field, Filter, InvalidFilter, Scalar
 
 SYNTAX = 'FIELD OP VALUE with =, !=, <, <=, >, >= or ~ (a list contains); "FIELD in A,B"; "FIELD exists"; ! negates.'
-"""The language in one line, for the help."""
+"""The syntax in one line, for the help."""
 
 _COMPARISON = re.compile(r"\s*(?P<field>[^=!<>~]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|~)\s*(?P<value>.*)", re.DOTALL)
 _IN = re.compile(r"\s*(?P<field>\S+)\s+in\s+(?P<values>.+)", re.DOTALL)
@@ -37,10 +37,10 @@ _OPERATORS: dict[str, Callable[[Field, Any], Filter]] = {
 
 
 def parse_filters(texts: Iterable[str]) -> Filter | None:
-    """All of the filters; None when there are none.
+    """All filters joined by "and"; None without filters.
 
     Raises:
-        click.BadParameter: one cannot be read.
+        click.BadParameter: one is not a filter.
     """
     filters = [parse_filter(text) for text in texts]
     return functools.reduce(operator.and_, filters) if filters else None
@@ -50,7 +50,7 @@ def parse_filter(text: str) -> Filter:
     """One filter.
 
     Raises:
-        click.BadParameter: it cannot be read.
+        click.BadParameter: the text is not a filter.
     """
     try:
         if text.lstrip().startswith("!"):

@@ -1,4 +1,4 @@
-"""``shortlist health``: whether a server is serving, as an exit code."""
+"""``shortlist health``: tells by its exit code whether a server is serving."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from shortlist_cli.connection import client_options, connect
 
 
 @click.command("health")
-@click.option("--service", default="", metavar="NAME", help="One service, as in shortlist.v1.SearchService.")
+@click.option("--service", default="", metavar="NAME", help="Ask for one service, such as shortlist.v1.SearchService.")
 @client_options
 def health_command(service: str, **options: Any) -> None:
     """Asks a server, or a worker, for its health (grpc.health.v1).
 
-    Prints "serving" and ends with code 0, or ends with code 1 when it is not serving or cannot be reached. No API key
-    is needed.
+    Prints "serving" and ends with code 0. Ends with code 1 when the server is not serving or cannot be reached. Needs
+    no API key.
     """
     with connect(options) as client:
         try:

@@ -1,4 +1,4 @@
-"""``shortlist info``: what a server is and which models it serves."""
+"""``shortlist info``: shows a server and its models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shortlist_cli.connection import client_options, connect
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @client_options
 def info_command(*, as_json: bool, **options: Any) -> None:
-    """Shows the version of the server, since when it runs, and its models; the first of a kind is the default."""
+    """Shows the server's version, start and models; the first model of a kind is the default."""
     with connect(options) as client:
         info = client.server_info()
     if as_json:

@@ -1,7 +1,7 @@
-"""``shortlist ingest``: documents from files into a collection, with progress, and again from where it broke.
+"""``shortlist ingest``: puts documents from files into a collection; shows progress and can resume.
 
-The exit code is 0 when every document is in, 3 when some failed (each is named on standard error), 1 when the ingest
-did not come to its end.
+The exit code is 0 when every document is stored, 3 when some failed (standard error names the first ones), and 1 when
+the ingest did not finish.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from shortlist_cli.group import explain
 EXIT_FAILED_DOCUMENTS = 3
 
 MAX_PRINTED_FAILURES = 1000
-"""Failures in the JSON report; the count goes on."""
+"""Failures listed in the JSON report, which counts them all."""
 
 SHOWN_FAILURES = 20
-"""Failures that are named on standard error; the rest are counted, or all written with --failures."""
+"""Failures named on standard error; the rest are counted. ``--failures`` writes them all."""
 
 
 @click.command("ingest")
 @click.argument("source", type=click.Path(path_type=Path, exists=True, allow_dash=True))
-@click.option("--collection", "-c", help="Collection to put them in; by default the source's name.")
-@click.option("--create/--no-create", default=True, help="Make the collection when it is missing.  [default: create]")
-@click.option("--embedder", default="", metavar="NAME", help="Embedder of a collection that is made.")
-@click.option("--filterable", multiple=True, metavar="FIELD", help="Metadata to index in a collection that is made.")
+@click.option("--collection", "-c", help="Collection to fill; by default the source's name.")
+@click.option("--create/--no-create", default=True, help="Create the collection when it is missing.  [default: create]")
+@click.option("--embedder", default="", metavar="NAME", help="Embedder of a new collection.")
+@click.option("--filterable", multiple=True, metavar="FIELD", help="Metadata to index in a new collection.")
 @click.option(
     "--format",
     type=click.Choice(["auto", "jsonl", "csv", "tsv", "text"]),
     default="auto",
-    help="Format of the source; by its name by default, JSON lines for standard input.",
+    help="Format of the source; auto goes by its name, and reads standard input as JSON lines.",
 )
-@click.option("--id-column", default="", metavar="NAME", help="Column of the id; id or _id by default.")
+@click.option("--id-column", default="", metavar="NAME", help="Column of the id; by default id or _id.")
 @click.option("--title-column", default="title", show_default=True, metavar="NAME", help="Column of the title.")
 @click.option(
     "--text-column",
@@ -65,36 +65,40 @@ SHOWN_FAILURES = 20
     metavar="NAME",
     help="Column of the text; several are joined.",
 )
-@click.option("--metadata-column", multiple=True, metavar="NAME", help="Column of metadata; all others by default.")
+@click.option("--metadata-column", multiple=True, metavar="NAME", help="Column of metadata; by default all others.")
 @click.option("--vector-column", default="vector", show_default=True, metavar="NAME", help="Column of the vector.")
-@click.option("--resume", is_flag=True, help="Keep the place in a file; the same command goes on where it stopped.")
-@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File of the place; sets --resume.")
+@click.option(
+    "--resume", is_flag=True, help="Record the position in a file; the same command then goes on where it stopped."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File for the position; implies --resume."
+)
 @click.option("--dry-run", is_flag=True, help="Validate and estimate; write nothing.")
 @click.option(
     "--failures",
     type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write each failure as a JSON line; one that resumes adds to the file.",
+    help="Write each failure as a JSON line; a resumed run appends to the file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as JSON.")
 @client_options
 def ingest_command(source: Path, **options: Any) -> None:
-    """Puts the documents of SOURCE into a collection, which is made when it is missing.
+    """Puts the documents of SOURCE into a collection, and creates the collection when it is missing.
 
-    SOURCE is a file of JSON lines (BEIR's corpus.jsonl too), a CSV or TSV file with a header, a folder of text and
-    Markdown files, or - for standard input. Documents whose id exists are replaced; unchanged ones are not embedded
-    again. The exit code is 0 when every document is in, and 3 when some failed.
+    SOURCE is a file of JSON lines (also BEIR's corpus.jsonl), a CSV or TSV file with a header, a folder of text and
+    Markdown files, or - for standard input. A document replaces the stored one with its id; an unchanged one is not
+    embedded again. The exit code is 0 when every document is stored, and 3 when some failed.
     """
     stdin = str(source) == "-"
     options["collection"] = options["collection"] or _collection_name(source, stdin=stdin)
     if (options["resume"] or options["checkpoint"]) and (stdin or options["dry_run"]):
         raise click.UsageError("standard input and dry runs cannot be resumed")
     if stdin and options["format"] == "text":
-        raise click.UsageError("text comes from a file or a folder, not from standard input")
+        raise click.UsageError("--format text needs a file or a folder, not standard input")
     with connect(options) as client:
         made = _ensure_collection(client, options)
         if made:
-            output.note(f"made collection {options['collection']}")
+            output.note(f"created collection {options['collection']!r}")
         try:
             summary = _run(client, None if stdin else source, options)
         except OSError as error:
@@ -115,16 +119,16 @@ def _collection_name(source: Path, *, stdin: bool) -> str:
 
 
 def _ensure_collection(client: Client, options: dict[str, Any]) -> bool:
-    """Whether the collection was made now."""
+    """Creates the collection when it is missing; returns whether it did."""
     embedder, filterable = options.pop("embedder"), options.pop("filterable")
     if not options["create"]:
-        # The ingest itself says when it is missing; to look would need the right to read.
+        # The ingest reports a missing collection; looking for it would need the scope "read".
         return False
     try:
         client.get_collection(options["collection"])
     except CollectionNotFound as error:
         if options["dry_run"]:
-            hint = f"a dry run makes none: shortlist collections create {options['collection']}"
+            hint = f"a dry run creates none: shortlist collections create {options['collection']}"
             raise click.ClickException(f"{error.message}, and {hint}") from error
     else:
         return False
@@ -149,7 +153,7 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
     checkpoint: Path | None = options["checkpoint"]
     if checkpoint is None and options["resume"] and source is not None:
         checkpoint = _checkpoint_path(source, options["collection"])
-    # What the run before wrote stays where this one goes on after it.
+    # A resumed run keeps the failures that the earlier run wrote.
     mode = "a" if checkpoint is not None and checkpoint.exists() else "w"
     file = None if options["failures"] is None else click.open_file(options["failures"], mode)
     with file or contextlib.nullcontext(), output.progress_bar() as bar:
@@ -171,19 +175,19 @@ def _run(client: Client, source: Path | None, options: dict[str, Any]) -> Ingest
             bar.stop()
             run.close()
             _print_summary(run.summary, options)
-            output.note(_how_to_go_on(checkpoint))
+            output.note(_resume_hint(checkpoint))
             raise
         except IngestError as error:
             bar.stop()
             if error.retryable:
-                output.note(_how_to_go_on(checkpoint))
+                output.note(_resume_hint(checkpoint))
             raise click.ClickException(explain(error)) from error
     return run.summary
 
 
 def _records(source: Path | None, format: str, columns: Columns) -> Iterator[Any]:
     for record in read_documents(source, format, columns):
-        # The client fails what is no document, in its place; here the reason is a better one.
+        # The client would fail an unreadable record too, in its place; the reader knows a better reason.
         yield record if isinstance(record, Document) else InvalidOperation(record.id, record.problem)
 
 
@@ -217,15 +221,15 @@ def _failure_line(ack: Ack) -> str:
 
 
 def _checkpoint_path(source: Path, collection: str) -> Path:
-    """Beside the source, so that the same command finds it; two collections from one source do not meet."""
+    """A file beside the source, where the same command finds it; each collection has its own."""
     digest = hashlib.sha256(collection.encode()).hexdigest()[:8]
     return source.resolve().with_name(f".{source.resolve().name}.{digest}.shortlist-checkpoint")
 
 
-def _how_to_go_on(checkpoint: Path | None) -> str:
+def _resume_hint(checkpoint: Path | None) -> str:
     if checkpoint is not None:
-        return "Run the same command again to go on from here."
-    return "What is counted is stored. With --resume the same command goes on where it stopped."
+        return "run the same command again to go on from here"
+    return "all counted documents are stored; a run with --resume can go on where it stopped"
 
 
 def _print_summary(summary: IngestSummary, options: dict[str, Any]) -> None:

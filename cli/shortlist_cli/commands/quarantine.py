@@ -20,19 +20,19 @@ numbers_argument = click.argument("numbers", nargs=-1, type=click.IntRange(0), m
 def quarantine_group() -> None:
     """Lists, retries and deletes the documents that ingests could not take.
 
-    The server keeps the newest failure of each id, and a later success with the same id removes it.
+    The server keeps the newest failure of each id. A later success with the same id removes it.
     """
 
 
 @quarantine_group.command("list")
 @click.argument("collection")
-@click.option("--documents", is_flag=True, help='Print the documents that were kept, as JSON lines for "ingest".')
+@click.option("--documents", is_flag=True, help='Print the kept documents as JSON lines for "ingest".')
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @client_options
 def list_command(collection: str, *, documents: bool, as_json: bool, **options: Any) -> None:
     """Lists the failures in COLLECTION, oldest first, with their reasons."""
     if documents and as_json:
-        raise click.UsageError("--documents is JSON already")
+        raise click.UsageError("give --documents or --json, not both")
     with connect(options) as client:
         found = client.list_quarantine(collection, include_document=documents)
         if documents:
@@ -62,10 +62,10 @@ def list_command(collection: str, *, documents: bool, as_json: bool, **options: 
 @quarantine_group.command("retry")
 @click.argument("collection")
 @numbers_argument
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome of each document as JSON.")
 @long_client_options
 def retry_command(collection: str, numbers: tuple[int, ...], *, as_json: bool, **options: Any) -> None:
-    """Ingests the failed documents of COLLECTION again, all or those with the NUMBERs of the list.
+    """Ingests failed documents of COLLECTION again: all, or those with a NUMBER of the list.
 
     What is taken leaves the quarantine; what fails again stays, under a new number. The exit code is 3 when some failed
     again.
@@ -95,7 +95,7 @@ def retry_command(collection: str, numbers: tuple[int, ...], *, as_json: bool, *
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting all.")
 @client_options
 def delete_command(collection: str, numbers: tuple[int, ...], *, yes: bool, **options: Any) -> None:
-    """Forgets the failed documents of COLLECTION, all or those with the NUMBERs of the list; there is no undo."""
+    """Deletes failed documents of COLLECTION: all, or those with a NUMBER of the list; there is no undo."""
     with connect(options) as client:
         if not numbers and not yes:
             click.confirm(f"Forget all failed documents of {collection}?", abort=True, err=True)

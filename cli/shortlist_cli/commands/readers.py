@@ -1,8 +1,8 @@
-"""Documents from files: JSON lines, CSV, a folder of text files, or standard input.
+"""Reads documents from JSON lines, CSV, a folder of text files, or standard input.
 
-Lazy: a file of any size is read as it is sent. A record that cannot be read is yielded as ``Unreadable``, in its place,
-so that it fails alone and the count stays right. The same input gives the same documents in the same order, which is
-what resuming needs.
+Readers are lazy: a file of any size is read as it is sent. An unreadable record becomes an ``Unreadable`` in its place,
+so it fails alone and later positions stay right. The same input gives the same documents in the same order, which
+resuming needs.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any
 from shortlist import Document
 
 TEXT_SUFFIXES = {".txt", ".md", ".markdown", ".rst"}
-"""Files of a folder that are read."""
+"""Suffixes of the files to read in a folder."""
 
 CSV_FIELD_BYTES = 64 * 1024 * 1024
 """Largest cell of a CSV file; csv's own limit is 128 KiB."""
 
 ID_COLUMNS = ("id", "_id")
-"""Columns that are taken as the id when none is named; "_id" is BEIR's."""
+"""Columns of the id when none is named; "_id" is BEIR's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Where in a record the parts of a document are.
+    """The columns of a record that hold the parts of a document.
 
     Attributes:
-        id: "" for the first of ``ID_COLUMNS`` that is there.
-        text: several are joined by a blank line.
-        metadata: "" for all other columns, and the object in a column "metadata" as it is.
+        id: "" for the first of ``ID_COLUMNS`` in the record.
+        text: a blank line joins several.
+        metadata: empty for all other columns. The object in a column "metadata" is always included as it is.
     """
 
     id: str = ""
@@ -46,7 +46,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record that is no document; ``id`` says where it is. The ingest fails it like any other bad operation."""
+    """A record that is no document; ``id`` is its place in the source. The ingest fails it as an invalid operation."""
 
     id: str
     problem: str
@@ -56,10 +56,10 @@ Record = Document | Unreadable
 
 
 def read_documents(source: Path | None, format: str, columns: Columns) -> Iterator[Record]:
-    """Documents of a file or folder; None for standard input.
+    """Reads the documents of a file or folder; ``source`` None is standard input.
 
     Args:
-        format: "jsonl", "csv", "tsv" or "text"; "auto" goes by the name, and takes standard input as JSON lines.
+        format: "jsonl", "csv", "tsv" or "text"; "auto" goes by the name, and reads standard input as JSON lines.
     """
     format = guess_format(source, format)
     if format == "text":
@@ -74,7 +74,7 @@ def read_documents(source: Path | None, format: str, columns: Columns) -> Iterat
 
 
 def guess_format(source: Path | None, format: str) -> str:
-    """The format to read a source as."""
+    """The format of a source; for "auto" by its name."""
     if format != "auto":
         return format
     if source is None:
@@ -85,7 +85,7 @@ def guess_format(source: Path | None, format: str) -> str:
 
 
 def count_documents(source: Path, format: str) -> int | None:
-    """How many documents a source has, for a progress bar; None when that is as much work as reading them."""
+    """The number of documents in a source; None where counting costs as much as reading."""
     format = guess_format(source, format)
     if format == "text":
         return len(_text_files(source))
@@ -103,12 +103,12 @@ def _parse(lines: Iterable[bytes], format: str, columns: Columns, name: str) -> 
         return
     csv.field_size_limit(CSV_FIELD_BYTES)
     text = (_decode(line, first=number == 0) for number, line in enumerate(lines))
-    # Strict, because a quote that nobody closed would take the rest of the file for one cell.
+    # Strict, because an unclosed quote would turn the rest of the file into one cell.
     rows = csv.DictReader(text, delimiter="\t" if format == "tsv" else ",", strict=True)
     place = f"{name}:1"
     while True:
         try:
-            # Reads the header, the first time.
+            # The first access reads the header.
             if rows.fieldnames is None:
                 return
             place = f"{name}:{rows.line_num + 1}"
@@ -119,13 +119,13 @@ def _parse(lines: Iterable[bytes], format: str, columns: Columns, name: str) -> 
             yield Unreadable(place, f"not CSV: {error}")
             continue
         if None in row or None in row.values():
-            yield Unreadable(place, "the row has not as many cells as the header")
+            yield Unreadable(place, "the row has another number of cells than the header")
         else:
             yield _document({key: value for key, value in row.items() if value != ""}, columns, place)
 
 
 def _decode(data: bytes, *, first: bool = True) -> str:
-    # Bytes that are not UTF-8 become lone surrogates, which the client refuses in the one document that has them.
+    # Bytes that are not UTF-8 become lone surrogates, which the client refuses in that one document.
     return data.decode("utf-8-sig" if first else "utf-8", "surrogateescape")
 
 
@@ -142,7 +142,7 @@ def _from_json(line: bytes, columns: Columns, place: str) -> Record:
 def _document(record: dict[str, Any], columns: Columns, place: str) -> Record:
     id_column = columns.id or next((name for name in ID_COLUMNS if name in record), ID_COLUMNS[0])
     if id_column not in record:
-        return Unreadable(place, f"there is nothing in column {id_column!r} for the id; name another with --id-column")
+        return Unreadable(place, f"the record has no column {id_column!r} for the id; name another with --id-column")
     used = {id_column, columns.title, columns.vector, "metadata", *columns.text}
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
@@ -155,7 +155,7 @@ def _document(record: dict[str, Any], columns: Columns, place: str) -> Record:
         except ValueError:
             return Unreadable(place, "the vector is not a JSON list of numbers")
     return Document(
-        # A number as id is common in files, and has one spelling.
+        # Numbers are common as ids in files, and have one spelling.
         id=str(id) if isinstance(id, int) else id,
         title=record.get(columns.title) or "",
         text=_joined(record, columns.text),

@@ -1,4 +1,4 @@
-"""``shortlist search``: a query's hits, with what every stage thought of them."""
+"""``shortlist search``: prints the hits of a query, with rank and score in every stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shortlist_cli.commands.filter_text import filter_option, parse_filters
 from shortlist_cli.connection import client_options, connect
 
 TEXT_LENGTH = 60
-"""Characters of a document that the table shows."""
+"""Longest headline of a document in the table, in characters."""
 
 
 @click.command("search")
@@ -23,19 +23,22 @@ TEXT_LENGTH = 60
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits to show.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Hits to skip.")
 @filter_option
-@click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Indexes to ask; hybrid by default.")
+@click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Indexes to search; hybrid by default.")
 @click.option("--rerank/--no-rerank", default=None, help="Run the second stage; the collection's setting by default.")
-@click.option("--depth", type=click.IntRange(1, 1000), help="Documents to rerank.")
+@click.option("--depth", type=click.IntRange(1, 1000), help="Number of documents to rerank.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
-@click.option("--instruction", metavar="TEXT", help="Task for embedders and rerankers that take one.")
-@click.option("--explain", is_flag=True, help="Print what every stage did, and what became of every candidate.")
-@click.option("--explain-texts", is_flag=True, help="Explain, with the texts that the models read; for admins.")
+@click.option("--instruction", metavar="TEXT", help="Instruction for embedders and rerankers that take one.")
+@click.option("--explain", is_flag=True, help="Print the work of every stage, and what became of every candidate.")
+@click.option(
+    "--explain-texts", is_flag=True, help="Explain, and print the texts that the models read; needs the scope admin."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 @client_options
 def search_command(collection: str, query: str, **options: Any) -> None:
     """Searches COLLECTION for QUERY.
 
-    A cell such as "3 0.871" is a hit's rank and score in that stage; an empty one means that the stage did not find it.
+    A cell such as "3 0.871" is the rank and score of a hit in that stage; an empty cell means that the stage did not
+    find the hit.
     """
     rerank = None
     if options["rerank"] is not None or options["depth"] is not None or options["weight"] is not None:
@@ -63,7 +66,7 @@ def search_command(collection: str, query: str, **options: Any) -> None:
 
 
 def print_result(result: SearchResult, *, title: str | None = None) -> None:
-    """Prints hits as a table, and the stages' times under it on a terminal.
+    """Prints hits as a table, then the times of the stages on standard error.
 
     Args:
         title: a line above the table; on a terminal only.
@@ -95,13 +98,13 @@ def print_result(result: SearchResult, *, title: str | None = None) -> None:
 
 
 def headline(hit: Hit) -> str:
-    """The title, or the beginning of the text, in one line."""
+    """The title, or else the beginning of the text, as one line."""
     line = " ".join((hit.document.title or hit.document.text).split())
     return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"
 
 
 def times_line(report: SearchReport) -> str:
-    """The time of each stage in milliseconds, in one line."""
+    """The time of each stage in milliseconds, as one line."""
     stages = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.stage_seconds.items())
     return f"{report.total_seconds * 1000:.1f} ms ({stages}); {report.mode}, {report.reranked} reranked"
 

@@ -1,7 +1,7 @@
-"""``shortlist verify``: proves that collections are what they should be, or names what is wrong.
+"""``shortlist verify``: checks collections and names every fault.
 
-With a folder it opens the folder itself, as a server would, so no server may run on it; without, it asks a server. The
-exit code is 0 when everything holds, 1 when something does not.
+Given a folder, the command opens it as a server would, so no server may run on it. Without a folder it asks a server.
+The exit code is 0 when every check passes, else 1.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MAX_SAMPLE = 10_000
     "folder", required=False, metavar="[DIR]", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--collection", "-c", metavar="NAME", help="Check this collection only.")
-@click.option("--repair", is_flag=True, help="Rebuild from the database what does not hold, then check again.")
+@click.option("--repair", is_flag=True, help="Rebuild damaged indexes from the database, then check again.")
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="With --repair: go on without acknowledged commits that were lost with the write-ahead log.",
+    help="With --repair: give up acknowledged commits that were lost with the write-ahead log.",
 )
 @click.option(
     "--sample",
     type=click.IntRange(0, MAX_SAMPLE),
     default=200,
     show_default=True,
-    help="Vectors of each segment to look up by themselves.",
+    help="Vectors of each segment to search for by themselves.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the reports with every check as JSON.")
 @long_client_options
@@ -60,16 +60,16 @@ def verify_command(
 ) -> None:
     """Checks the collections in the data folder or backup DIR, or, without DIR, those of a running server.
 
-    Checked are the database, its counts, the checksum of every row, vector and segment, that each live passage is in
-    exactly one place, and that a sample of vectors finds itself. Of a backup, every file is compared with what its
-    backup.json says, and nothing is changed. With DIR no server may run on the folder. The exit code is 1 when
-    something does not hold.
+    The command checks the database, its counts, and the checksum of every row, vector and segment. Each live passage
+    must be in exactly one place, and each vector of a sample must find itself. In a backup, the command compares every
+    file with its entry in backup.json and changes nothing. With DIR, no server may run on the folder. The exit code is
+    1 when a check fails.
     """
     source = click.get_current_context().get_parameter_source("target")
     if folder is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give DIR or --target, not both")
     if accept_loss and not repair:
-        raise click.UsageError("--accept-loss is part of a repair: give --repair as well")
+        raise click.UsageError("--accept-loss needs --repair")
     with output.step_display() as display:
         task = display.add_task("open")
 
@@ -91,7 +91,7 @@ def verify_command(
                     progress=show,
                     timeout_seconds=timeout,
                 )
-    # A damaged backup cannot be repaired, nor restored.
+    # A damaged backup can be neither repaired nor restored.
     _print(reports, as_json=as_json, advice=folder is None or not (folder / "backup.json").exists())
     if not all(report.ok for report in reports):
         raise click.exceptions.Exit(EXIT_NOT_OK)
@@ -109,7 +109,7 @@ def verify_folder(
     """Checks a collection, or all, of a data folder on which no server runs, or of a backup.
 
     Raises:
-        click.ClickException: it is no data folder, it is in use, or the server's libraries are not installed.
+        click.ClickException: the folder is no data folder or is in use, or the server's libraries are not installed.
     """
     try:
         from shortlist_server.config import Config
@@ -120,9 +120,9 @@ def verify_folder(
         raise click.ClickException(MISSING_SERVER) from error
     if (folder / BACKUP_FILE).exists():
         if repair:
-            raise click.UsageError("a backup is not repaired: restore it, and what can be rebuilt is")
+            raise click.UsageError("a backup is not repaired: restore it, which rebuilds what can be rebuilt")
         return _verify_backup(folder, collection, progress)
-    # Opening would make what is missing.
+    # Opening would create missing folders.
     if not (folder / COLLECTIONS_FOLDER).is_dir():
         raise click.ClickException(
             f"{folder} is no data folder and no backup: it has neither {COLLECTIONS_FOLDER} nor {BACKUP_FILE}"
@@ -130,7 +130,7 @@ def verify_folder(
     try:
         store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     except ShortlistError as error:
-        hint = "\nIf a server runs on it, ask that: shortlist verify --target HOST:PORT"
+        hint = "\nif a server runs on it, ask the server: shortlist verify --target HOST:PORT"
         raise click.ClickException(error.message + (hint if "in_use" in error.metadata else "")) from error
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be opened: {error}") from error
@@ -166,7 +166,7 @@ def _verify_collection(
     try:
         return _report(store.verify(name, sample=sample, repair=repair, accept_loss=accept_loss, progress=tell))
     except (ShortlistError, BuildFailed) as error:
-        # The other collections are checked all the same.
+        # A failure of one collection does not stop the check of the others.
         problem = VerifyCheck(name="repair" if isinstance(error, BuildFailed) else "open", ok=False, detail=str(error))
         return VerifyReport(collection=name, ok=False, checks=(problem,))
 
@@ -227,4 +227,4 @@ def _print(reports: list[VerifyReport], *, as_json: bool, advice: bool) -> None:
         for line in (*report.repairs, *report.notes):
             output.note(f"{report.collection}: {line}")
     if advice and any(not report.ok for report in reports):
-        output.note("--repair rebuilds indexes from the database; for a damaged database, restore a backup.")
+        output.note("--repair rebuilds indexes from the database; for a damaged database, restore a backup")

@@ -1,1 +1,1 @@
-"""The demo: a corpus that every machine has, served and searched."""
+"""The demo: serves and searches a corpus that every machine has."""

@@ -1,7 +1,7 @@
 """The documentation of this machine's Python standard library, as documents for the demo.
 
-Only source files are read, with ``ast``: nothing is imported or run. The result depends on the interpreter alone and
-comes in the same order every time. Pure functions; any thread.
+``ast`` reads the source files: nothing is imported or run. The result depends only on the interpreter and always has
+the same order. Functions only read files; any thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_TEXT_CHARACTERS = 480
-"""Where the text of an entry is cut, at a word; about one passage of 128 tokens."""
+"""Longest text of an entry, cut at a word; about one passage of 128 tokens."""
 
 RULE = frozenset("=-~*+ ")
-"""A paragraph of nothing else only underlines a title."""
+"""A paragraph of only these characters underlines a title."""
 
 SKIPPED_PACKAGES = frozenset(["encodings", "idlelib", "lib2to3", "pydoc_data", "test", "tkinter", "turtledemo"])
-"""Packages in which nobody would search: tests, generated tables, programs, and 700 methods of tkinter."""
+"""Packages that nobody would search: tests, generated tables, programs, and 700 methods of tkinter."""
 
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -31,13 +31,13 @@ _Documented = ast.Module | _Definition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One documented thing of the standard library.
+    """One documented module, class, function or method of the standard library.
 
     Attributes:
         name: the qualified name, as in ``tempfile.TemporaryDirectory.cleanup``; unique in the corpus.
         module: the module that defines it.
         kind: "module", "class", "function" or "method".
-        text: the signature, where there is one, and the first paragraphs of the docstring.
+        text: the signature, if any, and the first paragraphs of the docstring.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
 
 
 def stdlib_corpus(root: Path | None = None) -> list[Entry]:
-    """The documented public modules, classes, functions and methods below a folder, by name; takes a few seconds.
+    """The documented public modules, classes, functions and methods of a folder, sorted by name; takes a few seconds.
 
     Args:
         root: the folder to read; the running interpreter's library by default.

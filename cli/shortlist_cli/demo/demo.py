@@ -1,7 +1,7 @@
-"""``shortlist demo``: the standard library's documentation, streamed in and asked five questions.
+"""``shortlist demo``: streams in the standard library's documentation and asks it five questions.
 
-A real server in a child process keeps the data in a folder, so that a second run finds it there. The ingest stream has
-a name: a run that was interrupted goes on where it stopped, and a complete one sends nothing.
+A server in a child process keeps the data in a folder, where a second run finds it. The ingest stream has a name: an
+interrupted run goes on where it stopped, and a run after a complete one sends nothing.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ QUESTIONS = (
     "stop waiting for a coroutine after a timeout",
     "read settings from a file with sections",
 )
-"""What is asked when the command line has no question."""
+"""The questions asked when the command line has none."""
 
 STREAM = "stdlib"
-"""Name of the ingest stream; a collection has one corpus, so one name is enough."""
+"""Name of the ingest stream; one is enough, because a collection has one corpus."""
 
 
 @click.command("demo")
@@ -45,20 +45,20 @@ STREAM = "stdlib"
     default=Path(".demo"),
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the server's data and log; made when missing.",
+    help="Folder of the server's data and log; created when missing.",
 )
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 100), help="Hits for each question.")
-@click.option("--embedder", metavar="NAME", help="As in serve; the server's default otherwise.")
+@click.option("--embedder", metavar="NAME", help="Embedder, as in serve; the server's default otherwise.")
 def demo_command(*, questions: tuple[str, ...], data_dir: Path, limit: int, embedder: str | None) -> None:
-    """Search the documentation of the Python standard library on this machine.
+    """Searches the documentation of the Python standard library on this machine.
 
-    Starts a server, streams in what the first run has to, and answers five questions, or those given. For every hit:
-    the rank it has now, the rank stage one (dense and lexical, fused) gave it, and how far stage two (rerank) moved it.
+    Starts a server, streams in the documents that it lacks, and answers five questions, or those given. Every hit shows
+    its final rank, its rank in stage one (dense and lexical, fused), and how far stage two (rerank) moved it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     arguments = ["--embedder", embedder] if embedder else []
     with ThreadPoolExecutor(1) as threads:
-        # Read while the server starts: neither needs the other.
+        # The corpus is read while the server starts.
         reading = threads.submit(stdlib_corpus)
         with _server(data_dir, arguments) as target, Client(target) as client:
             corpus = reading.result()
@@ -69,7 +69,7 @@ def demo_command(*, questions: tuple[str, ...], data_dir: Path, limit: int, embe
 
 
 def collection_name(corpus: Sequence[Entry]) -> str:
-    """A name that is another one for every other interpreter or corpus, so that none is mixed with what is there."""
+    """A name unique to interpreter and corpus, so that different corpora never mix in one collection."""
     digest = hashlib.sha256()
     for entry in corpus:
         digest.update(f"{entry.name}\0{entry.kind}\0{entry.text}\0".encode())
@@ -78,7 +78,7 @@ def collection_name(corpus: Sequence[Entry]) -> str:
 
 
 def document(entry: Entry) -> Document:
-    """An entry of the corpus as it is sent."""
+    """The document that an entry of the corpus becomes."""
     package = entry.module.partition(".")[0]
     metadata = {"kind": entry.kind, "module": entry.module, "package": package, "qualified_name": entry.name}
     return Document(id=entry.name, title=entry.name, text=entry.text, metadata=metadata)
@@ -105,7 +105,7 @@ def print_answer(question: str, result: SearchResult) -> None:
         dim=True,
     )
     for degradation in report.degradations:
-        note(f"Degraded: {degradation.message}")
+        note(f"degraded: {degradation.message}")
 
 
 def _table(hits: Sequence[Hit]) -> Table:
@@ -128,7 +128,7 @@ def _table(hits: Sequence[Hit]) -> Table:
 
 
 def _ranks(hit: Hit) -> list[int | str]:
-    """Final, fused, dense and lexical rank; "-" where a stage did not have the document in its ranking."""
+    """Final, fused, dense and lexical rank; "-" where a stage did not rank the document."""
     stages = (hit.dense.rank if hit.dense else 0, hit.lexical.rank if hit.lexical else 0)
     return [hit.rank, hit.fused.rank, *(rank or "-" for rank in stages)]
 
@@ -144,12 +144,12 @@ def _summary(text: str) -> str:
 def _server(data_dir: Path, arguments: Sequence[str]) -> Iterator[str]:
     try:
         with contextlib.ExitStack() as stack:
-            # What the start does is shown until the server answers: the first one converts the model.
+            # Shows the steps of the start, because the first start converts the model, which takes a while.
             display = stack.enter_context(step_display())
-            task = display.add_task("Starting a server")
+            task = display.add_task("starting a server")
 
             def show(doing: str) -> None:
-                text = f"Starting a server: {doing}"
+                text = f"starting a server: {doing}"
                 if display.disable:
                     note(text)
                 else:
@@ -165,24 +165,24 @@ def _server(data_dir: Path, arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _fill(client: Client, collection: str, corpus: Sequence[Entry]) -> None:
-    """Makes the collection and sends what it does not have."""
+    """Makes the collection and sends the documents that it lacks."""
     with contextlib.suppress(CollectionExists):
         client.create_collection(collection, CollectionConfig(filterable_fields=("kind", "module", "package")))
     started = time.perf_counter()
     ingest = client.ingest(collection, map(document, corpus), stream=STREAM, resume=True)
     with progress_bar() as progress:
-        task = progress.add_task("Reading the standard library", total=len(corpus))
+        task = progress.add_task("ingest", total=len(corpus))
         failed = 0
         for ack in ingest:
             failed += not ack.ok
             progress.update(task, completed=ack.index + 1, failed=failed)
     seconds, summary = time.perf_counter() - started, ingest.summary
     for ack in summary.failures:
-        note(f"{ack.id} was refused: {ack.error}")
+        note(f"document {ack.id!r} was refused: {ack.error}")
     kept = f"{len(corpus):,} documented modules, classes, functions and methods"
     if summary.durable:
         rate = summary.durable / seconds
-        note(f"{kept}: {summary.durable:,} sent in {seconds:.0f} s ({rate:.0f} per second).")
+        note(f"{kept}: {summary.durable:,} sent in {seconds:.0f} s ({rate:.0f} per second)")
     else:
-        note(f"{kept}: all in place.")
-    note("Stage one fuses the dense and the lexical ranking; stage two reranks and moves a hit up or down.")
+        note(f"{kept}: all in place")
+    note("stage one fuses the dense and the lexical ranking; stage two reranks and moves a hit up or down")

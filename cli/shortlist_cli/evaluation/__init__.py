@@ -1,1 +1,1 @@
-"""Measuring how good and how fast the searches of a collection are: what ``eval`` and ``tune-search`` share."""
+"""Evaluation: how well and how fast a collection ranks. ``eval`` and ``tune-search`` are built from these modules."""

@@ -1,11 +1,11 @@
 """Evaluation folders in the format of the BEIR benchmark (https://github.com/beir-cellar/beir), and their parts.
 
 A folder has ``corpus.jsonl`` (objects with ``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and for
-each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Judgements are also read in
-the format of TREC (query, anything, document, grade, separated by blanks).
+each split ``qrels/SPLIT.tsv`` (query, document, grade; the first line may be a heading). Qrels may also be in TREC's
+format (query, anything, document, grade, separated by blanks).
 
-Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. Documents are
-read twice rather than kept: once to check them, once to send them.
+Files are UTF-8, with or without a byte order mark. Everything is checked before anything is measured. The corpus is
+read twice instead of being kept in memory: once to check it, once to send it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Any
 from shortlist import Document
 
 MAX_GRADE = 1_000_000
-"""Largest grade, either way: what trec_eval needs to count an ideal ranking grows with it."""
+"""Largest absolute grade: the memory that trec_eval needs for an ideal ranking grows with the grade."""
 
 
 class InvalidDataset(Exception):
-    """The folder is not what it should be. The message names the file, the line where there is one, and the remedy."""
+    """The folder is not a valid dataset. The message names the file, the line where there is one, and the fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """Queries and what is known to answer them.
+    """Queries with the documents that are known to answer them.
 
     Attributes:
-        name: what to call them in a report.
-        queries: text of every query that has a judgement, by id, in the order of the file.
-        judgements: grade of each judged document, by query id and document id; 0 and less is not relevant.
+        name: their name in a report.
+        queries: text of every judged query, by id, in the order of the file.
+        qrels: grade of each judged document, by query id and document id; grades of 0 and less mean not relevant.
     """
 
     name: str
     queries: Mapping[str, str]
-    judgements: Mapping[str, Mapping[str, int]]
+    qrels: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,9 @@ class Dataset(Judged):
     """A checked folder and split.
 
     Attributes:
-        folder: where it is.
-        document_count: documents in the corpus.
-        judged_but_missing: judged documents that the corpus does not have; nothing can find them.
+        folder: path of the folder.
+        document_count: number of documents in the corpus.
+        judged_but_missing: number of judged documents that the corpus lacks; no search can find them.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Dataset(Judged):
     judged_but_missing: int
 
     def documents(self) -> Iterator[Document]:
-        """The corpus, in the order of the file, read anew."""
+        """Reads the corpus again, in the order of the file."""
         for _, row in _rows(self.folder / "corpus.jsonl"):
             yield Document(id=str(row["_id"]), title=row.get("title") or "", text=row.get("text") or "")
 
@@ -71,19 +71,19 @@ def load_dataset(folder: Path, split: str) -> Dataset:
         raise InvalidDataset(f"{folder} is not a folder")
     judged = load_split(folder, split)
     document_ids = set(_texts(folder / "corpus.jsonl", ("title", "text")))
-    documents = {document for grades in judged.judgements.values() for document in grades}
+    documents = {document for grades in judged.qrels.values() for document in grades}
     return Dataset(
         name=judged.name,
         folder=folder,
         document_count=len(document_ids),
         queries=judged.queries,
-        judgements=judged.judgements,
+        qrels=judged.qrels,
         judged_but_missing=len(documents - document_ids),
     )
 
 
 def load_split(folder: Path, split: str) -> Judged:
-    """The queries and judgements of a split of a folder, without its corpus.
+    """The queries and qrels of a split of a folder, without its corpus.
 
     Raises:
         InvalidDataset: as ``load_dataset``.
@@ -96,31 +96,32 @@ def load_split(folder: Path, split: str) -> Judged:
     return load_judged(folder / "queries.jsonl", path, name=f"{folder.resolve().name}/{split}")
 
 
-def load_judged(queries: Path, qrels: Path, *, name: str | None = None) -> Judged:
-    """Reads queries (JSON Lines) and judgements (tab-separated, or TREC's), each from a file of its own.
+def load_judged(queries_path: Path, qrels_path: Path, *, name: str | None = None) -> Judged:
+    """Reads queries (JSON Lines) and qrels (tab-separated, or TREC's), each from its own file.
 
     Raises:
-        InvalidDataset: a file is missing or malformed, ids repeat, or queries are judged that do not exist.
+        InvalidDataset: a file is missing or malformed, ids repeat, or the qrels judge queries that do not exist.
     """
-    judgements = _judgements(qrels)
-    texts = _texts(queries, ("text",))
-    unknown = [query for query in judgements if query not in texts]
+    qrels = _read_qrels(qrels_path)
+    texts = _texts(queries_path, ("text",))
+    unknown = [query for query in qrels if query not in texts]
     if unknown:
         raise InvalidDataset(
-            f"{_short(qrels)} judges {len(unknown)} queries that are not in {queries.name}, for example {unknown[0]!r}"
+            f"{_short(qrels_path)} judges {len(unknown)} queries that are not in {queries_path.name}, "
+            f"for example {unknown[0]!r}"
         )
-    empty = [query for query in judgements if not texts[query].strip()]
+    empty = [query for query in qrels if not texts[query].strip()]
     if empty:
-        raise InvalidDataset(f"{queries.name}: query {empty[0]!r} has no text")
+        raise InvalidDataset(f"{queries_path.name}: query {empty[0]!r} has no text")
     return Judged(
-        name=name or qrels.stem,
-        queries={query: text for query, text in texts.items() if query in judgements},
-        judgements=judgements,
+        name=name or qrels_path.stem,
+        queries={query: text for query, text in texts.items() if query in qrels},
+        qrels=qrels,
     )
 
 
 def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
-    """The last of ``fields`` by id, after checking all of them; for the corpus the texts are dropped again at once."""
+    """Checks ``fields`` of every row; returns the text by id for a single field, and empty texts for several."""
     texts: dict[str, str] = {}
     keep = len(fields) == 1
     for number, row in _rows(path):
@@ -131,7 +132,7 @@ def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
             if not isinstance(row.get(field, ""), str | None):
                 raise InvalidDataset(f"{path.name}, line {number}: the field {field} is not a string")
         if str(identifier) in texts:
-            raise InvalidDataset(f"{path.name}, line {number}: the _id {identifier!r} was there before")
+            raise InvalidDataset(f"{path.name}, line {number}: the _id {identifier!r} appears a second time")
         texts[str(identifier)] = (row.get(fields[-1]) or "") if keep else ""
     if not texts:
         raise InvalidDataset(f"{path.name} is empty")
@@ -139,7 +140,7 @@ def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and objects of a JSON Lines file; blank lines are passed over."""
+    """Line numbers, from 1, and objects of a JSON Lines file; blank lines are skipped."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -158,13 +159,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InvalidDataset(f"{path.name} cannot be read: {error}") from error
 
 
-def _judgements(path: Path) -> dict[str, dict[str, int]]:
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDataset(f"{_short(path)} cannot be read: {error}") from error
-    judgements: dict[str, dict[str, int]] = {}
-    # Not splitlines(): what else ends a line in Unicode may be in an id.
+    qrels: dict[str, dict[str, int]] = {}
+    # Not splitlines(): it also splits at other Unicode line ends, which an id may contain.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -185,11 +186,11 @@ def _judgements(path: Path) -> dict[str, dict[str, int]]:
             ) from error
         if abs(grade) > MAX_GRADE:
             raise InvalidDataset(f"{at}: the grade {written} is beyond {MAX_GRADE}")
-        if judgements.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise InvalidDataset(f"{at}: {document!r} was judged for {query!r} before, with another grade")
-    if not any(grade > 0 for grades in judgements.values() for grade in grades.values()):
+        if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise InvalidDataset(f"{at}: {document!r} has another grade for {query!r} in an earlier line")
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise InvalidDataset(f"{_short(path)} judges no document as relevant")
-    return judgements
+    return qrels
 
 
 def _is_number(text: str) -> bool:

@@ -1,6 +1,6 @@
 """The charts of a report, as specifications for Vega-Lite (https://vega.github.io/vega-lite/).
 
-Each function returns a chart of a run, or None where the run has nothing to show in it. Pure functions; any thread.
+Each function returns a chart of a run, or None where the run has no data for it. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ FIRST, *_ = MEASURES
 COLOURS = {"dense": "#5b8ff9", "lexical": "#e8a13a", "fused": "#8e6cc9", "final": "#1f9d6b"}
 UP, DOWN, SAME = "#1f9d6b", "#d1495b", "#9aa3af"
 DEPTH = 100
-"""Ranks that were looked at; what lies beyond is drawn at ``BEYOND``."""
+"""Deepest rank of a chart; ranks beyond it are drawn at ``BEYOND``."""
 
 BEYOND = 150
 SHOWN_QUERIES = 3
 MAX_BARS = 600
 NAME_WIDTH, NAME_HEIGHT = 0.35, 0.06
-"""What a setting's name takes up of the latency chart."""
+"""Share of the latency chart that the name of a setting takes, across and up."""
 
 NARROW = 400
-"""Width of a chart, in pixels, below which it is a phone's. A name takes up most of the latency chart then."""
+"""A chart less wide than this, in pixels, is a phone's: there a name takes most of the latency chart."""
 
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _CONFIG: Spec = {
@@ -43,7 +43,7 @@ _CONFIG: Spec = {
 
 
 def all_charts(run: RunRecord) -> dict[str, Spec]:
-    """Every chart that the run has, by name."""
+    """Every chart that the run has data for, by name."""
     charts = {
         **{f"stages-{measure}": quality_by_stage(run, measure) for measure in MEASURES},
         "latency": quality_against_latency(run),
@@ -105,7 +105,7 @@ def quality_by_stage(run: RunRecord, measure: str) -> Spec:
 
 
 def quality_against_latency(run: RunRecord) -> Spec | None:
-    """Median latency across, the deciding measure upwards: the stages of the defaults, and every setting."""
+    """The deciding measure over the median latency: the stages of the defaults, and every setting."""
     rows = []
     first = run.settings[0]
     for ranking, timed in run.stage_latency.items():
@@ -185,7 +185,7 @@ def quality_against_latency(run: RunRecord) -> Spec | None:
 
 
 def _apart(rows: list[Spec], width: float = NAME_WIDTH) -> list[Spec]:
-    """The points that can be named without one name lying over another's; those that come first are kept."""
+    """The points whose names do not overlap; earlier rows win."""
     across, up = (max(values) - min(values) for values in zip(*((row["ms"], row["mean"]) for row in rows), strict=True))
     kept: list[Spec] = []
     for row in rows:
@@ -198,7 +198,7 @@ def _apart(rows: list[Spec], width: float = NAME_WIDTH) -> list[Spec]:
 
 
 def movements(setting: SettingRecord) -> list[tuple[int | None, int | None, str]]:
-    """For every relevant document its rank after the first stage and after the second, and the query's text."""
+    """For every relevant document: its rank after the first stage, its rank after the second, the query's text."""
     return [
         (record.rank("fused", id), record.rank("final", id), record.text)
         for record in setting.queries
@@ -208,7 +208,7 @@ def movements(setting: SettingRecord) -> list[tuple[int | None, int | None, str]
 
 
 def rank_movement(setting: SettingRecord) -> Spec | None:
-    """Where relevant documents were after the first stage, and where after the second."""
+    """The ranks of relevant documents after the first stage against those after the second."""
     at: dict[tuple[int, int], list[str]] = defaultdict(list)
     for before, after, text in movements(setting):
         if before is not None or after is not None:
@@ -280,7 +280,7 @@ def rank_movement(setting: SettingRecord) -> Spec | None:
 
 
 def change_by_query(setting: SettingRecord) -> Spec | None:
-    """What the second stage did to each query it changed, the greatest gain first."""
+    """The change that the second stage made to each query, greatest gain first; unchanged queries are left out."""
     rows: list[Spec] = []
     for record in setting.queries:
         before, after = (record.measures[ranking][FIRST] for ranking in ("fused", "final"))
@@ -318,7 +318,7 @@ def change_by_query(setting: SettingRecord) -> Spec | None:
 
 
 def spread(setting: SettingRecord) -> Spec:
-    """How many queries have which figure, after the first stage and after the second."""
+    """The number of queries by their figure, after the first stage and after the second."""
     names = ["0", "<0.2", "<0.4", "<0.6", "<0.8", "<1", "1"]
 
     def place(value: float) -> str:
@@ -385,7 +385,7 @@ def stage_times(setting: SettingRecord) -> Spec | None:
 
 
 def _chart(description: str, values: list[Spec], spec: Spec) -> Spec:
-    """``description`` is what a screen reader calls the chart."""
+    """Adds the common head. Screen readers read ``description``."""
     head = {"$schema": _SCHEMA, "description": description, "background": None, "config": _CONFIG}
     return {**head, "data": {"values": values}, **spec}
 

@@ -1,4 +1,4 @@
-"""Comparing two saved runs, query by query. Pure but for printing."""
+"""Compares two saved runs, query by query. Only ``print_comparison`` has side effects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Comparison:
     """What changed from the first run to the second.
 
     Attributes:
-        names: how the two are called.
-        queries: those that both have.
+        names: a name of each run.
+        queries: number of queries that both runs have.
         means: by ranking, then by measure: the two means over these queries.
         differences: by ranking, then by measure.
-        moved: queries by the change of the first measure's final figure, the greatest loss first: id, text, change.
-        warnings: what makes the comparison doubtful.
+        moved: id, text and change of each query, in the first measure of the final ranking; greatest loss first.
+        warnings: reasons to doubt the comparison.
     """
 
     names: tuple[str, str]
@@ -73,8 +73,8 @@ def compare_runs(
     warnings = []
     if len(common) < max(len(ours), len(theirs)):
         warnings.append(f"only {len(common)} queries are in both runs, of {len(ours)} and {len(theirs)}")
-    if first.about.get("judgements") != second.about.get("judgements"):
-        warnings.append("the two runs were judged by different judgements")
+    if first.about.get("qrels") != second.about.get("qrels"):
+        warnings.append("the two runs were judged with different qrels")
     means: dict[str, dict[str, tuple[float, float]]] = {}
     differences: dict[str, dict[str, Difference]] = {}
     for ranking in (ranking for ranking in a.rankings if ranking in b.rankings):
@@ -101,7 +101,7 @@ def compare_runs(
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Prints the comparison as tables; the queries that changed most below."""
+    """Prints the comparison as a table, then the queries that changed most."""
     for warning in comparison.warnings:
         note(f"warning: {warning}")
     columns = ["ranking", "measure", "A", "B", "difference", "95 % interval", "p", "better", "worse", "verdict"]

@@ -1,7 +1,7 @@
-"""``shortlist eval``: how good a server's rankings are on judged queries, and how fast it is; and comparing two runs.
+"""``shortlist eval``: measures ranking quality and speed on judged queries, and compares two saved runs.
 
-The documents go through ``Ingest`` and the queries through ``Search`` of a real server: a child process with a folder
-that is gone afterwards, or the one named by ``--target``, where a collection that is there can be measured as it is.
+The documents go through ``Ingest`` and the queries through ``Search`` of a real server. That server is a child process
+with a temporary folder, or the one named by ``--target``, where an existing collection can be measured as it is.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ WORSE = 4
 
 
 class _EvalGroup(click.Group):
-    """``eval`` alone is ``eval run``, as it was before there was anything else to do."""
+    """Without a subcommand, ``eval`` means ``eval run``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts "run" in front of everything that is not a command."""
+        """Inserts "run" unless the first argument is a subcommand."""
         return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
 
 
@@ -43,21 +43,25 @@ def eval_command() -> None:
 
 @eval_command.command("run")
 @subject.subject_options
-@click.option("--split", default="test", show_default=True, help="Which judgements of DIR: qrels/SPLIT.tsv.")
-@click.option("--collection", metavar="NAME", help='The collection; "eval" is made where DIR is ingested.')
+@click.option("--split", default="test", show_default=True, help="Qrels of DIR to measure on: qrels/SPLIT.tsv.")
+@click.option("--collection", metavar="NAME", help='Collection to measure; "eval" where DIR is ingested.')
 @click.option(
     "--sweep",
     "sweeps",
     multiple=True,
     metavar="PATH=V,V,...",
-    help=f"Measure these values of a setting as well; several sweeps multiply. PATH is one of {', '.join(PATHS)}.",
+    help=f"Also measure these values of a setting; several sweeps multiply. PATH is one of {', '.join(PATHS)}.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to save the run and report in."
 )
 @click.option("--keep", is_flag=True, help="With --target and DIR: do not delete the collection afterwards.")
 @click.option(
-    "--concurrency", default=16, show_default=True, type=click.IntRange(1, 256), help="For the second timing."
+    "--concurrency",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Searches at once in the second timing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run_command(
@@ -71,25 +75,25 @@ def run_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure the rankings and the speed of a server on judged queries.
+    """Measures the rankings and the speed of a server on judged queries.
 
-    DIR is a folder in the format of the BEIR benchmark: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. A server is
-    started on a free port; what follows "--" is handed to its "shortlist serve". Every query of the split is searched
-    with the dense stage alone, with the lexical stage alone, with both fused, and with the default settings ("final").
-    Then searches are timed, one at a time and --concurrency at a time.
+    DIR is a folder in the format of the BEIR benchmark: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The command
+    starts a server on a free port and passes the options after "--" to its "shortlist serve". It runs every query of
+    the split with the dense stage alone, with the lexical stage alone, with both fused, and with the default settings
+    ("final"). Then it times searches, one at a time and --concurrency at a time.
 
-    A collection that is there is measured with --target, --collection, --qrels and --queries; nothing is written to it.
+    To measure an existing collection, give --target, --collection, --qrels and --queries; nothing is written to it.
 
-    --sweep rerank.weight=0,0.3,0.5 measures these settings as well and tests each against the defaults. --output saves
+    --sweep rerank.weight=0,0.3,0.5 also measures these settings and tests each against the defaults. --output saves
     every query's rankings and measures, and a report as one HTML file. "shortlist eval compare A B" tests whether two
     saved runs differ.
     """
     judged = subject.read_judged(options, split)
     if keep and not (options["target"] and options["folder"]):
-        raise click.UsageError("--keep goes with --target and DIR; to keep the data of a new server use --data-dir")
+        raise click.UsageError("--keep needs --target and DIR; to keep the data of a new server, use --data-dir")
     if options["qrels"] and not collection:
-        raise click.UsageError("--collection says which collection the judgements are for")
-    subject.need("ir_measures", "scipy", "numpy", *(["vl_convert"] if output else []))
+        raise click.UsageError("--qrels needs --collection, the collection to measure")
+    subject.require("ir_measures", "scipy", "numpy", *(["vl_convert"] if output else []))
     try:
         swept = parse_sweeps(sweeps) if sweeps else []
     except InvalidSweep as error:
@@ -121,8 +125,8 @@ def run_command(
 @eval_command.command("compare")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@click.option("--setting-a", metavar="LABEL", help="Which setting of A; its defaults unless said.")
-@click.option("--setting-b", metavar="LABEL", help="Which setting of B; its defaults unless said.")
+@click.option("--setting-a", metavar="LABEL", help="Setting of A to compare; by default its defaults.")
+@click.option("--setting-b", metavar="LABEL", help="Setting of B to compare; by default its defaults.")
 @click.option("--fail-if-worse", is_flag=True, help="Exit with code 4 when B's final nDCG@10 is significantly lower.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare_command(
@@ -134,12 +138,13 @@ def compare_command(
     fail_if_worse: bool,
     as_json: bool,
 ) -> None:
-    """Test whether two saved runs differ, query by query.
+    """Tests whether two saved runs differ, query by query.
 
-    A and B are folders that --output of "shortlist eval" made. For every ranking and measure: both means, the
-    difference with its 95 % interval, and how often chance alone gives one as large (paired randomisation test).
+    A and B are folders that "shortlist eval --output" saved. The table shows, for every ranking and measure: both
+    means, the difference with its 95 % interval, and how often chance alone would produce a difference as large (paired
+    randomisation test).
     """
-    subject.need("scipy", "numpy")
+    subject.require("scipy", "numpy")
     try:
         comparison = compare_runs(load_run(first), load_run(second), setting_a, setting_b)
     except InvalidRecord as error:
@@ -154,7 +159,7 @@ def compare_command(
 
 
 def _make_output(folder: Path) -> None:
-    """Makes the folder before anything is measured: afterwards is too late to learn that it cannot be written."""
+    """Creates the folder before measuring starts, so that a folder that cannot be written fails at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -227,7 +232,7 @@ def _print_tables(figures: Figures, concurrency: int) -> None:
     if ingest := about.get("ingest"):
         rate = ingest["documents_per_second"]
         rows.insert(0, ("refused documents", ingest["failed"]))
-        rows.insert(0, ("ingest", f"{rate:.1f} documents/s" if rate else "documents were there before"))
+        rows.insert(0, ("ingest", f"{rate:.1f} documents/s" if rate else "documents were already stored"))
     if figures.memory:
         now, peak = (value / 2**20 for value in figures.memory.values())
         rows.append(("server memory", f"{now:,.0f} MiB, at most {peak:,.0f} MiB"))

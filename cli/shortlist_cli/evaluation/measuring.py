@@ -1,8 +1,8 @@
-"""Measuring a collection through its client: what its searches find, and how fast they answer.
+"""Measures a collection through the client: what its searches find, and how fast they answer.
 
-Every figure is made by calls a user would make. The ranking of a stage is that of its own searches, not something
-picked from the answer of another one; times are the caller's, network and decoding included. Called from one thread;
-searches run in threads of their own.
+Every figure comes from calls that a user could make. Each stage is judged by searches of its own, not by parts of
+another search's answer. Times are the caller's and include network and decoding. Call from one thread; searches run in
+threads of their own.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from shortlist import Ack, Client, Include, Overloaded, SearchResult
 from shortlist_cli.evaluation.beir import Dataset
 
 QUALITY_LIMIT = 100
-"""Hits of a search that is judged; the depth of recall@100."""
+"""Hits of a judged search; the depth of recall@100."""
 
 QUALITY_CONCURRENCY = 4
-"""Searches at once where only their hits matter."""
+"""Searches at once where only the hits matter, not the times."""
 
 LATENCY_LIMIT = 10
-"""Hits of a search that is timed: the default limit."""
+"""Hits of a timed search: the default limit."""
 
 WARMUP_SEARCHES = 10
-"""Searches before the first that is timed."""
+"""Searches before the first timed one."""
 
 RETRY_SECONDS = 0.1
-"""Wait before a search that was refused is repeated, where the server does not say how long."""
+"""Wait before repeating a refused search, where the server names no time."""
 
 KEPT_HITS = 10
-"""Hits whose account of every stage is kept."""
+"""Hits whose ranks and scores in every stage are kept."""
 
 Step = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestFigures:
-    """What an ingest took.
+    """Counts and time of an ingest.
 
     Attributes:
         seconds: from the first document sent to the last acknowledgement.
-        durable, unchanged, failed: documents by what became of them.
-        passages: passages made.
-        tokens: tokens embedded.
+        durable, unchanged, failed: number of documents with this outcome.
+        passages: number of passages made.
+        tokens: number of tokens embedded.
         failures: the first acknowledgements of failed documents.
     """
 
@@ -61,7 +61,7 @@ class IngestFigures:
 
     @property
     def documents_per_second(self) -> float | None:
-        """Documents made durable per second; None where some were there before, because those cost nothing."""
+        """Documents made durable per second; None where some were unchanged, because those cost nothing."""
         return None if self.unchanged or not self.durable else self.durable / self.seconds
 
 
@@ -71,8 +71,8 @@ class LatencyFigures:
 
     Attributes:
         p50_ms, p99_ms: of the whole call, as the caller sees it.
-        queries_per_second: all searches by the time from the first one's start to the last one's end.
-        stages_p50_ms: of each stage, as the server reports it.
+        queries_per_second: number of searches over the time from the first start to the last end.
+        stages_p50_ms: median of each stage, as the server reports it.
     """
 
     p50_ms: float
@@ -83,12 +83,12 @@ class LatencyFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one search found.
+    """The result of one search.
 
     Attributes:
         ids: the documents, best first.
         hits: the first ``KEPT_HITS``: id, score and, by stage, rank and score.
-        report: the models that took part and what was lost, as the server says.
+        report: models, dense strategy and degradations, as the server reports them.
     """
 
     ids: tuple[str, ...]
@@ -101,8 +101,8 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
 
     Args:
         client: a client of the server.
-        collection: the collection; it exists.
-        dataset: what to send.
+        collection: name of an existing collection.
+        dataset: the documents to send.
         step: called after each acknowledgement with the number of failures so far.
     """
     started = time.perf_counter()
@@ -115,7 +115,7 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     summary = ingest.summary
     return IngestFigures(
         seconds=seconds,
-        # A superseded document cannot be: the ids of a dataset are unique.
+        # No document is superseded, because the ids of a dataset are unique.
         durable=summary.durable,
         unchanged=summary.unchanged,
         failed=summary.failed,
@@ -125,8 +125,8 @@ def measure_ingest(client: Client, collection: str, dataset: Dataset, step: Call
     )
 
 
-def patient_search(client: Client, collection: str, text: str, **arguments: Any) -> SearchResult:
-    """``Client.search``, repeated for as long as the server has too much to do; the waits are part of a call's time."""
+def search_with_retries(client: Client, collection: str, text: str, **arguments: Any) -> SearchResult:
+    """``Client.search``, repeated while the server is overloaded; the waits count towards the call's time."""
     while True:
         try:
             return client.search(collection, text, **arguments)
@@ -143,7 +143,7 @@ def find_all(
     *,
     limit: int = QUALITY_LIMIT,
 ) -> dict[str, Found]:
-    """Searches for every query once; returns what was found by query id, in the order of ``queries``.
+    """Searches once for every query; returns the results by query id, in the order of ``queries``.
 
     Args:
         client: a client of the server.
@@ -156,7 +156,7 @@ def find_all(
 
     def search(text: str) -> Found:
         part = Include(text=False, metadata=False)
-        result = patient_search(client, collection, text, limit=limit, include=part, **arguments)
+        result = search_with_retries(client, collection, text, limit=limit, include=part, **arguments)
         step()
         return _found(result)
 
@@ -190,21 +190,21 @@ def measure_latency(
     arguments: Mapping[str, Any],
     *,
     concurrency: int,
-    turn: int,
+    rotation: int,
     step: Step,
 ) -> LatencyFigures:
-    """Searches every query once with the default limit, ``concurrency`` at a time.
+    """Times one search for every query with the default limit, ``concurrency`` at a time.
 
-    Servers keep the embeddings of queries they saw. ``turn``, from 1 and another one for each call, turns the words of
-    the queries, so that they are new while their length and the words looked up stay the same.
+    Servers cache the embeddings of queries. ``rotation``, from 1 and different for each call, rotates the words of the
+    queries: their texts are new, while their length and the words looked up stay the same.
     """
-    warmup, texts = new_texts(list(queries), turn)
+    warmup, texts = rotated_texts(list(queries), rotation)
     for text in warmup:
-        patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
+        search_with_retries(client, collection, text, limit=LATENCY_LIMIT, **arguments)
 
     def search(text: str) -> tuple[float, SearchResult]:
         started = time.perf_counter()
-        result = patient_search(client, collection, text, limit=LATENCY_LIMIT, **arguments)
+        result = search_with_retries(client, collection, text, limit=LATENCY_LIMIT, **arguments)
         seconds = time.perf_counter() - started
         step()
         return seconds, result
@@ -226,17 +226,17 @@ def measure_latency(
     )
 
 
-def new_texts(queries: Sequence[str], turn: int) -> tuple[list[str], list[str]]:
-    """The queries' texts for the warm-up and for the timing of a turn, none of them one of another turn."""
-    return [turned(text, 2 * turn) for text in queries[:WARMUP_SEARCHES]], [
-        turned(text, 2 * turn + 1) for text in queries
+def rotated_texts(queries: Sequence[str], rotation: int) -> tuple[list[str], list[str]]:
+    """The texts for the warm-up and for the timing of a rotation; no text occurs in another rotation."""
+    return [rotated(text, 2 * rotation) for text in queries[:WARMUP_SEARCHES]], [
+        rotated(text, 2 * rotation + 1) for text in queries
     ]
 
 
-def turned(text: str, places: int) -> str:
+def rotated(text: str, places: int) -> str:
     """The text with its first ``places`` words moved to the end; a text of one word stays as it is.
 
-    Once round, the words are where they were, so there is a blank more between them.
+    Each full rotation restores the order, so it adds a blank between the words instead.
     """
     words = text.split()
     rounds, first = divmod(places, len(words)) if words else (0, 0)
@@ -244,6 +244,6 @@ def turned(text: str, places: int) -> str:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest of ``values`` that is not less than ``percent`` percent of them (nearest rank)."""
+    """The smallest of ``values`` that at least ``percent`` percent of them do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]

@@ -1,8 +1,8 @@
 """A run as it is saved: a folder with ``run.json`` (everything but the queries) and ``queries.jsonl``.
 
-A line of ``queries.jsonl`` is one query under one setting, with the ids each ranking found and its measures, so that
-two runs can be compared query by query, and other measures computed later. ``FORMAT`` goes up when a reader of an
-older release would misread the files. Use an object from one thread.
+A line of ``queries.jsonl`` is one query under one setting, with the ids and the measures of each ranking. From these
+lines two runs are compared query by query, and other measures can be computed later. ``FORMAT`` goes up when a reader
+of an older release would misread the files. Use an object from one thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 class InvalidRecord(Exception):
-    """The folder is not a saved run, or one of a newer release; the message says which."""
+    """The folder is not a saved run, or another release saved it; the message says which."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,8 +29,8 @@ class QueryRecord:
         judged: grades by document id.
         ids: by ranking, the documents found, best first.
         measures: by ranking, then by measure, 0 to 1.
-        hits: the first hits of the whole search with their account of every stage.
-        lost: kinds of degradation of the whole search.
+        hits: the first hits of the whole search with rank and score in every stage.
+        lost: the kinds of degradation that the whole search reported.
     """
 
     query: str
@@ -52,13 +52,13 @@ class SettingRecord:
     """One setting.
 
     Attributes:
-        label: the setting in a line.
+        label: the setting in one line.
         values: its values by path.
         quality: by measure, then by ranking: mean and 95 % interval ("mean", "low", "high").
         latency: of the whole search, one at a time; the fields of ``LatencyFigures``. None when it was not timed.
-        versus_defaults: how its final ranking differs from the defaults' in the first measure: the fields of
+        versus_defaults: the difference of its final ranking from the defaults' in the first measure: the fields of
             ``Difference`` and "p_adjusted". None for the defaults themselves.
-        queries: the queries.
+        queries: a record of each query.
     """
 
     label: str
@@ -74,7 +74,7 @@ class SettingRecord:
         return tuple(next(iter(self.quality.values())))
 
     def figures(self, ranking: str, measure: str) -> dict[str, float]:
-        """A measure of a ranking by query id."""
+        """The values of a measure of a ranking, by query id."""
         return {record.query: record.measures[ranking][measure] for record in self.queries}
 
 
@@ -84,12 +84,12 @@ class RunRecord:
 
     Attributes:
         name: what was judged.
-        created: when, as an ISO 8601 time.
+        created: when it ran, as an ISO 8601 time.
         command: the command line.
         about: sizes, models, the server and the machine.
         settings: the settings; the first has the defaults.
         stage_latency: by ranking, for the first setting: the fields of ``LatencyFigures``.
-        documents: titles or beginnings of documents that a report shows, by id.
+        documents: titles and first characters of the documents that a report shows, by id.
     """
 
     name: str
@@ -101,10 +101,10 @@ class RunRecord:
     documents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Writes the two files; makes the folder, and replaces a run that is there."""
+        """Writes the two files; makes the folder, and replaces an earlier run in it."""
         folder.mkdir(parents=True, exist_ok=True)
         whole = {"format": FORMAT, **asdict(self)}
-        # Written last, so that a save that was interrupted is no run, whatever was there before.
+        # run.json is written last: an interrupted save leaves no run, even where an older one was.
         (folder / "run.json").unlink(missing_ok=True)
         with (folder / "queries.jsonl").open("w", encoding="utf-8") as lines:
             for setting in whole["settings"]:
@@ -117,7 +117,7 @@ def load_run(folder: Path) -> RunRecord:
     """Reads a saved run.
 
     Raises:
-        InvalidRecord: it is none, or not one this release reads.
+        InvalidRecord: the folder is not a saved run, or this release cannot read it.
     """
     try:
         whole = json.loads((folder / "run.json").read_text(encoding="utf-8"))

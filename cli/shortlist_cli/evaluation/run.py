@@ -1,4 +1,4 @@
-"""One evaluation from ingest to figures: what ``eval run`` does between reading its options and printing.
+"""One evaluation from ingest to figures: the work of ``eval run`` between reading its options and printing.
 
 Called from one thread.
 """
@@ -29,7 +29,7 @@ from shortlist_cli.evaluation.measuring import (
     find_all,
     measure_ingest,
     measure_latency,
-    patient_search,
+    search_with_retries,
 )
 from shortlist_cli.evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist_cli.evaluation.settings import RANKINGS, Settings
@@ -38,15 +38,15 @@ from shortlist_cli.output import note, progress_bar
 from shortlist_server.ranking.measures import MEASURES, judge_each
 
 WORST_QUERIES = 20
-"""Queries whose documents are read for the report."""
+"""Queries that the report shows with their documents."""
 
 WORST_HITS = 5
-"""Hits of each of them that are shown."""
+"""Hits that the report shows of each of these queries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything that was measured. ``memory`` is empty for a server that this program did not start."""
+    """All figures of a run. ``memory`` is empty for a server that this program did not start."""
 
     record: RunRecord
     memory: Mapping[str, int]
@@ -55,13 +55,13 @@ class Figures:
 def evaluate(
     server: subject.Server, collection: str, judged: Judged, settings: Sequence[Settings], concurrency: int
 ) -> Figures:
-    """Ingests where there is something to ingest, searches, judges and times.
+    """Ingests a ``Dataset``, searches, judges and times.
 
     Args:
         server: the server.
         collection: the collection; it exists.
         judged: the queries; a ``Dataset`` is ingested first.
-        settings: what to measure; the first has the defaults.
+        settings: the settings to measure; the first is the defaults.
         concurrency: searches at once in the second timing of the first setting.
     """
     client, queries = server.client, judged.queries
@@ -70,18 +70,18 @@ def evaluate(
     searches = {(ranking, repr(one.search(ranking))) for one in settings for ranking in rankings}
     ingested = None
     for one in settings:
-        # What the server refuses, it refuses before the documents are embedded.
-        patient_search(client, collection, "a query", limit=QUALITY_LIMIT, **one.search("final"))
+        # One search each: an invalid setting fails here, before the documents are embedded.
+        search_with_retries(client, collection, "a query", limit=QUALITY_LIMIT, **one.search("final"))
     with progress_bar() as progress:
         if isinstance(judged, Dataset):
             ingested = _account(ingest_corpus(client, collection, judged, progress))
         started = time.perf_counter()
-        patient_search(client, collection, next(iter(queries.values())))
+        search_with_retries(client, collection, next(iter(queries.values())))
         first_search_ms = 1000 * (time.perf_counter() - started)
-        task = progress.add_task("Search", total=len(searches) * len(queries))
+        task = progress.add_task("search", total=len(searches) * len(queries))
         found = _find(client, collection, queries, settings, rankings, lambda: progress.advance(task))
         records = [_setting_record(one, judged, found, rankings, number) for number, one in enumerate(settings)]
-        times = progress.add_task("Timing", total=(len(settings) + len(rankings)) * len(queries))
+        times = progress.add_task("time searches", total=(len(settings) + len(rankings)) * len(queries))
         timing = _Timing(client, collection, list(queries.values()), lambda: progress.advance(times))
         stage_latency = {ranking: asdict(timing.of(settings[0].search(ranking))) for ranking in rankings}
         concurrent = timing.of(settings[0].search("final"), concurrency)
@@ -97,7 +97,7 @@ def evaluate(
             **subject.collection_about(client, collection),
             **({"documents": judged.document_count} if isinstance(judged, Dataset) else {}),
             "models": {name: found["final", 0][next(iter(queries))].report[name] for name in ("embedder", "reranker")},
-            "judgements": _digest(judged),
+            "qrels": _digest(judged),
             "ingest": ingested,
             "first_search_ms": first_search_ms,
             "server_ready_seconds": server.seconds,
@@ -107,34 +107,34 @@ def evaluate(
         settings=records,
         stage_latency=stage_latency,
     )
-    run.documents = subject.beginnings(client, collection, _shown_documents(run))
+    run.documents = subject.excerpts(client, collection, _shown_documents(run))
     return Figures(record=run, memory=server.memory())
 
 
 class _Timing:
-    """Times searches, each time with other turns of the queries."""
+    """Times searches; each timing rotates the words of the queries differently."""
 
     def __init__(self, client: Client, collection: str, texts: Sequence[str], step: Step) -> None:
         self._client, self._collection, self._texts, self._step = client, collection, texts, step
-        self._turn = 0
+        self._rotation = 0
 
     def of(self, arguments: Mapping[str, Any], concurrency: int = 1) -> LatencyFigures:
         """The times of searches with these arguments."""
-        self._turn += 1
+        self._rotation += 1
         return measure_latency(
             self._client,
             self._collection,
             self._texts,
             arguments,
             concurrency=concurrency,
-            turn=self._turn,
+            rotation=self._rotation,
             step=self._step,
         )
 
 
 def ingest_corpus(client: Client, collection: str, dataset: Dataset, progress: Progress) -> IngestFigures:
-    """Sends the corpus, showing how far it is and, of the documents that were refused, the first and why."""
-    task = progress.add_task("Ingest", total=dataset.document_count)
+    """Sends the corpus, shows the progress, and notes the first refused documents with their reasons."""
+    task = progress.add_task("ingest", total=dataset.document_count)
     figures = measure_ingest(
         client, collection, dataset, lambda failed: progress.update(task, advance=1, failed=failed)
     )
@@ -149,7 +149,7 @@ def _account(figures: IngestFigures) -> dict[str, Any]:
 
 
 Everything = dict[tuple[str, int], dict[str, Found]]
-"""What was found, by ranking and number of the setting, then by query id."""
+"""Results by ranking and number of the setting, then by query id."""
 
 
 def _find(
@@ -160,7 +160,7 @@ def _find(
     rankings: Sequence[str],
     step: Step,
 ) -> Everything:
-    """Searches once for each ranking that differs: the settings of one stage do not change another's."""
+    """Searches once for equal arguments: a setting of one stage leaves the rankings of other stages unchanged."""
     done: dict[str, dict[str, Found]] = {}
     found: Everything = {}
     for number, one in enumerate(settings):
@@ -178,7 +178,7 @@ def _setting_record(
 ) -> SettingRecord:
     by_ranking = {ranking: found[ranking, number] for ranking in rankings}
     measures = {
-        ranking: judge_each({query: of.ids for query, of in results.items()}, judged.judgements)
+        ranking: judge_each({query: of.ids for query, of in results.items()}, judged.qrels)
         for ranking, results in by_ranking.items()
     }
     quality = {
@@ -196,7 +196,7 @@ def _setting_record(
             QueryRecord(
                 query=query,
                 text=text,
-                judged=judged.judgements[query],
+                judged=judged.qrels[query],
                 ids={ranking: by_ranking[ranking][query].ids for ranking in rankings},
                 measures={ranking: measures[ranking][query] for ranking in rankings},
                 hits=by_ranking["final"][query].hits,
@@ -218,9 +218,9 @@ def _test_against_defaults(records: Sequence[SettingRecord]) -> None:
 
 
 def worst_queries(setting: SettingRecord, number: int = WORST_QUERIES) -> list[QueryRecord]:
-    """The queries with the lowest final measure; among equals those where the most could be found first.
+    """The queries with the lowest final measure; among equals, those with the best fused ranking come first.
 
-    A query without a relevant document is none of them: no search could do better.
+    Queries without a relevant document are left out: no search could do better.
     """
     measure = next(iter(MEASURES))
     bad = [
@@ -241,5 +241,5 @@ def _shown_documents(run: RunRecord) -> list[str]:
 
 
 def _digest(judged: Judged) -> str:
-    rows = sorted((query, sorted(grades.items())) for query, grades in judged.judgements.items())
+    rows = sorted((query, sorted(grades.items())) for query, grades in judged.qrels.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

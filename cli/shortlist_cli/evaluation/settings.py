@@ -1,4 +1,4 @@
-"""Settings of a search as ``--sweep`` writes them, and what they mean for each of the rankings that are judged.
+"""Settings of a search as ``--sweep`` writes them, and the search arguments they become for each judged ranking.
 
 Pure functions and values; any thread.
 """
@@ -13,12 +13,12 @@ from typing import Any
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 
 RANKINGS = ("dense", "lexical", "fused", "final")
-"""The rankings that are judged: one index alone, the other alone, the first stage, and the whole search. The first is
-not there where the collection has no embedder."""
+"""The judged rankings: each index alone, the first stage, and the whole search. A collection without an embedder has no
+"dense" ranking."""
 
 
 class InvalidSweep(ValueError):
-    """A sweep that cannot be read; the message says what it should be."""
+    """A sweep that cannot be read; the message states the expected form."""
 
 
 def _yes_or_no(text: str) -> bool:
@@ -42,22 +42,22 @@ PATHS: Mapping[str, Callable[[str], Any]] = {
     "rerank.depth": int,
     "rerank.weight": float,
 }
-"""The settings, and how their values are read. "candidates" is both indexes'; the rest are fields of the contract."""
+"""Each setting with the function that reads its values. "candidates" sets both indexes; the rest are proto fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Values by path; what is not there is the collection's or the server's default."""
+    """Values by path; paths that are absent take the default of the collection or the server."""
 
     values: tuple[tuple[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
-        """The settings in a line; "defaults" for none."""
+        """The settings in one line; "defaults" for none."""
         return ", ".join(f"{path}={_shown(value)}" for path, value in self.values) or "defaults"
 
     def defaults(self) -> SearchDefaults:
-        """The settings as the client has them."""
+        """The settings as a value of the client."""
         parts: dict[str, dict[str, Any]] = {"candidates": {}, "fusion": {}, "rerank": {}}
         mode = None
         for path, value in self.values:
@@ -65,7 +65,7 @@ class Settings:
             if path == "mode":
                 mode = value
             elif path == "candidates":
-                # What is said of one index goes before what is said of both, in whatever order they come.
+                # A value for one index overrides the value for both, in either order.
                 parts[part] = {"dense": value, "lexical": value} | parts[part]
             else:
                 parts[part][name] = value
@@ -77,7 +77,7 @@ class Settings:
         )
 
     def search(self, ranking: str) -> dict[str, Any]:
-        """Arguments of ``Client.search`` for one of ``RANKINGS``; equal arguments, equal ranking."""
+        """Arguments of ``Client.search`` for one of ``RANKINGS``; equal arguments give equal rankings."""
         chosen = self.defaults()
         candidates = chosen.candidates
         match ranking:
@@ -96,7 +96,7 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Settings]:
     """The product of sweeps such as "rerank.weight=0,0.3,0.5"; the defaults alone for none.
 
     Raises:
-        InvalidSweep: it is not PATH=VALUE,VALUE, the path is unknown or there twice, or a value is of another type.
+        InvalidSweep: a sweep is not PATH=VALUE,VALUE, its path is unknown or repeated, or a value has the wrong type.
     """
     axes: dict[str, list[tuple[str, Any]]] = {}
     for sweep in sweeps:
@@ -106,10 +106,10 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Settings]:
         if path in axes:
             raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
         try:
-            # A value written twice is one setting: labels tell settings apart, also in a saved run.
+            # Duplicate values become one setting: a saved run identifies settings by their labels.
             axes[path] = [(path, value) for value in dict.fromkeys(PATHS[path](v.strip()) for v in values.split(","))]
         except ValueError as error:
-            raise InvalidSweep(f"{sweep!r}: {path} takes other values") from error
+            raise InvalidSweep(f"{sweep!r}: {path} does not take these values") from error
     return [Settings(tuple(chosen)) for chosen in itertools.product(*axes.values())]
 
 

@@ -1,9 +1,9 @@
-"""Whether a difference between two lists of per-query figures is more than chance, by ``scipy``.
+"""Tests, with ``scipy``, whether two lists of per-query figures differ by more than chance.
 
 The test is the paired randomisation test, which assumes nothing about the figures' distribution and agrees with the t
 test on rankings (Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for Information
-Retrieval Evaluation", 2007). Intervals are bootstrapped over queries. The random numbers are fixed, so that the same
-figures give the same answer. Pure functions; any thread.
+Retrieval Evaluation", 2007). Intervals are bootstrapped over queries. The seed is fixed: the same figures give the same
+answer. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIGNIFICANCE = 0.05
-"""A difference is called significant when chance alone gives one as large less often than this."""
+"""A difference is significant when chance alone produces one as large less often than this."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -21,7 +21,7 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A mean and the 95 % interval it lies in."""
+    """A mean and its 95 % interval."""
 
     mean: float
     low: float
@@ -34,9 +34,9 @@ class Difference:
 
     Attributes:
         mean: second minus first.
-        low, high: the 95 % interval of that.
-        p: how often chance alone gives a difference as large, two-sided.
-        better, worse, same: queries by what became of them.
+        low, high: the 95 % interval of the mean.
+        p: how often chance alone produces a difference as large, two-sided.
+        better, worse, same: number of queries that gained, lost or stayed.
     """
 
     mean: float
@@ -49,12 +49,12 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether it is more than chance."""
+        """Whether chance is an unlikely explanation: ``p`` is below ``SIGNIFICANCE``."""
         return self.p < SIGNIFICANCE
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean with its interval; as wide as nothing for values that are all equal."""
+    """The mean with its interval; the interval of equal values has no width."""
     import numpy as np
     from scipy import stats
 
@@ -84,8 +84,8 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     changed = np.abs(change) > 1e-12
     p = 1.0
     if changed.sum() > 1:
-        # A pair without a difference is the same whichever way round, so the test may leave it out; one pair alone is
-        # as large either way, which leaves p at 1.
+        # Swapping a pair of equal values changes nothing, so the test may leave such pairs out. A single pair differs
+        # by as much when swapped, so p stays 1.
         p = float(
             stats.permutation_test(
                 (after[changed], before[changed]),
@@ -110,12 +110,12 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
-    """P-values of several comparisons, adjusted so that 5 % of the discoveries are false (Benjamini and Hochberg)."""
+    """Adjusts p-values of several comparisons to a false discovery rate of 5 % (Benjamini and Hochberg)."""
     from scipy import stats
 
     return [float(value) for value in stats.false_discovery_control(list(p_values))] if p_values else []
 
 
 def shown(p: float) -> str:
-    """A p-value for a person: what is below the resolution of the test is not shown as 0."""
+    """A p-value as text; one below the resolution of the test reads "<0.001", never 0."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"

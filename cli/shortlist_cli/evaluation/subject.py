@@ -1,6 +1,6 @@
-"""What is measured: a server, its own or one that runs, and a collection, made for it or one that is there.
+"""The subject of an evaluation: a new or a running server, and a new or an existing collection.
 
-Context managers; what they make they take away again. Use them from one thread.
+These context managers remove what they made. Use them from one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shortlist_cli.hosting.server_process import ServerNotStarted, ServerProcess
 from shortlist_cli.output import note
 
 NO_EMBEDDER = "none"
-"""What the contract calls the embedder of a collection whose vectors come from its callers."""
+"""The embedder's name in a collection whose callers supply the vectors."""
 
 
 CANDIDATE_PATHS = frozenset({"candidates", "candidates.dense", "candidates.lexical"})
@@ -34,14 +34,14 @@ CANDIDATE_PATHS = frozenset({"candidates", "candidates.dense", "candidates.lexic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The server measured; ``seconds`` is the time it took to be ready, None for one that was running before."""
+    """The measured server. ``seconds`` is the time from start to ready; None for a server that was already running."""
 
     client: Client
     seconds: float | None = None
     pid: int | None = None
 
     def memory(self) -> dict[str, int]:
-        """Resident memory of the process now and at most, in bytes; empty where the system does not tell."""
+        """Current and peak resident memory of the process, in bytes; empty where the system does not report it."""
         lines = {}
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{self.pid}/status").read_text()
@@ -51,20 +51,22 @@ class Server:
 
 
 def subject_options(command: Any) -> Any:
-    """Adds the options that say what is measured: DIR, or a collection of a running server with judgements."""
+    """Adds the options that name the subject: DIR, or a collection of a running server with qrels."""
     options = [
         click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path)),
         click.argument("serve_arguments", metavar="[-- SERVE_OPTIONS...]", nargs=-1, type=click.UNPROCESSED),
-        click.option("--target", metavar="HOST:PORT", help="Use this server instead of starting one."),
-        click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Judgements, instead of DIR."),
-        click.option("--queries", metavar="FILE", type=click.Path(path_type=Path), help="Their queries, JSON Lines."),
+        click.option("--target", metavar="HOST:PORT", help="Measure this server instead of starting one."),
+        click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Qrels, instead of DIR."),
+        click.option(
+            "--queries", metavar="FILE", type=click.Path(path_type=Path), help="Queries of --qrels, as JSON Lines."
+        ),
         click.option("--api-key", envvar="SHORTLIST_API_KEY", metavar="KEY", help="API key to send to the target."),
         click.option("--tls", is_flag=True, help="Encrypt, trusting the system's authorities."),
         click.option("--tls-ca", type=click.Path(exists=True, dir_okay=False), help="Encrypt, trusting this PEM file."),
         click.option(
             "--data-dir",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Folder for the data of the server that is started; kept. By default one that is gone afterwards.",
+            help="Folder for the data of the started server, which is kept; by default a temporary one.",
         ),
     ]
     for option in reversed(options):
@@ -73,29 +75,29 @@ def subject_options(command: Any) -> Any:
 
 
 def read_judged(options: dict[str, Any], split: str, *, corpus: bool = True) -> Judged:
-    """What ``subject_options`` name, checked: a ``Dataset`` for DIR, else queries and judgements alone.
+    """Reads and checks what ``subject_options`` name: a ``Dataset`` for DIR, else queries and qrels alone.
 
     Args:
-        options: what ``subject_options`` added.
+        options: values of the options that ``subject_options`` added.
         split: the split of DIR.
-        corpus: whether the documents of DIR are wanted.
+        corpus: whether to read the documents of DIR.
 
     Raises:
-        click.UsageError: the options do not go together, or a file is not what it should be.
+        click.UsageError: the options contradict each other, or a file is missing or malformed.
     """
     folder = options["folder"]
     if folder is not None and str(folder).startswith("-"):
-        # There is no DIR, so what follows "--" begins where it would be.
+        # Without DIR, click takes the first argument after "--" for it.
         options["serve_arguments"], options["folder"] = (str(folder), *options["serve_arguments"]), None
     folder, qrels, queries, target = (options[name] for name in ("folder", "qrels", "queries", "target"))
     if target and (options["data_dir"] or options["serve_arguments"]):
-        raise click.UsageError("--target uses a running server: --data-dir and options of serve are for a new one")
+        raise click.UsageError("--target uses a running server; --data-dir and options of serve need a new one")
     if bool(qrels) != bool(queries):
         raise click.UsageError("--qrels and --queries go together")
     if bool(folder) == bool(qrels):
-        raise click.UsageError("name either a folder DIR, or --qrels and --queries for a collection that is there")
+        raise click.UsageError("give either a folder DIR, or --qrels and --queries for an existing collection")
     if qrels and not (target or options["data_dir"]):
-        raise click.UsageError("--qrels is for a collection that is there: name its server (--target) or --data-dir")
+        raise click.UsageError("--qrels needs an existing collection: name its server with --target, or --data-dir")
     try:
         if qrels:
             return load_judged(queries, qrels)
@@ -104,18 +106,18 @@ def read_judged(options: dict[str, Any], split: str, *, corpus: bool = True) -> 
         raise click.BadParameter(str(error), param_hint="--qrels" if qrels else "DIR") from error
 
 
-def need(*modules: str) -> None:
-    """Says how to install what measuring needs, where it is not there."""
+def require(*modules: str) -> None:
+    """Refuses with the command to install when one of the modules is missing."""
     for module in modules:
         try:
             __import__(module)
         except ImportError as error:
-            raise click.ClickException("this needs more packages: pip install 'shortlist[eval]'") from error
+            raise click.ClickException("this command needs more libraries: pip install 'shortlist[eval]'") from error
 
 
 @contextlib.contextmanager
 def open_server(options: dict[str, Any]) -> Iterator[Server]:
-    """The server that ``subject_options`` name, or one of its own."""
+    """The server that ``subject_options`` name, or a new one."""
     target, arguments, folder = options["target"], options["serve_arguments"], options["data_dir"]
     connection = {name: options[name] for name in ("api_key", "tls", "tls_ca")} | {"timeout_seconds": 60.0}
     if target:
@@ -141,13 +143,13 @@ def open_server(options: dict[str, Any]) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def own_collection(client: Client, name: str, *, delete: bool) -> Iterator[None]:
-    """Makes the collection, or uses one of a run before; deletes only what it made."""
+    """Makes the collection, or uses the one from an earlier run; deletes only a collection that it made."""
     made = True
     try:
         client.create_collection(name)
     except CollectionExists:
         made = False
-        note(f"the collection {name!r} is there already: its other documents, if any, take part in the rankings")
+        note(f"the collection {name!r} exists already: any other documents in it take part in the rankings")
     try:
         yield
     finally:
@@ -157,26 +159,28 @@ def own_collection(client: Client, name: str, *, delete: bool) -> Iterator[None]
 
 
 def warn_missing(judged: Judged) -> None:
-    """Says how many judged documents nothing can find, and how many queries have nothing to find."""
-    hopeless = sum(not any(grade > 0 for grade in grades.values()) for grades in judged.judgements.values())
+    """Notes how many queries have no relevant document, and how many judged documents no search can find."""
+    hopeless = sum(not any(grade > 0 for grade in grades.values()) for grades in judged.qrels.values())
     if hopeless:
-        note(f"{hopeless} of {len(judged.queries)} judged queries have no relevant document and are 0 in every mean")
+        note(
+            f"{hopeless} of {len(judged.queries)} judged queries have no relevant document and count as 0 in every mean"
+        )
     if isinstance(judged, Dataset) and judged.judged_but_missing:
         note(f"{judged.judged_but_missing} judged documents are not in the corpus; no search can find them")
 
 
 def warn_few_candidates(settings: Sequence[Settings]) -> None:
-    """Says that a number of candidates below the hits of a judged search changes its time alone."""
+    """Notes that fewer candidates than the hits of a judged search change only its time."""
     few = [value for one in settings for path, value in one.values if path in CANDIDATE_PATHS and value < QUALITY_LIMIT]
     if few:
         note(
-            f"candidates={min(few)} changes the times alone: a search that is judged asks for {QUALITY_LIMIT} hits and "
+            f"candidates={min(few)} changes only the times: a judged search asks for {QUALITY_LIMIT} hits and "
             "has at least as many candidates"
         )
 
 
 def machine() -> dict[str, Any]:
-    """What this program, and a server of its own, ran on."""
+    """The machine that ran this program and a server it started."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -184,8 +188,8 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
-def beginnings(client: Client, collection: str, ids: list[str], *, length: int = 280) -> dict[str, dict[str, str]]:
-    """Titles and the beginnings of texts of documents, by id; those that are gone are left out."""
+def excerpts(client: Client, collection: str, ids: list[str], *, length: int = 280) -> dict[str, dict[str, str]]:
+    """Titles and first characters of the texts of documents, by id; without documents that are gone."""
     found: dict[str, dict[str, str]] = {}
     for start in range(0, len(ids), 500):
         for document in client.get(collection, ids[start : start + 500]):
@@ -197,12 +201,12 @@ def beginnings(client: Client, collection: str, ids: list[str], *, length: int =
 
 
 def has_embedder(client: Client, collection: str) -> bool:
-    """Whether the server itself can make vectors of this collection's queries."""
+    """Whether the server can embed this collection's queries."""
     return client.get_collection(collection).config.embedder != NO_EMBEDDER
 
 
 def collection_about(client: Client, collection: str) -> dict[str, Any]:
-    """A collection's sizes and models, for a report."""
+    """The sizes and models of a collection, for a report."""
     at = client.get_collection(collection)
     config = at.config
     return {

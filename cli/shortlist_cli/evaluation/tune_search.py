@@ -1,4 +1,4 @@
-"""``shortlist tune-search``: the settings that rank a collection's documents best, found from judged queries."""
+"""``shortlist tune-search``: finds, from judged queries, the search settings that rank a collection best."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ AXES = {
     "candidates": "candidates",
 }
 MAX_DISAGREEMENT = 0.01
-"""Largest difference between the figure that was worked out and that of real searches."""
+"""Largest accepted difference between the computed figure and that of real searches."""
 
 MIN_QUERIES = 10
-"""Fewer cannot be divided into parts to choose from and to check on."""
+"""Cross-validation needs at least this many queries."""
 
 REFUSED = 4
-"""Exit code when ``--apply`` was refused."""
+"""Exit code when the command refuses ``--apply``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found, and what real searches say of it.
+    """The result of tuning, and its check by real searches. Held-out queries had no part in the choice.
 
     Attributes:
-        tuned: what cross-validation chose.
-        present, expected: the mean figure now, and on queries that had no part in the choice.
-        gain: from the present settings to the chosen ones, on queries that had no part in the choice.
-        served: the mean figure of real searches with the chosen settings over the queries tuned on.
-        test: the same settings on judgements that tuning never saw: both means and their difference.
+        tuned: the result of cross-validation.
+        present, expected: the mean figure of the present settings, and of the chosen ones on held-out queries.
+        gain: from the present settings to the chosen ones, on held-out queries.
+        served: the mean figure of real searches with the chosen settings, over the queries tuned on.
+        test: the mean figures of both settings on the test split, and their difference.
     """
 
     tuned: Tuned
@@ -56,15 +56,15 @@ class Finding:
     test: tuple[float, float, Difference] | None = None
 
     def objection(self) -> str | None:
-        """Why the settings should not be applied; None when nothing speaks against it."""
+        """Why the settings should not be applied; None without an objection."""
         if self.tuned.choice is None:
             return "the present settings are as good as any"
         if self.gain.mean <= 0:
-            return f"queries that had no part in the choice gain nothing ({self.gain.mean:+.4f})"
+            return f"held-out queries do not gain ({self.gain.mean:+.4f})"
         if not self.gain.significant:
             return f"the gain of {self.gain.mean:+.4f} is not significant (p = {self.gain.p:.3f})"
         if self.served is not None and abs(self.served - float(self.tuned.fitted.mean())) > MAX_DISAGREEMENT:
-            return f"real searches give {self.served:.4f}, not the {self.tuned.fitted.mean():.4f} that was worked out"
+            return f"real searches give {self.served:.4f}, not the computed {self.tuned.fitted.mean():.4f}"
         if self.test is not None and self.test[2].significant and self.test[2].mean < 0:
             return f"the settings are significantly worse on the test split ({self.test[2].mean:+.4f})"
         return None
@@ -72,15 +72,15 @@ class Finding:
 
 @click.command("tune-search")
 @subject.subject_options
-@click.option("--split", default="train", show_default=True, help="Judgements of DIR to tune on: qrels/SPLIT.tsv.")
-@click.option("--test-split", metavar="SPLIT", help="Judgements of DIR to confirm the result on.")
-@click.option("--collection", default="eval", show_default=True, help="The collection.")
+@click.option("--split", default="train", show_default=True, help="Qrels of DIR to tune on: qrels/SPLIT.tsv.")
+@click.option("--test-split", metavar="SPLIT", help="Qrels of DIR to confirm the result on.")
+@click.option("--collection", default="eval", show_default=True, help="Collection to tune.")
 @click.option(
     "--sweep",
     "sweeps",
     multiple=True,
     metavar="PATH=V,V,...",
-    help=f"Choose from these values of a setting instead. PATH is one of {', '.join(AXES)}.",
+    help=f"Choose only from these values of a setting; repeatable. PATH is one of {', '.join(AXES)}.",
 )
 @click.option("--apply", is_flag=True, help="Write the settings into the collection, if the gain is significant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -94,36 +94,38 @@ def tune_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find the fusion weight, rerank weight, depth and candidates that rank best.
+    """Finds the fusion weight, rerank weight, depth and candidates that rank best.
 
-    The queries are those of a BEIR folder DIR, or of --qrels and --queries. With --target the collection is there and
-    is not written to; without, a server is started and the documents of DIR are ingested, and what follows "--" is
-    handed to its "shortlist serve".
+    The queries come from a BEIR folder DIR, or from --qrels and --queries. With --target the command reads an existing
+    collection and writes nothing to it. Without --target it starts a server, passes it the options after "--", and
+    ingests the documents of DIR.
 
-    Settings are chosen by cross-validation: the gain that is shown, with its 95 % interval, was measured on queries
-    that had no part in the choice. --apply makes them the collection's defaults; a gain that chance could explain is
-    refused with exit code 4.
+    Cross-validation chooses the settings: the printed gain, with its 95 % interval, comes from queries that had no part
+    in the choice. --apply makes the settings the collection's defaults; the command refuses, with exit code 4, when
+    chance could explain the gain.
     """
     if apply and not (options["target"] or options["data_dir"]):
-        raise click.UsageError("--apply is for a collection that stays: name its server with --target, or --data-dir")
+        raise click.UsageError(
+            "--apply needs a collection that stays: name its server with --target, or give --data-dir"
+        )
     judged = subject.read_judged(options, split, corpus=options["target"] is None)
     if len(judged.queries) < MIN_QUERIES:
-        raise click.UsageError(f"{len(judged.queries)} judged queries say nothing; at least {MIN_QUERIES} are needed")
+        raise click.UsageError(f"{len(judged.queries)} judged queries are too few; tuning needs at least {MIN_QUERIES}")
     test = None
     if test_split:
         try:
             if options["folder"] is None:
-                raise click.UsageError("--test-split is a split of DIR")
+                raise click.UsageError("--test-split needs DIR")
             test = load_split(options["folder"], test_split)
         except InvalidDataset as error:
             raise click.BadParameter(str(error), param_hint="--test-split") from error
         if seen := test.queries.keys() & judged.queries.keys():
             raise click.BadParameter(
-                f"{len(seen)} of its {len(test.queries)} queries are tuned on as well, for example {min(seen)!r}: "
-                "they cannot confirm what was chosen by them",
+                f"{len(seen)} of its {len(test.queries)} queries are also tuned on, for example {min(seen)!r}; "
+                "give a split with queries of its own",
                 param_hint="--test-split",
             )
-    subject.need("ir_measures", "scipy", "numpy")
+    subject.require("ir_measures", "scipy", "numpy")
     try:
         grid = grid_of(sweeps)
     except InvalidSweep as error:
@@ -146,14 +148,14 @@ def tune_command(
     else:
         _print(finding, objection)
     if applied:
-        note(f"these are the defaults of {collection!r} now")
+        note(f"these settings are now the defaults of {collection!r}")
     elif apply:
         note(f"not applied: {objection}")
         raise SystemExit(REFUSED)
 
 
 def grid_of(sweeps: Sequence[str]) -> Grid:
-    """The values to choose from, as ``--sweep`` gives them.
+    """The values to choose from, with those of ``--sweep`` in place of the defaults.
 
     Raises:
         InvalidSweep: a path is not one of ``AXES``, or the values cannot be read.
@@ -185,29 +187,29 @@ def _find(
             found = find_all(
                 client, collection, judged.queries, settings, lambda: progress.advance(searches), limit=LIMIT
             )
-            each = judge_each({query: of.ids for query, of in found.items()}, judged.judgements, [MEASURE])
+            each = judge_each({query: of.ids for query, of in found.items()}, judged.qrels, [MEASURE])
             return [each[query][MEASURE] for query in judged.queries]
 
         import numpy as np
 
-        present = np.array(served(judged, {}, "Search, present settings"))
-        looks = progress.add_task("Search, all candidates", total=len(judged.queries))
+        present = np.array(served(judged, {}, "search, present settings"))
+        looks = progress.add_task("search, all candidates", total=len(judged.queries))
         observations = observe(client, collection, judged.queries, grid, lambda: progress.advance(looks))
         if all(np.isnan(at.rerank).all() for at in observations.values()):
-            note("the collection has no second stage switched on: only the first is tuned")
+            note("the collection has no second stage switched on: tuning only the first")
             choices = [choice for choice in choices if choice.rerank_weight == 0] or choices
-        ranked = progress.add_task(f"Rank under {len(choices):,} settings", total=len(judged.queries))
-        scores = score(observations, judged.judgements, choices, lambda: progress.advance(ranked))
+        ranked = progress.add_task(f"rank under {len(choices):,} settings", total=len(judged.queries))
+        scores = score(observations, judged.qrels, choices, lambda: progress.advance(ranked))
         tuned = tune(present, scores, choices)
         gain = difference(present.tolist(), tuned.held_out.tolist())
         finding = Finding(tuned=tuned, present=float(present.mean()), expected=float(tuned.held_out.mean()), gain=gain)
         if tuned.choice is None:
             return finding
         chosen = tuned.choice.search()
-        checked = served(judged, chosen, "Search, chosen settings")
+        checked = served(judged, chosen, "search, chosen settings")
         confirmed = None
         if test is not None:
-            before, after = served(test, {}, "Test, present settings"), served(test, chosen, "Test, chosen settings")
+            before, after = served(test, {}, "test, present settings"), served(test, chosen, "test, chosen settings")
             confirmed = (sum(before) / len(before), sum(after) / len(after), difference(before, after))
     return Finding(
         tuned=tuned,
@@ -250,13 +252,13 @@ def _print(finding: Finding, objection: str | None) -> None:
         before, after, change = finding.test
         rows.append(["test split", before, after, *_change(change)])
     columns = [name, "present", "chosen", "gain", "95 % interval", "p", "better", "worse"]
-    print_table(columns, rows, title="Queries that had no part in the choice", right=columns[1:])
+    print_table(columns, rows, title="Held-out queries, which had no part in the choice", right=columns[1:])
     note(f"{finding.tuned.agreement:.0%} of the folds chose these settings")
     if finding.served is not None:
         note(
             f"real searches over the queries tuned on: {finding.served:.4f}; {finding.tuned.fitted.mean():.4f} expected"
         )
-    note(objection or "the gain is significant: --apply makes these the collection's defaults")
+    note(objection or "the gain is significant: --apply makes these settings the collection's defaults")
 
 
 def _rows(choice: Choice) -> list[list[Any]]:

@@ -1,12 +1,12 @@
-"""Finding the settings that rank best, without searching anew for each of them.
+"""Finds the settings that rank best, with one search for each query.
 
-One search a query, deep and with every candidate reranked, brings the raw score of every stage. From these the ranking
-under any weight, depth and number of candidates follows by the formulas of the server's fusion and blending stages,
-which the contract states (``Fusion``, ``Rerank``). Whoever uses a result checks it with real searches: approximate
-retrieval can differ a little at another width.
+That search is deep, reranks every candidate, and returns the raw score of every stage. From these scores the formulas
+of the server's fusion and blending stages, which the contract states (``Fusion``, ``Rerank``), give the ranking under
+any weight, depth and number of candidates. Callers check the result with real searches, because approximate retrieval
+can find slightly different candidates at another ``ef``.
 
-Settings are chosen by repeated cross-validation: the figures that are shown for a choice come from queries that had no
-part in it. Pure functions but for ``observe``; any thread.
+Repeated cross-validation chooses the settings: the figures of a choice come from queries that had no part in it. Pure
+functions except ``observe``; any thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
-from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, patient_search
+from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, search_with_retries
 from shortlist_server.ranking.fusion import blend, blended_order, min_max, weighted_sum
 from shortlist_server.ranking.measures import MEASURES, Qrels, judge_each
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 MEASURE = next(iter(MEASURES))
 LIMIT = 10
-"""Hits of a ranking that is judged: the depth of the measure and the default limit of a search."""
+"""Hits of a judged ranking: the depth of the measure and the default limit of a search."""
 
 FOLDS, REPEATS = 5, 5
 TOLERANCE = 0.001
-"""Settings this close to the best are as good; among them the present ones, then the cheapest, are chosen."""
+"""Settings this close to the best count as equal; the present ones win among equals, then the cheapest."""
 
 MARGIN = 3
-"""How much deeper than the largest setting ``observe`` looks, so that no candidate of either index is cut off."""
+"""``observe`` looks this many times deeper than the largest setting, so no candidate of either index is cut off."""
 
 MAX_HITS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Settings that can be chosen. ``rerank_weight`` 0 is no second stage at all."""
+    """A combination of settings. With ``rerank_weight`` 0 there is no second stage."""
 
     dense_weight: float
     rerank_weight: float
@@ -52,9 +52,9 @@ class Choice:
     candidates: int
 
     def over(self, present: SearchDefaults) -> SearchDefaults:
-        """A collection's presets with these settings in them; what they do not touch stays.
+        """The presets of a collection with these settings in them; all others stay.
 
-        The mode is touched: the weights say what becomes of both indexes' candidates.
+        The mode becomes "hybrid", because the weights apply to the candidates of both indexes.
         """
         rerank = (
             replace(present.rerank, weight=self.rerank_weight, depth=self.depth)
@@ -81,7 +81,7 @@ class Choice:
 
     @property
     def cost(self) -> tuple[float, float]:
-        """What orders settings by what a search with them costs."""
+        """Sort key: the cost of a search with these settings, lowest first."""
         return (self.depth if self.rerank_weight > 0 else 0, self.candidates)
 
 
@@ -95,7 +95,7 @@ class Grid:
     candidates: Sequence[int] = (50, 100, 200)
 
     def choices(self) -> list[Choice]:
-        """Every combination once; without a second stage its depth does not count."""
+        """Every combination once; those without a second stage share one depth."""
         found: dict[Choice, None] = {}
         for candidates, dense, depth, weight in itertools.product(
             self.candidates, self.dense_weights, self.depths, self.rerank_weights
@@ -107,11 +107,11 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What every stage thinks of a query's candidates.
+    """The scores and ranks of a query's candidates in every stage.
 
     Attributes:
-        ids: the documents.
-        cosine, lexical, rerank: raw scores, shape (n,), NaN where a stage has none.
+        ids: document ids, length n.
+        cosine, lexical, rerank: raw scores, shape (n,), NaN where a stage has no score.
         dense_rank, lexical_rank: ranks from 1, shape (n,), 0 where a stage did not find the document.
     """
 
@@ -126,18 +126,18 @@ class Observation:
 def observe(
     client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step
 ) -> dict[str, Observation]:
-    """Searches once for every query, deep enough for every choice of the grid; by query id."""
+    """Searches once for each query, deep enough for every choice of the grid; returns observations by query id."""
     limit = min(MAX_HITS, MARGIN * max(grid.candidates))
     rerank = Rerank(depth=min(MAX_HITS, MARGIN * max(grid.depths)), weight=0.0, deadline_share=1.0)
 
     def search(text: str) -> Observation:
-        result = patient_search(
+        result = search_with_retries(
             client,
             collection,
             text,
             limit=limit,
             mode="hybrid",
-            # Ranks, not scores, decide what is returned: then the first of each index are, whatever their scores.
+            # Reciprocal ranks, so that the best candidates of each index are returned whatever their scores.
             fusion=Fusion(method="rrf"),
             candidates=Candidates(dense=limit, lexical=limit),
             rerank=rerank,
@@ -151,7 +151,7 @@ def observe(
 
 
 def observation(result: SearchResult) -> Observation:
-    """An answer as arrays."""
+    """The answer of a search as arrays."""
     import numpy as np
 
     def scores(stage: str) -> Floats:
@@ -191,14 +191,14 @@ def rankings(at: Observation, choices: Sequence[Choice]) -> list[tuple[str, ...]
         weights = np.array([choices[number].rerank_weight for number in numbers])
         tops = _orders(scores[:depth], at.rerank[shortlist[:depth]], weights)
         for number, top in zip(numbers, tops, strict=True):
-            # Below the depth the fused order goes on.
+            # Below the depth the fused order remains.
             chosen = [*shortlist[:depth][top].tolist(), *shortlist[depth : depth + LIMIT].tolist()]
             result[number] = tuple(at.ids[place] for place in chosen[:LIMIT])
     return result
 
 
 def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """The places of the candidates when each index gives ``number``, with their normalised scores."""
+    """Positions of the candidates when each index returns ``number``, and their normalised dense and lexical scores."""
     import numpy as np
 
     dense_rank = np.where((at.dense_rank > 0) & (at.dense_rank <= number), at.dense_rank, 0)
@@ -216,7 +216,7 @@ def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats
 
 
 def _orders(fused: Floats, reranked: Floats, weights: Floats) -> NDArray[np.int64]:
-    """The order of a shortlist under each weight, shape (weights, shortlist); under 0 the server does not rerank."""
+    """The order of a shortlist under each weight, shape (weights, shortlist); weight 0 means no reranking."""
     import numpy as np
 
     if not fused.size:
@@ -232,7 +232,7 @@ def score(observations: Mapping[str, Observation], qrels: Qrels, choices: Sequen
     scores = np.zeros((len(observations), len(choices)))
     for row, (query, at) in enumerate(observations.items()):
         found = rankings(at, choices)
-        # Most choices rank the first ten alike: each ranking is judged once.
+        # Most choices rank the same first ten: each distinct ranking is judged once.
         distinct = {ranking: str(number) for number, ranking in enumerate(dict.fromkeys(found))}
         runs = {name: ranking for ranking, name in distinct.items()}
         judged = judge_each(runs, dict.fromkeys(runs, qrels[query]), [MEASURE])
@@ -243,11 +243,11 @@ def score(observations: Mapping[str, Observation], qrels: Qrels, choices: Sequen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What cross-validation found.
+    """The result of cross-validation.
 
     Attributes:
         choice: the best settings over all queries; None when the present ones are as good.
-        held_out: each query's figure under the settings chosen without it, the mean over the repeats.
+        held_out: each query's figure under the settings chosen without that query, mean over the repeats.
         fitted: each query's figure under ``choice``.
         agreement: share of the folds that chose the same settings, 0 to 1.
     """
@@ -264,7 +264,7 @@ def tune(present: Floats, scores: Floats, choices: Sequence[Choice]) -> Tuned:
     Args:
         present: each query's figure under the present settings, shape (queries,).
         scores: each query's figure under each choice, shape (queries, choices).
-        choices: the choices.
+        choices: the settings to choose from.
     """
     import numpy as np
 
@@ -293,7 +293,7 @@ def _folds(queries: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _best(table: Floats, choices: Sequence[Choice]) -> int:
-    """The column to take: 0 for the present settings, else the number of the choice, from 1."""
+    """The best column: 0 for the present settings, else the number of the choice, from 1."""
     means = table.mean(axis=0)
     if means[0] >= means.max() - TOLERANCE:
         return 0

@@ -1,1 +1,1 @@
-"""The commands that host a server or a worker: settings, keys and processes."""
+"""Commands that host a server or a worker: settings, keys and processes."""

@@ -1,4 +1,4 @@
-"""``shortlist config``: what a server started with the same flags, environment and file would run with, and why.
+"""``shortlist config``: prints the settings of a server with the same flags, environment and file, and their origin.
 
 The output is a settings file: TOML, with the origin of every value as a comment.
 """
@@ -20,20 +20,20 @@ ORIGINS = {
     ParameterSource.DEFAULT_MAP: "file",
     ParameterSource.DEFAULT: "default",
 }
-"""How the output calls click's sources, in the order in which they go before one another."""
+"""The output's word for each of click's sources, highest priority first."""
 
 
 def config(**settings: Any) -> None:
     """Prints the settings a server would run with, each with its origin.
 
-    Takes the same flags, environment variables and file as "shortlist serve", in the same order. The output is a file
-    for --config. It holds the hashes of API keys, and no key.
+    Takes the same flags, environment variables and file as "shortlist serve", in the same order. The output can be used
+    as a file for --config. It holds the hashes of API keys but no key.
     """
     if not settings:
         raise click.ClickException(MISSING_SERVER)
     config_of(settings)
     context = click.get_current_context()
-    # click gives first what was set first; the order of the documentation is easier to read.
+    # click passes the settings in the order of their use; the documented order is easier to read.
     names = [parameter.name for parameter in context.command.params if parameter.name in settings]
     lines = [f"{name} = {_toml(settings[name])}" for name in names if name]
     width = min(max(map(len, lines)), 60)

@@ -1,4 +1,4 @@
-"""``shortlist key``: makes an API key and the entry by which a server accepts it."""
+"""``shortlist key``: makes an API key, and the entry for the server that will accept it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from shortlist_cli.hosting.serve import MISSING_SERVER
     multiple=True,
     default=["read"],
     show_default=True,
-    help="What it may do; repeatable, and none includes another.",
+    help="What the key may do; repeatable. No scope includes another.",
 )
 @click.option(
     "--collection",
     "collections",
     multiple=True,
     metavar="NAME",
-    help="A collection it may use, or the beginning of names followed by '*'; repeatable. Without it, all.",
+    help="Collection that the key may use, or the beginning of names followed by '*'; repeatable; all by default.",
 )
 def key_command(name: str, scopes: tuple[str, ...], collections: tuple[str, ...]) -> None:
     """Makes an API key called NAME.
 
-    Prints the key on the first line, for its user and no one else, and on the second the entry for the server, which
-    goes into the file given with --api-keys-file. The entry has the key's hash: the key cannot be had from it.
+    The first line of the output is the key: give it to its user only. The second line is the entry for the file that
+    the server reads with --api-keys-file. The entry holds only a hash, from which nobody can recover the key.
     """
     try:
         from shortlist_server.errors import InvalidArgument

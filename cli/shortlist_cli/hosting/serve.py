@@ -1,7 +1,7 @@
-"""``shortlist serve``: flags, environment and file become one ``Config``; the server does the rest.
+"""``shortlist serve``: turns flags, environment and file into one ``Config`` and runs the server with it.
 
-The options are made from the fields of ``Config``, so they cannot disagree with it. A setting comes from its flag, else
-from SHORTLIST_<FIELD>, else from the TOML file, else it has its default; click keeps this order.
+The options are made from the fields of ``Config`` and cannot disagree with it. A setting comes from its flag, else from
+SHORTLIST_<FIELD>, else from the TOML file, else from its default; click keeps this order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from shortlist_server.config import Config
 
-MISSING_SERVER = "The server's libraries are not installed: pip install 'shortlist[server]'"
+MISSING_SERVER = "the server's libraries are not installed: pip install 'shortlist[server]'"
 
 TYPES: dict[object, Any] = {
     str: str,
@@ -36,7 +36,7 @@ _TOML_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "boolean": ("true or false", (bool,)),
     "list": ("a list of strings", (str,)),
 }
-"""What a setting of each click type is in a file: in words, and as Python's types."""
+"""The TOML value that each click type takes: in words, and as Python types."""
 
 
 def setting_options() -> Iterator[click.Option]:
@@ -84,7 +84,7 @@ def _metavar(kind: object) -> str:
 
 
 def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Makes the TOML file's settings the defaults of the other options; its keys are the names of the settings."""
+    """Reads a TOML file, whose keys are names of settings, as the defaults of the other options."""
     if path is None:
         return
     try:
@@ -105,12 +105,12 @@ def read_settings_file(ctx: click.Context, _: click.Parameter, path: Path | None
 
 
 def serve(**settings: Any) -> None:
-    """Runs a server until it is told to stop (SIGTERM or Ctrl-C).
+    """Runs a server until SIGTERM or Ctrl-C.
 
-    Prints "shortlist serving on HOST:PORT" on standard output when it answers; logs go to standard error, and say what
-    the start does. The exit code is 0 when it was told to stop, and 1 when it could not start. A setting
-    comes from its flag, else from its environment variable, else from the file given with --config, else it has its
-    default. Environment variables of repeatable settings are separated by spaces.
+    Prints "shortlist serving on HOST:PORT" on standard output once it answers. Logs go to standard error and show the
+    steps of the start. The exit code is 0 after a stop and 1 when the server cannot start. A setting comes from its
+    flag, else from its environment variable, else from the file given with --config, else from its default. In an
+    environment variable, spaces separate the values of a repeatable setting.
     """
     try:
         from shortlist_server.app import run
@@ -127,7 +127,7 @@ def serve(**settings: Any) -> None:
 
 
 def config_of(settings: dict[str, Any]) -> Config:
-    """The settings as a value; one that no server can run with is an error of usage."""
+    """The settings as a ``Config``; invalid ones end the command with their message."""
     from shortlist_server.config import Config
     from shortlist_server.errors import ShortlistError
 
@@ -154,7 +154,7 @@ def settings_command(name: str, callback: Callable[..., None]) -> click.Command:
         params: list[click.Parameter] = [file, *setting_options()]
     except ModuleNotFoundError:
         params = []
-    # With no settings known, any arguments are taken, so that the answer is what to install.
+    # Without the server no setting is known: accept any argument, so that the error names what to install.
     lax = {} if params else {"ignore_unknown_options": True, "allow_extra_args": True}
     return click.Command(name, callback=callback, params=params, help=callback.__doc__, context_settings=lax)
 

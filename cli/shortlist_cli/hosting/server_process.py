@@ -1,8 +1,8 @@
-"""A real server in a child process, for the commands that bring their own.
+"""A server in a child process, for the commands that start their own.
 
-The child is ``python -m shortlist_cli serve`` on a free port. It is ready when it prints its address, and it is always
-stopped: SIGTERM first, so that it drains, then SIGKILL. Its standard error goes to a file, whose end is shown when it
-does not start, and from which its start is followed. Use an object from one thread.
+The child is ``python -m shortlist_cli serve`` on a free port. It is ready once it prints its address. It is always
+stopped: SIGTERM first, for an orderly drain, then SIGKILL. Its standard error goes to a log file, from which the parent
+reads the progress of the start; a failed start shows the end of that log. Use an object from one thread.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from types import FrameType
 from typing import IO
 
 READY_PREFIX = "shortlist serving on "
-"""The line a server prints on its standard output when it answers; the address follows."""
+"""The beginning of the line that a server prints once it answers; the address follows."""
 
 START_SECONDS = 300.0
-"""Longest wait for the ready line: the first start of a model may have to convert it."""
+"""Longest wait for the ready line; the first start of a model may convert it."""
 
 STOP_SECONDS = 30.0
 """Longest wait after SIGTERM; a little more than the server's own drain time."""
 
 
 _PROGRESS = re.compile(r" INFO \S+ shortlist_server\.start: (.+)")
-"""A line of the child's log that says what its start does and how far it is."""
+"""A line of the child's log that names a step of its start."""
 
 _LOOK_SECONDS = 0.2
-"""How often the log is looked at while the child starts."""
+"""Pause between looks at the log while the child starts."""
 
 
 class ServerNotStarted(Exception):
-    """The child ended, or did not say that it is ready in time. The message has the end of its log."""
+    """The child ended, or was not ready in time. The message has the end of its log."""
 
 
 class ServerProcess:
@@ -67,14 +67,14 @@ class ServerProcess:
         Args:
             data_dir: folder of the collections; made when missing.
             arguments: more arguments of ``shortlist serve``.
-            log_path: file for its standard error, appended to; by default one that is gone with the process.
+            log_path: file to append its standard error to; by default a temporary file.
             listen: address to listen on; port 0 takes a free one.
             start_seconds: longest wait for the ready line.
             command: "serve" or "worker".
-            on_progress: called with what the start does and how far it is, as often as that changes.
+            on_progress: called with each new step of the start.
 
         Raises:
-            ServerNotStarted: the child ended or was not ready in time; it is gone.
+            ServerNotStarted: the child ended or was not ready in time; it no longer runs.
         """
         self._log: IO[bytes] = log_path.open("ab+") if log_path else tempfile.TemporaryFile(mode="ab+")  # noqa: SIM115 -- closed in kill()
         self._followed = self._log.seek(0, os.SEEK_END)
@@ -92,7 +92,7 @@ class ServerProcess:
             raise
 
     def stop(self, *, stop_seconds: float = STOP_SECONDS) -> int:
-        """Asks the child to drain and end, and kills it when it does not; returns its return code."""
+        """Asks the child to drain and end, then kills it if it still runs; returns its return code."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -111,7 +111,7 @@ class ServerProcess:
         return code
 
     def ending(self, *, wait_seconds: float = 1.0) -> str | None:
-        """How the child ended, with the end of its log; None when it has not within ``wait_seconds``."""
+        """The child's return code and the end of its log; None if it still runs after ``wait_seconds``."""
         try:
             code = self.process.wait(wait_seconds)
         except subprocess.TimeoutExpired:
@@ -119,7 +119,7 @@ class ServerProcess:
         return f"the server ended with code {code}\n{self._log_end()}".strip()
 
     def _read_lines(self) -> None:
-        # Runs for the life of the child: a full pipe would block it.
+        # Reads for the life of the child, because a full pipe would block it.
         output = self.process.stdout
         assert output is not None
         with contextlib.suppress(ValueError, OSError):
@@ -145,8 +145,8 @@ class ServerProcess:
                 raise ServerNotStarted(self.ending())
 
     def _new_progress(self) -> list[str]:
-        """What the log says of the start in the whole lines since the last look."""
-        # Not by seeking, for the child writes where this file's position is.
+        """The steps of the start in the whole log lines since the last look."""
+        # pread, not seek: the child shares the file's position and writes at it.
         log = self._log.fileno()
         whole, newline, _ = os.pread(log, os.fstat(log).st_size - self._followed, self._followed).rpartition(b"\n")
         self._followed += len(whole) + len(newline)
@@ -161,7 +161,7 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def stopped_in_order() -> Iterator[None]:
-    """SIGTERM ends a ``with`` block as Ctrl-C does, so that servers in it are stopped; the exit code is 143."""
+    """Makes SIGTERM end a ``with`` block as Ctrl-C does, so that servers in it stop; the exit code is 143."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -185,12 +185,12 @@ def running_server(
     log_path: Path | None = None,
     on_progress: Callable[[str], None] = lambda doing: None,
 ) -> Iterator[str]:
-    """A server for the length of a ``with`` block; gives its address, "HOST:PORT".
+    """Runs a server for the length of a ``with`` block; yields its address, "HOST:PORT".
 
     Args:
         data_dir: folder of the collections; made when missing.
         arguments: more arguments of ``shortlist serve``, as in ``["--embedder", "hashing"]``.
-        log_path: file for its standard error, appended to.
+        log_path: file to append its standard error to.
         on_progress: as in ``ServerProcess``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""``shortlist worker``: the models of this machine, for servers elsewhere; the settings are those of ``serve``."""
+"""``shortlist worker``: runs models for servers on other machines, with the settings of ``serve``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shortlist_cli.hosting.serve import MISSING_SERVER, config_of, settings_comm
 
 
 def worker(**settings: Any) -> None:
-    """Runs models for servers on other machines, until it is told to stop (SIGTERM or Ctrl-C).
+    """Runs models for servers on other machines, until SIGTERM or Ctrl-C.
 
-    A server uses it with --worker HOST:PORT, given as often as there are workers, and the same --embedder and
-    --reranker as the workers have. Prints "shortlist serving on HOST:PORT" when it answers. It has no collections. TLS
-    and API keys are those of serve; a server shows its key, of scope read, with --worker-api-key-file, and speaks TLS
-    to workers with --worker-tls-ca. Exit codes are those of serve.
+    Prints "shortlist serving on HOST:PORT" once it answers. A worker has no collections. Its settings for TLS and API
+    keys, and its exit codes, are those of serve. A server calls a worker with --worker HOST:PORT, repeated for each
+    worker, and with the workers' --embedder and --reranker. It sends the key, of scope read, that
+    --worker-api-key-file holds, and speaks TLS with --worker-tls-ca.
     """
     try:
         from shortlist_server.worker import run

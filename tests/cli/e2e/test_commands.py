@@ -34,7 +34,7 @@ def animals(target: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     run = shortlist("ingest", str(path), "--filterable", "year", target=target)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("animals: 3 durable\n")
-    assert "made collection animals" in run.stderr
+    assert "created collection 'animals'" in run.stderr
     return "animals"
 
 
@@ -181,7 +181,7 @@ def test_a_dry_run_makes_an_estimate(target: str, animals: str) -> None:
 
 def test_a_dry_run_makes_no_collection(target: str) -> None:
     run = shortlist("ingest", "-", "-c", "not-made", "--dry-run", target=target, stdin='{"id": "new", "text": "x"}\n')
-    assert (run.returncode, "dry run makes none" in run.stderr) == (1, True)
+    assert (run.returncode, "dry run creates none" in run.stderr) == (1, True)
     assert shortlist("count", "not-made", target=target).returncode == 1
 
 

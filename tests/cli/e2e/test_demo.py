@@ -30,7 +30,7 @@ def test_it_answers_five_questions_and_sends_nothing_the_second_time(tmp_path: P
     assert first.stdout.count("rank\tstage one\tdense\tlexical\tmoved\tscore\tdocument\tsummary\n") == 5
     assert "\x1b" not in first.stdout
     assert " sent in " in first.stderr
-    assert first.stderr.startswith("Starting a server: loading embedder hashing\nStarting a server: models are loaded ")
+    assert first.stderr.startswith("starting a server: loading embedder hashing\nstarting a server: models are loaded ")
 
     second = run(tmp_path, "--limit", "1", "split a string with shell-like syntax")
     assert second.returncode == 0, second.stderr

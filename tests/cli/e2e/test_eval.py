@@ -74,7 +74,7 @@ def test_a_running_server_is_left_as_it_was_unless_asked(folder: Path, target: s
         first = json.loads(run(folder, "--json", "--target", target, "--keep", "--collection", "kept").stdout)
         assert client.count("kept") == 3
         again = run(folder, "--json", "--target", target, "--collection", "kept")
-        assert "is there already" in again.stderr
+        assert "exists already" in again.stderr
         assert client.count("kept") == 3
         second = json.loads(again.stdout)
     assert second["ingest_documents_per_second"] is None
@@ -93,7 +93,7 @@ def test_the_data_of_a_new_server_is_kept_where_asked(folder: Path, tmp_path: Pa
     [
         (["--split", "dev"], "qrels/dev.tsv is missing"),
         (["--target", "127.0.0.1:1", "--data-dir", "x"], "--target uses a running server"),
-        (["--keep"], "--keep goes with --target"),
+        (["--keep"], "--keep needs --target"),
     ],
 )
 def test_bad_arguments_end_with_code_2_and_say_why(folder: Path, arguments: list[str], message: str) -> None:

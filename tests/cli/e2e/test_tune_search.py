@@ -1,4 +1,4 @@
-"""``shortlist tune-search`` as a user runs it: against a collection of a running server, with judgements from files."""
+"""``shortlist tune-search`` as a user runs it: against a collection of a running server, with qrels from files."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_without_apply_nothing_is_written(client: Client, target: str, judged: P
 def test_apply_needs_a_collection_that_stays(judged: Path) -> None:
     ran = run(judged, "--apply")
     assert ran.returncode == 2
-    assert "--apply is for a collection that stays" in " ".join(ran.stderr.split())
+    assert "--apply needs a collection that stays" in " ".join(ran.stderr.split())
 
 
 def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_too_few_queries_to_tune_on_are_refused(judged: Path, tmp_path: Path) ->
     files = ("--qrels", tmp_path / "few.tsv", "--queries", judged / "queries.jsonl")
     ran = run("--target", "127.0.0.1:1", *files)
     assert ran.returncode == 2
-    assert "at least 10 are needed" in " ".join(ran.stderr.split())
+    assert "tuning needs at least 10" in " ".join(ran.stderr.split())
 
 
 def test_what_was_tuned_on_cannot_confirm_it(judged: Path) -> None:
     ran = run(judged, "--target", "127.0.0.1:1", "--test-split", "train")
     assert ran.returncode == 2
-    assert "40 of its 40 queries are tuned on as well" in " ".join(ran.stderr.split())
+    assert "40 of its 40 queries are also tuned on" in " ".join(ran.stderr.split())
 
 
 def test_a_collection_that_presets_one_index_is_tuned_for_both(client: Client, target: str, judged: Path) -> None:

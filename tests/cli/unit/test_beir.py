@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a folder with one document, one query and one judgement, some of them replaced; returns it."""
+    """Writes a folder with one document, one query and one qrel, some of them replaced; returns it."""
 
     def folder(
         corpus: Rows | str | None = None,
@@ -46,12 +46,12 @@ def test_a_good_folder_is_read_whole(write: Write) -> None:
     assert list(dataset.documents()) == [Document(id="7", text="Seven"), Document(id="d", title="T", text="D")]
     assert dataset.document_count == 2
     assert dataset.queries == {"q": "Query"}
-    assert dataset.judgements == {"q": {"d": 2, "7": 0, "gone": 1}}
+    assert dataset.qrels == {"q": {"d": 2, "7": 0, "gone": 1}}
     assert dataset.judged_but_missing == 1
 
 
-def test_judgements_need_no_heading(write: Write) -> None:
-    assert load_dataset(write(qrels="q\td\t1\n\n"), "test").judgements == {"q": {"d": 1}}
+def test_qrels_need_no_heading(write: Write) -> None:
+    assert load_dataset(write(qrels="q\td\t1\n\n"), "test").qrels == {"q": {"d": 1}}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_judgements_need_no_heading(write: Write) -> None:
         ({"corpus": "[1]\n"}, "corpus.jsonl, line 1: not a JSON object"),
         ({"corpus": [{"title": "T"}]}, "corpus.jsonl, line 1: the field _id is missing"),
         ({"corpus": [{"_id": "d", "text": 5}]}, "corpus.jsonl, line 1: the field text is not a string"),
-        ({"corpus": [{"_id": "d"}, {"_id": "d"}]}, "corpus.jsonl, line 2: the _id 'd' was there before"),
+        ({"corpus": [{"_id": "d"}, {"_id": "d"}]}, "corpus.jsonl, line 2: the _id 'd' appears a second time"),
         (
             {"queries": [{"_id": "other", "text": "x"}]},
             "judges 1 queries that are not in queries.jsonl, for example 'q'",
@@ -73,7 +73,7 @@ def test_judgements_need_no_heading(write: Write) -> None:
         ({"qrels": "q\td\t0\n"}, "judges no document as relevant"),
         ({"qrels": "q\td\t1.0\nq\te\t1\n"}, "qrels/test.tsv, line 1: not a query id"),
         ({"qrels": "q\t\t1\n"}, "qrels/test.tsv, line 1: not a query id"),
-        ({"qrels": "q\td\t1\nq\td\t0\n"}, "line 2: 'd' was judged for 'q' before, with another grade"),
+        ({"qrels": "q\td\t1\nq\td\t0\n"}, "line 2: 'd' has another grade for 'q' in an earlier line"),
         ({"qrels": f"q\td\t{2**62}\n"}, f"line 1: the grade {2**62} is beyond"),
         ({"corpus": "[" * 100_000}, "corpus.jsonl, line 1: not JSON"),
         ({"corpus": [{"_id": True, "text": "x"}]}, "corpus.jsonl, line 1: the field _id is missing"),
@@ -103,11 +103,11 @@ def test_text_that_is_not_utf8_is_an_error_of_the_folder(write: Write) -> None:
         load_dataset(folder, "test")
 
 
-def test_judgements_in_the_format_of_trec_are_read_too(write: Write, tmp_path: Path) -> None:
+def test_qrels_in_the_format_of_trec_are_read_too(write: Write, tmp_path: Path) -> None:
     folder = write()
     (tmp_path / "trec.qrels").write_text("q 0 d 2\nq\t0\te\t0\n")
     judged = load_judged(folder / "queries.jsonl", tmp_path / "trec.qrels")
-    assert (judged.name, judged.judgements, judged.queries) == ("trec", {"q": {"d": 2, "e": 0}}, {"q": "Query"})
+    assert (judged.name, judged.qrels, judged.queries) == ("trec", {"q": {"d": 2, "e": 0}}, {"q": "Query"})
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Write) -> None:
@@ -115,9 +115,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Write) -> None:
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
     dataset = load_dataset(folder, "test")
-    assert (dataset.judgements, dataset.judged_but_missing) == ({"q": {"d": 1}}, 0)
+    assert (dataset.qrels, dataset.judged_but_missing) == ({"q": {"d": 1}}, 0)
 
 
-def test_only_a_line_feed_ends_a_judgement(write: Write) -> None:
+def test_only_a_line_feed_ends_a_line_of_qrels(write: Write) -> None:
     folder = write(corpus=[{"_id": "a\u2028b", "text": "x"}], qrels="q\ta\u2028b\t1\r\nq\ta\u2028b\t1\r\n")
-    assert load_dataset(folder, "test").judgements == {"q": {"a\u2028b": 1}}
+    assert load_dataset(folder, "test").qrels == {"q": {"a\u2028b": 1}}

@@ -2,22 +2,22 @@
 
 import pytest
 
-from shortlist_cli.evaluation.measuring import IngestFigures, new_texts, percentile, turned
+from shortlist_cli.evaluation.measuring import IngestFigures, percentile, rotated, rotated_texts
 
 
 @pytest.mark.parametrize(
     ("places", "expected"), [(0, "a b c"), (1, "b c a"), (2, "c a b"), (3, "a  b  c"), (4, "b  c  a")]
 )
-def test_a_turned_query_has_the_same_words(places: int, expected: str) -> None:
-    assert turned("a b c", places) == expected
-    assert turned("a", places) == "a"
-    assert turned("", places) == ""
+def test_a_rotated_query_has_the_same_words(places: int, expected: str) -> None:
+    assert rotated("a b c", places) == expected
+    assert rotated("a", places) == "a"
+    assert rotated("", places) == ""
 
 
 def test_no_text_is_timed_that_a_server_has_seen() -> None:
     seen = ["owl night", "which bird hunts mice"]
-    for turn in range(1, 9):
-        warmup, timed = new_texts(["owl night", "which bird hunts mice"], turn)
+    for rotation in range(1, 9):
+        warmup, timed = rotated_texts(["owl night", "which bird hunts mice"], rotation)
         seen += [*warmup, *timed]
     assert len(set(seen)) == len(seen)
     assert {" ".join(sorted(text.split())) for text in seen} == {"night owl", "bird hunts mice which"}

@@ -68,7 +68,7 @@ def test_a_row_is_named_by_its_line(tmp_path: Path) -> None:
     without_id, _, short = read(path)
     assert (without_id.id, short.id) == ("a.csv:2", "a.csv:5")
     assert isinstance(without_id, Unreadable)
-    assert "nothing in column 'id'" in without_id.problem
+    assert "has no column 'id'" in without_id.problem
 
 
 def test_vectors_in_cells_and_rows_that_are_no_csv(tmp_path: Path) -> None:

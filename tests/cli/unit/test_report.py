@@ -53,7 +53,7 @@ def run_of(*settings: SettingRecord) -> RunRecord:
         name="animals/test",
         created="2026-01-02T03:04:05+00:00",
         command="shortlist eval animals",
-        about={"documents": 2, "passages": 2, "embedder": "hashing", "reranker": "none", "judgements": "x"},
+        about={"documents": 2, "passages": 2, "embedder": "hashing", "reranker": "none", "qrels": "x"},
         settings=list(settings),
         stage_latency=dict.fromkeys(RANKINGS, LATENCY),
         documents={"b": {"title": "<b>Bold</b>", "text": HOSTILE}},
@@ -153,7 +153,7 @@ def test_the_report_needs_nothing_from_elsewhere_and_escapes_what_it_shows(run: 
 
 def test_a_run_in_which_everything_is_right_has_a_report_too() -> None:
     page = report_html(run_of(setting("defaults", [1.0, 1.0])))
-    assert "Every query has all its relevant documents first." in page
+    assert "None: every query ranks all its relevant documents first." in page
     assert "Nothing to show" in page
 
 
@@ -171,7 +171,7 @@ def test_comparing_says_what_changed_and_for_which_queries(run: RunRecord) -> No
 
 def test_comparing_warns_where_the_runs_do_not_match(run: RunRecord) -> None:
     other = run_of(setting("defaults", [0.0, 0.5]))
-    other.about = {**other.about, "judgements": "y"}
+    other.about = {**other.about, "qrels": "y"}
     assert len(compare_runs(run, other).warnings) == 2
     with pytest.raises(InvalidRecord, match=r"no setting 'none'; there are: defaults; rerank.weight=1"):
         compare_runs(run, other, "none")

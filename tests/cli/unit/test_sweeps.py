@@ -69,8 +69,8 @@ def test_no_settings_are_the_defaults() -> None:
     [
         ("rerank.wait=1", "with a path of"),
         ("rerank.weight", "is not PATH=VALUE"),
-        ("rerank.depth=0.5", "takes other values"),
-        ("candidates.exact=maybe", "takes other values"),
+        ("rerank.depth=0.5", "does not take these values"),
+        ("candidates.exact=maybe", "does not take these values"),
     ],
 )
 def test_a_sweep_that_cannot_be_read_says_why(sweep: str, message: str) -> None:
