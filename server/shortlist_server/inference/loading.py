@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MAX_THREADS = 8
 """More threads on one run of a small encoder cost more than they bring."""
@@ -136,7 +136,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         passes = _open_transformer(found, tokenizer, weights, config, export)
     why_no_token_vectors = _why_no_token_vectors(found)
     if why_no_token_vectors:
-        _LOG.info("embedder %s gives no token vectors for late interaction: %s", name, why_no_token_vectors)
+        logger.info("embedder %s gives no token vectors for late interaction: %s", name, why_no_token_vectors)
     info = EmbedderInfo(
         name=name,
         revision=revision,
@@ -318,7 +318,7 @@ def _open(
     may_be_gpu = config.device != "cpu" and (config.device != "auto" or _has_gpu())
     on_cpu = onnx and config.backend == "onnx"
     if on_cpu and may_be_gpu:
-        _LOG.warning("the model in %s runs on the CPU, for backend is onnx, although there may be a GPU", folder)
+        logger.warning("the model in %s runs on the CPU, for backend is onnx, although there may be a GPU", folder)
     device = torch_backend.choose_device(config.device) if may_be_gpu and not on_cpu else "cpu"
     if onnx and device == "cpu" and config.backend in ("auto", "onnx") and config.dtype != "bfloat16":
         return _open_onnx(folder, weights, auto_class, config, checks, export=export)
@@ -368,7 +368,7 @@ def _open_onnx(
             continue
         note = "; ".join(refusals)
         if note:
-            _LOG.warning("the model in %s is served as %s: %s", folder, precision, note)
+            logger.warning("the model in %s is served as %s: %s", folder, precision, note)
         # A short query gains nothing from a second thread (measured: 1.2 ms against 1.4 ms with two): so queries
         # run alone, on one thread, side by side.
         if auto_class == torch_backend.ENCODER:

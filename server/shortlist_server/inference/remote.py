@@ -52,7 +52,7 @@ from shortlist_server.inference.base import (
 )
 from shortlist_server.observe import tracing
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _START_SECONDS = 10.0
 _CALL_SECONDS = 60.0
@@ -148,7 +148,7 @@ class WorkerPool:
                 refusal = _as_error(error, worker.address)
                 if not isinstance(refusal, _OTHER_WORKER_MAY):
                     raise refusal from error
-                _LOG.warning("worker %s: %s", worker.address, refusal.message)
+                logger.warning("worker %s: %s", worker.address, refusal.message)
                 if not isinstance(refusal, Overloaded):
                     worker.rests_until = time.monotonic() + _REST_SECONDS
             else:
@@ -192,7 +192,7 @@ def open_pool(config: Config) -> WorkerPool:
     if not (api_key.isascii() and api_key.isprintable()):
         raise InvalidArgument("the file holds more than an API key", field="worker_api_key_file")
     if api_key and credentials is None:
-        _LOG.warning("the API key travels to the workers unencrypted: give them certificates, and --worker-tls-ca here")
+        logger.warning("the API key travels to the workers unencrypted: give them certificates, and --worker-tls-ca here")
     return WorkerPool(config.workers, credentials=credentials, api_key=api_key)
 
 

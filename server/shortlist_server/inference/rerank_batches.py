@@ -18,7 +18,7 @@ from shortlist_server.inference.base import MayGoOn, RerankScores
 
 Floats = NDArray[np.float32]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = 2048
 _BATCH_ITEMS = 16
@@ -96,7 +96,7 @@ class Batches:
                 raise
         # Outside of the handler, which holds the failed pass and all its tensors.
         self._items = len(rows) // 2
-        _LOG.warning("%d candidates at once are too many for the memory: %d from now on", len(rows), self._items)
+        logger.warning("%d candidates at once are too many for the memory: %d from now on", len(rows), self._items)
         return None
 
     def _next_batch(self, lengths: Sequence[int], start: int) -> range:

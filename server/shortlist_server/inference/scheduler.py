@@ -26,7 +26,7 @@ from shortlist_server.observe.lanes import LaneWatch, Origin
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _RATE_WEIGHT = 0.2
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
 _JOIN_SECONDS = 10.0
@@ -153,7 +153,7 @@ class Lane(Generic[Item, Result]):
                     self._run_batch(batch)
                 except BaseException as error:
                     # Whatever it was, the callers must hear of it and the thread must live on.
-                    _LOG.exception("%s: a batch failed outside of the model", self._name)
+                    logger.exception("%s: a batch failed outside of the model", self._name)
                     for piece in batch:
                         _fail(piece, InferenceFailed(f"The batch failed: {type(error).__name__}."))
 
@@ -203,13 +203,13 @@ class Lane(Generic[Item, Result]):
                 raise RuntimeError(f"{len(results)} results for {len(live)} items")
         except Exception as error:
             if len(live) > 1 and not isinstance(error, Unavailable | Overloaded | DeadlineExceeded):
-                _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
+                logger.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
                 middle = len(live) // 2
                 self._run_live(live[:middle])
                 self._run_live(live[middle:])
             else:
                 if not isinstance(error, ShortlistError):
-                    _LOG.exception("%s: the model failed on one item", self._name)
+                    logger.exception("%s: the model failed on one item", self._name)
                 for piece in live:
                     piece.future.set_exception(_as_error(error))
             return
