@@ -19,7 +19,7 @@ import time
 from typing import IO, Protocol, TypeVar
 
 from shortlist_server.errors import ModelNotFound, ShortlistError
-from shortlist_server.inference.loading import ExportMissing
+from shortlist_server.inference.forward_passes import ExportMissing
 from shortlist_server.observe import progress
 
 Model_co = TypeVar("Model_co", covariant=True)
