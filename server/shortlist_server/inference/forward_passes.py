@@ -130,7 +130,7 @@ def _open_onnx(
                 agreement=checks.agreement,
             )
         if report["refused"]:
-            refusals.append(f"as {precision} it differs too much from the original: {report['agreement']}")
+            refusals.append(f"as {precision} it does not agree with the original: {report['agreement']}")
             continue
         note = "; ".join(refusals)
         if note:

@@ -171,8 +171,8 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         return _load_qwen3_reranker(name, folder, config, tied=bool(settings.get("tie_word_embeddings")))
     if not architecture.endswith("ForSequenceClassification"):
         raise ModelNotFound(
-            f"{folder / 'config.json'} describes {architecture or 'no architecture'}: serve a cross-encoder"
-            " (...ForSequenceClassification) or a Qwen3-Reranker (Qwen3ForCausalLM)"
+            f"{folder / 'config.json'} describes {architecture or 'no architecture'}, which is not a cross-encoder"
+            " (...ForSequenceClassification) or Qwen3-Reranker (Qwen3ForCausalLM): serve one of these"
         )
     labels = len(settings.get("id2label") or {0: "", 1: ""})
     if labels > 2:
@@ -263,7 +263,7 @@ def _sample(ids: list[int], segments: list[int]) -> Sample:
 
 
 def _chunking(found: EmbedderLayout) -> Chunking:
-    # Short passages rank better (measured on SciFact: 128 over 256); models made for long texts get more.
+    # Short passages rank better (measured on SciFact: 128 tokens over 256). Models made for long texts get longer ones.
     size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
     return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 8)
 

@@ -97,8 +97,8 @@ async def test_a_server_with_key_and_certificate_is_served(guarded: tuple[int, b
         (TRUST | OWN | {"worker_api_key_file": "empty.secret"}, "an API key is needed"),
         (TRUST | OWN | {"worker_api_key_file": "wrong.secret"}, "not known"),
         (TRUST | OWN | {"worker_api_key_file": "scopeless.secret"}, "lacks the scope 'read'"),
-        (RIGHT, "Worker 127.0.0.1"),
-        ({"worker_tls_ca": "foreign.pem"} | RIGHT, "Worker 127.0.0.1"),
+        (RIGHT, "worker '127.0.0.1"),
+        ({"worker_tls_ca": "foreign.pem"} | RIGHT, "worker '127.0.0.1"),
     ],
     ids=["no key", "an empty file", "wrong key", "wrong scope", "no TLS", "another authority"],
 )
@@ -115,7 +115,7 @@ async def test_under_mutual_tls_the_servers_certificate_counts(
 ) -> None:
     port, mutual = guarded
     if mutual:
-        with pytest.raises(Unavailable, match=r"Worker 127\.0\.0\.1"):
+        with pytest.raises(Unavailable, match=r"worker '127\.0\.0\.1"):
             await embed(port, files, **TRUST, **RIGHT, **certificate)
     else:
         assert await embed(port, files, **TRUST, **RIGHT, **certificate) == 256

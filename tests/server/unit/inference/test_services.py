@@ -254,7 +254,7 @@ class GivenScores:
 )
 async def test_a_score_that_is_not_finite_is_an_error(scores: list[float], probabilities: list[float] | None) -> None:
     service = ScheduledReranker(GivenScores(scores, probabilities))
-    with pytest.raises(InferenceFailed, match="slow gave a score that is not finite"):
+    with pytest.raises(InferenceFailed, match="'slow' gave a score that is not finite"):
         await service.rerank(RerankQuery(text="q"), [RerankCandidate(text="t")] * 2, Deadline.after(SOON))
     service.close()
 
