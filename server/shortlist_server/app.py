@@ -40,8 +40,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
-from shortlist_server.inference.processors import INGEST_NICENESS
-from shortlist_server.inference.scheduler import lower_priority
+from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
 from shortlist_server.keys import KeyRing
 from shortlist_server.observe import logs, tracing
 from shortlist_server.observe.metrics import CollectionCounts, Maintenance, Metrics, MetricsPage, StateCollector

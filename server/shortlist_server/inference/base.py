@@ -228,8 +228,9 @@ class Embedder(Protocol):
         """Embeds passage contents as one batch, with full vectors. An exception that is raised fails the batch."""
 
 
-MayGoOn = Callable[[float], bool]
-"""A reranker calls it before every batch with the seconds that the batch should take. False: return what is scored."""
+MayContinue = Callable[[float], bool]
+"""A reranker asks it before every batch, with the seconds that the batch should take. On False it returns the scores
+that it has."""
 
 
 class Reranker(Protocol):
@@ -239,7 +240,9 @@ class Reranker(Protocol):
     def info(self) -> RerankerInfo:
         """What it is."""
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """Scores candidates in order until done or told to stop. An exception fails the request."""
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:

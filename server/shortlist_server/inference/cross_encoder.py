@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.inference.base import (
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -105,14 +105,16 @@ class CrossEncoder:
         self._forward = forward
         self._batches = Batches(seconds_per_token=1e-5, batch_tokens=batch_tokens)
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         pairs = self._tokenizer.encode(query.text, [candidate.text for candidate in candidates]) if candidates else []
         return self._batches.score(
             [len(pair.ids) for pair in pairs],
             [pair.truncated_tokens for pair in pairs],
             lambda rows: raw_and_probability(self._logits([pairs[row] for row in rows])),
-            may_go_on,
+            may_continue,
         )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:

@@ -124,9 +124,9 @@ def main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         logging.getLogger("shortlist_server").propagate = False  # the parent process logs the same lines
-        told = logging.getLogger(progress.LOGGER)
-        told.setLevel(logging.INFO)
-        told.addHandler(_Sender(output))
+        progress_log = logging.getLogger(progress.LOGGER)
+        progress_log.setLevel(logging.INFO)
+        progress_log.addHandler(_Sender(output))
         load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server, which started this process
         error = None
         try:

@@ -67,7 +67,7 @@ class Dense:
 
     @property
     def dimension(self) -> int:
-        """Size of the vectors behind this layer."""
+        """Size of the vectors after this layer."""
         return len(self.weight)
 
     def apply(self, rows: Floats) -> Floats:

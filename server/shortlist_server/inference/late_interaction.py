@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shortlist_server.errors import DataCorrupted, InferenceFailed
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -121,13 +121,15 @@ class LateInteraction:
         default_depth=50,
     )
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         if query.token_vectors is None:
             raise InferenceFailed("the query has no token vectors, because its embedder gives none")
         scores: list[Floats] = []
         done = 0
-        while done < len(candidates) and may_go_on(_SECONDS_PER_SLICE):
+        while done < len(candidates) and may_continue(_SECONDS_PER_SLICE):
             part = candidates[done : done + _SLICE]
             packed = [candidate.token_vectors for candidate in part]
             known = np.array([item is not None for item in packed])

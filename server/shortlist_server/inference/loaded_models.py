@@ -19,7 +19,7 @@ class LoadedModels:
 
     Args:
         embedders: by name, the default first.
-        then: called at the end of ``close``.
+        on_close: called at the end of ``close``.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class LoadedModels:
         embedders: Mapping[str, ScheduledEmbedder],
         rerankers: Mapping[str, ScheduledReranker],
         default_reranker: str,
-        then: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        self._then = then
+        self._on_close = on_close
         self._embedders = dict(embedders)
         self._rerankers = dict(rerankers)
         self.default_embedder = next(iter(self._embedders), NO_MODEL)
@@ -67,7 +67,7 @@ class LoadedModels:
             embedder.close()
         for reranker in self._rerankers.values():
             reranker.close()
-        self._then()
+        self._on_close()
 
 
 def late_interaction(
@@ -75,7 +75,7 @@ def late_interaction(
 ) -> tuple[dict[str, ScheduledReranker], str]:
     """The rerankers that need no model of their own, and the default reranker's name.
 
-    Late interaction is there, and the default, where an embedder gives token vectors.
+    Late interaction is among them, and is the default, if an embedder gives token vectors.
     """
     if any(embedder.info.token_vectors for embedder in embedders.values()):
         return {LATE_INTERACTION: ScheduledReranker(LateInteraction(), observer=observer)}, LATE_INTERACTION

@@ -142,7 +142,7 @@ def _open_static(found: EmbedderLayout, tokenizer: TextTokenizer) -> Passes:
 
 
 def _why_no_token_vectors(found: EmbedderLayout) -> str:
-    """Why a model's token vectors are of no use to late interaction; "" where they are."""
+    """Why a model's token vectors are useless for late interaction; "" if they are useful."""
     if found.static:
         return "a token has the same vector in every text, and matches no more than a word in the lexical index does"
     if found.causal:
@@ -162,7 +162,7 @@ def _check_prompts(found: EmbedderLayout, tokenizer: TextTokenizer) -> None:
 
 
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
-    """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
+    """The reranking model in a folder, whatever its architecture. Arguments and errors: see ``load_embedder``."""
     layout.check_self_contained(folder)
     settings = layout.read_config(folder)
     architecture = " ".join(settings.get("architectures") or ())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import OutOfSpace, Unavailable
-from shortlist_server.inference.scheduler import lower_priority
+from shortlist_server.inference.processors import lower_priority
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]

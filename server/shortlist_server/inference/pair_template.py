@@ -28,11 +28,11 @@ class PairTemplate:
 
     before: str
     between: str
-    behind: str
+    after: str
 
     def render(self, query: str, document: str) -> str:
         """The whole prompt."""
-        return f"{self.before}{query}{self.between}{document}{self.behind}"
+        return f"{self.before}{query}{self.between}{document}{self.after}"
 
 
 def read_template(folder: Path) -> PairTemplate:
@@ -56,8 +56,8 @@ def read_template(folder: Path) -> PairTemplate:
         raise ModelNotFound(f"the chat template in {folder} cannot be rendered: {error}") from error
     query, document = _PROBES[0]
     before, _, rest = rendered[0].partition(query)
-    between, _, behind = rest.partition(document)
-    template = PairTemplate(before=before, between=between, behind=behind)
+    between, _, after = rest.partition(document)
+    template = PairTemplate(before=before, between=between, after=after)
     if [template.render(*texts) for texts in _PROBES] != rendered:
         raise ModelNotFound(
             f"the chat template in {folder} does not render the messages of the roles 'query' and 'document' once each"
@@ -125,12 +125,12 @@ class TemplateTokenizer:
 
     def _encode(self, query: str, documents: Sequence[str]) -> list[_Cut]:
         before: list[int] = []
-        behind: list[int] = []
+        after: list[int] = []
         encodings: list[Any] = []
         start = 0
         for run in self._runs:
             if isinstance(run, int):
-                (behind if encodings else before).append(run)
+                (after if encodings else before).append(run)
                 continue
             texts = [query if part is _Slot.QUERY else part for part in run]
             if _Slot.DOCUMENT in texts:
@@ -140,21 +140,21 @@ class TemplateTokenizer:
                 encodings = self._plain.encode_batch([f"{lead}{one}{trail}" for one in documents], False)
                 continue
             ids = self._plain.encode("".join(map(str, texts)), add_special_tokens=False).ids
-            (behind if encodings else before).extend(ids)
-        room = self._max_tokens - len(before) - len(behind)
+            (after if encodings else before).extend(ids)
+        room = self._max_tokens - len(before) - len(after)
         return [
-            self._cut(before, encoding, behind, room, start, start + len(document))
+            self._cut(before, encoding, after, room, start, start + len(document))
             for encoding, document in zip(encodings, documents, strict=True)
         ]
 
     @staticmethod
-    def _cut(before: list[int], encoding: Any, behind: list[int], room: int, start: int, end: int) -> _Cut:
+    def _cut(before: list[int], encoding: Any, after: list[int], room: int, start: int, end: int) -> _Cut:
         excess = max(len(encoding.ids) - room, 0)
         own = [i for i, (left, right) in enumerate(encoding.offsets) if start <= left and right <= end and left < right]
         dropped = set(own[max(len(own) - excess, 0) :])
         ids = [number for i, number in enumerate(encoding.ids) if i not in dropped]
         kept = min((encoding.offsets[i][0] for i in dropped), default=end) - start
-        return _Cut(ids=[*before, *ids, *behind], end=kept, truncated_tokens=len(dropped))
+        return _Cut(ids=[*before, *ids, *after], end=kept, truncated_tokens=len(dropped))
 
 
 def _split(template: PairTemplate, added: Mapping[str, int]) -> list[int | list[str | _Slot]]:
@@ -162,7 +162,7 @@ def _split(template: PairTemplate, added: Mapping[str, int]) -> list[int | list[
     names = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
     runs: list[int | list[str | _Slot]] = []
     current: list[str | _Slot] = []
-    for part, slot in ((template.before, _Slot.QUERY), (template.between, _Slot.DOCUMENT), (template.behind, None)):
+    for part, slot in ((template.before, _Slot.QUERY), (template.between, _Slot.DOCUMENT), (template.after, None)):
         position = 0
         for found in names.finditer(part):
             runs += [[*current, part[position : found.start()]], added[found.group()]]

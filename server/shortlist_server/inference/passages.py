@@ -87,7 +87,7 @@ def cut(title: str, text: str, chunking: Chunking, overflow: OverflowPolicy, tok
             " it, or let the collection chunk or truncate",
             metadata={"text_tokens": str(len(spans)), "passage_tokens": str(window)},
         )
-    return CutText(passages=[first], truncated_tokens=title_lost + _tokens_behind(spans, first.end, len(text)))
+    return CutText(passages=[first], truncated_tokens=title_lost + _tokens_after(spans, first.end, len(text)))
 
 
 def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[str, int]:
@@ -104,10 +104,10 @@ def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[st
             break
         kept -= excess
     end = end if kept > 0 else 0
-    return (title, 0) if end == len(title) else (title[:end].rstrip(), _tokens_behind(spans, end, len(title)))
+    return (title, 0) if end == len(title) else (title[:end].rstrip(), _tokens_after(spans, end, len(title)))
 
 
-def _tokens_behind(spans: TokenSpans, end: int, length: int) -> int:
+def _tokens_after(spans: TokenSpans, end: int, length: int) -> int:
     """How many tokens a text of that length loses when it is cut at ``end``; at least one if anything is cut."""
     return max(int((spans.starts >= end).sum()), 1) if end < length else 0
 

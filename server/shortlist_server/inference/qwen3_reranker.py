@@ -17,7 +17,7 @@ import numpy as np
 
 from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference.base import (
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -114,7 +114,9 @@ class Qwen3Reranker:
         other._reuse_head = False
         return other
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         head, tails = self._prompts(query, candidates)
         shared = 0 if self._reuse_head else len(head)
@@ -130,7 +132,7 @@ class Qwen3Reranker:
             [shared + len(ids) for ids, _ in tails],
             [cut for _, cut in tails],
             run,
-            may_go_on,
+            may_continue,
         )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:

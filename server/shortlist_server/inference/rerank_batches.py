@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.inference.base import MayGoOn, RerankScores
+from shortlist_server.inference.base import MayContinue, RerankScores
 
 Floats = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class Batches:
         lengths: Sequence[int],
         truncated: Sequence[int],
         run: Callable[[Sequence[int]], Scored],
-        may_go_on: MayGoOn,
+        may_continue: MayContinue,
     ) -> RerankScores:
         """Scores of the candidates that were reached in time.
 
@@ -69,7 +69,7 @@ class Batches:
         while done < len(lengths):
             rows = self._next_batch(lengths, done)
             padded = len(rows) * max(lengths[row] for row in rows)
-            if not may_go_on(padded * self._seconds_per_token):
+            if not may_continue(padded * self._seconds_per_token):
                 break
             started = time.monotonic()
             found = self._run(rows, run)

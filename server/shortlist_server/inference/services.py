@@ -35,8 +35,8 @@ from shortlist_server.inference.base import (
     RerankQuery,
     RerankScores,
 )
+from shortlist_server.inference.lane import Lane, LaneLimits
 from shortlist_server.inference.query_cache import QueryCache, QueryKey
-from shortlist_server.inference.scheduler import Lane, LaneLimits
 from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class ScheduledReranker:
         self._lane.close()
 
     def _run(self, works: Sequence[_RerankWork]) -> Sequence[RerankScores | Exception]:
-        scored = [(work, self._engine.score(work.query, work.candidates, work.may_go_on)) for work in works]
+        scored = [(work, self._engine.score(work.query, work.candidates, work.may_continue)) for work in works]
         return [_checked_scores(scores, work.candidates, self.info) for work, scores in scored]
 
 
@@ -185,7 +185,7 @@ class _RerankWork:
     candidates: Sequence[RerankCandidate]
     gone: threading.Event
 
-    def may_go_on(self, seconds: float) -> bool:
+    def may_continue(self, seconds: float) -> bool:
         return not self.gone.is_set() and self.query.deadline.left_seconds() > seconds
 
 

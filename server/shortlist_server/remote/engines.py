@@ -18,7 +18,7 @@ from shortlist_server.inference.base import (
     NO_DEADLINE,
     CutText,
     EmbedderInfo,
-    MayGoOn,
+    MayContinue,
     PassageEmbedding,
     PassageText,
     QueryEmbedding,
@@ -146,12 +146,14 @@ class RemoteReranker:
             number_format_note=described.number_format_note,
         )
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         parts: list[pb.RerankResponse] = []
         for start in range(0, len(candidates), _RERANK_SLICE):
             part = candidates[start : start + _RERANK_SLICE]
-            if not may_go_on(len(part) * self._seconds_per_candidate):
+            if not may_continue(len(part) * self._seconds_per_candidate):
                 break
             request = pb.RerankRequest(
                 model=self.info.name,

@@ -1,4 +1,4 @@
-"""The connections to the workers: which one a call goes to, and what becomes of its failure.
+"""The connections to the workers: which worker gets a call, and what happens when it fails.
 
 A call goes to the worker with the fewest calls under way. A worker that cannot be reached rests for a while, and the
 call moves on to the next. The caller's deadline travels with the call, so no worker works for a caller that is gone.

@@ -37,7 +37,7 @@ from shortlist.v1 import document_service_pb2_grpc as documents_grpc
 from shortlist_server.app import Server
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.inference.scheduler import Lane, LaneLimits
+from shortlist_server.inference.lane import Lane, LaneLimits
 from shortlist_server.observe.logs import HumanFormatter, JsonFormatter, request_id
 from shortlist_server.observe.observer import Observer
 from shortlist_server.remote.catalog import find_models

@@ -20,7 +20,7 @@ from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, Unavailable
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    MayGoOn,
+    MayContinue,
     PassageEmbedding,
     QueryEmbedding,
     QueryText,
@@ -76,7 +76,9 @@ class LengthReranker:
         default_depth=7,
     )
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
         cut = np.zeros(len(candidates), dtype=np.int32)
         return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))

@@ -9,7 +9,6 @@ batch that ran out of memory. Any thread may call ``submit`` and ``close``.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Generic, TypeVar
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShortlistError, Unavailable
+from shortlist_server.inference.processors import lower_priority
 from shortlist_server.observe.lanes import LaneWatch, Origin
 
 Item = TypeVar("Item")
@@ -249,10 +249,3 @@ def _as_error(error: Exception) -> ShortlistError:
 def _fail(piece: _Work[Item, Result], error: ShortlistError) -> None:
     if not piece.future.done() and (piece.future.running() or piece.future.set_running_or_notify_cancel()):
         piece.future.set_exception(error)
-
-
-def lower_priority(niceness: int) -> None:
-    """Lowers the calling thread's OS priority, which the threads it starts inherit. Does nothing outside Linux."""
-    if niceness > 0 and hasattr(os, "setpriority") and os.uname().sysname == "Linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
