@@ -75,10 +75,10 @@ def open_passes(
     Raises:
         ModelNotFound: the files are wrong, or no number format agrees with the original.
         InvalidArgument: the settings contradict each other.
-        ExportMissing: without ``export``.
+        ExportMissing: the export is missing, and ``export`` is False.
     """
-    # Choosing a device imports torch, and a start from a cached export must not. So the driver's files are looked at
-    # first.
+    # Choosing a device imports torch, and a start from a cached export must not. So the driver's device nodes are
+    # checked first.
     may_be_gpu = config.device != "cpu" and (config.device != "auto" or _has_gpu())
     on_cpu = onnx and config.backend == "onnx"
     if on_cpu and may_be_gpu:

@@ -49,7 +49,7 @@ class LoadedModels:
         """See ``ModelCatalog.embedder``."""
         if name not in self._embedders:
             raise ModelNotFound(
-                f"no embedder {name!r} is loaded: there are {_names(self._embedders)}", metadata={"model": name}
+                f"no embedder {name!r} is loaded; loaded embedders: {_names(self._embedders)}", metadata={"model": name}
             )
         return self._embedders[name]
 
@@ -57,7 +57,7 @@ class LoadedModels:
         """See ``ModelCatalog.reranker``. The name "none" is not that of a reranker."""
         if name not in self._rerankers:
             raise ModelNotFound(
-                f"no reranker {name!r} is loaded: there are {_names(self._rerankers)}", metadata={"model": name}
+                f"no reranker {name!r} is loaded; loaded rerankers: {_names(self._rerankers)}", metadata={"model": name}
             )
         return self._rerankers[name]
 
