@@ -22,7 +22,8 @@ from bars import at_least, at_most, finish, percentile
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
 from shortlist_server.inference.base import Embedder, PassageText, QueryText
 from shortlist_server.inference.catalog import bundled_minilm
-from shortlist_server.inference.loading import load_embedder, threads
+from shortlist_server.inference.loading import load_embedder
+from shortlist_server.inference.processors import threads
 from shortlist_server.inference.services import PASSAGE_LIMITS, ScheduledEmbedder
 
 VOCABULARY = (

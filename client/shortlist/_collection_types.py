@@ -13,7 +13,7 @@ from typing import Literal
 RetrievalMode = Literal["hybrid", "dense", "lexical"]
 """Which indexes a search asks: both, the vectors, or the words."""
 
-FusionMethod = Literal["convex", "rrf"]
+FusionMethod = Literal["weighted_sum", "rrf"]
 """How two rankings become one: weighted normalised scores, or reciprocal ranks."""
 
 FailurePolicy = Literal["degrade", "fail"]
@@ -44,8 +44,8 @@ class Fusion:
     """How two rankings become one.
 
     Attributes:
-        method: "convex" by default.
-        dense_weight: weight of the dense score in "convex", 0 to 1; 0.6 by default.
+        method: "weighted_sum" by default.
+        dense_weight: weight of the dense score in "weighted_sum", 0 to 1; 0.6 by default.
         rrf_k: constant of "rrf", 1 to 1,000; 60 by default.
     """
 

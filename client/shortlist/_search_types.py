@@ -224,8 +224,8 @@ class Explanation:
         dense_candidates, lexical_candidates: documents that the indexes were asked for.
         dense_passages: passages that each part of the dense index was asked for, to cover so many documents.
         dense_sources: how each part of the dense index was asked.
-        fusion_method: "convex" or "rrf".
-        dense_weight: of the dense score in the convex method.
+        fusion_method: "weighted_sum" or "rrf".
+        dense_weight: of the dense score in the weighted sum.
         rrf_k: constant of the other.
         rerank_depth, rerank_weight: of the second stage; 0 without one.
         texts: None unless asked for.

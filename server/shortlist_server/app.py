@@ -33,14 +33,14 @@ from shortlist_server.config import Config
 from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
-from shortlist_server.inference.loading import INGEST_NICENESS
-from shortlist_server.inference.scheduler import lower_priority
+from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
 from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
@@ -135,7 +135,8 @@ class Server:
         store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
         if not await loop.run_in_executor(self._work_threads, store.open_all):
             store.survey()
-        models = self._models = await loop.run_in_executor(self._work_threads, load_models, config, observer)
+        provide_models = find_models if config.workers else load_models
+        models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
         ingester = self._ingester = Ingester(
             store, models, self._work_threads, max_document_tokens=config.max_document_tokens
         )

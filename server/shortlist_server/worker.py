@@ -1,4 +1,4 @@
-"""The composition root of ``shortlist worker``: the models alone, for servers on other machines.
+"""The composition root of ``shortlist worker``, which serves models alone, to servers on other machines.
 
 ``Worker`` belongs to the event loop that starts it.
 """
@@ -37,7 +37,7 @@ class Worker:
     """Serves the models of this process; it has no collections."""
 
     def __init__(self, config: Config, *, tracer: Tracer | None = None) -> None:
-        """Starts nothing yet. ``tracer`` replaces the one that ``config.tracing`` asks for."""
+        """Starts nothing. Without a ``tracer``, ``config.tracing`` decides whether traces are sent."""
         self._config = config.replace(workers=())
         self._tracer = tracer
         self._health = HealthServicer()
@@ -50,14 +50,14 @@ class Worker:
 
     @property
     def metrics_port(self) -> int | None:
-        """The port of the metrics page; None without one."""
+        """The port of the metrics page; None if there is none."""
         return None if self._metrics_page is None else self._metrics_page.port
 
     async def start(self) -> int:
         """Loads the models and listens; returns the port.
 
         Raises:
-            InvalidArgument: a setting is wrong, or others could reach the worker without a key.
+            InvalidArgument: a setting is wrong, or callers beyond loopback would need no key.
             ModelNotFound: a model's files are missing; the message says what to do.
             Unavailable: the worker cannot listen on an address.
         """
@@ -92,7 +92,7 @@ class Worker:
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Stops taking calls, lets running ones finish for ``grace_seconds``, and frees the models. Idempotent."""
+        """Refuses new calls, gives running ones ``grace_seconds`` to finish, and frees the models. Idempotent."""
         await self._health.end()
         if self._server is not None:
             if self._calls is not None:

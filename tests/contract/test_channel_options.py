@@ -9,13 +9,13 @@ from grpc._cython import cygrpc
 
 from shortlist import _channel
 from shortlist_server.config import Config
-from shortlist_server.inference import remote
+from shortlist_server.remote import pool
 from shortlist_server.rpc import transport
 
 SIDES = {
     "server": transport.options(Config()),
     "client": _channel.channel_options(1, "name"),
-    "a server's channel to its workers": remote.OPTIONS,
+    "a server's channel to its workers": pool.OPTIONS,
 }
 
 

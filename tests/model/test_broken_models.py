@@ -219,5 +219,5 @@ def test_a_model_that_overflows_is_refused_when_it_is_tried(encoder: Path) -> No
         tensors["encoder.layer.1.output.LayerNorm.weight"] *= np.float32(3e38)
 
     change_weights(encoder, enlarge)
-    with pytest.raises(ModelNotFound, match="The model it gives numbers that are not finite"):
+    with pytest.raises(ModelNotFound, match="the model 'it' gives numbers that are not finite"):
         load_models(Config(device="cpu", backend="torch", embedders=(f"it={encoder}",)))

@@ -19,7 +19,8 @@ from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import ModelMismatch, ModelNotFound, OutOfSpace, Unavailable
 from shortlist_server.inference import agreement, export_process, layout, onnx_backend
 from shortlist_server.inference.export_process import load_apart
-from shortlist_server.inference.loading import ExportMissing, load_embedder
+from shortlist_server.inference.forward_passes import ExportMissing
+from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.services import ScheduledEmbedder
 from shortlist_server.observe import progress
 from shortlist_server.pipeline.plan import check_revision

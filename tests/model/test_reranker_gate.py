@@ -97,7 +97,7 @@ def test_one_whose_order_int8_changes_is_served_as_float32_and_says_so(
 
 
 def test_one_whose_order_int8_changes_is_refused_where_int8_is_demanded(bad: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="Serve it with dtype float32"):
+    with pytest.raises(ModelNotFound, match="serve it with dtype float32"):
         load_reranker("it", bad, config(tmp_path, "int8"))
 
 

@@ -39,8 +39,8 @@ def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]
     if report.mode != "dense":
         yield f"lexical: {report.lexical_candidates} documents of {explanation.lexical_candidates} asked"
     weight = f"weight of dense {explanation.dense_weight:g}"
-    how = weight if explanation.fusion_method == "convex" else f"k {explanation.rrf_k}"
-    yield f"fusion: {report.fused_candidates} documents, by {explanation.fusion_method}, {how}"
+    how = weight if explanation.fusion_method == "weighted_sum" else f"k {explanation.rrf_k}"
+    yield f"fusion: {report.fused_candidates} documents, by {explanation.fusion_method.replace('_', ' ')}, {how}"
     if report.reranker:
         outcomes = _counts(candidate.rerank_outcome for candidate in explanation.candidates)
         yield (

@@ -65,7 +65,7 @@ class Choice:
             present,
             mode="hybrid",
             candidates=replace(present.candidates, dense=self.candidates, lexical=self.candidates),
-            fusion=replace(present.fusion, method="convex", dense_weight=self.dense_weight),
+            fusion=replace(present.fusion, method="weighted_sum", dense_weight=self.dense_weight),
             rerank=rerank,
         )
 

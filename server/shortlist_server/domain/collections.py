@@ -33,7 +33,7 @@ class RetrievalMode(enum.Enum):
 class FusionMethod(enum.Enum):
     """How two rankings become one."""
 
-    CONVEX = "convex"
+    WEIGHTED_SUM = "weighted_sum"
     RRF = "rrf"
 
 

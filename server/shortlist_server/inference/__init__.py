@@ -1,1 +1,1 @@
-"""Models, and the schedulers that feed them."""
+"""Models and the lanes that feed them."""

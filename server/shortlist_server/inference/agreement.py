@@ -1,9 +1,9 @@
 """Whether a converted model may stand for the original: vectors by their cosine, rerankers by raw scores and order.
 
-A reranker's probabilities would not do: the sigmoids of logits beyond ten are all equal, however far the logits are
-apart. Its texts are not those on which int8 measures its ranges. Measured: tiny classifiers of random weights, which
-int8 reorders, have errors of 0.11 to 0.25; all-MiniLM-L6-v2, trained as a reranker for minutes, has 0.06 and a rank
-correlation of 0.95. Pure functions; any thread.
+A reranker's probabilities cannot be compared: the sigmoids of logits beyond ten are all equal, however far apart the
+logits are. The texts compared here differ from those on which int8 measures its ranges. Measured: tiny classifiers of
+random weights, which int8 reorders, have errors of 0.11 to 0.25; all-MiniLM-L6-v2, trained as a reranker for minutes,
+has 0.06 and a rank correlation of 0.95. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 MIN_COSINE = 0.99
-"""Least mean cosine of an embedder's vectors to the original's."""
+"""Least mean cosine between an embedder's vectors and the original's."""
 
 MAX_ERROR = 0.1
-"""Largest error of raw scores, as root of the mean square, in terms of the spread of one query's scores."""
+"""Largest root-mean-square error of raw scores, relative to the spread of one query's scores."""
 
 MIN_RANK_CORRELATION = 0.9
-"""Least rank correlation (Spearman's) of one query's order; of eight texts, two neighbours exchanged give 0.976."""
+"""Least rank correlation (Spearman's) of one query's order. Exchanging two neighbours among eight texts gives 0.976."""
 
 RANKED_TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
@@ -80,12 +80,12 @@ RANKED_TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-"""For each query texts that answer it, that share words or its subject only, and that have nothing to do with it."""
+"""For each query: texts that answer it, texts that only share its words or subject, and unrelated texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far a converted model agrees with the original: whether that is enough, and the figures in words."""
+    """Whether a converted model agrees with the original well enough, and the figures in words."""
 
     holds: bool
     detail: str
@@ -100,9 +100,9 @@ def vector_agreement(reference: Floats, other: Floats) -> Agreement:
 def rank_agreement(reference: Sequence[Floats], other: Sequence[Floats]) -> Agreement:
     """Compares raw scores: for each query those of its texts. NaN agrees with nothing.
 
-    The error is the root of the mean square difference, in terms of the median spread (standard deviation) of one
-    query's scores. The rank correlation is the least of any query; where the original gives all texts of a query one
-    score, there is no order that could be lost.
+    The error is the root of the mean square difference, relative to the median spread (standard deviation) of one
+    query's scores. The rank correlation is the lowest of any query. A query whose texts all have the same score in the
+    original counts 1, because it has no order to lose.
     """
     spread = float(np.median([scores.std() for scores in reference]))
     differences = np.concatenate(reference) - np.concatenate(other)
@@ -115,7 +115,7 @@ def rank_agreement(reference: Sequence[Floats], other: Sequence[Floats]) -> Agre
 
 
 def _correlation(reference: Floats, other: Floats) -> float:
-    """Spearman's rank correlation: that of the ranks, equal scores sharing theirs."""
+    """Spearman's rank correlation; equal scores share a rank."""
     first, second = _ranks(reference), _ranks(other)
     if first.std() == 0:
         return 1.0

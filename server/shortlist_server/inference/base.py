@@ -1,7 +1,7 @@
-"""What the rest of the server may ask of models.
+"""The interfaces of models, and the values that they take and give.
 
-Engines (``Embedder``, ``Reranker``) are blocking and thread-safe; they are wrapped by services (``services.py``) that
-queue, batch and prioritise work, and those are what the pipeline calls. No torch type crosses this file.
+Engines (``Embedder``, ``Reranker``) block and are thread-safe. Services (``services.py``) wrap them to queue, batch and
+prioritise work, and the pipeline calls the services. No torch type crosses this file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NO_MODEL = "none"
 """The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
 
 NO_DEADLINE = Deadline(math.inf)
-"""Of work that nobody waits for by a certain time."""
+"""For work without a deadline."""
 
 LATE_INTERACTION = "late-interaction"
-"""The reranker that scores the embedder's own token vectors."""
+"""The reranker that scores token vectors of the embedder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +31,20 @@ class EmbedderInfo:
     """What a loaded embedder is.
 
     Attributes:
-        name: as the server was told to call it.
-        revision: hex digest over weights, tokenizer, prompts and pooling. The number format is not part of it:
-            machines of one revision may run different ones, whose vectors have a mean cosine of at least
+        name: its name in the settings.
+        revision: hex digest over weights, tokenizer, prompts and pooling, but not the number format. Machines of one
+            revision may compute in different formats, whose vectors have a mean cosine of at least
             ``agreement.MIN_COSINE`` to those of float32.
         dimension: size of its full vectors.
-        min_dimension: smallest size its vectors may be cut to (MRL); equal to ``dimension`` where they may not.
+        min_dimension: smallest size its vectors may be cut to (MRL); ``dimension`` if they may not be cut.
         max_tokens: its window, special tokens included.
         default_chunking: the passage size that suits it.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
-        query_prompt, passage_prompt: what it puts in front of queries without an instruction, and of passages; "" for
-            nothing.
+        query_prompt, passage_prompt: the prompts of passages, and of queries without an instruction; "" for none.
         number_format: what it computes in: int8, float32 or bfloat16.
-        number_format_note: why that is not the one that was to be taken; else "".
-        former_revisions: what earlier releases, which counted the number format in, called the same model.
+        number_format_note: why that is not the preferred number format; else "".
+        former_revisions: the model's revisions in earlier releases, where the number format was part of them.
     """
 
     name: str
@@ -70,8 +69,8 @@ class QueryEmbedding:
     Attributes:
         vector: shape (dimension,), norm 1.
         token_vectors: shape (n, width), float32: the query's own tokens, without special tokens and prompt. A row's
-            length is the token's weight. None when the embedder has none.
-        tokens: tokens the model saw, instruction and special tokens included.
+            length is the token's weight. None if the embedder gives none.
+        tokens: tokens that the model read, instruction and special tokens included.
         truncated_tokens: tokens of the query that were cut off.
     """
 
@@ -85,8 +84,8 @@ class QueryEmbedding:
 class PassageText:
     """A passage to embed: ``document.text[start:end]`` (code points).
 
-    ``content`` is the exact text for the model, title in front; ``tokens`` its length in the model's tokens, special
-    tokens included.
+    ``content`` is the exact text for the model, with the title in front. ``tokens`` is its length in the model's
+    tokens, special tokens included.
     """
 
     start: int
@@ -97,7 +96,7 @@ class PassageText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutText:
-    """A document cut into passages. ``truncated_tokens``: tokens of the text in no passage (policy TRUNCATE)."""
+    """A document cut into passages. ``truncated_tokens`` counts tokens that are in no passage (policy TRUNCATE)."""
 
     passages: Sequence[PassageText]
     truncated_tokens: int
@@ -110,8 +109,8 @@ class PassageEmbedding:
     Attributes:
         vector: shape (dimension,), norm 1.
         token_vectors: packed for late interaction, or None.
-        tokens: tokens the model saw.
-        truncated_tokens: tokens that were cut off; none of a passage that was cut to fit.
+        tokens: tokens that the model read.
+        truncated_tokens: tokens that were cut off; 0 for a passage that ``cut`` made to fit.
     """
 
     vector: Vector
@@ -125,8 +124,9 @@ class RerankerInfo:
     """What a loaded reranker is.
 
     Attributes:
-        revision: digest over weights and tokenizer; as in ``EmbedderInfo``, the number format is not part of it.
-        uses_token_vectors: it reads ``RerankCandidate.token_vectors`` and ``RerankQuery.token_vectors``, not texts.
+        revision: digest over weights and tokenizer, but not the number format, as in ``EmbedderInfo``.
+        uses_token_vectors: whether it reads ``RerankCandidate.token_vectors`` and ``RerankQuery.token_vectors`` instead
+            of texts.
         default_weight: weight of its score in the final score unless the request says otherwise.
         default_depth: how many documents it reranks unless the request says otherwise.
         number_format, number_format_note: as in ``EmbedderInfo``.
@@ -144,9 +144,9 @@ class RerankerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankQuery:
-    """The query as a reranker sees it; ``instruction`` "" for the model's default.
+    """The query for a reranker; ``instruction`` "" stands for the model's default.
 
-    ``deadline`` is for engines elsewhere, as in ``QueryText``.
+    ``deadline`` is for engines on other machines, as in ``QueryText``.
     """
 
     text: str
@@ -165,7 +165,7 @@ class RerankCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedCandidate:
-    """What a reranker reads of a candidate: one text, query and special tokens included, or stored token vectors."""
+    """What a reranker reads for a candidate: a text, query and special tokens included, or stored token vectors."""
 
     text: str = ""
     token_vectors: int = 0
@@ -173,13 +173,13 @@ class RenderedCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankScores:
-    """Scores of the first ``len(scores)`` candidates, in their order; fewer than asked when time ran out.
+    """Scores of the first ``len(scores)`` candidates, in their order; not of all if time ran out.
 
     Attributes:
-        scores: shape (n,), float32: raw scores, larger is better.
+        scores: shape (n,), float32: raw scores; larger is better.
         probabilities: shape (n,), float32 in 0..1, or None.
-        truncated_tokens: shape (n,), int32: tokens of each candidate the model did not see.
-        tokens: tokens read in all.
+        truncated_tokens: shape (n,), int32: tokens of each candidate that the model did not read.
+        tokens: tokens read in total.
     """
 
     scores: NDArray[np.float32]
@@ -190,9 +190,9 @@ class RerankScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryText:
-    """A query for an engine; ``instruction`` "" for the model's default.
+    """A query for an engine; ``instruction`` "" stands for the model's default.
 
-    ``deadline``: when its caller is gone, which lanes see to; an engine that asks another machine passes it on.
+    The lanes enforce ``deadline``; engines on other machines pass it on.
     """
 
     text: str
@@ -201,7 +201,7 @@ class QueryText:
 
 
 class Embedder(Protocol):
-    """An embedding engine. All methods block; one thread may embed queries while another embeds passages."""
+    """An embedding engine. All methods block. One thread may embed queries while another embeds passages."""
 
     @property
     def info(self) -> EmbedderInfo:
@@ -209,59 +209,62 @@ class Embedder(Protocol):
 
     @property
     def batches_queries(self) -> bool:
-        """Whether queries share a batch; False where that would change their vectors or gain nothing."""
+        """Whether queries may share a batch; False if that would change their vectors or gain nothing."""
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a padded batch of passages that suit the device it runs on; 0: the lane's own size does."""
+        """Size of a padded batch of passages that suits its device, in tokens; 0 for the lane's own size."""
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
         """See ``EmbedderService.cut``."""
 
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
-        """Embeds queries as one batch: full vectors, token vectors where it has them. An exception fails the batch."""
+        """Embeds queries as one batch: full vectors, and token vectors if it has any. An exception fails the batch."""
 
     def render_query(self, query: QueryText) -> str:
-        """The text that ``embed_queries`` has the model read: behind its prompt, with special tokens, cut to fit."""
+        """The text that the model reads in ``embed_queries``: with prompt and special tokens, cut to fit."""
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds the contents of passages as one batch: full vectors. An exception raised fails the batch."""
+        """Embeds passage contents as one batch, with full vectors. An exception that is raised fails the batch."""
 
 
-MayGoOn = Callable[[float], bool]
-"""Asked by a reranker before every batch, with the seconds it expects that to take; False: answer what you have."""
+MayContinue = Callable[[float], bool]
+"""A reranker asks it before every batch, with the seconds that the batch should take. On False it returns the scores
+that it has."""
 
 
 class Reranker(Protocol):
-    """A reranking engine. Blocking; ``score`` is called by one thread at a time, ``render`` by any."""
+    """A reranking engine. Its methods block. One thread at a time calls ``score``; any thread calls ``render``."""
 
     @property
     def info(self) -> RerankerInfo:
         """What it is."""
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
-        """Scores candidates in order until done or told to stop. Any exception fails the request."""
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
+        """Scores candidates in order until done or told to stop. An exception fails the request."""
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
-        """For each candidate what ``score`` has the model read, cut to fit."""
+        """For each candidate: what the model reads in ``score``, cut to fit."""
 
 
 class EmbedderService(Protocol):
-    """A loaded embedder behind its scheduler. Coroutines run on the server's event loop."""
+    """A loaded embedder behind its lanes. Coroutines run on the server's event loop."""
 
     @property
     def info(self) -> EmbedderInfo:
         """What it is."""
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
-        """Cuts a document into passages by the model's own tokenizer. Blocking, CPU-bound, any thread.
+        """Cuts a document into passages with the model's own tokenizer. Blocks, CPU-bound; any thread.
 
         Raises:
             DocumentTooLarge: it does not fit one passage and the policy is ERROR.
         """
 
     def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
-        """The text that the model reads for a query; see ``Embedder.render_query``. Blocking, any thread."""
+        """The text that the model reads for a query; see ``Embedder.render_query``. Blocks; any thread."""
 
     async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
         """Embeds a query in the query lane.
@@ -275,11 +278,11 @@ class EmbedderService(Protocol):
     async def embed_passages(
         self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
     ) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds passages in the ingest lane; an item that fails is an ``InferenceFailed`` in its place."""
+        """Embeds passages in the ingest lane. An ``InferenceFailed`` stands in the place of an item that failed."""
 
 
 class RerankerService(Protocol):
-    """A loaded reranker behind its scheduler."""
+    """A loaded reranker behind its lane."""
 
     @property
     def info(self) -> RerankerInfo:
@@ -288,7 +291,7 @@ class RerankerService(Protocol):
     async def rerank(
         self, query: RerankQuery, candidates: Sequence[RerankCandidate], deadline: Deadline
     ) -> RerankScores:
-        """Scores candidates in order until done or the deadline; scores what it can.
+        """Scores candidates in order until done or until the deadline.
 
         Raises:
             DeadlineExceeded: it passed before a single candidate was scored.
@@ -297,7 +300,7 @@ class RerankerService(Protocol):
         """
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
-        """For each candidate what the model reads. Blocking, any thread."""
+        """For each candidate: what the model reads. Blocks; any thread."""
 
 
 class ModelCatalog(Protocol):

@@ -1,7 +1,7 @@
 """Classic cross-encoders: a classifier reads query and passage together and gives a score.
 
-One label: the raw score is its logit, the probability its sigmoid. Two labels: the raw score is the difference of the
-logits, the probability the softmax of the last. One thread at a time.
+With one label, the raw score is its logit and the probability the logit's sigmoid. With two labels, the raw score is
+the difference of the logits and the probability the softmax of the last. One thread at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.inference.base import (
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairIds:
-    """A pair as the model is given it, and the tokens of the passage that were cut off."""
+    """A pair of texts as the model reads it, and how many tokens of the passage were cut off."""
 
     ids: list[int]
     segments: list[int]
@@ -39,19 +39,20 @@ class PairIds:
 
 
 class EncodesPairs(Protocol):
-    """Token ids of pairs of texts: joined as the tokenizer joins them, or in a template."""
+    """Encodes pairs of texts, joined by the tokenizer or in a template."""
 
     def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
         """Token ids of ``first`` with each of ``seconds``."""
 
     def render(self, first: str, seconds: Sequence[str]) -> list[str]:
-        """What the ids that ``encode`` gives stand for."""
+        """The texts that the ids of ``encode`` stand for."""
 
 
 class PairTokenizer:
-    """Encodes pairs of texts; what does not fit is cut from the second text, the first keeps at most half.
+    """Encodes pairs of texts. The first text takes at most half of the window; what does not fit is cut from the
+    second.
 
-    No special token is read out of a text: one that says ``[SEP]`` does not end there.
+    A text that contains ``[SEP]`` does not end there: special tokens are never read out of texts.
     """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
@@ -65,7 +66,7 @@ class PairTokenizer:
         return [self._cut(encoding) for encoding in self._encodings(self._shorten(first), seconds)]
 
     def render(self, first: str, seconds: Sequence[str]) -> list[str]:
-        """What the ids that ``encode`` gives stand for: the texts as far as they are kept, special tokens by name."""
+        """The texts that the ids of ``encode`` stand for, cut to fit, with special tokens by name."""
         query = self._shorten(first)
         encodings = self._encodings(query, seconds)
         return [rendered(one, (query, text), self._kept(one)) for one, text in zip(encodings, seconds, strict=True)]
@@ -86,7 +87,7 @@ class PairTokenizer:
         return PairIds(ids=ids, segments=segments, truncated_tokens=max(excess, 0))
 
     def _kept(self, encoding: Any) -> Sequence[int]:
-        """Which of a pair's tokens are kept: all but the last of the second text."""
+        """Indexes of the tokens that are kept; what does not fit is dropped from the end of the second text."""
         total, excess = len(encoding.ids), len(encoding.ids) - self._max_tokens
         if excess <= 0:
             return range(total)
@@ -104,14 +105,16 @@ class CrossEncoder:
         self._forward = forward
         self._batches = Batches(seconds_per_token=1e-5, batch_tokens=batch_tokens)
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         pairs = self._tokenizer.encode(query.text, [candidate.text for candidate in candidates]) if candidates else []
         return self._batches.score(
             [len(pair.ids) for pair in pairs],
             [pair.truncated_tokens for pair in pairs],
             lambda rows: raw_and_probability(self._logits([pairs[row] for row in rows])),
-            may_go_on,
+            may_continue,
         )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:

@@ -1,9 +1,9 @@
 """Classifiers over decoders, such as Qwen3ForSequenceClassification, in torch.
 
-Their head reads the hidden state of a text's last token, because no token sees what follows it. Transformers finds that
-token by ``config.pad_token_id``: the rightmost one that is not padding (``GenericForSequenceClassification``). Here the
-mask counts as well. So it does not matter what fills the batch up, and a checkpoint needs no pad token. The forward
-pass may be called from several threads.
+Their head reads the hidden state of a text's last token, the only one that has seen the whole text. Transformers finds
+that token by ``config.pad_token_id``: the rightmost one that is not padding (``GenericForSequenceClassification``).
+Here the mask counts as well, so any token may fill up the batch, and a checkpoint needs no pad token. Several threads
+may call the forward pass.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DECODERS = (
     *("mixtral", "modernbert-decoder", "mpt", "nemotron", "olmo", "opt", "persimmon", "phi", "qwen", "seed_oss"),
     *("smollm", "stablelm", "starcoder", "zamba"),
 )
-"""How the model types of decoders with a classifying head begin."""
+"""Prefixes of the model types of decoders with a classifying head."""
 
 
 def is_decoder(model_type: str) -> bool:
-    """Whether models of that type (``config.model_type``) are decoders: tokens see only what precedes them."""
+    """Whether models of that type (``config.model_type``) are decoders, whose tokens see only what precedes them."""
     return model_type.startswith(_DECODERS)
 
 
@@ -35,7 +35,7 @@ class DecoderClassifier:
     """A ``Forward`` over a decoder with a classifying head; gives logits, shape (texts, labels).
 
     Raises:
-        ModelNotFound: the files do not make such a model.
+        ModelNotFound: the files are not such a model.
     """
 
     def __init__(self, folder: Path, *, device: str, dtype: str, threads: int) -> None:
@@ -44,7 +44,9 @@ class DecoderClassifier:
         self._body: Any = getattr(model, model.base_model_prefix, None)
         self._head: Any = getattr(model, "score", None)
         if self._body is None or self._head is None:
-            raise ModelNotFound(f"{folder / 'config.json'} describes {type(model).__name__}, whose head is not known.")
+            raise ModelNotFound(
+                f"{folder / 'config.json'} describes {type(model).__name__}, whose head is unknown here"
+            )
         self._pad_id: int | None = model.config.get_text_config().pad_token_id
 
     @property
@@ -53,7 +55,7 @@ class DecoderClassifier:
         return self._transformer.model
 
     def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
-        """See ``Forward.run``. ``segments`` say nothing to a decoder."""
+        """See ``Forward.run``. A decoder ignores ``segments``."""
         import torch
 
         device = self._transformer.device
@@ -67,7 +69,7 @@ class DecoderClassifier:
 
 
 def last_tokens(ids: Ids, mask: Ids, pad_id: int | None) -> Ids:
-    """Where the token is that a decoder's head reads: the last of each text that is not ``pad_id``. Shape (texts,)."""
+    """Index of the token that the head reads: the last of each text that is not ``pad_id``. Shape (texts,)."""
     read = mask.astype(bool) if pad_id is None else mask.astype(bool) & (ids != pad_id)
     last = ids.shape[1] - 1 - read[:, ::-1].argmax(axis=1)
     return np.asarray(np.where(read.any(axis=1), last, 0), dtype=np.int64)

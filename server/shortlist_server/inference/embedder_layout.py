@@ -1,7 +1,7 @@
 """Reads the folder of an embedding model: the sentence-transformers layout, or a plain transformers checkpoint.
 
-Configuration and the weights of Dense layers are read here; no code from the folder is ever run. Every refusal names
-the file and says what to do. Pure functions; any thread.
+Reads configuration and the weights of Dense layers; code from the folder is never run. Every refusal names the file and
+says what to do. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from shortlist_server.inference.prompts import Prompts, read_prompts
 from shortlist_server.inference.tensors import TABLE_NAMES, read_shapes
 
 _ARGUMENTS = (
-    *("model_args", "config_args", "tokenizer_args"),  # as older releases called them
+    *("model_args", "config_args", "tokenizer_args"),  # the names in older releases
     *("model_kwargs", "config_kwargs", "processor_kwargs", "processing_kwargs"),
 )
 _HARMLESS = {"trust_remote_code", "torch_dtype", "dtype", "attn_implementation", "use_cache"}
-"""Arguments of transformers that change no result, or that the server's own settings decide."""
+"""Arguments of transformers that change no result, or that the server's own settings override."""
 _STATIC_WINDOW = 32_768
-"""Tokens of a text for a model without a window, so that a batch has a bound."""
+"""The window of a model that has none, because batches need a bound."""
 _QWEN3_TAIL = "\nQuery:"
 _QWEN3_MIN_DIMENSION = 32
 
@@ -38,21 +38,21 @@ class EmbedderLayout:
     """What the files of an embedding model say.
 
     Attributes:
-        folder: where they are.
-        transformer: where those of the transformer are, or of a static model's table: the same or a folder in it.
+        folder: the model's folder.
+        transformer: the folder of the transformer, or of a static model's table; ``folder`` or a folder in it.
         parts: folders with weights, ``transformer`` first.
-        static: the model is a table of token vectors, not a transformer.
+        static: whether the model is a table of token vectors instead of a transformer.
         pooling: how a text's hidden states become a vector.
-        head: what happens to that vector.
+        head: the steps that follow the pooling.
         width: size of the hidden states.
         dimension: size of the vectors.
         max_tokens: the window, special tokens included.
-        lowercase: texts are lower-cased before they are tokenised.
-        prompts: what stands in front of texts.
-        decoder: the architecture is that of a language model.
-        causal: tokens see only what precedes them.
-        min_dimension: smallest size its vectors may be cut to; ``dimension`` unless it was trained for that.
-        last_token: the token every text ends in; "" where the tokenizer's own rule holds.
+        lowercase: whether texts are lower-cased before they are tokenised.
+        prompts: the prompts of queries and passages.
+        decoder: whether the architecture is that of a language model.
+        causal: whether tokens see only what precedes them.
+        min_dimension: smallest size its vectors may be cut to; ``dimension`` if it was not trained for cutting.
+        last_token: the token that every text ends in; "" to leave that to the tokenizer.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class EmbedderLayout:
 
 
 def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
-    """What an embedding model's files say; ``source`` is the name it was asked by. Raises ``ModelNotFound``."""
+    """What an embedding model's files say; ``source`` is the name in the settings. Raises ``ModelNotFound``."""
     path = folder / "modules.json"
     modules = read_modules(folder)
     transformer = modules[0].folder if modules else folder
@@ -111,14 +111,14 @@ def read_embedder(folder: Path, source: str = "") -> EmbedderLayout:
         prompts=read_prompts(folder, known, f"Instruct: {INSTRUCTION}{_QWEN3_TAIL}" if qwen3 else ""),
         decoder=decoder,
         causal=decoder and not both_ways,
-        # Qwen3-Embedding was trained so that its first components serve alone (MRL): 32 up to the full size.
+        # Qwen3-Embedding was trained to be cut to its first components (MRL): from 32 to the full size.
         min_dimension=min(_QWEN3_MIN_DIMENSION, dimension) if qwen3 and bare else dimension,
         last_token="<|endoftext|>" if qwen3 else "",
     )
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """How a transformer is used. Refuses what would have it give other than its last hidden states of whole texts."""
+    """How a transformer is used. Refuses settings that ask for anything but the last hidden states of whole texts."""
     settings = read_optional_json(path)
     modalities = settings.get("modality_config") or {}
     text = modalities.get("text") if isinstance(modalities, dict) else None
@@ -132,8 +132,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
     }
     if wrong := [key for key, differs in asked.items() if differs]:
         raise ModelNotFound(
-            f"{path} sets {wrong[0]} to {settings[wrong[0]]!r}, which is not served here. Serve a model whose vectors"
-            " are pooled from a transformer's last hidden states."
+            f"{path} sets {wrong[0]} to {settings[wrong[0]]!r}, which is not served: serve a model whose vectors are"
+            " pooled from a transformer's last hidden states"
         )
     return settings
 
@@ -146,14 +146,16 @@ def _hidden_size(path: Path, config: dict[str, Any]) -> int:
     for key in ("hidden_size", "dim", "d_model", "n_embd"):
         if isinstance(config.get(key), int):
             return int(config[key])
-    raise ModelNotFound(f"{path} has no hidden_size: not an encoder or decoder checkpoint.")
+    raise ModelNotFound(f"{path} has no hidden_size, so it is not that of an encoder or decoder")
 
 
 def _static_width(folder: Path) -> int:
     shapes = read_shapes(folder)
     shape = next((shapes[name] for name in TABLE_NAMES if name in shapes), [])
     if len(shape) != 2:
-        raise ModelNotFound(f"{folder / 'model.safetensors'} has no table of token vectors ({TABLE_NAMES[0]}).")
+        raise ModelNotFound(
+            f"{folder / 'model.safetensors'} has no table of token vectors ({TABLE_NAMES[0]}): copy the model anew"
+        )
     return shape[1]
 
 
@@ -163,22 +165,22 @@ def _truncate(folder: Path, head: list[Step], dimension: int) -> tuple[list[Step
     if asked is None:
         return head, dimension
     if not isinstance(asked, int) or asked < 1:
-        raise ModelNotFound(f"{path} has the truncate_dim {asked!r}, which is no number of dimensions.")
+        raise ModelNotFound(f"{path} has the truncate_dim {asked!r}, which is not a number of dimensions")
     return ([*head, Truncate(asked)], asked) if asked < dimension else (head, dimension)
 
 
 def _check_similarity(folder: Path, known: KnownModel, head: list[Step]) -> None:
-    """Refuses a model whose vectors are not meant to be compared by their cosine (ADR 8)."""
+    """Refuses a model whose vectors are not made for comparison by cosine (ADR 8)."""
     path = folder / "config_sentence_transformers.json"
     stated = read_optional_json(path).get("similarity_fn_name")
     similarity = stated or known.similarity or "cosine"
-    # Of vectors of length 1 the inner product is the cosine, and their distance has its order.
+    # For vectors of length 1 the inner product equals the cosine, and the distance gives the same order.
     unit = bool(head) and isinstance(head[-1], Normalize)
     if similarity == "cosine" or (unit and similarity in ("dot", "euclidean")):
         return
     origin = f"{path} states similarity_fn_name {stated!r}" if stated else f"the model's card demands {similarity!r}"
     raise ModelNotFound(
-        f"The vectors of {folder} are not made to be compared by cosine ({origin}), and here every vector has length 1."
-        f' Serve a model made for cosine; or set similarity_fn_name to "cosine" in a copy of {path.name}, and measure'
-        " what that costs."
+        f"the vectors of {folder} are not made to be compared by cosine ({origin}), and here every vector has length 1:"
+        f' serve a model made for cosine; or set similarity_fn_name to "cosine" in a copy of {path.name}, and measure'
+        " what that costs"
     )

@@ -1,8 +1,8 @@
 """An embedder over a model's hidden states: tokenise, run, pool, apply the head, normalise.
 
-Texts are padded on the right. For a decoder that is equal to padding on the left: under causal attention no token sees
-what follows it, so padding behind the text changes nothing, and positions count from the text's first token.
-Thread-safe as far as its forward pass is: queries and passages may be embedded at the same time.
+Texts are padded on the right. For a decoder that equals padding on the left: under causal attention no token sees what
+follows it, and positions count from the text's first token. As thread-safe as its forward passes: queries and passages
+may be embedded at the same time.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _UNCHECKED = np.errstate(over="ignore", invalid="ignore")
-"""Numbers that are not finite raise no warning here: who asked for vectors looks at them."""
+"""Numbers that are not finite raise no warning here, because the callers check for them."""
 
 
 class Forward(Protocol):
-    """One pass through a transformer: in torch or in ONNX Runtime."""
+    """One pass through a transformer, in torch or in ONNX Runtime."""
 
     def run(self, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
         """The last hidden states, shape (texts, tokens, width), or a classifier's logits, shape (texts, labels).
 
         Args:
-            ids, mask, segments: shape (texts, tokens); segments tell the two texts of a pair apart.
+            ids, mask, segments: shape (texts, tokens); segments tell apart the two texts of a pair.
         """
 
 
 @runtime_checkable
 class PooledForward(Protocol):
-    """A pass that can pool where it runs, so that the hidden states need not leave the GPU."""
+    """A pass that can pool on its own device, which spares copying the hidden states from the GPU."""
 
     def run_pooled(self, ids: Ids, mask: Ids, pooling: str) -> Floats:
-        """What ``Pooling.pool`` gives of the hidden states that ``Forward.run`` gives, shape (texts, width)."""
+        """The same as ``Pooling.pool`` on the hidden states of ``Forward.run``, shape (texts, width)."""
 
 
 class TransformerEmbedder:
-    """An embedder of one model; ``query_forward`` and ``passage_forward`` may be the same."""
+    """An embedder over one model; ``query_forward`` and ``passage_forward`` may be the same."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class TransformerEmbedder:
     def _run(
         self, texts: Sequence[TokenIds], prompts: Sequence[str], forward: Forward, *, token_vectors: bool
     ) -> tuple[Floats | None, Floats]:
-        """Hidden states, shape (texts, tokens, width), where wanted, and vectors, shape (texts, dimension)."""
+        """Hidden states, shape (texts, tokens, width), if wanted; and vectors, shape (texts, dimension)."""
         ids, mask = pad([text.ids for text in texts])
         if not token_vectors and isinstance(forward, PooledForward) and self._pooling.is_plain:
             return None, self._vectors(forward.run_pooled(ids, mask, self._pooling.name))
@@ -138,21 +138,21 @@ class TransformerEmbedder:
         return hidden if token_vectors else None, self._vectors(rows)
 
     def _left_out(self, prompts: Sequence[str]) -> Sequence[int]:
-        """How many tokens of each text pooling leaves out; none for none of any."""
+        """How many tokens of each text pooling leaves out; empty if it leaves out none."""
         return [] if self._pooling.include_prompt else [self._tokenizer.prompt_tokens(one) for one in prompts]
 
     def _vectors(self, rows: Floats) -> Floats:
-        """Pooled rows, shape (texts, width), to vectors, shape (texts, dimension)."""
+        """Vectors, shape (texts, dimension), of pooled rows, shape (texts, width)."""
         for step in self._head:
             rows = step.apply(rows)
         vectors = normalize(rows)
-        # A text without a token that the model knows still needs a direction of norm 1.
+        # A text of unknown tokens alone gets a unit vector, because every vector needs norm 1.
         vectors[~vectors.any(axis=1), 0] = 1.0
         return vectors
 
 
 def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
-    """Token ids padded on the right to the longest, and the mask, each of shape (texts, tokens)."""
+    """Token ids padded on the right to the longest sequence, and the mask; each of shape (texts, tokens)."""
     length = max((1, *map(len, sequences)))
     ids = np.full((len(sequences), length), pad_id, dtype=np.int64)
     mask = np.zeros((len(sequences), length), dtype=np.int64)
@@ -165,7 +165,7 @@ def pad(sequences: Sequence[list[int]], pad_id: int = 0) -> tuple[Ids, Ids]:
 def _weighted(rows: Floats) -> Floats:
     """Rows scaled to the square of their length, which is a token's weight in late interaction.
 
-    Encoders give words that say little short vectors; the squared length of a word's vector estimates how much the word
-    tells about its context (Oyama, Yokoi and Shimodaira, "Norm of Word Embedding Encodes Information Gain", 2023).
+    Encoders give short vectors to words that say little. The squared length of a word's vector estimates how much the
+    word tells about its context (Oyama, Yokoi and Shimodaira, "Norm of Word Embedding Encodes Information Gain", 2023).
     """
     return np.asarray(rows * np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""The models that the settings name: how an entry is read, and what can be wrong with it before one is loaded.
+"""Reads the entries that name models in the settings, and checks them before any model is loaded.
 
-Pure functions, but for a look at the folders; any thread.
+Pure functions, except that they look at folders; any thread.
 """
 
 from __future__ import annotations
@@ -18,40 +18,42 @@ DTYPES = ("auto", "int8", "float32", "bfloat16")
 
 
 def parse_entry(entry: str, field: str) -> tuple[str, str]:
-    """Name and source of an entry NAME=SOURCE, or SOURCE. Raises ``InvalidArgument``."""
+    """Name and source of an entry: NAME=SOURCE, or SOURCE alone. Raises ``InvalidArgument``."""
     name, separator, source = entry.partition("=")
     name = name.strip()
     if not name or (separator and not source.strip()):
-        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME.", field=field)
+        raise InvalidArgument(f"{entry!r} is not a model: use NAME=FOLDER-OR-HUB-NAME", field=field)
     return name, source.strip() if separator else name
 
 
 def hashing_dimension(source: str) -> int | None:
-    """The dimension that a source "hashing" or "hashing:SIZE" asks for; None of another. Raises ``InvalidArgument``."""
+    """The dimension of a source "hashing" or "hashing:SIZE"; None for other sources. Raises ``InvalidArgument``."""
     kind, _, dimension = source.partition(":")
     if kind != HASHING:
         return None
     size = int(dimension) if dimension.isdecimal() else 0 if dimension else DEFAULT_DIMENSION
     if not 16 <= size <= 4096:
-        raise InvalidArgument(f"{source!r}: the dimension of hashing is a number from 16 to 4096.", field="embedders")
+        raise InvalidArgument(
+            f"{source!r} is not a hashing embedder: its dimension must be a number from 16 to 4096", field="embedders"
+        )
     return size
 
 
 def check_models(config: Config) -> None:
-    """Refuses what no model could be loaded with, as far as that can be told without loading one.
+    """Refuses settings that no model could be loaded with, as far as that shows before loading.
 
     Raises:
-        InvalidArgument: an entry cannot be read, a name comes twice, or device, backend or dtype is none that exists or
-            does not go with the others.
-        ModelNotFound: a folder that is named as one is not there, or has no ``config.json``.
+        InvalidArgument: an entry cannot be read, a name comes twice, or device, backend or dtype is unknown or
+            contradicts another setting.
+        ModelNotFound: a named folder does not exist, or has no ``config.json``.
     """
     _check_choice(config.backend, "backend", BACKENDS)
     _check_choice(config.dtype, "dtype", DTYPES)
     if config.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
-        raise InvalidArgument(f"device is {config.device!r}; it may be auto, cpu or cuda.", field="device")
+        raise InvalidArgument(f"device is {config.device!r}: give auto, cpu or cuda", field="device")
     if config.device.startswith("cuda") and config.backend == "onnx":
         raise InvalidArgument(
-            "backend onnx runs on the CPU, and device is cuda: give backend torch or auto, or device cpu.",
+            "backend onnx runs on the CPU, but device is cuda: give backend torch or auto, or device cpu",
             field="backend",
         )
     if config.workers:
@@ -62,9 +64,7 @@ def check_models(config: Config) -> None:
 
 def _check_choice(value: str, field: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise InvalidArgument(
-            f"{field} is {value!r}; it may be {', '.join(choices[:-1])} or {choices[-1]}.", field=field
-        )
+        raise InvalidArgument(f"{field} is {value!r}: give {', '.join(choices[:-1])} or {choices[-1]}", field=field)
 
 
 def _check_entries(entries: Sequence[str], field: str, *, built_in: Sequence[str]) -> None:
@@ -72,12 +72,12 @@ def _check_entries(entries: Sequence[str], field: str, *, built_in: Sequence[str
     for entry in entries:
         name, source = parse_entry(entry, field)
         if name != NO_MODEL and name in names:
-            raise InvalidArgument(f"Two {field} are called {name!r}.", field=field)
+            raise InvalidArgument(f"two {field} are called {name!r}", field=field)
         names.add(name)
         if source in built_in or (field == "embedders" and hashing_dimension(source)):
             continue
         folder = Path(source).expanduser()
         if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
-            raise ModelNotFound(f"{folder / 'config.json'} is missing: the folder is not a complete model.")
+            raise ModelNotFound(f"{folder / 'config.json'} is missing: the folder is not a complete model")
         if not folder.is_dir() and source.startswith((".", "/", "~")):
-            raise ModelNotFound(f"There is no model folder {source}: correct the path, or copy the model there.")
+            raise ModelNotFound(f"there is no model folder {source}: correct the path, or copy the model there")

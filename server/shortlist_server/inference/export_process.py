@@ -1,9 +1,8 @@
-"""Loads models so that what an export needs never comes into this process.
+"""Loads models, and makes missing exports in a child process.
 
-Making an export takes torch and transformers, which stay in memory, some 700 MB, as long as their process lives. So a
-model whose export is missing is first loaded, and with that exported, by ``python -m`` of this module, which ends
-afterwards. What to load goes to its standard input; what it does and, at the end, its error or None come from its
-standard output, all pickled. Called at start-up, by one thread.
+An export needs torch and transformers, which take some 700 MB for as long as their process lives. So a child process,
+``python -m`` of this module, makes the export and ends. It reads what to load from its standard input, and writes its
+progress and, at the end, its error or None to its standard output, all pickled. Called at start-up, by one thread.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ import time
 from typing import IO, Protocol, TypeVar
 
 from shortlist_server.errors import ModelNotFound, ShortlistError
-from shortlist_server.inference.loading import ExportMissing
+from shortlist_server.inference.forward_passes import ExportMissing
 from shortlist_server.observe import progress
 
 Model_co = TypeVar("Model_co", covariant=True)
 
 _SILENT_SECONDS = 10.0
-"""After so long without a word from the process, the log says that it still works."""
+"""After this long without a message from the process, the log says that it still works."""
 
 
 class Load(Protocol[Model_co]):
-    """Loads one model; can be pickled."""
+    """Loads one model. It can be pickled."""
 
     def __call__(self, *, export: bool) -> Model_co:
         """See ``load_embedder``."""
 
 
 def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
-    """The model that ``load`` loads, exported by another process if need be; ``name`` is for the log.
+    """The model that ``load`` loads; another process exports it first if the export is missing. ``name`` is for the
+    log.
 
     Raises:
-        ModelNotFound: the files are wrong, or the process that exports failed or was killed.
+        ModelNotFound: the files are wrong, or the exporting process failed or was killed.
         InvalidArgument: the settings are wrong.
         OutOfSpace: the disk has no room for the export.
     """
@@ -54,7 +54,7 @@ def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
 
 
 def _export(load: Load[object], name: str) -> None:
-    # A session of its own: an interrupt from the keyboard ends it through this process, which reports it.
+    # In a session of its own: an interrupt from the keyboard reaches it through this process, which reports it.
     exporter = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -67,22 +67,22 @@ def _export(load: Load[object], name: str) -> None:
         error = _follow(answers, name)
     if exporter.returncode == -9:
         raise ModelNotFound(
-            f"The process that converts {name} was killed, as when memory runs out: give it more memory, or serve the"
-            " model with backend torch."
+            f"the process that converts {name} was killed, as when memory runs out: give it more memory, or serve the"
+            " model with backend torch"
         )
     if exporter.returncode:
         raise ModelNotFound(
-            f"The process that converts {name} ended with code {exporter.returncode}, and what it printed above says"
-            " why. The model may be served with backend torch."
+            f"the process that converts {name} ended with code {exporter.returncode}, and what it printed above says"
+            " why: correct that, or serve the model with backend torch"
         )
     if error is not None:
         raise error
 
 
 def _read(output: IO[bytes], answers: queue.SimpleQueue[str | Exception | None]) -> None:
-    """Hands on what the process says, up to its error or None, or its end."""
+    """Passes on the messages of the process, up to its error, None or its end."""
     try:
-        while isinstance(answer := pickle.load(output), str):  # noqa: S301 - from the process that was just run
+        while isinstance(answer := pickle.load(output), str):  # noqa: S301 - from the process just started
             answers.put(answer)
     except (EOFError, pickle.UnpicklingError, OSError):
         answer = None
@@ -106,7 +106,7 @@ def _follow(answers: queue.SimpleQueue[str | Exception | None], name: str) -> Ex
 
 
 class _Sender(logging.Handler):
-    """Sends lines of the log to the process that asked."""
+    """Sends log lines to the parent process."""
 
     def __init__(self, output: IO[bytes]) -> None:
         super().__init__()
@@ -119,15 +119,15 @@ class _Sender(logging.Handler):
 
 
 def main() -> None:
-    """Loads what standard input says, tells what it does, and answers with the error, or None."""
-    # What libraries print goes to standard error, from here on, and not into the answer.
+    """Loads what standard input names, reports progress, and answers with the error or None."""
+    # From here on, what libraries print goes to standard error and cannot mix with the answer.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        logging.getLogger("shortlist_server").propagate = False  # the process that asked says the same again
-        told = logging.getLogger(progress.LOGGER)
-        told.setLevel(logging.INFO)
-        told.addHandler(_Sender(output))
-        load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server that runs this process
+        logging.getLogger("shortlist_server").propagate = False  # the parent process logs the same lines
+        progress_log = logging.getLogger(progress.LOGGER)
+        progress_log.setLevel(logging.INFO)
+        progress_log.addHandler(_Sender(output))
+        load: Load[object] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server, which started this process
         error = None
         try:
             load(export=True)

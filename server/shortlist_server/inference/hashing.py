@@ -1,7 +1,7 @@
-"""An embedder without weights: texts that share words, or parts of words, are near.
+"""An embedder without weights: texts that share words, or parts of words, have similar vectors.
 
 Features are hashed into a fixed number of dimensions (the "hashing trick", Weinberger et al. 2009). Deterministic on
-every machine. It serves where no model may be installed and makes tests fast; it knows nothing of meaning. Any thread.
+every machine. It serves where no model can be installed, and makes tests fast. It knows nothing of meaning. Any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shortlist_server.inference.tokenization import TokenSpans
 Floats = NDArray[np.float32]
 
 HASHING = "hashing"
-"""Its name among the embedders."""
+"""The name of this embedder."""
 
 DEFAULT_DIMENSION = 256
 _WINDOW_TOKENS = 4096
@@ -60,12 +60,12 @@ class HashingEmbedder:
         return passages.cut(title, text, chunking, overflow, self)
 
     def spans(self, text: str) -> TokenSpans:
-        """Where the words and marks of the text lie."""
+        """Where the words and punctuation marks of the text lie."""
         found = np.array([match.span() for match in _TOKEN.finditer(text)], dtype=np.int64).reshape(-1, 2)
         return TokenSpans(starts=found[:, 0], ends=found[:, 1], word_starts=np.ones(len(found), dtype=np.bool_))
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Words and marks of each text."""
+        """How many words and punctuation marks each text has."""
         return [sum(1 for _ in _TOKEN.finditer(text)) for text in texts]
 
     def embed_queries(self, queries: Sequence[QueryText]) -> Sequence[QueryEmbedding]:
@@ -79,7 +79,7 @@ class HashingEmbedder:
         ]
 
     def render_query(self, query: QueryText) -> str:
-        """See ``Embedder.render_query``; there are no prompts and no special tokens."""
+        """See ``Embedder.render_query``. This embedder has no prompts and no special tokens."""
         spans = self.spans(query.text)
         return query.text if len(spans) <= _WINDOW_TOKENS else query.text[: spans.ends[_WINDOW_TOKENS - 1]]
 
@@ -97,11 +97,11 @@ class HashingEmbedder:
         ]
 
     def _split(self, text: str) -> tuple[list[str], int, int]:
-        """The text's words within the window, its tokens seen and its tokens cut off."""
+        """The text's words within the window, and how many tokens are seen and cut off."""
         tokens = _TOKEN.findall(text)
         seen = tokens[:_WINDOW_TOKENS]
         words = [word[:_MAX_WORD].casefold() for word in seen if _WORD.match(word)]
-        # A text without words still needs a direction of norm 1: that of the empty word.
+        # A text without words gets the vector of the empty word, because every vector needs norm 1.
         return words or [""], len(seen), len(tokens) - len(seen)
 
     def _rows(self, words: Sequence[str]) -> Floats:
@@ -109,7 +109,7 @@ class HashingEmbedder:
 
     def _sum(self, words: Sequence[str]) -> Floats:
         counts = Counter(words)
-        # Short words are mostly grammar; without document frequencies, length is the weight at hand.
+        # Short words are mostly grammar. Without document frequencies, a word's length is the best weight available.
         weights = np.array([np.sqrt(n) * min(len(word), 6) or 1.0 for word, n in counts.items()], dtype=np.float32)
         total = weights @ self._rows(list(counts))
         norm = float(np.linalg.norm(total))
@@ -120,7 +120,7 @@ class HashingEmbedder:
         padded = f"<{word}>"
         grams = [padded[i : i + _GRAM] for i in range(len(padded) - _GRAM + 1)] if len(word) > _GRAM else []
         gram_weight = _GRAM_WEIGHT / np.sqrt(max(len(grams), 1))
-        # The word itself sets several places, so that two words rarely meet in all of them.
+        # The word itself sets four components, because two words rarely collide in all of them.
         features = [(f"{word}\0{i}", 0.5) for i in range(4)] + [(f"#{gram}", gram_weight) for gram in grams]
         for feature, weight in features:
             digest = zlib.crc32(feature.encode())

@@ -1,6 +1,6 @@
-"""What a sentence-transformers model does with a pooled vector: Dense layers, normalisation, a cut to fewer dimensions.
+"""What a sentence-transformers model does with a pooled vector: Dense layers, normalisation, truncation.
 
-A few small matrix products, made here with numpy on every backend. Immutable after construction; any thread.
+These are a few small matrix products, which numpy computes on every backend. Immutable after construction; any thread.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Floats = NDArray[np.float32]
 
 
 class Step(Protocol):
-    """One step: vectors, shape (texts, width), to vectors, shape (texts, another width)."""
+    """Maps vectors of shape (texts, width) to vectors of shape (texts, another width)."""
 
     def apply(self, rows: Floats) -> Floats:
-        """The vectors behind this step."""
+        """The vectors after this step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
-    """Vectors scaled to L2 norm 1."""
+    """Scales vectors to L2 norm 1."""
 
     def apply(self, rows: Floats) -> Floats:
         """See ``Step.apply``."""
@@ -40,7 +40,7 @@ class Normalize:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Vectors cut to their first components (``truncate_dim`` of a model's settings)."""
+    """Cuts vectors to their first components (``truncate_dim`` in a model's settings)."""
 
     dimension: int
 
@@ -56,8 +56,8 @@ class Dense:
     Attributes:
         weight: shape (out, in).
         bias: shape (out,), or None.
-        activation: of each component.
-        residual: added to the result: None for nothing, or a matrix, shape (out, in), that the input goes through.
+        activation: applied to each component.
+        residual: matrix of shape (out, in) whose product with the input is added to the result; None for no residual.
     """
 
     weight: Floats
@@ -67,7 +67,7 @@ class Dense:
 
     @property
     def dimension(self) -> int:
-        """Size of the vectors behind this layer."""
+        """Size of the vectors after this layer."""
         return len(self.weight)
 
     def apply(self, rows: Floats) -> Floats:
@@ -88,20 +88,23 @@ def read_dense(folder: Path, width: int) -> Dense:
     """The Dense module in a folder, for vectors of that width.
 
     Raises:
-        ModelNotFound: its files are missing or damaged, do not fit each other, or ask for what is not known here.
+        ModelNotFound: its files are missing or damaged, contradict each other, or ask for something unknown here.
     """
     path = folder / "config.json"
     config = read_json(path)
     if (source := config.get("module_input_name", "sentence_embedding")) != "sentence_embedding":
         raise ModelNotFound(
-            f"{path} works on {source}: a model of many vectors a text (ColBERT). Serve one with a vector a text."
+            f"{path} works on {source}, as in a model of many vectors per text (ColBERT): serve a model of one vector"
+            " per text"
         )
     if config.get("module_output_name") not in (None, "sentence_embedding"):
-        raise ModelNotFound(f"{path} names an output of its own ({config['module_output_name']}), which nothing reads.")
+        raise ModelNotFound(f"{path} names an output of its own ({config['module_output_name']}), which nothing reads")
     asked = str(config.get("activation_function", "torch.nn.Tanh"))
     activation = _ACTIVATIONS.get(asked.rpartition(".")[2]) if asked.startswith("torch.") else None
     if activation is None:
-        raise ModelNotFound(f"{path} asks for the activation {asked}; torch's {', '.join(_ACTIVATIONS)} are known.")
+        raise ModelNotFound(
+            f"{path} asks for the activation {asked}: only torch's {', '.join(_ACTIVATIONS)} are served"
+        )
     tensors = read_tensors(folder)
     weight = _matrix(folder, tensors, "linear.weight", width)
     residual = None
@@ -110,17 +113,17 @@ def read_dense(folder: Path, width: int) -> Dense:
         residual = np.eye(width, dtype=np.float32) if same else _matrix(folder, tensors, "residual.weight", width)
     bias = tensors.get("linear.bias")
     if bool(config.get("bias", True)) != (bias is not None) or (bias is not None and bias.shape != (len(weight),)):
-        raise ModelNotFound(f"{folder / 'model.safetensors'} has another bias than {path} states. Copy the model anew.")
+        raise ModelNotFound(f"{folder / 'model.safetensors'} has another bias than {path} states: copy the model anew")
     return Dense(weight=weight, bias=bias, activation=activation, residual=residual)
 
 
 def _matrix(folder: Path, tensors: dict[str, NDArray[Any]], name: str, width: int) -> Floats:
     found = tensors.get(name)
     if found is None or found.ndim != 2 or found.shape[1] != width:
-        problem = "lacks it" if found is None else f"has one of the shape {list(found.shape)}"
+        problem = "lacks it" if found is None else f"has one of shape {list(found.shape)}"
         raise ModelNotFound(
-            f"{folder} needs a matrix {name!r} for vectors of {width} dimensions, and its model.safetensors {problem}."
-            " Copy the model anew."
+            f"{folder} needs a matrix {name!r} for vectors of {width} dimensions, and its model.safetensors {problem}:"
+            " copy the model anew"
         )
     return np.asarray(found, dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """What the cards of well-known models demand and their files do not say.
 
-Looked up by a model's own name, and only where its files are silent. A name must match as a whole: "e5-base-v2" is not
-"e5-mistral-7b-instruct". Pure functions; any thread.
+Used only where a model's files are silent, and found by the model's own name. A name must match as a whole:
+"e5-base-v2" is not "e5-mistral-7b-instruct". Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class KnownModel:
     """What a card demands.
 
     Attributes:
-        names: a pattern of names, without the organisation, in lower case.
+        names: a pattern for names in lower case, without the organisation.
         query, passage: prompts.
-        similarity: by what its vectors are compared; "" for their cosine.
+        similarity: how its vectors are compared; "" for their cosine.
     """
 
     names: str
@@ -65,10 +65,10 @@ KNOWN_MODELS = (
 
 
 def find_known(folder: Path, source: str) -> KnownModel:
-    """What the card of the model in a folder demands; one that demands nothing where the model is not known.
+    """What the card of the model in a folder demands; nothing for an unknown model.
 
     Args:
-        source: by what it was asked for: a folder, or a hub name with or without a revision.
+        source: the name in the settings: a folder, or a hub name with or without a revision.
     """
     for name in _names(folder, source):
         # A folder may put the organisation in front: "BAAI_bge-small-en-v1.5".
@@ -81,7 +81,7 @@ def find_known(folder: Path, source: str) -> KnownModel:
 
 
 def _names(folder: Path, source: str) -> list[str]:
-    """What the model may be called: its hub name alone where that is known, else what its files call it."""
+    """Names that the model may have: its hub name if that is known, else the names in its files."""
     hub = source.partition("@")[0]
     if _HUB_NAME.fullmatch(hub) and not Path(source).expanduser().is_dir():
         return [hub]
@@ -92,7 +92,7 @@ def _names(folder: Path, source: str) -> list[str]:
     text = card.read_text(encoding="utf-8", errors="replace")[:_CARD_LENGTH] if card.is_file() else ""
     names = [*_CARD_NAME.findall(text), folder.name]
     stated = read_optional_json(folder / "config.json").get("_name_or_path")
-    # Of a model that was trained further, the config names what it was made from.
+    # The config of a model that was trained further names the model it was made from.
     if isinstance(stated, str) and not _CARD_BASE.search(text):
         names.append(stated.rstrip("/"))
     return names

@@ -1,10 +1,11 @@
-"""Late interaction: a passage scored by the best match of each query token among the passage's token vectors.
+"""Late interaction: scores a passage by the best match of each query token among the passage's token vectors.
 
-A query token counts with a weight that its embedder gives it: the length of its vector.
+A query token's weight is the length of its vector, which the embedder chooses.
 
-One format for storing and scoring. Packed: a header (format version, width, rows), one float32 scale per row, then the
-rows as int8. A row is the mean of four neighbouring tokens, scaled to norm 1; its scale undoes the quantisation exactly
-in length. A passage of 128 tokens at width 384 takes 32 rows, 12.4 kB. Pure functions, a stateless engine; any thread.
+Storing and scoring share one packed format: a header (format version, width, rows), one float32 scale per row, then the
+rows as int8. A row is the mean of four neighbouring tokens, scaled to norm 1; its scale restores that length exactly
+after quantisation. A passage of 128 tokens at width 384 takes 32 rows, 12.4 kB. Pure functions and a stateless engine;
+any thread.
 
 MaxSim: Khattab and Zaharia, "ColBERT" (2020); pooling of neighbours: Clavié et al., "Reducing the Footprint of
 Multi-Vector Retrieval with Minimal Performance Impact via Token Pooling" (2024).
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from shortlist_server.errors import DataCorrupted, InferenceFailed
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -49,7 +50,7 @@ def pack(token_vectors: Floats) -> bytes:
         InferenceFailed: they are not finite.
     """
     if not np.isfinite(token_vectors).all():
-        raise InferenceFailed("The model made token vectors that are not finite; another text may work.")
+        raise InferenceFailed("the model made token vectors that are not finite: another text may work")
     tokens, width = token_vectors.shape
     starts = np.arange(0, tokens, POOLED_TOKENS)
     pooled = np.add.reduceat(token_vectors, starts, axis=0)
@@ -68,7 +69,7 @@ def unpack(packed: bytes) -> Floats:
 
 
 def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
-    """For each packed passage the weighted mean over query tokens of the largest cosine with one of its rows.
+    """For each packed passage: the weighted mean, over query tokens, of the largest cosine with any of its rows.
 
     Args:
         query_tokens: shape (tokens, width); the length of a row is its weight.
@@ -78,14 +79,16 @@ def maxsim(query_tokens: Floats, packed: Sequence[bytes]) -> Floats:
 
     Raises:
         DataCorrupted: a passage is damaged.
-        InferenceFailed: a passage was packed from vectors of another width, that is, by another model.
+        InferenceFailed: a passage has vectors of another width, which another model made.
     """
     if not packed:
         return np.empty(0, dtype=np.float32)
     parts = [_parts(item) for item in packed]
     width = query_tokens.shape[1]
     if any(rows.shape[1] != width for _, rows in parts):
-        raise InferenceFailed("The passages' token vectors have another width than the query's. Ingest them again.")
+        raise InferenceFailed(
+            "the passages' token vectors have another width than the query's: ingest the documents again"
+        )
     lengths = np.array([len(rows) for _, rows in parts])
     rows = np.concatenate([rows for _, rows in parts]).astype(np.float32)
     similarity = products(query_tokens, rows)
@@ -103,7 +106,7 @@ def _parts(packed: bytes) -> tuple[Floats, NDArray[np.int8]]:
             scales = np.frombuffer(packed, dtype="<f4", count=count, offset=_HEADER.size)
             rows = np.frombuffer(packed, dtype=np.int8, offset=_HEADER.size + 4 * count).reshape(count, width)
             return scales, rows
-    raise DataCorrupted("Packed token vectors are damaged or of an unknown version.")
+    raise DataCorrupted("packed token vectors are damaged or of an unknown version")
 
 
 class LateInteraction:
@@ -118,13 +121,15 @@ class LateInteraction:
         default_depth=50,
     )
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         if query.token_vectors is None:
-            raise InferenceFailed("The query has no token vectors: its embedder gives none.")
+            raise InferenceFailed("the query has no token vectors, because its embedder gives none")
         scores: list[Floats] = []
         done = 0
-        while done < len(candidates) and may_go_on(_SECONDS_PER_SLICE):
+        while done < len(candidates) and may_continue(_SECONDS_PER_SLICE):
             part = candidates[done : done + _SLICE]
             packed = [candidate.token_vectors for candidate in part]
             known = np.array([item is not None for item in packed])
@@ -140,6 +145,6 @@ class LateInteraction:
         )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
-        """See ``Reranker.render``: no text, but so many rows of token vectors."""
+        """See ``Reranker.render``. Gives the number of stored token vectors instead of a text."""
         packed = (candidate.token_vectors for candidate in candidates)
         return [RenderedCandidate(token_vectors=0 if one is None else len(_parts(one)[1])) for one in packed]

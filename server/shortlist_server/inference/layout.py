@@ -1,7 +1,7 @@
 """Finds a model folder and reads the files that embedders and rerankers have in common.
 
-Only configuration is read here, and the weight files' headers; no code from the folder is ever run and pickled weights
-are not accepted. Every refusal names the file and says what to do. Pure functions; any thread.
+Reads configuration and the headers of the weight files. Code from the folder is never run, and pickled weights are
+refused. Every refusal names the file and says what to do. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _MOST_LAYERS = 1000
 
 
 def find_folder(source: str) -> Path:
-    """The folder of a model given as a folder or as a hub name, ``ORG/NAME`` or ``ORG/NAME@REVISION``.
+    """The folder of a model that is given as a folder or by its hub name, ``ORG/NAME`` or ``ORG/NAME@REVISION``.
 
-    A hub name is looked for in the local hub cache and, unless ``HF_HUB_OFFLINE`` is set, downloaded.
+    A hub name is looked up in the local hub cache, and downloaded unless ``HF_HUB_OFFLINE`` is set.
 
     Raises:
-        ModelNotFound: there is no such folder, or the hub does not have it or cannot be reached.
+        ModelNotFound: there is no such folder, or the hub does not have the model or cannot be reached.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    remedy = "Give a folder with the model's files, or a hub name that is in the local cache or can be downloaded."
+    remedy = "give a folder with the model's files, or a hub name that is in the local cache or can be downloaded"
     name, _, revision = source.partition("@")
     if source.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelNotFound(f"There is no model folder {source}. {remedy}")
+        raise ModelNotFound(f"there is no model folder {source}: {remedy}")
     from huggingface_hub import snapshot_download
 
     try:
@@ -58,12 +58,12 @@ def find_folder(source: str) -> Path:
         )
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated, interrupted
         raise ModelNotFound(
-            f"The model {source} is neither a folder nor to be had from the hub: {error} {remedy}"
+            f"the model {source!r} is not a folder and cannot be downloaded ({error}): {remedy}"
         ) from error
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The content of a JSON file, an object unless another ``kind`` is asked for.
+    """The content of a JSON file: an object, unless another ``kind`` is asked for.
 
     Raises:
         ModelNotFound: the file is missing, damaged or of another kind; the message names it.
@@ -71,51 +71,49 @@ def read_json(path: Path, kind: type = dict) -> Any:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelNotFound(f"{path} is missing: the folder is not a complete model. Copy the model anew.") from error
+        raise ModelNotFound(f"{path} is missing, so the folder is not a complete model: copy the model anew") from error
     except ValueError as error:
         raise ModelNotFound(
-            f"{path} is not valid JSON ({error}): truncated or foreign. Copy the model anew."
+            f"{path} is not valid JSON ({error}), so it is truncated or foreign: copy the model anew"
         ) from error
     if not isinstance(found, kind):
-        raise ModelNotFound(
-            f"{path} has a {type(found).__name__} where a {kind.__name__} belongs. Copy the model anew."
-        )
+        raise ModelNotFound(f"{path} has a {type(found).__name__} where a {kind.__name__} belongs: copy the model anew")
     return found
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file. Raises ``ModelNotFound`` when it is damaged."""
+    """The object in a JSON file; empty if there is no such file. Raises ``ModelNotFound`` when it is damaged."""
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def check_self_contained(folder: Path) -> None:
     """Refuses a checkpoint that is more than weights and configuration: one with an adapter, or with code of its own.
 
-    Such code (``auto_map``) is never run. Where the architecture is known by name all the same, transformers' own class
-    would be taken for it in silence, and compute something else.
+    Such code (``auto_map``) is never run. If transformers knows the architecture by name, it would silently take its
+    own class instead, which may compute something else.
 
     Raises:
-        ModelNotFound: naming the file.
+        ModelNotFound: the message names the file.
     """
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         raise ModelNotFound(
-            f"{adapter} belongs to an adapter, which is not applied here. Merge it into the model (merge_and_unload of"
-            " the package peft), and serve the folder that is saved then."
+            f"{adapter} belongs to an adapter, which is not applied here: merge it into the model (merge_and_unload of"
+            " the package peft), and serve the folder saved after that"
         )
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if own := read_optional_json(path).get("auto_map"):
             named = ", ".join(f"{key}: {value}" for key, value in own.items()) if isinstance(own, dict) else own
             raise ModelNotFound(
                 f"{path} names code of its own (auto_map: {named}), which is never run, and transformers' own class may"
-                " compute something else. Serve a model without code of its own; or, where its authors say that"
-                " transformers serves it without, take auto_map out of a copy of this file."
+                " compute something else: serve a model without code of its own; or, where its authors say that"
+                " transformers can serve it without, take auto_map out of a copy of this file"
             )
 
 
 def settings_file(folder: Path) -> Path:
-    """Where sentence-transformers notes how it uses a transformer: ``sentence_bert_config.json``, or its like of
-    another name (``sentence_roberta_config.json``) where there is one."""
+    """The file that tells sentence-transformers how to use a transformer: ``sentence_bert_config.json``, or one named
+    after another architecture (``sentence_roberta_config.json``)."""
     return next(iter(_settings_files(folder)), folder / _SETTINGS)
 
 
@@ -124,7 +122,7 @@ def _settings_files(folder: Path) -> list[Path]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json``. Raises ``ModelNotFound`` naming it when what is read here cannot be right."""
+    """The model's ``config.json``. Raises ``ModelNotFound``, which names it, when a value cannot be right."""
     path = folder / "config.json"
     config: dict[str, Any] = read_json(path)
     architectures, layers = config.get("architectures") or [], config.get("num_hidden_layers")
@@ -134,12 +132,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         "num_hidden_layers": layers is None or (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS),
     }
     if wrong := [key for key, is_right in right.items() if not is_right]:
-        raise ModelNotFound(f"{path} has {config[wrong[0]]!r} as {wrong[0]}, which cannot be. Copy the model anew.")
+        raise ModelNotFound(
+            f"{path} has {config[wrong[0]]!r} as {wrong[0]}, which cannot be right: copy the model anew"
+        )
     return config
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer's files hold a template that puts texts into messages. Raises ``ModelNotFound``."""
+    """Whether the tokenizer's files hold a chat template. Raises ``ModelNotFound``."""
     files = (folder / "chat_template.jinja", folder / "chat_template.json")
     settings = read_optional_json(folder / "tokenizer_config.json")
     return bool(settings.get("chat_template")) or any(file.is_file() for file in files)
@@ -151,7 +151,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise ModelNotFound(f"{index} has no weight_map, which tells the weights' files. Copy the model anew.")
+            raise ModelNotFound(f"{index} has no weight_map, which lists the weight files: copy the model anew")
         paths = [folder / name for name in sorted(set(names.values()))]
     else:
         paths = [folder / "model.safetensors"]
@@ -164,13 +164,13 @@ def revision(folder: Path, extra: Iterable[str], parts: Sequence[Path] = ()) -> 
     """Hex digest over weights, configuration and ``extra`` (prompts, pooling). Reads all weights.
 
     Args:
-        parts: folders with weights; none for ``folder`` itself.
+        parts: folders with weights; empty for ``folder`` alone.
     """
     return revisions(folder, [extra], parts)[0]
 
 
 def revisions(folder: Path, extras: Iterable[Iterable[str]], parts: Sequence[Path] = ()) -> list[str]:
-    """The ``revision`` for each of ``extras``. Reads all weights, once."""
+    """The ``revision`` for each of ``extras``. Reads all weights once."""
     digest = hashlib.sha256()
     files = [folder / name for name in _CONFIG_FILES] + sorted(folder.glob("*_*/config.json"))
     for part in parts or (folder,):
@@ -201,28 +201,28 @@ def read_window(folder: Path, config: dict[str, Any]) -> int:
         _window(stated, settings) or _window(_or_none(tokenizer), folder / "tokenizer_config.json"),
         _window(_or_none(config.get("max_position_embeddings")), folder / "config.json"),
     )
-    # Some models' position ids start behind the padding id.
+    # In some models position ids start after the padding id.
     unusable = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
     found = [limit - less for limit, less in zip(limits, (0, unusable), strict=True) if limit is not None]
     if not found:
-        raise ModelNotFound(f"{folder / 'config.json'} states no window (max_position_embeddings).")
+        raise ModelNotFound(f"{folder / 'config.json'} states no window: add max_position_embeddings")
     return min(found)
 
 
 def _or_none(value: Any) -> Any:
-    """None for a limit so large that it is none: tokenizers without one state 10**30."""
+    """None for an absurdly large limit: tokenizers without a limit state 10**30."""
     return None if isinstance(value, int | float) and value >= _UNBOUNDED else value
 
 
 def _window(value: Any, path: Path) -> int | None:
-    """A window as a file states it, in tokens; None where it states none."""
+    """The window that a file states, in tokens; None if it states none."""
     if value is None:
         return None
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool) or not _SHORTEST_WINDOW <= value < _UNBOUNDED:
         raise ModelNotFound(
-            f"{path} states a window of {value!r} tokens; one of {_SHORTEST_WINDOW} to {_UNBOUNDED - 1:,} is needed."
-            " Correct it, or copy the model anew."
+            f"{path} states a window of {value!r} tokens, which is not within {_SHORTEST_WINDOW} to {_UNBOUNDED - 1:,}:"
+            " correct it, or copy the model anew"
         )
     return int(value)
 
@@ -231,8 +231,8 @@ def _check_safetensors(path: Path) -> None:
     """Compares the file's length with what its header states: https://huggingface.co/docs/safetensors ("Format")."""
     if not path.is_file():
         pickled = [name.name for name in path.parent.glob("*.bin")]
-        also = f" ({pickled[0]} is not read: pickled weights can run code.)" if pickled else ""
-        raise ModelNotFound(f"{path} is missing. Copy the model's safetensors weights there.{also}")
+        also = f" ({pickled[0]} is not read, because pickled weights can run code)" if pickled else ""
+        raise ModelNotFound(f"{path} is missing: copy the model's safetensors weights there{also}")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -241,11 +241,7 @@ def _check_safetensors(path: Path) -> None:
         assert isinstance(header, dict)
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     except (struct.error, ValueError, AssertionError, KeyError, TypeError, MemoryError) as error:
-        raise ModelNotFound(
-            f"{path} is not a safetensors file (a pointer or a foreign file?). Copy it anew."
-        ) from error
+        raise ModelNotFound(f"{path} is not a safetensors file, perhaps only a pointer to one: copy it anew") from error
     check_formats(path, header)
     if size != 8 + length + end:
-        raise ModelNotFound(
-            f"{path} has {size} bytes but its header promises {8 + length + end}: truncated or damaged. Copy it anew."
-        )
+        raise ModelNotFound(f"{path} has {size} bytes but its header promises {8 + length + end}: copy it anew")

@@ -1,15 +1,12 @@
-"""Builds engines from model folders: which files, which backend, which precision.
+"""Builds engines from model folders: reads the files, opens the forward passes and puts the parts together.
 
-Called once for each model at start-up, by one thread. On a CPU, encoders and classifiers run in ONNX Runtime from a
-cached export, and then neither torch nor transformers is imported; decoders, and everything on a GPU, run in torch.
+Called once for each model at start-up, by one thread.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking
-from shortlist_server.errors import InvalidArgument, ModelNotFound
+from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.agreement import RANKED_TEXTS, Agreement, rank_agreement, vector_agreement
 from shortlist_server.inference.base import Embedder, EmbedderInfo, Reranker, RerankerInfo
@@ -26,29 +23,23 @@ from shortlist_server.inference.cross_encoder import CrossEncoder, PairTokenizer
 from shortlist_server.inference.decoder_classifier import DecoderClassifier, is_decoder
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
 from shortlist_server.inference.encoder import Forward, TransformerEmbedder, pad
+from shortlist_server.inference.forward_passes import ExportChecks, Passes, open_passes
 from shortlist_server.inference.head import Dense, normalize
 from shortlist_server.inference.pair_template import TemplateTokenizer, read_template
+from shortlist_server.inference.processors import threads
 from shortlist_server.inference.qwen3_reranker import MAX_TOKENS, Qwen3Prompt, Qwen3Reranker
 from shortlist_server.inference.static_embedding import StaticTable
 from shortlist_server.inference.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
-    from shortlist_server.inference.onnx_backend import OnnxTransformer
     from shortlist_server.inference.onnx_quantize import Sample
 
 Floats = NDArray[np.float32]
 
-_LOG = logging.getLogger(__name__)
-
-_MAX_THREADS = 8
-"""More threads on one run of a small encoder cost more than they bring."""
-
-_MAX_QUERY_RUNS = 4
-
-INGEST_NICENESS = 10
+logger = logging.getLogger(__name__)
 
 _FORMER = ("int8-rows", "float32", "bfloat16")
-"""Number formats as earlier releases counted them into an embedder's revision."""
+"""Number formats that earlier releases made part of an embedder's revision."""
 
 _SAMPLES = (
     "What is the capital of France?",
@@ -60,61 +51,18 @@ _SAMPLES = (
     "检索增强生成把搜索结果交给语言模型。",
     "Shares fell 3.4 % on Tuesday after the company cut its forecast for the second time this year. " * 6,
 )
-"""Texts on which an export must agree with torch: short, long, several scripts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ExportChecks:
-    """What an export of a model is made with: texts to measure it on, and how far it agrees with torch."""
-
-    samples: Callable[[], list[Sample]]
-    agreement: Callable[[Forward, Forward], Agreement]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Passes:
-    """Forward passes for the two lanes, what they compute in, and why not in what was to be taken."""
-
-    query: Forward
-    passage: Forward
-    number_format: str
-    batches_queries: bool
-    note: str = ""
-    batch_tokens: int = 0
-
-
-def threads(config: Config) -> int:
-    """Threads of one model run: the setting, else the cores this process may use, at most 8."""
-    return config.inference_threads or min(_cores(), _MAX_THREADS)
-
-
-def passage_runs(config: Config) -> int:
-    """Batches of passages to run side by side, so that a machine of many cores is used: one for every 8."""
-    return 1 if config.inference_threads else max(_cores() // _MAX_THREADS, 1)
-
-
-def query_runs(config: Config) -> int:
-    """Queries to run side by side where each runs alone on one thread."""
-    return min(config.inference_threads or _cores(), _MAX_QUERY_RUNS)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class ExportMissing(Exception):
-    """The model is to run in ONNX Runtime and has no export yet."""
+"""Texts on which an export must agree with torch: short and long ones, in several scripts."""
 
 
 def load_embedder(name: str, folder: Path, source: str, config: Config, *, export: bool = True) -> Embedder:
     """The embedding model in a folder.
 
     Args:
-        export: make what is missing of its exports, which loads torch into this process for good.
+        export: make the exports that are missing. This loads torch, which then stays in this process.
 
     Raises:
         ModelNotFound, InvalidArgument: the files or the settings are wrong.
-        ExportMissing: without ``export``.
+        ExportMissing: an export is missing, and ``export`` is False.
     """
     found = read_embedder(folder, source)
     layout.weight_files(found.transformer)
@@ -136,7 +84,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         passes = _open_transformer(found, tokenizer, weights, config, export)
     why_no_token_vectors = _why_no_token_vectors(found)
     if why_no_token_vectors:
-        _LOG.info("embedder %s gives no token vectors for late interaction: %s", name, why_no_token_vectors)
+        logger.info("embedder %s gives no token vectors for late interaction: %s", name, why_no_token_vectors)
     info = EmbedderInfo(
         name=name,
         revision=revision,
@@ -167,7 +115,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
 
 def _open_transformer(
     found: EmbedderLayout, tokenizer: TextTokenizer, weights: str, config: Config, export: bool
-) -> _Passes:
+) -> Passes:
     _check_vocabulary(found.transformer, tokenizer.vocabulary_size)
 
     def agreement(reference: Forward, export: Forward) -> Agreement:
@@ -178,29 +126,29 @@ def _open_transformer(
     def samples() -> list[Sample]:
         return [_sample(tokens.ids, [0] * len(tokens.ids)) for tokens in tokenizer.encode(_SAMPLES)]
 
-    checks = _ExportChecks(samples=samples, agreement=agreement)
+    checks = ExportChecks(samples=samples, agreement=agreement)
     onnx = not found.decoder
-    return _open(found.transformer, weights, torch_backend.ENCODER, config, checks, onnx=onnx, export=export)
+    return open_passes(found.transformer, weights, torch_backend.ENCODER, config, checks, onnx=onnx, export=export)
 
 
-def _open_static(found: EmbedderLayout, tokenizer: TextTokenizer) -> _Passes:
+def _open_static(found: EmbedderLayout, tokenizer: TextTokenizer) -> Passes:
     table = StaticTable(found.transformer)
     if tokenizer.vocabulary_size > table.vocabulary_size:
         raise ModelNotFound(
             f"{found.transformer / 'tokenizer.json'} has {tokenizer.vocabulary_size} tokens but the table in"
-            f" model.safetensors has {table.vocabulary_size} rows: the file is another model's. Copy it anew."
+            f" model.safetensors has {table.vocabulary_size} rows: the file is another model's; copy it anew"
         )
-    return _Passes(query=table, passage=table, number_format="float32", batches_queries=False)
+    return Passes(query=table, passage=table, number_format="float32", batches_queries=False)
 
 
 def _why_no_token_vectors(found: EmbedderLayout) -> str:
-    """Why a model's token vectors say too little for late interaction; "" where they do not."""
+    """Why a model's token vectors are useless for late interaction; "" if they are useful."""
     if found.static:
-        return "its tokens have the same vector in every text, so that they match like words in the lexical index"
+        return "a token has the same vector in every text, and matches no more than a word in the lexical index does"
     if found.causal:
         return "its tokens see only what precedes them"
     if any(isinstance(step, Dense) for step in found.head):
-        return "its Dense layers are trained for whole texts, and its tokens do not go through them"
+        return "its Dense layers are trained on whole texts and do not apply to tokens"
     return ""
 
 
@@ -208,13 +156,13 @@ def _check_prompts(found: EmbedderLayout, tokenizer: TextTokenizer) -> None:
     longest = max(tokenizer.count([found.prompts.query, found.prompts.passage]))
     if longest > found.max_tokens // 2:
         raise ModelNotFound(
-            f"The prompts of {found.folder} take {longest} of the {found.max_tokens} tokens of its window. Correct them"
-            " in config_sentence_transformers.json, or the window in config.json."
+            f"the prompts of {found.folder} take {longest} of the {found.max_tokens} tokens of its window: correct them"
+            " in config_sentence_transformers.json, or the window in config.json"
         )
 
 
 def load_reranker(name: str, folder: Path, config: Config, *, export: bool = True) -> Reranker:
-    """The reranking model in a folder, by its architecture. Arguments and errors are those of ``load_embedder``."""
+    """The reranking model in a folder, whatever its architecture. Arguments and errors: see ``load_embedder``."""
     layout.check_self_contained(folder)
     settings = layout.read_config(folder)
     architecture = " ".join(settings.get("architectures") or ())
@@ -223,12 +171,12 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
         return _load_qwen3_reranker(name, folder, config, tied=bool(settings.get("tie_word_embeddings")))
     if not architecture.endswith("ForSequenceClassification"):
         raise ModelNotFound(
-            f"{folder / 'config.json'} describes {architecture or 'no architecture'}: not a cross-encoder"
-            " (...ForSequenceClassification) and not a Qwen3-Reranker (Qwen3ForCausalLM)."
+            f"{folder / 'config.json'} describes {architecture or 'no architecture'}, which is not a cross-encoder"
+            " (...ForSequenceClassification) or Qwen3-Reranker (Qwen3ForCausalLM): serve one of these"
         )
     labels = len(settings.get("id2label") or {0: "", 1: ""})
     if labels > 2:
-        raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels; a cross-encoder with one or two is needed.")
+        raise ModelNotFound(f"{folder / 'config.json'} has {labels} labels: serve a cross-encoder with one or two")
     window = layout.read_window(folder, settings)
     if is_decoder(str(settings.get("model_type", ""))):
         return _load_decoder_classifier(name, folder, window, config)
@@ -248,9 +196,9 @@ def load_reranker(name: str, folder: Path, config: Config, *, export: bool = Tru
             _sample(pair.ids, pair.segments) for query in _SAMPLES[:3] for pair in tokenizer.encode(query, _SAMPLES)
         ]
 
-    checks = _ExportChecks(samples=samples, agreement=agreement)
+    checks = ExportChecks(samples=samples, agreement=agreement)
     revision = layout.revision(folder, ())
-    passes = _open(folder, revision, torch_backend.CLASSIFIER, config, checks, onnx=True, export=export)
+    passes = open_passes(folder, revision, torch_backend.CLASSIFIER, config, checks, onnx=True, export=export)
     info = _classifier_info(name, revision, passes.number_format, passes.note)
     return CrossEncoder(info, tokenizer, passes.query, batch_tokens=passes.batch_tokens)
 
@@ -310,94 +258,12 @@ def _load_qwen3_reranker(name: str, folder: Path, config: Config, *, tied: bool)
     return Qwen3Reranker(info, model, prompt, batch_tokens=torch_backend.batch_tokens(model, device))
 
 
-def _open(
-    folder: Path, weights: str, auto_class: str, config: Config, checks: _ExportChecks, *, onnx: bool, export: bool
-) -> _Passes:
-    """Forward passes in ONNX Runtime where the settings and the model allow, else in torch. ``weights``: a digest."""
-    # Choosing a device imports torch, and a cached export must start without: so a GPU is looked for otherwise first.
-    may_be_gpu = config.device != "cpu" and (config.device != "auto" or _has_gpu())
-    on_cpu = onnx and config.backend == "onnx"
-    if on_cpu and may_be_gpu:
-        _LOG.warning("the model in %s runs on the CPU, for backend is onnx, although there may be a GPU", folder)
-    device = torch_backend.choose_device(config.device) if may_be_gpu and not on_cpu else "cpu"
-    if onnx and device == "cpu" and config.backend in ("auto", "onnx") and config.dtype != "bfloat16":
-        return _open_onnx(folder, weights, auto_class, config, checks, export=export)
-    if onnx and config.dtype == "int8":
-        raise InvalidArgument("dtype int8 is for encoders in ONNX Runtime on a CPU.", field="dtype")
-    dtype = torch_backend.choose_dtype(config.dtype, device)
-    forward = torch_backend.TorchTransformer(auto_class, folder, device=device, dtype=dtype, threads=threads(config))
-    return _Passes(
-        query=forward,
-        passage=forward,
-        number_format=dtype,
-        batches_queries=True,
-        note=torch_backend.dtype_note(config.dtype, device),
-        batch_tokens=torch_backend.batch_tokens(forward.model, device),
-    )
-
-
-def _open_onnx(
-    folder: Path, weights: str, auto_class: str, config: Config, checks: _ExportChecks, *, export: bool
-) -> _Passes:
-    from shortlist_server.inference.onnx_backend import check_room, export_folder, read_report
-
-    # The runtime collects telemetry for its maker (seen in 1.32), unless it is told not to before its import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    refusals = []
-    for precision in ("int8", "float32") if config.dtype == "auto" else (config.dtype,):
-        target = export_folder(config.data_dir, weights, auto_class, precision)
-        report = read_report(target)
-        if report is None:
-            if not export:
-                check_room(target, layout.weight_files(folder))
-                raise ExportMissing
-            # Only here are torch and transformers needed.
-            from shortlist_server.inference.onnx_export import make_export
-
-            report = make_export(
-                target,
-                folder,
-                auto_class=auto_class,
-                precision=precision,
-                threads=threads(config),
-                samples=checks.samples(),
-                agreement=checks.agreement,
-            )
-        if report["refused"]:
-            refusals.append(f"as {precision} it does not agree with the original: {report['agreement']}")
-            continue
-        note = "; ".join(refusals)
-        if note:
-            _LOG.warning("the model in %s is served as %s: %s", folder, precision, note)
-        # A short query gains nothing from a second thread (measured: 1.2 ms against 1.4 ms with two): so queries
-        # run alone, on one thread, side by side.
-        if auto_class == torch_backend.ENCODER:
-            query = _session(target, 1, 0)
-            passage = _session(target, threads(config) * passage_runs(config), INGEST_NICENESS)
-        else:
-            query = passage = _session(target, threads(config), 0)
-        return _Passes(query=query, passage=passage, number_format=precision, batches_queries=False, note=note)
-    remedy = "Serve it with dtype float32." if config.dtype == "int8" else "Serve it with backend torch."
-    raise ModelNotFound(f"The model in {folder} cannot be served from ONNX: {'; '.join(refusals)}. {remedy}")
-
-
 def _sample(ids: list[int], segments: list[int]) -> Sample:
     return np.array([ids], dtype=np.int64), np.array([segments], dtype=np.int64)
 
 
-def _session(target: Path, thread_count: int, niceness: int) -> OnnxTransformer:
-    from shortlist_server.inference.onnx_backend import OnnxTransformer
-
-    return OnnxTransformer(target, threads=thread_count, niceness=niceness)
-
-
-def _has_gpu() -> bool:
-    """Whether a CUDA device may be there, by its driver's device node."""
-    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
-
-
 def _chunking(found: EmbedderLayout) -> Chunking:
-    # Short passages rank better (measured on SciFact: 128 over 256); models made for long texts get more.
+    # Short passages rank better (measured on SciFact: 128 tokens over 256). Models made for long texts get longer ones.
     size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
     return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 8)
 
@@ -407,5 +273,5 @@ def _check_vocabulary(folder: Path, size: int) -> None:
     if isinstance(known, int) and size > known:
         raise ModelNotFound(
             f"{folder / 'tokenizer.json'} has {size} tokens but the model in config.json knows {known}: the file is"
-            " another model's. Copy it anew."
+            " another model's; copy it anew"
         )

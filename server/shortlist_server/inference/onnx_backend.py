@@ -1,7 +1,7 @@
 """Runs an exported transformer in ONNX Runtime on the CPU; needs neither torch nor transformers.
 
-An export is a folder with ``model.onnx`` and ``export.json``, which states the model's digest. Sessions may be run from
-several threads.
+An export is a folder with ``model.onnx`` and ``export.json``, which states the model's digest. Several threads may run
+a session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.errors import OutOfSpace, Unavailable
-from shortlist_server.inference.scheduler import lower_priority
+from shortlist_server.inference.processors import lower_priority
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -27,26 +27,24 @@ Floats = NDArray[np.float32]
 MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
-
 FORMAT = 3
 """Raised when exports of an earlier release must be made again."""
 
-
 _EXPORT_FACTOR = 3
-"""Room that an export takes while it is made, in terms of the weights: the traced model, a copy with its activations
-shown, and the export."""
+"""Disk space for making an export, relative to the weights: the traced model, a copy that shows its activations, and
+the export."""
 
 
 def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precision: str) -> Path:
-    """Where the export of a model of that revision lies, or will."""
+    """The folder for the export of a model of that revision."""
     return data_dir / "models" / f"{weights_revision}-{auto_class}-{precision}-{FORMAT}"
 
 
 def check_room(target: Path, weight_files: Sequence[Path]) -> None:
-    """Refuses to begin an export that the disk has no room for, before anything is loaded for it.
+    """Refuses an export that the disk has no room for, before anything is loaded.
 
     Raises:
-        OutOfSpace: less is free than the weights in float32, traced and measured, and the export need.
+        OutOfSpace: the disk has too little free space to make the export.
         Unavailable: this user may not write there.
     """
     nearest = next(path for path in target.absolute().parents if path.exists())
@@ -65,15 +63,15 @@ def check_room(target: Path, weight_files: Sequence[Path]) -> None:
 
 
 class OnnxTransformer:
-    """A session over an export.
+    """Runs an export in a session of ONNX Runtime.
 
     Args:
         threads: of one run.
-        niceness: priority of the session's own threads below the process's, so that ingest yields to queries.
+        niceness: added to the OS priority value of the session's own threads; above 0, ingest yields to queries.
     """
 
     def __init__(self, folder: Path, *, threads: int, niceness: int = 0) -> None:
-        # The session's threads inherit the priority of the thread that makes it: so it is made in a new one.
+        # The session's threads inherit the priority of the thread that makes the session, so a new thread makes it.
         made: list[Any] = []
 
         def make() -> None:
@@ -100,7 +98,7 @@ class OnnxTransformer:
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """What the export's report says; None when there is no export, or its model file is not the one reported."""
+    """The export's report; None if there is no export, or if its model file is not the one reported."""
     try:
         report: dict[str, Any] = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
         if report.get("refused"):

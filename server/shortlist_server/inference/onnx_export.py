@@ -1,8 +1,8 @@
 """Exports a torch checkpoint to ONNX, once, and checks that it gives the same numbers.
 
-Exports lie under the data folder, one folder for each model revision, kind and precision; they are written under a
-temporary name, synced and renamed, so that a folder of the final name is whole. An export that disagrees with torch
-leaves a report that says so and is never served. Needs torch, transformers and onnx. One thread at start-up.
+Exports lie in the data folder, one folder for each model revision, kind and precision. An export is written under a
+temporary name, synced and renamed: a folder with the final name is complete. An export that disagrees with torch is
+never served; its report says why. Needs torch, transformers and onnx. One thread at start-up.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def make_export(
     samples: Sequence[Sample],
     agreement: Callable[[TorchTransformer, OnnxTransformer], Agreement],
 ) -> dict[str, Any]:
-    """Makes the export and returns its report: ``refused``, whether it must not be served, and ``agreement`` in words.
+    """Makes the export and returns its report: ``refused``, True if it must not be served, and ``agreement`` in words.
 
     Args:
         precision: "int8" or "float32".
         samples: texts on which int8 measures the ranges of activations.
-        agreement: compares the export with torch on texts of its choice; one that does not hold is refused.
+        agreement: compares the export with torch; the export is refused if it does not agree.
 
     Raises:
-        ModelNotFound: the model cannot be loaded, or cannot be exported.
+        ModelNotFound: the model cannot be loaded or exported.
         OutOfSpace, Unavailable: the export cannot be written.
     """
     steps = _STEPS[precision]
@@ -68,15 +68,15 @@ def make_export(
         progress.say(f"{steps[step - 1]} (step {step} of {len(steps)})")
 
     begin(1)
-    # Attention spelled out: traced from torch's fused kernel, the graph has three more passes over every attention
-    # matrix (measured: 153 ms for 16 texts of 128 tokens against 105).
+    # Eager attention: traced from torch's fused kernel, the graph has three more passes over every attention matrix
+    # (measured on 16 texts of 128 tokens: 153 ms against 105 ms).
     reference = TorchTransformer(auto_class, source, device="cpu", dtype="float32", threads=threads, attention="eager")
     work = target.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
     try:
         work.mkdir(parents=True)
         _remove_leftovers(target.parent)
         try:
-            # A model of more than 2 GB is traced into many files, which refer to each other by name.
+            # A model of more than 2 GB is traced into several files, which refer to each other by name.
             traced = work / "traced"
             traced.mkdir()
             begin(2)
@@ -94,7 +94,7 @@ def make_export(
             raise
         except Exception as error:  # the exporter, the quantiser and the runtime each raise their own
             raise ModelNotFound(
-                f"The model in {source} cannot be exported to ONNX ({error}). Serve it with backend torch."
+                f"the model in {source} cannot be exported to ONNX ({error}): serve it with backend torch"
             ) from error
         progress.say(f"compared with the original: {found.detail}")
         report = {"agreement": found.detail, "precision": precision, "refused": not found.holds}
@@ -114,7 +114,7 @@ def make_export(
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Removes what processes that were killed have left; younger ones may be another process's, at work."""
+    """Removes unfinished exports of killed processes. Recent ones stay: another process may be writing them."""
     for folder in parent.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _LEFTOVER_SECONDS:
@@ -122,7 +122,7 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:
-    """Writes the model as ONNX with free batch and length. Traced with padding, so that no mask is optimised away."""
+    """Writes the model as ONNX, with free batch size and length. Padding in the input keeps the mask in the graph."""
     import torch
 
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if reference.takes_segments else [])
@@ -143,7 +143,7 @@ def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:
     axes = {name: {0: "texts", 1: "tokens"} for name in names}
     axes["output"] = {0: "texts"} if auto_class == CLASSIFIER else {0: "texts", 1: "tokens"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated; the newer one needs a further package
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but the newer one needs another package
         torch.onnx.export(
             Positional(reference.model).eval(),
             inputs,
@@ -157,7 +157,7 @@ def _trace(reference: TorchTransformer, auto_class: str, path: Path) -> None:
 
 
 def _publish(work: Path, target: Path, report: dict[str, Any]) -> None:
-    """Syncs the files, writes the report last and renames the folder; an earlier one of that name is torn and goes."""
+    """Syncs the files, writes the report last and renames the folder. Replaces a damaged export of that name."""
     model = work / MODEL_FILE
     if report["refused"]:
         model.unlink()
@@ -174,6 +174,6 @@ def _publish(work: Path, target: Path, report: dict[str, Any]) -> None:
     try:
         work.rename(target)
     except OSError:
-        # Another process exported the same model in the meantime; its export is as good.
+        # Another process may have exported the same model in the meantime; its export is as good.
         if read_report(target) is None:
             raise

@@ -1,13 +1,13 @@
-"""Turns the matrix products of a traced transformer into int8 ones, so that no text's result depends on its batch.
+"""Turns the matrix products of a traced transformer into int8 ones. A text's result does not depend on its batch.
 
-Weights have one scale for each output column. Activations have one of two kinds of scale:
+Weights have one scale for each output column. Activations are scaled in one of two ways:
 
-- *What a layer normalisation gives* has, in every text, the same few channels with values many times those of the rest.
-  So each channel has a fixed scale, measured on sample texts, which is moved into the weights' rows (as in Xiao et al.,
-  "SmoothQuant", 2023); a value beyond its channel's range is clipped to it.
-- *Other activations* are scaled by the largest value of their row, that is, of their token.
+- *Outputs of a layer normalisation* have, in every text, the same few channels whose values are many times those of the
+  rest. So each channel has a fixed scale, measured on sample texts and moved into the weights' rows (as in Xiao et al.,
+  "SmoothQuant", 2023). A value beyond its channel's range is clipped.
+- *Other activations* are scaled by the largest value of their row, which is their token's.
 
-The runtime's own dynamic quantisation has one scale for a whole batch, so that a text's vector depends on its
+The runtime's own dynamic quantisation has one scale for a whole batch, which makes a text's vector depend on its
 neighbours. Measured with all-MiniLM-L6-v2 on fifteen kinds of text, from abstracts and code to emoji and nothing: mean
 cosines to float32 of 0.992 to 0.999 and never below 0.990, against 0.976 to 0.995 and 0.970 (ADR 7). Needs onnx and
 onnxruntime. One thread.
@@ -29,10 +29,10 @@ Sample = tuple[Ids, Ids]
 """Token ids of one text, and the segment each token belongs to; both of shape (1, tokens)."""
 
 _MARGIN = 1.25
-"""A channel's range, in terms of the largest value that the samples showed."""
+"""A channel's range, relative to the largest value seen in the samples."""
 
 _LEAST_RANGE = 2.0
-"""The smallest range of a channel, in terms of the median of all. Wider ones clip less and round more."""
+"""The smallest range of a channel, relative to the median of all. Wider ranges clip less and round more."""
 
 _ZERO_POINT = np.uint8(128)
 _LARGEST = np.float32(127)
@@ -43,8 +43,8 @@ def quantize(traced: Path, target: Path, samples: Sequence[Sample]) -> None:
 
     Args:
         traced: the float32 model.
-        target: where to write.
-        samples: what to measure ranges on.
+        target: the file to write.
+        samples: texts on which to measure the ranges.
     """
     import onnx
 
@@ -58,13 +58,13 @@ def quantize(traced: Path, target: Path, samples: Sequence[Sample]) -> None:
 
 
 def _products(graph: Any) -> list[Any]:
-    """The products of an activation and a constant matrix."""
+    """The products of an activation with a constant matrix."""
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
 def _biases(graph: Any) -> dict[str, tuple[str, str]]:
-    """For each result that is only read by the addition of a constant vector: the vector and the sum."""
+    """For each result whose only reader adds a constant vector: that vector, and the name of the sum."""
     vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -83,7 +83,7 @@ def _largest_values(traced: Path, names: Sequence[str], samples: Sequence[Sample
     import onnx
     import onnxruntime
 
-    # Without its large tensors, which the runtime then reads from where the traced model has them.
+    # Loaded without its large tensors; the runtime reads those from the traced model's files.
     watched = onnx.load(traced, load_external_data=False)
     shown = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
     watched.graph.output.extend(shown)
@@ -103,7 +103,7 @@ def _largest_values(traced: Path, names: Sequence[str], samples: Sequence[Sample
 
 
 class _Rewriter:
-    """Replaces the products of one graph, in place. Activations that several products read are quantised once."""
+    """Replaces the products of one graph in place. An activation that several products read is quantised once."""
 
     def __init__(self, model: Any, products: Sequence[Any], ranges: dict[str, Floats]) -> None:
         from onnx import numpy_helper
@@ -167,7 +167,7 @@ class _Rewriter:
             return
         if output in self._biases:
             bias, output = self._biases[output]
-            inputs += ["", bias]  # between them the zero point of the weights, which is 0
+            inputs += ["", bias]  # the empty name stands for the weights' zero point, which is 0
             self._added.add(output)
         self._add("MatMulIntegerToFloat", inputs, output, domain="com.microsoft")
 

@@ -1,8 +1,8 @@
-"""Pairs of texts in a model's own chat template, as rerankers over decoders are trained on them.
+"""Pairs of texts in a model's own chat template, on which rerankers over decoders are trained.
 
-The template is rendered once, with marks for the texts; of what it gives, the parts around the texts are kept. It may
-say anything, but what it says must not depend on the texts. Sentence-transformers gives it one message with the role
-"query" and one with the role "document". Immutable after construction; any thread.
+The template is rendered once, with marks in place of the texts, and the parts around the marks are kept. They must not
+depend on the texts. As in sentence-transformers, the template gets one message with the role "query" and one with the
+role "document". Immutable after construction; any thread.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from shortlist_server.inference.cross_encoder import PairIds
 from shortlist_server.inference.tokenization import open_for_texts, open_tokenizer
 
 _PROBES = (("qvery-one", "docvment-one"), (" two <b>\n", "\tdocument & two "))
-"""Texts to render. The second ones change where a template trims or escapes what it is given."""
+"""Texts to render. A template that trims or escapes its texts changes the second pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTemplate:
-    """What stands before the query, between it and the document, and behind the document."""
+    """The parts before the query, between query and document, and after the document."""
 
     before: str
     between: str
-    behind: str
+    after: str
 
     def render(self, query: str, document: str) -> str:
         """The whole prompt."""
-        return f"{self.before}{query}{self.between}{document}{self.behind}"
+        return f"{self.before}{query}{self.between}{document}{self.after}"
 
 
 def read_template(folder: Path) -> PairTemplate:
@@ -53,15 +53,15 @@ def read_template(folder: Path) -> PairTemplate:
         )
         rendered = [render(query, document) for query, document in _PROBES]
     except Exception as error:  # jinja2 and transformers raise their own
-        raise ModelNotFound(f"The chat template in {folder} cannot be rendered: {error}") from error
+        raise ModelNotFound(f"the chat template in {folder} cannot be rendered: {error}") from error
     query, document = _PROBES[0]
     before, _, rest = rendered[0].partition(query)
-    between, _, behind = rest.partition(document)
-    template = PairTemplate(before=before, between=between, behind=behind)
+    between, _, after = rest.partition(document)
+    template = PairTemplate(before=before, between=between, after=after)
     if [template.render(*texts) for texts in _PROBES] != rendered:
         raise ModelNotFound(
-            f"The chat template in {folder} does not put query and document, as they are and once each, into messages"
-            ' of the roles "query" and "document". Give the model the template of a reranker.'
+            f"the chat template in {folder} does not render the messages of the roles 'query' and 'document' once each"
+            " and unchanged: give the model the template of a reranker"
         )
     return template
 
@@ -73,7 +73,7 @@ class _Slot(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cut:
-    """A prompt in tokens, cut to fit: up to where the document is kept, in code points, and how many tokens it lost."""
+    """A prompt's token ids, cut to fit: the document is kept up to the code point ``end``."""
 
     ids: list[int]
     end: int
@@ -83,11 +83,11 @@ class _Cut:
 class TemplateTokenizer:
     """Encodes pairs of texts in a template.
 
-    What does not fit is cut from the second text, and the first keeps at most half of the room. No special token and no
-    markup is read out of the texts, only out of the template.
+    The first text takes at most half of the room; what does not fit is cut from the second. Special tokens and markup
+    are read only out of the template, never out of the texts.
 
     Raises:
-        ModelNotFound: the tokenizer reads the template otherwise when it is whole.
+        ModelNotFound: the tokenizer reads the whole template differently than its parts.
     """
 
     def __init__(self, path: Path, template: PairTemplate, max_tokens: int) -> None:
@@ -102,8 +102,8 @@ class TemplateTokenizer:
         expected = whole.encode(template.render(query, document), add_special_tokens=False).ids
         if self._room < 1 or self.encode(query, [document])[0].ids != expected[:max_tokens]:
             raise ModelNotFound(
-                f"The tokenizer in {path} does not read its chat template part by part, or the template fills the"
-                f" window of {max_tokens} tokens. Give the model the template of a reranker."
+                f"the tokenizer in {path} reads its chat template differently in parts, or the template fills the"
+                f" window of {max_tokens} tokens: give the model the template of a reranker"
             )
 
     def encode(self, first: str, seconds: Sequence[str]) -> list[PairIds]:
@@ -114,7 +114,7 @@ class TemplateTokenizer:
         ]
 
     def render(self, first: str, seconds: Sequence[str]) -> list[str]:
-        """The prompts with the texts as far as they are kept."""
+        """The prompts, with the texts cut to fit."""
         query = self._shorten(first)
         kept = self._encode(query, seconds)
         return [self._template.render(query, text[: one.end]) for one, text in zip(kept, seconds, strict=True)]
@@ -125,12 +125,12 @@ class TemplateTokenizer:
 
     def _encode(self, query: str, documents: Sequence[str]) -> list[_Cut]:
         before: list[int] = []
-        behind: list[int] = []
+        after: list[int] = []
         encodings: list[Any] = []
         start = 0
         for run in self._runs:
             if isinstance(run, int):
-                (behind if encodings else before).append(run)
+                (after if encodings else before).append(run)
                 continue
             texts = [query if part is _Slot.QUERY else part for part in run]
             if _Slot.DOCUMENT in texts:
@@ -140,29 +140,29 @@ class TemplateTokenizer:
                 encodings = self._plain.encode_batch([f"{lead}{one}{trail}" for one in documents], False)
                 continue
             ids = self._plain.encode("".join(map(str, texts)), add_special_tokens=False).ids
-            (behind if encodings else before).extend(ids)
-        room = self._max_tokens - len(before) - len(behind)
+            (after if encodings else before).extend(ids)
+        room = self._max_tokens - len(before) - len(after)
         return [
-            self._cut(before, encoding, behind, room, start, start + len(document))
+            self._cut(before, encoding, after, room, start, start + len(document))
             for encoding, document in zip(encodings, documents, strict=True)
         ]
 
     @staticmethod
-    def _cut(before: list[int], encoding: Any, behind: list[int], room: int, start: int, end: int) -> _Cut:
+    def _cut(before: list[int], encoding: Any, after: list[int], room: int, start: int, end: int) -> _Cut:
         excess = max(len(encoding.ids) - room, 0)
         own = [i for i, (left, right) in enumerate(encoding.offsets) if start <= left and right <= end and left < right]
         dropped = set(own[max(len(own) - excess, 0) :])
         ids = [number for i, number in enumerate(encoding.ids) if i not in dropped]
         kept = min((encoding.offsets[i][0] for i in dropped), default=end) - start
-        return _Cut(ids=[*before, *ids, *behind], end=kept, truncated_tokens=len(dropped))
+        return _Cut(ids=[*before, *ids, *after], end=kept, truncated_tokens=len(dropped))
 
 
 def _split(template: PairTemplate, added: Mapping[str, int]) -> list[int | list[str | _Slot]]:
-    """The template as ids of added tokens, and what lies between them: literal texts and places for texts."""
+    """The template as a list of ids of added tokens and, between them, runs of literal texts and slots for texts."""
     names = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
     runs: list[int | list[str | _Slot]] = []
     current: list[str | _Slot] = []
-    for part, slot in ((template.before, _Slot.QUERY), (template.between, _Slot.DOCUMENT), (template.behind, None)):
+    for part, slot in ((template.before, _Slot.QUERY), (template.between, _Slot.DOCUMENT), (template.after, None)):
         position = 0
         for found in names.finditer(part):
             runs += [[*current, part[position : found.start()]], added[found.group()]]

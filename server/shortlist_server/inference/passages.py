@@ -1,8 +1,8 @@
 """Cutting a document into passages that fit the embedder's window, by the model's own tokens.
 
-A passage is a window of the text with the title in front. Under CHUNK the passages cover the whole text: every code
-point lies in at least one. No passage has more than ``chunking.max_tokens`` tokens when its content is tokenised again,
-unless it holds a single character that has more. Linear in the text. Pure functions; any thread.
+A passage is a window of the text with the title in front. Under CHUNK every code point of the text lies in at least one
+passage. No passage has more than ``chunking.max_tokens`` tokens when its content is tokenised again, unless a single
+character has more. Time is linear in the text. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from shortlist_server.inference.base import CutText, PassageText
 from shortlist_server.inference.tokenization import TokenSpans
 
 _LONGEST_TOKEN = 64
-"""Code points of one token within which no cut is made. Longer tokens stand for what the tokenizer cannot read: one
+"""Tokens of up to this many code points are never cut. Longer ones stand for what the tokenizer cannot read: one
 unknown token may cover a megabyte."""
 
 _REACH = 8
-"""A cut moves back to the beginning of a word if that costs at most one in so many of a passage's tokens."""
+"""A cut moves back to the beginning of a word if that costs at most 1/8 of a passage's tokens."""
 
 _MIN_REACH_TOKENS = 4
 
 
 class PassageTokenizer(Protocol):
-    """What cutting needs of a tokenizer."""
+    """What cutting needs from a tokenizer."""
 
     @property
     def max_tokens(self) -> int:
         """The embedder's window; ``chunking.max_tokens`` is lowered to it."""
 
     def spans(self, text: str) -> TokenSpans:
-        """Where the text's tokens lie, special tokens left out."""
+        """Where the text's tokens lie, without special tokens."""
 
     def count(self, texts: Sequence[str], /) -> list[int]:
-        """Tokens of each text as a passage: special tokens and the passage prompt included."""
+        """How many tokens each text has as a passage, special tokens and the passage prompt included."""
 
 
 def passage_content(title: str, text: str) -> str:
-    """What the embedder, and a reranker that reads texts, sees of a passage."""
+    """The text of a passage for embedders, and for rerankers that read texts."""
     return f"{title}\n{text}" if title and text else title or text
 
 
 def cut(title: str, text: str, chunking: Chunking, overflow: OverflowPolicy, tokenizer: PassageTokenizer) -> CutText:
     """Cuts a document.
 
-    The title takes at most half of a passage; a longer one is cut in the contents, and what is lost of it counts as
-    truncated. A document without title and text has no passages.
+    The title takes at most half of a passage. A longer title is cut, and its lost tokens count as truncated. A document
+    without title and text has no passages.
 
     Raises:
         DocumentTooLarge: it does not fit one passage and the policy is ERROR.
@@ -64,11 +64,11 @@ def cut(title: str, text: str, chunking: Chunking, overflow: OverflowPolicy, tok
     overhead = tokenizer.count([""])[0]
     if limit - overhead < 2:
         raise InvalidArgument(
-            f"Passages of {limit} tokens cannot hold text beside the model's own {overhead}. Make them larger.",
+            f"passages of {limit} tokens cannot hold text beside the model's own {overhead}: make them larger",
             field="config.chunking.max_tokens",
         )
     whole = passage_content(title, text)
-    # A token covers at most a few characters of ordinary text, so most documents that fit are found with one count.
+    # A token covers a few characters of ordinary text at most, so one count finds most documents that fit.
     if len(whole) <= 8 * limit and (tokens := tokenizer.count([whole])[0]) <= limit:
         return CutText(
             passages=(PassageText(start=0, end=len(text), content=whole, tokens=tokens),), truncated_tokens=0
@@ -83,11 +83,11 @@ def cut(title: str, text: str, chunking: Chunking, overflow: OverflowPolicy, tok
         return CutText(passages=[first, *pieces], truncated_tokens=title_lost)
     if overflow is OverflowPolicy.ERROR and (first.end < len(text) or title_lost):
         raise DocumentTooLarge(
-            f"The document has {len(spans)} tokens of text; one passage holds {window} beside the title. "
-            "Shorten it, or let the collection chunk or truncate.",
+            f"the document has {len(spans)} tokens of text, and one passage holds {window} beside the title: shorten"
+            " it, or let the collection chunk or truncate",
             metadata={"text_tokens": str(len(spans)), "passage_tokens": str(window)},
         )
-    return CutText(passages=[first], truncated_tokens=title_lost + _tokens_behind(spans, first.end, len(text)))
+    return CutText(passages=[first], truncated_tokens=title_lost + _tokens_after(spans, first.end, len(text)))
 
 
 def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[str, int]:
@@ -104,11 +104,11 @@ def _fit_title(title: str, tokenizer: PassageTokenizer, budget: int) -> tuple[st
             break
         kept -= excess
     end = end if kept > 0 else 0
-    return (title, 0) if end == len(title) else (title[:end].rstrip(), _tokens_behind(spans, end, len(title)))
+    return (title, 0) if end == len(title) else (title[:end].rstrip(), _tokens_after(spans, end, len(title)))
 
 
-def _tokens_behind(spans: TokenSpans, end: int, length: int) -> int:
-    """How many tokens a text of that length loses when it is cut at ``end``: at least one, unless nothing is cut."""
+def _tokens_after(spans: TokenSpans, end: int, length: int) -> int:
+    """How many tokens a text of that length loses when it is cut at ``end``; at least one if anything is cut."""
     return max(int((spans.starts >= end).sum()), 1) if end < length else 0
 
 
@@ -117,7 +117,7 @@ class _Places:
     """Where a text may be cut: before each of its tokens, and within very long ones.
 
     Attributes:
-        starts: shape (n,), int64, code points, ascending; one value several times where a character has several tokens.
+        starts: shape (n,), int64, code points, ascending. A character of several tokens repeats its value.
         word_starts: shape (n,), bool.
     """
 
@@ -125,15 +125,15 @@ class _Places:
     word_starts: NDArray[np.bool_]
 
     def position(self, place: int, length: int) -> int:
-        """Where a place lies in a text of that length; the end of the text for the place behind the last."""
+        """The code point of a place in a text of that length; the place after the last one is the end of the text."""
         return int(self.starts[place]) if place < len(self.starts) else length
 
     def at(self, position: int) -> int:
-        """The first place at a code point or behind it."""
+        """The first place at or after a code point."""
         return int(np.searchsorted(self.starts, position))
 
     def word_start(self, place: int, *, after: int) -> int:
-        """The last place up to ``place`` and after ``after`` at which a word begins; ``place`` where there is none."""
+        """The last beginning of a word after ``after`` and up to ``place``; ``place`` if there is none."""
         for candidate in range(min(place, len(self.starts) - 1), after, -1):
             if self.word_starts[candidate]:
                 return candidate
@@ -162,13 +162,13 @@ class _Cutter:
     def passages(self, size: int, overlap: int) -> Iterator[PassageText]:
         """The passages in order.
 
-        A part of a text may have more tokens than it has in the whole: SentencePiece puts a piece in front of it, and
-        merges across the cut are gone. So each passage is tokenised again, and the next one planned shorter by as much
-        as this one grew.
+        A part of a text may have more tokens alone than within the whole: SentencePiece puts a piece in front of it,
+        and merges across the cut are lost. So each passage is tokenised again, and the next one is planned shorter by
+        as much as this one grew.
 
         Args:
             size: tokens that a passage holds beside the title and special tokens.
-            overlap: tokens that a passage shares with the one before; at most half of either.
+            overlap: tokens that a passage shares with the one before; at most half of either passage.
         """
         places, text = self.places, self.text
         reach = max(size // _REACH, _MIN_REACH_TOKENS)
@@ -191,11 +191,12 @@ class _Cutter:
             start, first = places.position(following, len(text)), following
 
     def _fitting(self, start: int, first: int, last: int, reach: int) -> PassageText:
-        """The longest passage that fits of those that begin at ``start``, which ``first`` is the place of.
+        """The longest passage that fits and begins at ``start``.
 
         Args:
+            first: the place of ``start``.
             last: the place to end at if that fits.
-            reach: by how many tokens to move back to the beginning of a word.
+            reach: how many tokens the end may move back to reach the beginning of a word.
         """
         places, length = self.places, len(self.text)
         if last < len(places.starts):
@@ -203,7 +204,7 @@ class _Cutter:
         end = places.position(max(last, places.at(start + 1)), length)
         step = 1
         while (excess := (passage := self._passage(start, end)).tokens - self.limit) > 0 and end - start > 1:
-            # Fewer tokens of the whole may not be as many fewer of the part, so the steps grow.
+            # Dropping n tokens of the whole text may shorten the passage by fewer than n, so the steps grow.
             last = max(min(last, len(places.starts)) - step * excess, first)
             last = places.word_start(last, after=max(last - reach, first))
             position = places.position(last, length)

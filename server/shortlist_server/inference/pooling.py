@@ -1,4 +1,4 @@
-"""From a text's hidden states to one vector: the pooling methods of sentence-transformers.
+"""Makes one vector of a text's hidden states, by the pooling methods of sentence-transformers.
 
 Pure functions; any thread. Formulas: sentence-transformers, ``Pooling`` (https://sbert.net/docs/package_reference/).
 """
@@ -15,7 +15,7 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""In the order in which the older form of a pooling file, one flag a mode, puts their vectors side by side."""
+"""In the order in which older pooling files, which have a flag for each mode, put the vectors side by side."""
 
 _LEAST = np.float32(1e-9)
 
@@ -25,7 +25,7 @@ class Pooling:
     """How a text's vector is made.
 
     Attributes:
-        modes: of ``MODES``; the vectors of several stand side by side.
+        modes: out of ``MODES``; the vectors of several modes stand side by side.
         include_prompt: whether the prompt's tokens count.
     """
 
@@ -34,21 +34,21 @@ class Pooling:
 
     @property
     def name(self) -> str:
-        """As a model's revision names it: "mean", "mean+max", "mean without prompt"."""
+        """Its name in a model's revision: "mean", "mean+max", "mean without prompt"."""
         return "+".join(self.modes) + ("" if self.include_prompt else " without prompt")
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one of the methods that a forward pass may apply where it runs (``PooledForward``)."""
+        """Whether a ``PooledForward`` can apply it."""
         return self.include_prompt and self.modes in (("cls",), ("mean",), ("lasttoken",))
 
     def pool(self, hidden: Floats, mask: Ids, prompt_tokens: Sequence[int] = ()) -> Floats:
-        """One vector a text, shape (texts, len(modes) * width).
+        """One vector for each text, shape (texts, len(modes) * width).
 
         Args:
             hidden: shape (texts, tokens, width).
-            mask: shape (texts, tokens): 1 for tokens, 0 for the padding behind them.
-            prompt_tokens: how many tokens of each text are its prompt's; left out unless ``include_prompt``.
+            mask: shape (texts, tokens): 1 for tokens, 0 for the padding after them.
+            prompt_tokens: how many tokens of each text belong to its prompt; they count only with ``include_prompt``.
         """
         if not self.include_prompt and any(prompt_tokens):
             mask = mask * (np.arange(mask.shape[1]) >= np.array(prompt_tokens)[:, None])
@@ -62,7 +62,7 @@ def _first(hidden: Floats, mask: Ids) -> Floats:
 
 def _last(hidden: Floats, mask: Ids) -> Floats:
     last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
-    # Of a text without a token the reference gives zeros.
+    # For a text without tokens, sentence-transformers gives zeros.
     return np.asarray(hidden[np.arange(len(hidden)), last] * mask.any(axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -81,13 +81,13 @@ def _mean_by_root(hidden: Floats, mask: Ids) -> Floats:
 
 
 def _mean_by_position(hidden: Floats, mask: Ids) -> Floats:
-    # Positions count from the text's first token, its prompt's included.
+    # Positions count from the first token, prompt included.
     weights = mask.astype(np.float32) * np.arange(1, mask.shape[1] + 1, dtype=np.float32)
     return _sum(hidden, weights, weights.sum(axis=1, keepdims=True))
 
 
 def _sum(hidden: Floats, weights: Floats, divisor: Floats) -> Floats:
-    # Not a matrix product: BLAS threads would wait for cores that the other lane holds.
+    # Not a matrix product, because BLAS threads would wait for cores that the other lane holds.
     summed = np.einsum("btw,bt->bw", hidden, weights)
     return np.asarray(summed / np.maximum(divisor, _LEAST), dtype=np.float32)
 

@@ -13,10 +13,11 @@ _PIECE = 16
 
 
 def products(left: Floats, right: Floats) -> Floats:
-    """``left @ right.T``, shape (len(left), len(right)), in pieces too small for OpenBLAS to share out among threads.
+    """``left @ right.T``, shape (len(left), len(right)), in pieces that OpenBLAS computes on one thread.
 
-    Its threads wait for each other, on cores that ingest may hold: measured with both cores busy, the whole product
-    of a query's token vectors and 50 passages' took 8 ms and more, the pieces 0.5 ms, as on an idle machine.
+    OpenBLAS's threads wait for each other, on cores that ingest may hold. Measured with both cores busy: the whole
+    product of the token vectors of a query and 50 passages took 8 ms and more, the pieces 0.5 ms, as on an idle
+    machine.
     """
     result = np.empty((len(left), len(right)), dtype=np.float32)
     width = max(_ONE_THREAD // (_PIECE * right.shape[1]), 1)

@@ -1,4 +1,4 @@
-"""A cache of query embeddings, bounded in bytes, the least recently used going first. Any thread."""
+"""A cache of query embeddings, bounded in bytes; it drops the least recently used first. Any thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QueryKey(NamedTuple):
 
 
 class QueryCache:
-    """Query embeddings by key. Arrays in it are shared between callers and made read-only."""
+    """Query embeddings by key. Callers share the arrays, which are made read-only."""
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -33,7 +33,7 @@ class QueryCache:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How often ``get`` found something, and how often not."""
+        """Hits and misses of ``get``."""
         return self._hits, self._misses
 
     def get(self, key: QueryKey) -> QueryEmbedding | None:
@@ -48,7 +48,7 @@ class QueryCache:
             return found
 
     def put(self, key: QueryKey, embedding: QueryEmbedding) -> None:
-        """Keeps an embedding, unless it is larger than the whole cache."""
+        """Stores an embedding, unless it is larger than the whole cache."""
         embedding.vector.setflags(write=False)
         if embedding.token_vectors is not None:
             embedding.token_vectors.setflags(write=False)

@@ -1,9 +1,9 @@
-"""Qwen3-Reranker: a decoder is asked whether the document answers the query, and the logits of "yes" and "no" compared.
+"""Qwen3-Reranker: asks a decoder whether the document answers the query, and compares the logits of "yes" and "no".
 
-The prompt and the scoring are those of the model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B). What all
-candidates of a query share, the prompt up to ``<Document>:``, is run once and its keys and values reused. Truncation
-cuts the document only. No special token and no markup such as ``</think>`` is read out of users' texts, so that none
-can close the turn. Padded on the right, which causal attention cannot see. One thread at a time.
+The prompt and the scoring are those of the model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B). All candidates
+of a query share the prompt up to ``<Document>:``, which runs once; its keys and values are reused. Truncation cuts the
+document only. Special tokens and markup such as ``</think>`` are never read out of users' texts, so no text can close
+the turn. Padding is on the right, where causal attention cannot see it. One thread at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference.base import (
-    MayGoOn,
+    MayContinue,
     RenderedCandidate,
     RerankCandidate,
     RerankerInfo,
@@ -38,14 +38,14 @@ PREFIX = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 MAX_TOKENS = 8192
-"""The length the model was trained on; also what bounds the cost of one candidate."""
+"""The length that the model was trained on. It also bounds the cost of one candidate."""
 
 
 class Qwen3Prompt:
-    """The prompt in tokens: a head all candidates of a query share, and a tail for each document.
+    """The prompt in tokens: a head that all candidates of a query share, and a tail for each document.
 
-    The head ends behind ``<Document>:``, the tail begins with the space that follows: the tokenizer's word pattern
-    never joins a colon to a space behind it, so the two halves are the tokens of the whole.
+    The head ends after ``<Document>:``, and the tail begins with the space that follows. The tokenizer's word pattern
+    never joins a colon to the space after it, so both halves together are the tokens of the whole.
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
@@ -59,7 +59,7 @@ class Qwen3Prompt:
         self.no = self._single(special, "no", tokenizer_file)
 
     def head(self, query: str, instruction: str) -> list[int]:
-        """Token ids up to ``<Document>:``. Instruction and query keep at least, and take at most, half of the room."""
+        """Token ids up to ``<Document>:``. Instruction and query together take at most half of the room."""
         room = (self._max_tokens - len(self._prefix) - len(self._suffix)) // 2
         opening = self._ids(f"<Instruct>: {instruction or DEFAULT_INSTRUCTION}\n<Query>: {query}\n<Document>:")
         if len(opening) > room:
@@ -68,13 +68,13 @@ class Qwen3Prompt:
         return [*self._prefix, *opening]
 
     def tails(self, documents: Sequence[str], head_tokens: int) -> list[tuple[list[int], int]]:
-        """For each document the token ids that follow a head of that length, and how many of its tokens were cut."""
+        """For each document: the token ids after a head of that length, and how many of its tokens were cut."""
         room = self._max_tokens - head_tokens - len(self._suffix)
         encodings = self._plain.encode_batch([f" {document}" for document in documents], add_special_tokens=False)
         return [([*e.ids[:room], *self._suffix], max(len(e.ids) - room, 0)) for e in encodings]
 
     def text(self, ids: Sequence[int]) -> str:
-        """What token ids stand for. The vocabulary is of bytes, so nothing is lost but half a character at a cut."""
+        """The text of token ids. The vocabulary consists of bytes, so a cut may only lose half a character."""
         return str(self._plain.decode(ids, skip_special_tokens=False))
 
     def _ids(self, text: str) -> list[int]:
@@ -84,7 +84,9 @@ class Qwen3Prompt:
     def _single(tokenizer: Any, word: str, path: Path) -> int:
         ids = tokenizer.encode(word, add_special_tokens=False).ids
         if len(ids) != 1:
-            raise ModelNotFound(f"{path} has no token {word!r}: not the tokenizer of a Qwen3 reranker. Copy it anew.")
+            raise ModelNotFound(
+                f"{path} has no token {word!r}, so it is not a Qwen3 reranker's tokenizer: copy it anew"
+            )
         return int(ids[0])
 
 
@@ -101,18 +103,20 @@ class Qwen3Reranker:
         self._decoder = model.model
         self._prompt = prompt
         self._reuse_head = True
-        # Two rows of the head are enough: hidden . (W_yes - W_no) is the difference of the two logits.
+        # Two rows of the head suffice: hidden . (W_yes - W_no) is the difference of the two logits.
         head = model.get_output_embeddings().weight
         self._direction = (head[prompt.yes].float() - head[prompt.no].float()).detach()
         self._batches = Batches(seconds_per_token=1e-4, batch_tokens=batch_tokens)
 
     def without_reuse(self) -> Qwen3Reranker:
-        """The same reranker, running the whole prompt for every candidate: what reuse is measured against."""
+        """The same reranker, running the whole prompt for every candidate, to measure what reuse saves."""
         other = copy.copy(self)
         other._reuse_head = False
         return other
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         """See ``Reranker.score``."""
         head, tails = self._prompts(query, candidates)
         shared = 0 if self._reuse_head else len(head)
@@ -128,7 +132,7 @@ class Qwen3Reranker:
             [shared + len(ids) for ids, _ in tails],
             [cut for _, cut in tails],
             run,
-            may_go_on,
+            may_continue,
         )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
@@ -174,10 +178,10 @@ class Qwen3Reranker:
 
 
 def shared_head(cache: Any) -> Any:
-    """A view of a cache of one text, to run a batch of continuations with: the cache itself stays as it is.
+    """A view of one text's cache that serves a batch of continuations and leaves the cache unchanged.
 
-    The view keeps nothing. While a layer runs, the keys and values of the head are joined to the batch's own; so they
-    are there once for each candidate in one layer at a time, and not in all of them, as in a copy of the cache.
+    The view stores nothing. While a layer runs, it joins the keys and values of the head to the batch's own. So memory
+    holds a copy for each candidate in one layer at a time; a copied cache would hold them in all layers.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Runs a reranker's candidates in batches, best candidates first, until done or told to stop.
 
-Batches are slices of the candidates' own order, so that an answer cut short by the deadline has the best of them. A
-batch that is too large for the memory is halved, and so are later ones. One thread at a time.
+Batches follow the candidates' own order, so an answer cut short by the deadline covers the best of them. A batch too
+large for the memory is halved, and so are later ones. One thread at a time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.inference.base import MayGoOn, RerankScores
+from shortlist_server.inference.base import MayContinue, RerankScores
 
 Floats = NDArray[np.float32]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = 2048
 _BATCH_ITEMS = 16
@@ -35,11 +35,11 @@ class Scored:
 
 
 class Batches:
-    """Scores candidates in batches, and learns from each how fast the model is and how much the memory holds.
+    """Scores candidates in batches, and learns from each how fast the model is and how much fits into memory.
 
     Args:
         seconds_per_token: a first guess at the speed.
-        batch_tokens: tokens of a padded batch; 0 for the size that suits a CPU.
+        batch_tokens: largest padded batch, in tokens; 0 for the size that suits a CPU.
     """
 
     def __init__(self, *, seconds_per_token: float, batch_tokens: int = 0) -> None:
@@ -52,24 +52,24 @@ class Batches:
         lengths: Sequence[int],
         truncated: Sequence[int],
         run: Callable[[Sequence[int]], Scored],
-        may_go_on: MayGoOn,
+        may_continue: MayContinue,
     ) -> RerankScores:
-        """Scores of the candidates that were reached.
+        """Scores of the candidates that were reached in time.
 
         Args:
             lengths: tokens of each candidate as the model reads it.
-            truncated: tokens of each that it does not see.
-            run: scores the candidates of the given indexes.
+            truncated: tokens of each candidate that were cut off.
+            run: scores the candidates with the given indexes.
 
         Raises:
-            Exception: whatever ``run`` raises, but for a lack of memory where several candidates were run.
+            Exception: whatever ``run`` raises, except a lack of memory on a batch of several candidates.
         """
         scored: list[Scored] = []
         done = 0
         while done < len(lengths):
             rows = self._next_batch(lengths, done)
             padded = len(rows) * max(lengths[row] for row in rows)
-            if not may_go_on(padded * self._seconds_per_token):
+            if not may_continue(padded * self._seconds_per_token):
                 break
             started = time.monotonic()
             found = self._run(rows, run)
@@ -88,19 +88,21 @@ class Batches:
         )
 
     def _run(self, rows: range, run: Callable[[Sequence[int]], Scored]) -> Scored | None:
-        """The batch's scores; None when it needs more memory than there is and the next ones are smaller."""
+        """The batch's scores; None if it ran out of memory, after which batches are smaller."""
         try:
             return run(rows)
         except Exception as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise
-        # Outside of the handler, which holds the failed pass and all its tensors.
+        # After the handler, because inside it the exception still holds the failed pass and all its tensors.
         self._items = len(rows) // 2
-        _LOG.warning("%d candidates at once are too many for the memory: %d from now on", len(rows), self._items)
+        logger.warning(
+            "a batch of %d candidates ran out of memory: batches have at most %d from now on", len(rows), self._items
+        )
         return None
 
     def _next_batch(self, lengths: Sequence[int], start: int) -> range:
-        """The next candidates in order that fit one batch when padded to the longest; at least one."""
+        """The next candidates that fit one batch when padded to the longest; at least one."""
         longest = 0
         end = start
         while end < len(lengths) and end - start < self._items:
@@ -112,7 +114,7 @@ class Batches:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a model failed for lack of memory, as torch on a GPU and on a CPU, ONNX Runtime and Python say it."""
+    """Whether a model ran out of memory, by the errors of torch on GPU and CPU, ONNX Runtime and Python."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()

@@ -1,7 +1,7 @@
-"""Engines behind their lanes: what the pipeline calls.
+"""Engines behind their lanes, for the pipeline to call.
 
-The coroutines run on the server's event loop and never block it; ``cut`` blocks. A cancelled coroutine takes its work
-out of the queue.
+The coroutines run on the server's event loop and never block it; the other methods block. Cancelling a coroutine drops
+its work from the queue.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from shortlist_server.inference.base import (
     RerankQuery,
     RerankScores,
 )
+from shortlist_server.inference.lane import Lane, LaneLimits
 from shortlist_server.inference.query_cache import QueryCache, QueryKey
-from shortlist_server.inference.scheduler import Lane, LaneLimits
 from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
 
 QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
-# Small batches: while one runs, a query that came in shares the processor with it.
+# Batches are small, because a query that arrives while one runs shares the processor with it.
 PASSAGE_LIMITS = LaneLimits(batch_cost=2048, batch_items=64, window_batches=16, queue_cost=1_048_576, niceness=10)
 RERANK_LIMITS = LaneLimits(batch_cost=1, batch_items=1, window_batches=1, queue_cost=128)
 
@@ -55,7 +55,7 @@ class _PassageWork:
 
 
 class ScheduledEmbedder:
-    """An ``EmbedderService`` over an engine; it owns the engine's lanes and its cache of queries."""
+    """An ``EmbedderService`` over an engine. It owns the engine's lanes and its query cache."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class ScheduledEmbedder:
         key = QueryKey(self.info.revision, query.instruction, text, dimension)
         if (cached := self._cache.get(key)) is not None:
             return cached
-        # The query is tokenised in its lane, not on the event loop; a third of its length is close for most languages.
+        # The lane tokenises the query, off the event loop. A third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)
         (future,) = self._queries.submit([(query, cost)], deadline)
         embedding = await _wait(future, deadline)
@@ -137,7 +137,7 @@ class ScheduledEmbedder:
 
 
 class ScheduledReranker:
-    """A ``RerankerService`` over an engine; requests are scored one after the other."""
+    """A ``RerankerService`` over an engine. It scores requests one after the other."""
 
     def __init__(self, engine: Reranker, limits: LaneLimits = RERANK_LIMITS, observer: Observer | None = None) -> None:
         self._engine = engine
@@ -163,7 +163,7 @@ class ScheduledReranker:
         finally:
             work.gone.set()
         if candidates and not len(scores.scores):
-            raise DeadlineExceeded("The deadline passed before a candidate was reranked.")
+            raise DeadlineExceeded("the deadline passed before a candidate was reranked")
         return scores
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
@@ -175,7 +175,7 @@ class ScheduledReranker:
         self._lane.close()
 
     def _run(self, works: Sequence[_RerankWork]) -> Sequence[RerankScores | Exception]:
-        scored = [(work, self._engine.score(work.query, work.candidates, work.may_go_on)) for work in works]
+        scored = [(work, self._engine.score(work.query, work.candidates, work.may_continue)) for work in works]
         return [_checked_scores(scores, work.candidates, self.info) for work, scores in scored]
 
 
@@ -185,12 +185,12 @@ class _RerankWork:
     candidates: Sequence[RerankCandidate]
     gone: threading.Event
 
-    def may_go_on(self, seconds: float) -> bool:
+    def may_continue(self, seconds: float) -> bool:
         return not self.gone.is_set() and self.query.deadline.left_seconds() > seconds
 
 
 def shorten(vector: Vector, dimension: int) -> Vector:
-    """The first ``dimension`` components, scaled to norm 1 again (Matryoshka representation learning)."""
+    """The first ``dimension`` components, scaled back to norm 1 (Matryoshka representation learning)."""
     if dimension == len(vector):
         return vector
     part = vector[:dimension]
@@ -200,7 +200,7 @@ def shorten(vector: Vector, dimension: int) -> Vector:
 def _check_dimension(dimension: int, info: EmbedderInfo) -> None:
     if not info.min_dimension <= dimension <= info.dimension:
         raise InvalidArgument(
-            f"{info.name} makes vectors of {info.min_dimension} to {info.dimension} dimensions, not {dimension}.",
+            f"{info.name!r} makes vectors of {info.min_dimension} to {info.dimension} dimensions, not {dimension}",
             field="config.dimension",
         )
 
@@ -210,7 +210,7 @@ def _is_finite(values: NDArray[np.float32]) -> bool:
 
 
 def _not_finite() -> InferenceFailed:
-    return InferenceFailed("The model made a vector that is not finite; another text may work.")
+    return InferenceFailed("the model made a vector that is not finite: another text may work")
 
 
 def _checked(embedding: QueryEmbedding) -> QueryEmbedding | InferenceFailed:
@@ -221,13 +221,13 @@ def _checked(embedding: QueryEmbedding) -> QueryEmbedding | InferenceFailed:
 def _checked_scores(
     scores: RerankScores, candidates: Sequence[RerankCandidate], info: RerankerInfo
 ) -> RerankScores | InferenceFailed:
-    """The scores if all are finite; a candidate without the token vectors that a reranker reads has none."""
+    """The scores if all are finite. Candidates that lack the token vectors a reranker reads may have NaN."""
     scored = candidates[: len(scores.scores)]
     unscored = np.array([info.uses_token_vectors and one.token_vectors is None for one in scored], dtype=np.bool_)
     values = [scores.scores] if scores.probabilities is None else [scores.scores, scores.probabilities]
     if all((np.isfinite(row) | unscored).all() for row in values):
         return scores
-    return InferenceFailed(f"The reranker {info.name} gave a score that is not finite; other passages may work.")
+    return InferenceFailed(f"the reranker {info.name!r} gave a score that is not finite: other passages may work")
 
 
 def _for_collection(embedding: PassageEmbedding | Exception, work: _PassageWork) -> PassageEmbedding | Exception:
@@ -243,9 +243,9 @@ def _for_collection(embedding: PassageEmbedding | Exception, work: _PassageWork)
 
 
 async def _wait(future: Future[T], deadline: Deadline) -> T:
-    """The future's result. At the deadline the caller is let go, and the work dropped if it still waits."""
+    """The future's result. At the deadline the wait ends, and the work is dropped if it is still queued."""
     left = deadline.left_seconds()
     try:
         return await asyncio.wait_for(asyncio.wrap_future(future), None if left == float("inf") else max(left, 0.0))
     except TimeoutError as error:
-        raise DeadlineExceeded("The deadline passed before the model was done.") from error
+        raise DeadlineExceeded("the deadline passed before the model was done") from error

@@ -1,6 +1,6 @@
 """A static embedding model: a table with a vector for each token, and no transformer.
 
-A text's vector is the mean of its tokens'. The table is read on the CPU whatever the device. Immutable after
+A text's vector is the mean of its tokens' vectors. The table is read on the CPU, whatever the device. Immutable after
 construction; any thread. Formats: sentence-transformers, ``StaticEmbedding``, and model2vec.
 """
 
@@ -25,13 +25,13 @@ class StaticTable:
         """Raises ``ModelNotFound`` when the table's file is missing or damaged."""
         tensors = read_tensors(folder)
         table = next((tensors[name] for name in TABLE_NAMES if name in tensors), np.empty(0))
-        # model2vec may share one row among tokens, and keeps each token's weight apart.
+        # In model2vec, tokens may share a row, and each token's weight is kept apart.
         if "mapping" in tensors:
             table = table[tensors["mapping"]]
         if "weights" in tensors:
             table = table * tensors["weights"][:, None]
         if table.ndim != 2 or not len(table):
-            raise ModelNotFound(f"{folder / 'model.safetensors'} has no table of token vectors. Copy the model anew.")
+            raise ModelNotFound(f"{folder / 'model.safetensors'} has no table of token vectors: copy the model anew")
         self._table: Floats = np.asarray(table, dtype=np.float32)
 
     @property

@@ -1,6 +1,6 @@
 """Reads the small tensors that this server multiplies itself: Dense layers and static embeddings.
 
-Only safetensors, without torch, whatever number format they have. Pure functions; any thread.
+Reads safetensors of any number format, without torch. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U16": "<u2", "U32": "<u4
 
 
 def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of ``model.safetensors`` by name: numbers as float32, whole numbers as int64.
+    """The tensors of ``model.safetensors`` by name: floating-point numbers as float32, integers as int64.
 
     Format: https://huggingface.co/docs/safetensors ("Format").
 
@@ -48,7 +48,7 @@ def read_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """What the file has, by name, and where the data begin."""
+    """The file's entries by name, and the offset at which the data begin."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -60,11 +60,11 @@ def _values(path: Path, name: str, kind: str, data: NDArray[np.uint8]) -> NDArra
     if kind in _INTEGERS:
         return data.view(_INTEGERS[kind]).astype(np.int64)
     if kind not in _FLOATS:
-        raise ModelNotFound(f"{path} has {name!r} in the number format {kind}, which is not read here. Convert it.")
+        raise ModelNotFound(f"{path} has {name!r} in the number format {kind}, which is not supported: convert it")
     values = data.view(_FLOATS[kind])
     if kind == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ModelNotFound(f"{path} has values in {name!r} that are not finite. Copy the model anew.")
+        raise ModelNotFound(f"{path} has values in {name!r} that are not finite: copy the model anew")
     return values

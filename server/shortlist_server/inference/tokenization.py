@@ -1,7 +1,7 @@
-"""Text to token ids with a model's own ``tokenizer.json``, without transformers.
+"""Turns texts into token ids with a model's own ``tokenizer.json``, without transformers.
 
-The tokenizer's own truncation and padding are switched off: cutting is done here, where it is counted. Immutable after
-construction; any thread. Encoding releases the GIL.
+The tokenizer's own truncation and padding are switched off, because texts are cut here, where lost tokens are counted.
+Immutable after construction; any thread. Encoding releases the GIL.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from shortlist_server.errors import ModelNotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
-    """Token ids of a text as the model is given them.
+    """Token ids of a text, as the model reads them.
 
     Attributes:
-        ids: special tokens and the prompt included.
-        own: where the text's own tokens lie in ``ids``; all of them for a text that has none.
+        ids: with special tokens and the prompt.
+        own: where the text's own tokens lie in ``ids``; the whole of ``ids`` for a text without tokens.
         truncated_tokens: how many tokens were cut off.
     """
 
@@ -36,11 +36,11 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpans:
-    """Where the tokens of a text lie, special tokens left out.
+    """Where the tokens of a text lie, without special tokens.
 
     Attributes:
         starts, ends: shape (n,), int64, code points.
-        word_starts: shape (n,), bool: whether a token begins a word, so that a cut before it changes no token.
+        word_starts: shape (n,), bool: whether a token begins a word. A cut before such a token changes no token.
     """
 
     starts: NDArray[np.int64]
@@ -57,37 +57,37 @@ def open_tokenizer(path: Path) -> Any:
 
     if not path.is_file():
         raise ModelNotFound(
-            f"{path} is missing. Copy the model's tokenizer.json there; where the model has none, make it with"
-            " AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+            f"{path} is missing: copy the model's tokenizer.json there; if the model has none, make one with"
+            " AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises plain Exception
-        raise ModelNotFound(f"{path} is not a tokenizer file or is truncated: {error}. Copy it anew.") from error
+        raise ModelNotFound(f"{path} is not a tokenizer file, or is truncated ({error}): copy it anew") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def open_for_texts(path: Path, *, markup: bool = False) -> Any:
-    """A tokenizer that reads no special token out of a text, only pieces of its name. Its own post-processor still adds
-    them. Errors are those of ``open_tokenizer``.
+    """A tokenizer that never reads a special token out of a text: the token's name becomes ordinary pieces. Its own
+    post-processor still adds special tokens. Errors are those of ``open_tokenizer``.
 
     Args:
-        markup: read none of the other added tokens either, such as ``</think>``. Not for every model: some have runs of
-            spaces and line ends among them.
+        markup: treat all other added tokens, such as ``</think>``, in the same way. This does not suit every model: in
+            some, runs of spaces and line ends are added tokens.
     """
     from tokenizers import AddedToken, Tokenizer
 
     tokenizer = open_tokenizer(path)
     added = tokenizer.get_added_tokens_decoder().values()
     if markup:
-        # What counts as special is decided by the name, so that naming a token again changes nothing else of it.
+        # The name decides what counts as special, so adding a token again changes nothing else about it.
         tokenizer.add_special_tokens([AddedToken(token.content, special=True, normalized=False) for token in added])
     tokenizer.encode_special_tokens = True
     if type(tokenizer.model).__name__ == "Unigram":
-        # Unigram finds the names of special tokens among its own pieces. No text has a piece with a space in it: spaces
-        # are replaced or split at before pieces are looked for.
+        # Unigram finds the names of special tokens among its own pieces, so these are renamed with spaces around them.
+        # No text contains such a piece: spaces are replaced, or split at, before pieces are looked up.
         special = {token.content for token in added if token.special}
         settings = json.loads(tokenizer.to_str())
         settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] not in special]
@@ -99,8 +99,7 @@ def open_for_texts(path: Path, *, markup: bool = False) -> Any:
 
 
 def rendered(encoding: Any, texts: Sequence[str], kept: Sequence[int]) -> str:
-    """What the tokens that are kept of an encoding stand for: parts of the texts it was made of, special tokens by
-    name."""
+    """The text of an encoding's kept tokens: parts of the texts it was made of, and special tokens by name."""
     sequences, offsets, names = encoding.sequence_ids, encoding.offsets, encoding.tokens
     parts: list[str] = []
     for sequence, group in groupby(kept, key=lambda index: sequences[index]):
@@ -117,7 +116,7 @@ def _append_token(tokenizer: Any, token: str, path: Path) -> None:
 
     number = tokenizer.token_to_id(token)
     if number is None:
-        raise ModelNotFound(f"{path} has no token {token}, in whose place this model is pooled. Copy it anew.")
+        raise ModelNotFound(f"{path} has no token {token!r}, at which this model is pooled: copy it anew")
     if tokenizer.encode("a").ids[-1:] != [number]:
         end = processors.TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
         own = tokenizer.post_processor
@@ -125,10 +124,10 @@ def _append_token(tokenizer: Any, token: str, path: Path) -> None:
 
 
 class TextTokenizer:
-    """Encodes texts for an embedder: optional lower-casing, a prompt in front, at most ``max_tokens``.
+    """Encodes texts for an embedder: lower-cases them if asked, puts a prompt in front and cuts to ``max_tokens``.
 
     Args:
-        last_token: a token every text must end in; appended where the tokenizer's own post-processor does not.
+        last_token: a token that every text must end in; appended if the tokenizer's own post-processor does not.
         bare: texts get no special tokens.
     """
 
@@ -145,13 +144,13 @@ class TextTokenizer:
         self._lowercase = lowercase
         self.max_tokens = max_tokens
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        # The post-processor's tokens behind the text, which cutting keeps: those from the text's place on.
+        # How many special tokens the post-processor puts before and after the text. Cutting keeps them.
         marked = self._tokenizer.encode("a")
         self._before: int = marked.special_tokens_mask.index(0)
         self._suffix: int = marked.special_tokens_mask[::-1].index(0)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[TokenIds]:
-        """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens`` with special tokens kept."""
+        """Token ids of ``prompt + text`` for each text, cut at the end to ``max_tokens``; special tokens are kept."""
         encodings = self._tokenizer.encode_batch([self._fold(prompt + text) for text in texts])
         begins = [len(prompt) + len(text) - len(text.lstrip()) for text in texts]
         return [
@@ -160,19 +159,19 @@ class TextTokenizer:
         ]
 
     def render(self, text: str, prompt: str = "") -> str:
-        """What the ids that ``encode`` gives for a text stand for: the prompt, the text as far as it is kept, lowered
-        where that is done here, and special tokens by name."""
+        """The text that the ids of ``encode`` stand for: the prompt and the text, cut and lower-cased as there, with
+        special tokens by name."""
         whole = self._fold(prompt + text)
         encoding = self._tokenizer.encode_batch([whole])[0]
         return rendered(encoding, [whole], self._kept(len(encoding.ids)))
 
     def prompt_tokens(self, prompt: str) -> int:
-        """How many of a text's first tokens are the prompt's and the special ones in front of it, as
-        sentence-transformers counts them: what the prompt alone makes, without a special token behind it."""
+        """How many of a text's first tokens belong to the prompt, special tokens before it included. Counted as in
+        sentence-transformers: the tokens of the prompt alone, without a special token after it."""
         return self.count([""], prompt)[0] - min(self._suffix, 1) if prompt else 0
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
-        """Tokens of each ``prompt + text``, special tokens included, uncut."""
+        """How many tokens each ``prompt + text`` has, uncut, special tokens included."""
         return [len(encoding) for encoding in self._tokenizer.encode_batch([self._fold(prompt + t) for t in texts])]
 
     def spans(self, text: str) -> TokenSpans:
@@ -187,7 +186,7 @@ class TextTokenizer:
     def _fold(self, text: str) -> str:
         if not self._lowercase:
             return text
-        # Lower-casing may change the length ("İ"); such a character is kept so that offsets stay those of the text.
+        # Lower-casing may change the length ("İ"). Such a character is kept, so offsets stay those of the text.
         lowered = text.lower()
         return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
@@ -199,7 +198,7 @@ class TextTokenizer:
         return TokenIds(ids=ids, own=slice(first, last) if first < last else slice(None), truncated_tokens=excess)
 
     def _kept(self, tokens: int) -> Sequence[int]:
-        """Which of a text's tokens are kept: the first ones, and the special tokens behind the text."""
+        """Indexes of the tokens that are kept: the first ones, and the special tokens after the text."""
         if tokens <= self.max_tokens:
             return range(tokens)
         return [*range(self.max_tokens - self._suffix), *range(tokens - self._suffix, tokens)]

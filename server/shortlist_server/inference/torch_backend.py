@@ -1,7 +1,7 @@
-"""Runs transformer checkpoints in torch: on a GPU, for decoders, and as the reference of the ONNX export.
+"""Runs transformer checkpoints in torch: on a GPU, for decoders, and as the reference for ONNX exports.
 
-Loads safetensors only, from local files, without code from the model's folder. The forward pass may be called from
-several threads.
+Loads only safetensors from local files, and never runs code from a model's folder. Several threads may call the forward
+pass.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _ENCODERS_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UM
 _NO_BFLOAT16 = "this GPU does not compute in bfloat16"
 
 _MEMORY_SHARE = 0.25
-"""Of a card's free memory, for one batch: queries, passages and candidates of several models may run at once."""
+"""The share of a card's free memory for one batch, because queries, passages and candidates may run at once."""
 
 _LEAST_BATCH_TOKENS, _MOST_BATCH_TOKENS = 2048, 32_768
-"""A larger batch makes a large card no faster, and a query waits longer for it."""
+"""A larger batch gains nothing even on a large card, and queries wait longer behind it."""
 
 _UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "cls.predictions")
-"""Include a checkpoint may lack, because nothing here reads them."""
+"""Weights that a checkpoint may lack, because nothing here reads them."""
 
 
 def choose_device(device: str) -> str:
-    """The torch device for the setting: "auto" takes a GPU where there is one. Raises ``InvalidArgument``."""
+    """The torch device for a setting; "auto" takes a GPU if there is one. Raises ``InvalidArgument``."""
     if device == "cpu":
         return device
     import torch
@@ -47,36 +47,38 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.partition(":")[0] != "cuda":
-        raise InvalidArgument(f"device is {device!r}; it may be auto, cpu or cuda.", field="device")
+        raise InvalidArgument(f"device is {device!r}: give auto, cpu or cuda", field="device")
     if not torch.cuda.is_available():
-        raise InvalidArgument("device is cuda, but torch finds no GPU: use cpu, or a torch with CUDA.", field="device")
+        raise InvalidArgument(
+            "device is cuda, but torch finds no GPU: give cpu, or install torch with CUDA", field="device"
+        )
     return device
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """The number format for the setting: "auto" is bfloat16 on a GPU that computes in it, else float32.
+    """The number format for a setting; "auto" is bfloat16 on a GPU that computes in it, else float32.
 
-    Never float16, which can overflow to NaN.
+    float16 is never used, because it can overflow to NaN.
 
     Raises:
-        InvalidArgument: it is none of these, or bfloat16 and the GPU only emulates that.
+        InvalidArgument: the setting is unknown, or it is bfloat16 and the GPU only emulates that.
     """
     if dtype in ("auto", "int8"):
         return "bfloat16" if device.startswith("cuda") and has_bfloat16(device) else "float32"
     if dtype not in ("float32", "bfloat16"):
-        raise InvalidArgument(f"dtype is {dtype!r}; it may be auto, int8, float32 or bfloat16.", field="dtype")
+        raise InvalidArgument(f"dtype is {dtype!r}: give auto, int8, float32 or bfloat16", field="dtype")
     if dtype == "bfloat16" and device.startswith("cuda") and not has_bfloat16(device):
-        raise InvalidArgument(f"dtype is bfloat16, but {_NO_BFLOAT16}: use float32 or auto.", field="dtype")
+        raise InvalidArgument(f"dtype is bfloat16, but {_NO_BFLOAT16}: give float32 or auto", field="dtype")
     return dtype
 
 
 def dtype_note(dtype: str, device: str) -> str:
-    """Why ``choose_dtype`` takes another number format than "auto" stands for on a GPU; "" where it does not."""
+    """Why ``choose_dtype`` does not take bfloat16 for "auto" on a GPU; "" if it does, or if that was not asked."""
     return _NO_BFLOAT16 if dtype == "auto" and device.startswith("cuda") and not has_bfloat16(device) else ""
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether a GPU computes in bfloat16, rather than emulating it."""
+    """Whether a GPU computes in bfloat16 instead of emulating it."""
     import torch
 
     with torch.cuda.device(device):
@@ -84,7 +86,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def batch_tokens(model: Any, device: str) -> int:
-    """How many tokens a padded batch of the loaded model may have on its GPU; 0 on a CPU, where small ones are best."""
+    """Largest padded batch of the loaded model on its GPU, in tokens; 0 on a CPU, where small batches are best."""
     if not device.startswith("cuda"):
         return 0
     import torch
@@ -96,15 +98,15 @@ def batch_tokens(model: Any, device: str) -> int:
 
 
 def tokens_in(free_bytes: int, *, width: int, inner: int, item_bytes: int) -> int:
-    """How many tokens of a transformer fit into a share of the memory that is free, within bounds.
+    """How many tokens fit into a share of the free memory while a transformer runs, within bounds.
 
-    While it runs without gradients, one layer's activations are there at a time: about eight of the hidden size
-    (residual, queries, keys, values, their heads repeated, output) and three of the inner one. At the end the hidden
-    states are there in float32.
+    Without gradients, memory holds the activations of one layer at a time: about eight of the hidden size (residual,
+    queries, keys, values, their heads repeated, output) and three of the inner size. At the end it also holds the
+    hidden states in float32.
 
     Args:
-        width, inner: sizes of hidden states and of the feed-forward layer.
-        item_bytes: of the number format.
+        width, inner: sizes of the hidden states and of the feed-forward layer.
+        item_bytes: bytes of one number.
     """
     token_bytes = (8 * width + 3 * inner) * item_bytes + 4 * width
     return min(max(int(free_bytes * _MEMORY_SHARE) // token_bytes, _LEAST_BATCH_TOKENS), _MOST_BATCH_TOKENS)
@@ -119,14 +121,14 @@ def load_checkpoint(
     unused: tuple[str, ...] = _UNUSED_WEIGHTS,
     attention: str | None = None,
 ) -> Any:
-    """A transformers model in evaluation mode, by the name of its auto class ("AutoModel").
+    """A transformers model in evaluation mode, by the name of its auto class, such as "AutoModel".
 
     Args:
         unused: parts of weight names that the checkpoint may lack.
-        attention: which implementation; None for the one that transformers takes, "eager" for plain operations.
+        attention: its implementation; None for the default of transformers, "eager" for plain operations.
 
     Raises:
-        ModelNotFound: the files do not make a whole model of a known architecture.
+        ModelNotFound: the files are not a complete model of a known architecture.
     """
     import torch
     import transformers
@@ -145,19 +147,19 @@ def load_checkpoint(
             attn_implementation=attention,
         )
     except Exception as error:  # safetensors, transformers and torch each raise their own
-        raise ModelNotFound(f"The model in {folder} cannot be loaded: {error}") from error
+        raise ModelNotFound(f"the model in {folder} cannot be loaded: {error}") from error
     check_loaded(model, report, folder, unused)
     return model.to(device).eval()
 
 
 def _model_class(auto_class: str, folder: Path) -> str:
-    """The class to load: the auto class, but of a model with encoder and decoder only the encoder."""
+    """The class to load: the auto class, except that encoder-decoder models load their encoder alone."""
     kind = layout.read_json(folder / "config.json").get("model_type")
     return _ENCODERS_ALONE.get(str(kind), auto_class) if auto_class == ENCODER else auto_class
 
 
 class TorchTransformer:
-    """A transformer without a decoding loop: gives hidden states, or the logits of a classifier."""
+    """A transformer without a decoding loop: it gives hidden states, or the logits of a classifier."""
 
     def __init__(
         self, auto_class: str, folder: Path, *, device: str, dtype: str, threads: int, attention: str | None = None

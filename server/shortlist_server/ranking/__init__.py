@@ -1,1 +1,1 @@
-"""Making one ranking out of several, and judging rankings: pure functions, shared by searches and evaluation."""
+"""Fuses and judges rankings: pure functions that searches and evaluation share."""

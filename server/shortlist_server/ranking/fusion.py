@@ -1,7 +1,7 @@
-"""Fusing two rankings into one, and blending a reranker's scores into the result.
+"""Fuses two rankings into one, and blends a reranker's scores into the result.
 
-A score is NaN where a stage did not score a document, a rank is 0 where a stage did not rank it. Pure functions over
-arrays; any thread.
+A score is NaN if a stage did not score a document; a rank is 0 if a stage did not rank it. Pure functions over arrays;
+any thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Ranks = NDArray[np.int64]
 
 
 def min_max(scores: Floats) -> Floats:
-    """Scores of shape (n,) mapped linearly onto 0..1; all 1 where they are all equal; NaN stays."""
+    """Scores of shape (n,), mapped linearly onto 0..1; all 1 if they are all equal. NaN stays NaN."""
     known = scores[~np.isnan(scores)]
     if not known.size:
         return scores
@@ -27,7 +27,7 @@ def min_max(scores: Floats) -> Floats:
 
 
 def weighted_sum(stages: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """The weighted sum of normalised scores, a column of shape (n,) a stage; a missing score counts 0.
+    """The weighted sum of normalised scores. Each stage is a column of shape (n,); a missing score counts 0.
 
     Bruch, Gai and Ingber call it the convex combination: "An Analysis of Fusion Functions for Hybrid Retrieval" (2023).
     """
@@ -35,7 +35,8 @@ def weighted_sum(stages: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def reciprocal_ranks(stages: Sequence[Ranks], k: int) -> Floats:
-    """Reciprocal rank fusion of ranks, a column of shape (n,) a stage, scaled to 1 for a document that is first in all.
+    """Reciprocal rank fusion, scaled to 1 for a document that is first in every stage. Each stage is a column of shape
+    (n,).
 
     Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet" (2009).
     """
@@ -46,15 +47,14 @@ def reciprocal_ranks(stages: Sequence[Ranks], k: int) -> Floats:
 def blend(fused: Floats, reranked: Floats, weight: float | Floats) -> tuple[Floats, Floats]:
     """Final scores of a shortlist.
 
-    The rerank scores are mapped onto the range of the shortlist's fused scores before they are mixed. That orders the
-    shortlist as mixing two min-max normalised scores does, and keeps every score at or above those of the documents
-    that were not reranked.
+    The rerank scores are mapped onto the range of the shortlist's fused scores before both are mixed. That gives the
+    same order as mixing two min-max normalised scores, and no score falls below those of the documents that were not
+    reranked.
 
     Args:
         fused: shape (n,), the shortlist's fused scores.
-        reranked: shape (n,), raw rerank scores; NaN where the reranker did not score a document, which keeps its fused
-            score.
-        weight: of the rerank score, 0 to 1; an array of shape (w, 1) gives final scores for w weights at once.
+        reranked: shape (n,), raw rerank scores. A document with NaN, which was not scored, keeps its fused score.
+        weight: weight of the rerank score, 0 to 1. An array of shape (w, 1) gives final scores for w weights at once.
 
     Returns:
         The final scores, of shape (n,) or (w, n), and the min-max normalised rerank scores, of shape (n,).
@@ -68,6 +68,6 @@ def blend(fused: Floats, reranked: Floats, weight: float | Floats) -> tuple[Floa
 def blended_order(final: Floats, normalized: Floats) -> NDArray[np.int64]:
     """The order of a shortlist, best first, along the last axis.
 
-    Where final scores tie, the rerank score decides; where that is missing too, the order of the fused ranking stays.
+    The rerank score breaks ties of final scores. Where it is missing too, the order of the fused ranking stays.
     """
     return np.lexsort((-np.nan_to_num(normalized, nan=-1.0), -final), axis=-1)

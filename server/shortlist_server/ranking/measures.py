@@ -1,4 +1,4 @@
-"""Judging rankings with ``ir-measures``, whose definitions are those of trec_eval.
+"""Judges rankings with ``ir-measures``, whose definitions are those of trec_eval.
 
 Pure functions; any thread.
 """
@@ -11,10 +11,10 @@ Rankings = Mapping[str, Sequence[str]]
 """Ids of the documents found, best first, by query id."""
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""Grades by query id and document id; 0 is not relevant."""
+"""Grades by query id and document id; 0 means not relevant."""
 
 MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
-"""The measures, by the name they have in JSON, with the name they have for a person. The first one decides."""
+"""Names of the measures in JSON, with their names for people. The first measure decides."""
 
 _DEFINITIONS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "R@100", "mrr_at_10": "RR@10"}
 
@@ -22,17 +22,17 @@ _DEFINITIONS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "R@100", "mrr_at_10": 
 def judge_each(
     rankings: Rankings, qrels: Qrels, measures: Sequence[str] = tuple(MEASURES)
 ) -> dict[str, dict[str, float]]:
-    """Every measure of every judged query, 0 to 1, by query id; a query without hits has 0 throughout.
+    """Every measure of every judged query, 0 to 1, by query id. A query without hits has 0 throughout.
 
     Args:
-        rankings: what was found.
-        qrels: what should have been.
+        rankings: the documents found.
+        qrels: the grades they are judged by.
         measures: names out of ``MEASURES``.
     """
     import ir_measures
 
     names = {ir_measures.parse_measure(_DEFINITIONS[name]): name for name in measures}
-    # trec_eval orders by score and breaks ties by id: the negated rank says that the order given is the order meant.
+    # trec_eval orders by score and breaks ties by id. Negated ranks as scores keep the given order.
     run = {
         query: {document: -float(rank) for rank, document in enumerate(ranking)} for query, ranking in rankings.items()
     }

@@ -137,7 +137,7 @@ def test_applying_changes_what_was_tuned_and_leaves_the_rest() -> None:
     assert CHOICES[0].over(present) == SearchDefaults(
         mode="hybrid",
         candidates=Candidates(dense=100, lexical=100, ef=200),
-        fusion=Fusion(method="convex", dense_weight=0.5, rrf_k=30),
+        fusion=Fusion(method="weighted_sum", dense_weight=0.5, rrf_k=30),
         rerank=Rerank(weight=0.4, depth=50, instruction="Find it"),
     )
     without = Choice(dense_weight=0.5, rerank_weight=0, depth=20, candidates=100)

@@ -92,7 +92,7 @@ async def test_an_explanation_tells_the_way_of_every_candidate(client: Any, book
     assert (said.candidates[0].dense, said.candidates[0].rerank) == (result[0].dense, result[0].rerank)
     assert [one.outcome for one in said.candidates] == ["returned", "beyond_limit", "beyond_limit"]
     assert [one.rerank_outcome for one in said.candidates] == ["scored", "scored", "beyond_depth"]
-    assert (said.fusion_method, said.rerank_depth, said.dense_candidates) == ("convex", 2, 100)
+    assert (said.fusion_method, said.rerank_depth, said.dense_candidates) == ("weighted_sum", 2, 100)
     (tail,) = said.dense_sources
     assert (tail.name, tail.passages, tail.matches, tail.strategy) == ("tail", 3, None, "exact")
     assert said.texts.query == "quick fox"

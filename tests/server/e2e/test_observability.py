@@ -37,10 +37,10 @@ from shortlist.v1 import document_service_pb2_grpc as documents_grpc
 from shortlist_server.app import Server
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.inference.catalog import load_models
-from shortlist_server.inference.scheduler import Lane, LaneLimits
+from shortlist_server.inference.lane import Lane, LaneLimits
 from shortlist_server.observe.logs import HumanFormatter, JsonFormatter, request_id
 from shortlist_server.observe.observer import Observer
+from shortlist_server.remote.catalog import find_models
 from shortlist_server.testing import TestServer, server
 from shortlist_server.worker import Worker
 
@@ -132,7 +132,7 @@ async def test_a_worker_serves_the_metrics_of_its_lanes(tmp_path: Path) -> None:
     config = Config(data_dir=tmp_path, listen="127.0.0.1:0", embedders=("hashing",), metrics_listen="127.0.0.1:0")
     worker = Worker(config)
     port = await worker.start()
-    models = await asyncio.to_thread(load_models, Config(workers=(f"127.0.0.1:{port}",)))
+    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",)))
     try:
         embedder = models.embedder("hashing")
         await embedder.embed_query("an owl", instruction="", dimension=256, deadline=Deadline.after(10))

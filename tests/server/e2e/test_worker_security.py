@@ -15,8 +15,8 @@ from shortlist_cli.group import cli
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import InvalidArgument, Unavailable
-from shortlist_server.inference.catalog import load_models
 from shortlist_server.keys import Scope, new_key
+from shortlist_server.remote.catalog import find_models
 from shortlist_server.worker import Worker
 
 KEY, READER = new_key("server", [Scope.READ])
@@ -71,7 +71,7 @@ async def guarded(request: pytest.FixtureRequest, files: Path, tmp_path: Path) -
 async def embed(port: int, files: Path, **settings: str) -> int:
     """The dimension of a vector made by the worker on that port; settings name files in the folder."""
     named = {name: str(files / value) for name, value in settings.items()}
-    models = await asyncio.to_thread(load_models, Config(workers=(f"127.0.0.1:{port}",), **named))
+    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",), **named))
     try:
         embedder = models.embedder("hashing")
         found = await embedder.embed_query("q", instruction="", dimension=256, deadline=Deadline.after(10))
@@ -97,8 +97,8 @@ async def test_a_server_with_key_and_certificate_is_served(guarded: tuple[int, b
         (TRUST | OWN | {"worker_api_key_file": "empty.secret"}, "an API key is needed"),
         (TRUST | OWN | {"worker_api_key_file": "wrong.secret"}, "not known"),
         (TRUST | OWN | {"worker_api_key_file": "scopeless.secret"}, "lacks the scope 'read'"),
-        (RIGHT, "Worker 127.0.0.1"),
-        ({"worker_tls_ca": "foreign.pem"} | RIGHT, "Worker 127.0.0.1"),
+        (RIGHT, "worker '127.0.0.1"),
+        ({"worker_tls_ca": "foreign.pem"} | RIGHT, "worker '127.0.0.1"),
     ],
     ids=["no key", "an empty file", "wrong key", "wrong scope", "no TLS", "another authority"],
 )
@@ -115,7 +115,7 @@ async def test_under_mutual_tls_the_servers_certificate_counts(
 ) -> None:
     port, mutual = guarded
     if mutual:
-        with pytest.raises(Unavailable, match=r"Worker 127\.0\.0\.1"):
+        with pytest.raises(Unavailable, match=r"worker '127\.0\.0\.1"):
             await embed(port, files, **TRUST, **RIGHT, **certificate)
     else:
         assert await embed(port, files, **TRUST, **RIGHT, **certificate) == 256
@@ -147,5 +147,5 @@ async def test_a_worker_that_others_could_reach_does_not_start_without_a_key(tmp
 def test_half_of_a_setup_is_refused(files: Path, settings: dict[str, str], field: str) -> None:
     named = {name: str(files / value) for name, value in settings.items()}
     with pytest.raises(InvalidArgument) as caught:
-        load_models(Config(workers=("127.0.0.1:1",), **named))
+        find_models(Config(workers=("127.0.0.1:1",), **named))
     assert caught.value.field == field

@@ -210,16 +210,16 @@ def test_files_of_tls_that_would_serve_no_client(
 @pytest.mark.parametrize(
     ("kind", "settings", "problem"),
     [
-        (InvalidArgument, {"backend": "tensorrt"}, "it may be auto, onnx or torch"),
-        (InvalidArgument, {"dtype": "float16"}, "it may be auto, int8, float32 or bfloat16"),
-        (InvalidArgument, {"device": "tpu"}, "it may be auto, cpu or cuda"),
-        (InvalidArgument, {"device": "cuda", "backend": "onnx"}, "backend onnx runs on the CPU, and device is cuda"),
+        (InvalidArgument, {"backend": "tensorrt"}, "give auto, onnx or torch"),
+        (InvalidArgument, {"dtype": "float16"}, "give auto, int8, float32 or bfloat16"),
+        (InvalidArgument, {"device": "tpu"}, "give auto, cpu or cuda"),
+        (InvalidArgument, {"device": "cuda", "backend": "onnx"}, "backend onnx runs on the CPU, but device is cuda"),
         (InvalidArgument, {"device": "cuda:1", "backend": "onnx"}, "give backend torch or auto, or device cpu"),
-        (InvalidArgument, {"embedders": ("hashing", "hashing")}, "Two embedders are called 'hashing'"),
+        (InvalidArgument, {"embedders": ("hashing", "hashing")}, "two embedders are called 'hashing'"),
         (InvalidArgument, {"embedders": ("hashing:1",)}, "from 16 to 4096"),
         (InvalidArgument, {"embedders": ("name=",)}, "use NAME=FOLDER"),
-        (ModelNotFound, {"embedders": ("all-MiniLM-L6-v2", "x=/absent")}, "There is no model folder /absent: correct"),
-        (ModelNotFound, {"rerankers": ("x=./absent",)}, "There is no model folder ./absent"),
+        (ModelNotFound, {"embedders": ("all-MiniLM-L6-v2", "x=/absent")}, "there is no model folder /absent: correct"),
+        (ModelNotFound, {"rerankers": ("x=./absent",)}, "there is no model folder ./absent"),
         (ModelNotFound, {"rerankers": ("x=/",)}, "/config.json is missing"),
     ],
 )

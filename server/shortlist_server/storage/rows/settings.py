@@ -30,6 +30,9 @@ _ENUMS: dict[str, type[enum.Enum]] = {
     "overflow": OverflowPolicy,
 }
 
+_FORMER_VALUES = {"convex": FusionMethod.WEIGHTED_SUM.value}
+"""What older databases call a value."""
+
 
 RaisedEf = tuple[int, int]
 """What the breadth of searches without and with a filter was raised to; 0 where it was not."""
@@ -93,4 +96,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rich(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _ENUMS[name](value) if name in _ENUMS else value for name, value in values.items()}
+    return {
+        name: _ENUMS[name](_FORMER_VALUES.get(value, value)) if name in _ENUMS else value
+        for name, value in values.items()
+    }

@@ -52,7 +52,7 @@ def test_an_entry_that_cannot_be_read_is_refused(entry: str) -> None:
 
 
 def test_two_models_of_one_name_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="Two embedders"):
+    with pytest.raises(InvalidArgument, match="two embedders"):
         load_models(Config(embedders=("hashing", "hashing:512", "hashing")))
 
 

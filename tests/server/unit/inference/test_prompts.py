@@ -67,7 +67,7 @@ def test_an_instruction_is_nothing_to_a_model_with_a_plain_prompt(tmp_path: Path
 
 @pytest.mark.parametrize("prompts", [["query: "], {"query": 5}, {"query": {"en": "query: "}}, "query: "])
 def test_what_is_no_prompt_is_refused(tmp_path: Path, prompts: Any) -> None:
-    with pytest.raises(ModelNotFound, match=r"config_sentence_transformers\.json has prompts that are no texts"):
+    with pytest.raises(ModelNotFound, match=r"config_sentence_transformers\.json has prompts that are not texts"):
         read_prompts(write(tmp_path, prompts), KNOWN)
 
 

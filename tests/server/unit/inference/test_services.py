@@ -12,7 +12,7 @@ import pytest
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, InvalidArgument, Unavailable
 from shortlist_server.inference.base import (
-    MayGoOn,
+    MayContinue,
     PassageEmbedding,
     PassageText,
     QueryEmbedding,
@@ -187,9 +187,11 @@ class SlowReranker:
     def __init__(self) -> None:
         self.stopped = threading.Event()
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         done = 0
-        while done < len(candidates) and may_go_on(0.01):
+        while done < len(candidates) and may_continue(0.01):
             threading.Event().wait(0.01)
             done += 1
         self.stopped.set()
@@ -236,7 +238,9 @@ class GivenScores:
         self._scores = scores
         self._probabilities = probabilities
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         return RerankScores(
             scores=np.array(self._scores, dtype=np.float32),
             probabilities=None if self._probabilities is None else np.array(self._probabilities, dtype=np.float32),
@@ -254,7 +258,7 @@ class GivenScores:
 )
 async def test_a_score_that_is_not_finite_is_an_error(scores: list[float], probabilities: list[float] | None) -> None:
     service = ScheduledReranker(GivenScores(scores, probabilities))
-    with pytest.raises(InferenceFailed, match="slow gave a score that is not finite"):
+    with pytest.raises(InferenceFailed, match="'slow' gave a score that is not finite"):
         await service.rerank(RerankQuery(text="q"), [RerankCandidate(text="t")] * 2, Deadline.after(SOON))
     service.close()
 

@@ -36,7 +36,7 @@ def test_the_reason_for_float32_is_told(bfloat16: bool) -> None:
 
 
 def test_bfloat16_that_a_gpu_only_emulates_is_refused(bfloat16: bool) -> None:
-    with contextlib.nullcontext() if bfloat16 else pytest.raises(InvalidArgument, match="use float32 or auto"):
+    with contextlib.nullcontext() if bfloat16 else pytest.raises(InvalidArgument, match="give float32 or auto"):
         assert torch_backend.choose_dtype("bfloat16", "cuda") == "bfloat16"
 
 

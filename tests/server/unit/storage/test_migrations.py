@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import NewerDataFormat
-from shortlist_server.storage.rows import schema
+from shortlist_server.storage.rows import schema, settings
 from shortlist_server.storage.store import EmbeddedStore
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -106,6 +107,12 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format)
         assert store.verify("golden").ok
     finally:
         store.close()
+
+
+def test_a_database_that_calls_the_weighted_sum_convex_is_read() -> None:
+    config = replace(CONFIG, search_defaults=SearchDefaults(fusion=FusionMethod.WEIGHTED_SUM))
+    assert settings.load(settings.dump(config)) == config
+    assert settings.load(settings.dump(config).replace("weighted_sum", "convex")) == config
 
 
 def test_a_migration_that_fails_leaves_the_collection_as_it_was(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
-from shortlist_server.inference.scheduler import Lane, LaneLimits
+from shortlist_server.inference.lane import Lane, LaneLimits
 
 FOREVER = Deadline(float("inf"))
 

@@ -1,15 +1,14 @@
-"""A lane: a bounded queue and the threads that work it off in batches.
+"""A lane: a bounded queue, and the threads that run its items in batches.
 
-Each model has a lane for queries and one for ingest, on threads of their own, so that a query waits at most for other
-queries. Invariants: every future a lane has handed out is completed, whatever the work raises; cancelled and overdue
-items are dropped before they are run; a failing batch is halved until the item at fault stands alone, which also
-shrinks a batch that ran out of memory. ``submit`` and ``close`` may be called from any thread.
+Each model has a lane for queries and one for ingest, each with its own threads, so a query waits only for other
+queries. Invariants: every future that a lane hands out is completed, whatever the work raises; cancelled and overdue
+items are dropped before they run; a failing batch is halved until the item at fault is alone, which also shrinks a
+batch that ran out of memory. Any thread may call ``submit`` and ``close``.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -21,12 +20,13 @@ from typing import Generic, TypeVar
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShortlistError, Unavailable
+from shortlist_server.inference.processors import lower_priority
 from shortlist_server.observe.lanes import LaneWatch, Origin
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _RATE_WEIGHT = 0.2
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
 _JOIN_SECONDS = 10.0
@@ -37,12 +37,12 @@ class LaneLimits:
     """Sizes of a lane, in units of cost: tokens, or requests.
 
     Attributes:
-        batch_cost: largest batch, as items x the cost of the largest, which is what a padded batch takes.
+        batch_cost: largest batch, as items x the cost of its largest item, which is the cost of a padded batch.
         batch_items: most items of a batch.
-        window_batches: how many batches' worth is taken from the queue at a time and sorted by cost before it is cut.
-        queue_cost: what may wait. A single submission larger than that is still taken by an empty queue.
-        threads: batches run side by side.
-        niceness: added to the threads' OS priority value; above 0 yields to others.
+        window_batches: how many batches' worth of items leave the queue at a time, to be sorted by cost and cut.
+        queue_cost: how much may wait. An empty queue takes even a larger submission.
+        threads: how many batches run side by side.
+        niceness: added to the threads' OS priority value; above 0, they yield to others.
     """
 
     batch_cost: int
@@ -66,10 +66,10 @@ class Lane(Generic[Item, Result]):
     """Runs submitted items in batches on threads of its own.
 
     Args:
-        name: of the threads.
-        run: maps a batch to its results, one for each item. It may raise anything, and may put an exception in a
-            result's place.
-        watch: hears of what waits and what is run; None: nobody does.
+        name: the name of the threads.
+        run: maps a batch to its results, one for each item. It may raise anything, and may return an exception in
+            place of a result.
+        watch: is told what waits and what runs; None for no metrics and traces.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Lane(Generic[Item, Result]):
 
     @property
     def queued_cost(self) -> int:
-        """Cost of what waits and has not been taken up."""
+        """Cost of the items that wait in the queue."""
         return self._queued_cost
 
     def submit(self, items: Sequence[tuple[Item, int]], deadline: Deadline) -> list[Future[Result]]:
-        """Queues items, each with its cost, all or none.
+        """Queues all items, each with its cost, or none of them.
 
         Raises:
             Overloaded: the queue is full; its ``retry_after_seconds`` is an estimate from the lane's recent speed.
@@ -117,10 +117,10 @@ class Lane(Generic[Item, Result]):
         cost = sum(piece.cost for piece in work)
         with self._changed:
             if self._closed:
-                raise Unavailable("The model is being unloaded.")
+                raise Unavailable("the model is being unloaded")
             if self._queue and self._queued_cost + cost > self._limits.queue_cost:
                 raise Overloaded(
-                    f"{self._name}: too much work is waiting.", retry_after_seconds=self._retry_after_seconds()
+                    f"too much work is waiting in {self._name!r}", retry_after_seconds=self._retry_after_seconds()
                 )
             self._queue.extend(work)
             self._queued_cost += cost
@@ -128,7 +128,7 @@ class Lane(Generic[Item, Result]):
         return [piece.future for piece in work]
 
     def close(self) -> None:
-        """Fails what waits with ``Unavailable``, lets running batches finish and ends the threads. Idempotent."""
+        """Fails waiting work with ``Unavailable``, lets running batches finish and ends the threads. Idempotent."""
         with self._changed:
             self._closed = True
             waiting = list(self._queue)
@@ -136,7 +136,7 @@ class Lane(Generic[Item, Result]):
             self._queued_cost = 0
             self._changed.notify_all()
         for piece in waiting:
-            _fail(piece, Unavailable("The model is being unloaded."))
+            _fail(piece, Unavailable("the model is being unloaded"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
@@ -152,13 +152,13 @@ class Lane(Generic[Item, Result]):
                 try:
                     self._run_batch(batch)
                 except BaseException as error:
-                    # Whatever it was, the callers must hear of it and the thread must live on.
-                    _LOG.exception("%s: a batch failed outside of the model", self._name)
+                    # Whatever happened, the callers must be told and the thread must live on.
+                    logger.exception("%s: a batch failed outside the model", self._name)
                     for piece in batch:
-                        _fail(piece, InferenceFailed(f"The batch failed: {type(error).__name__}."))
+                        _fail(piece, InferenceFailed(f"the batch failed: {type(error).__name__}"))
 
     def _take(self) -> list[_Work[Item, Result]]:
-        """The next items, in their order; waits for them. Empty once the lane is closed."""
+        """Waits for items and returns the next ones, in order. Empty once the lane is closed."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
@@ -187,12 +187,12 @@ class Lane(Generic[Item, Result]):
 
     def _begin(self, piece: _Work[Item, Result]) -> bool:
         if self._closed:
-            _fail(piece, Unavailable("The model is being unloaded."))
+            _fail(piece, Unavailable("the model is being unloaded"))
             return False
         if not piece.future.set_running_or_notify_cancel():
             return False
         if piece.deadline.passed():
-            piece.future.set_exception(DeadlineExceeded("The deadline passed while the work waited for the model."))
+            piece.future.set_exception(DeadlineExceeded("the deadline passed while the work waited for the model"))
             return False
         return True
 
@@ -203,13 +203,13 @@ class Lane(Generic[Item, Result]):
                 raise RuntimeError(f"{len(results)} results for {len(live)} items")
         except Exception as error:
             if len(live) > 1 and not isinstance(error, Unavailable | Overloaded | DeadlineExceeded):
-                _LOG.warning("%s: a batch of %d failed and is halved: %r", self._name, len(live), error)
+                logger.warning("%s: a batch of %d items failed and is halved: %r", self._name, len(live), error)
                 middle = len(live) // 2
                 self._run_live(live[:middle])
                 self._run_live(live[middle:])
             else:
                 if not isinstance(error, ShortlistError):
-                    _LOG.exception("%s: the model failed on one item", self._name)
+                    logger.exception("%s: the model failed on one item", self._name)
                 for piece in live:
                     piece.future.set_exception(_as_error(error))
             return
@@ -221,11 +221,11 @@ class Lane(Generic[Item, Result]):
 
 
 def cut_batches(window: Sequence[_Work[Item, Result]], limits: LaneLimits) -> Iterator[Sequence[_Work[Item, Result]]]:
-    """Batches of items of like cost, small ones first, each within the limits or a single item."""
+    """Batches of items of similar cost, small items first. Each is within the limits, or a single item."""
     ordered = sorted(window, key=lambda piece: piece.cost)
     batch: list[_Work[Item, Result]] = []
     for piece in ordered:
-        # Ascending order: the newest item is the largest, so the padded batch is its cost times the items.
+        # Costs ascend, so the newest item is the largest, and the padded batch costs that much for each item.
         if batch and (len(batch) >= limits.batch_items or piece.cost * (len(batch) + 1) > limits.batch_cost):
             yield batch
             batch = []
@@ -241,7 +241,7 @@ def _origins(batch: Sequence[_Work[Item, Result]]) -> list[Origin]:
 def _as_error(error: Exception) -> ShortlistError:
     if isinstance(error, ShortlistError):
         return error
-    failure = InferenceFailed(f"The model failed on this input: {type(error).__name__}.")
+    failure = InferenceFailed(f"the model failed on this input: {type(error).__name__}")
     failure.__cause__ = error
     return failure
 
@@ -249,10 +249,3 @@ def _as_error(error: Exception) -> ShortlistError:
 def _fail(piece: _Work[Item, Result], error: ShortlistError) -> None:
     if not piece.future.done() and (piece.future.running() or piece.future.set_running_or_notify_cancel()):
         piece.future.set_exception(error)
-
-
-def lower_priority(niceness: int) -> None:
-    """Lowers the calling thread's OS priority; on Linux it is the thread's own, and threads it starts inherit it."""
-    if niceness > 0 and hasattr(os, "setpriority") and os.uname().sysname == "Linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

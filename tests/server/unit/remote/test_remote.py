@@ -18,10 +18,9 @@ from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, Unavailable
-from shortlist_server.inference import remote
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    MayGoOn,
+    MayContinue,
     PassageEmbedding,
     QueryEmbedding,
     QueryText,
@@ -31,9 +30,12 @@ from shortlist_server.inference.base import (
     RerankQuery,
     RerankScores,
 )
-from shortlist_server.inference.catalog import LoadedModels, load_models
 from shortlist_server.inference.hashing import HashingEmbedder
+from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
+from shortlist_server.remote.catalog import find_models
+from shortlist_server.remote.engines import RemoteEmbedder
+from shortlist_server.remote.pool import WorkerPool
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.worker_service import WorkerServicer
 
@@ -74,7 +76,9 @@ class LengthReranker:
         default_depth=7,
     )
 
-    def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
+    def score(
+        self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
+    ) -> RerankScores:
         lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
         cut = np.zeros(len(candidates), dtype=np.int32)
         return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
@@ -163,7 +167,7 @@ def connect() -> Iterator[Callable[..., LoadedModels]]:
     connected: list[LoadedModels] = []
 
     def connect_to(*workers: Worker) -> LoadedModels:
-        connected.append(load_models(Config(workers=tuple(f"127.0.0.1:{worker.port}" for worker in workers))))
+        connected.append(find_models(Config(workers=tuple(f"127.0.0.1:{worker.port}" for worker in workers))))
         return connected[-1]
 
     yield connect_to
@@ -249,8 +253,8 @@ def test_the_callers_deadline_goes_to_the_worker_and_ends_the_call(
 
 def test_a_deadline_that_has_passed_is_no_fault_of_the_worker(start: Callable[..., Worker]) -> None:
     address = f"127.0.0.1:{start().port}"
-    pool = remote.WorkerPool([address])
-    engine = remote.RemoteEmbedder(pool, pool.describe().embedders[0])
+    pool = WorkerPool([address])
+    engine = RemoteEmbedder(pool, pool.describe().embedders[0])
     with pytest.raises(DeadlineExceeded):
         engine.embed_queries([QueryText(text="q", deadline=Deadline.after(-1.0))])
     assert pool.health() == {address: True}
@@ -299,15 +303,15 @@ def test_when_all_workers_are_gone_the_caller_is_told(
 
 def test_without_a_worker_the_server_does_not_start() -> None:
     with pytest.raises(Unavailable):
-        load_models(Config(workers=("127.0.0.1:1",)))
+        find_models(Config(workers=("127.0.0.1:1",)))
 
 
 def test_a_worker_with_another_revision_is_passed_over(start: Callable[..., Worker]) -> None:
     right, wrong = start(), start(HeldEmbedder(dimension=32))
     addresses = [f"127.0.0.1:{worker.port}" for worker in (wrong, right)]
-    pool = remote.WorkerPool(addresses)
-    described = remote.WorkerPool(addresses[1:]).describe().embedders[0]
-    engine = remote.RemoteEmbedder(pool, described)
+    pool = WorkerPool(addresses)
+    described = WorkerPool(addresses[1:]).describe().embedders[0]
+    engine = RemoteEmbedder(pool, described)
     for _ in range(3):
         (embedded,) = engine.embed_passages(["a text"], token_vectors=False)
         assert isinstance(embedded, PassageEmbedding)
