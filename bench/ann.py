@@ -1,4 +1,4 @@
-"""Dense search over segments and tail against one bare hnswlib index of the same vectors.
+"""Dense search over segments and growing segment against one bare hnswlib index of the same vectors.
 
 Plain, with a fifth of the rows replaced or deleted, and filtered: at several shares, and with filters that go with or
 against the query. The data is many small clusters, in which most of a query's neighbourhood can fail a filter at once.

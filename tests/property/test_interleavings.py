@@ -72,7 +72,7 @@ TRANSACTIONS = st.lists(CHANGES, min_size=1, max_size=5)
 BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
-# Two segments and a tail, from which both kinds of build can begin.
+# Two segments and a growing segment, from which both kinds of build can begin.
 START = [
     [Put(0), Put(1), Put(2)],
     Begin("seal"),
@@ -102,8 +102,8 @@ class Play:
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, view = self.collection._residency.opened.index, self.collection.view
-        job = next_seal(view, 1, MOST) if kind == "seal" else next_merge(view, 1, MOST, idle=True)
+        index, snapshot = self.collection._residency.opened.index, self.collection.snapshot
+        job = next_seal(snapshot, 1, MOST) if kind == "seal" else next_merge(snapshot, 1, MOST, idle=True)
         if job is None:
             return
         stack = ExitStack()

@@ -24,7 +24,7 @@ class DenseSource:
     """How one part of the dense index was asked.
 
     Attributes:
-        name: the segment's id, or "tail".
+        name: the segment's id, or "growing".
         passages: those in it, deleted ones included.
         matches: those that pass the filter, as counted beforehand; None without a filter.
         breadth: passages its graph was asked for; 0 where it was not asked.

@@ -220,12 +220,12 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("seals", "Segments built from the tail since the start.", lambda m: m.seals),
+        ("seals", "Segments built from the growing segment since the start.", lambda m: m.seals),
         ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
         ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
         (
             "commit_wait_seconds",
-            "Time commits were held back because the tail outgrew the builder, since the start.",
+            "Time commits were held back because the growing segment outgrew the builder, since the start.",
             lambda m: m.waited_seconds,
         ),
     ]
@@ -272,7 +272,7 @@ def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:
         ("documents", "Live documents.", lambda c: c.document_count),
         ("passages", "Live passages.", lambda c: c.passage_count),
         (
-            "tail_passages",
+            "growing_passages",
             "Live passages in no segment yet, which every search scans.",
             lambda c: c.passage_count - c.segment_passage_count,
         ),

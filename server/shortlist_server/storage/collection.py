@@ -129,7 +129,7 @@ class EmbeddedCollection:
     def sequence(self) -> int:
         """Sequence of the last commit."""
         opened = self._residency.opened
-        return self._residency.facts().info.sequence if opened is None else opened.view.sequence
+        return self._residency.facts().info.sequence if opened is None else opened.snapshot.sequence
 
     def ef(self, *, filtered: bool) -> int:
         """Breadth of dense searches that ask for none."""
@@ -143,14 +143,14 @@ class EmbeddedCollection:
     def stats(self) -> CollectionStats:
         """How maintenance is doing, for an operator. Of a closed collection, without its segments."""
         opened = self._residency.opened
-        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.view)
+        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.snapshot)
 
     def _settings(self) -> Settings:
         opened = self._residency.opened
         return self._residency.facts().settings if opened is None else opened.settings
 
     def seal_now(self) -> int:
-        """Seals the whole tail, waiting for the builds; returns the number of segments made.
+        """Seals the whole growing segment, waiting for the builds; returns the number of segments made.
 
         Raises:
             BuildFailed: a build failed; nothing of it has changed anything.
@@ -180,10 +180,10 @@ class EmbeddedCollection:
         return self._settings().uid
 
     @property
-    def view(self) -> dense.View:
+    def snapshot(self) -> dense.Snapshot:
         """What searches see now."""
         with self._residency.use() as opened:
-            return opened.view
+            return opened.snapshot
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -311,7 +311,7 @@ class EmbeddedCollection:
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
         with self._residency.use() as opened:
-            return opened.view.documents if filter is None else opened.select(filter).matches
+            return opened.snapshot.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
         """Resolves a filter at the present sequence; cached by filter and sequence."""

@@ -1,4 +1,4 @@
-"""Keeps a collection's segments in shape: seals the tail, merges small segments, rebuilds those with many dead rows.
+"""Keeps a collection's segments in shape: seals the growing segment, merges small segments, rebuilds those with many dead rows.
 
 All collections of a store share the threads that seal, and others that merge for minutes; a collection that does not
 change takes none. Each build runs in a child process started afresh (never forked from a serving process); the thread
@@ -31,7 +31,7 @@ from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.values import SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
-from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 logger = logging.getLogger(__name__)
@@ -57,16 +57,16 @@ class BuildFailed(Exception):
 _EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
-def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
-    """The first gap between segments with passages in the tail, or the end of the tail when it is long enough.
+def next_seal(snapshot: Snapshot, minimum: int, maximum: int) -> Job | None:
+    """The first gap between segments with passages in the growing segment, or the end of the growing segment when it is long enough.
 
     A job has at most ``maximum`` passages; the rest is the next one's.
     """
-    labels = view.tail.labels[view.tail.alive.copy()]
+    labels = snapshot.growing.labels[snapshot.growing.alive.copy()]
     if not len(labels):
         return None
     low = 0
-    for segment in view.segments:
+    for segment in snapshot.segments:
         inside = labels[(labels > low) & (labels <= segment.row.low)]
         if len(inside):
             return Job(low=low, high=segment.row.low if len(inside) <= maximum else int(inside[maximum - 1]))
@@ -77,12 +77,12 @@ def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
     return Job(low=low, high=int(rest[:maximum][-1]))
 
 
-def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
+def next_merge(snapshot: Snapshot, minimum: int, maximum: int, *, idle: bool) -> Job | None:
     """Segments worth building anew: an old graph with equal vectors, many dead rows, or small neighbours.
 
     When idle, any neighbours that fit in one.
     """
-    segments = view.segments
+    segments = snapshot.segments
     for segment in segments:
         if segment.crowded or len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
             return _job((segment,), seeded=False)
@@ -91,7 +91,7 @@ def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | N
         run: list[Segment] = []
         live = 0
         for segment in segments[start:]:
-            gap = run and _has_rows(view, run[-1].row.high, segment.row.low)
+            gap = run and _has_rows(snapshot, run[-1].row.high, segment.row.low)
             if gap or live + segment.live > maximum:
                 break
             run.append(segment)
@@ -119,8 +119,8 @@ def _tier(segment: Segment, minimum: int) -> int:
     return tier
 
 
-def _has_rows(view: View, low: int, high: int) -> bool:
-    labels = view.tail.labels[view.tail.alive.copy()]
+def _has_rows(snapshot: Snapshot, low: int, high: int) -> bool:
+    labels = snapshot.growing.labels[snapshot.growing.alive.copy()]
     return bool(((labels > low) & (labels <= high)).any())
 
 
@@ -283,7 +283,7 @@ class Caretaker:
     def _do(self, job: Job) -> bool:
         """Whether the segment was published; if not, what it was to replace has changed, and another job is due."""
         started = time.monotonic()
-        before = self._index.view.segments
+        before = self._index.snapshot.segments
         with self._index.watching() as watch:
             row = self._build(job)
             try:
@@ -293,7 +293,7 @@ class Caretaker:
                 if row is not None:
                     self._files.remove_tree(self._folder / "segments" / row.uid)
                 # Where nothing has changed in memory, the same job would be chosen again, and fail again.
-                in_vain = isinstance(error, SegmentOutdated) and self._index.view.segments is not before
+                in_vain = isinstance(error, SegmentOutdated) and self._index.snapshot.segments is not before
                 if not in_vain:
                     if isinstance(error, (SegmentDamaged, SegmentOutdated)):
                         raise BuildFailed(str(error)) from error

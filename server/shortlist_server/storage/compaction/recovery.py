@@ -1,7 +1,7 @@
 """What a collection does when it opens: which segments are good, and which passages must be searched exactly.
 
 Every manifest row is compared with its folder, checksum by checksum, and the labels a good segment holds with those the
-database has. A segment that fails is forgotten: its rows come back from the database into the tail and are built anew.
+database has. A segment that fails is forgotten: its rows come back from the database into the growing segment and are built anew.
 Runs before the writer thread starts.
 """
 
@@ -22,7 +22,7 @@ from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.rows.reader import checked_vector
 from shortlist_server.storage.values import SegmentRow
-from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
 from shortlist_server.storage.vectors.segments import Segment
 
@@ -46,10 +46,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recovered:
-    """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
+    """Segments in the order of their ranges, the growing segment, and what was wrong with the segments that were forgotten."""
 
     segments: tuple[Segment, ...]
-    tail: Tail
+    growing: GrowingSegment
     damage: tuple[Damage, ...]
 
 
@@ -95,23 +95,23 @@ def recover(
                 files.remove_tree(segments_folder / row.uid)
             else:
                 good.append(segment)
-    tail = read_tail(connection, [segment.row for segment in good], dimension)
-    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+    growing = read_growing(connection, [segment.row for segment in good], dimension)
+    return Recovered(segments=tuple(good), growing=growing, damage=tuple(damage))
 
 
-def read_tail(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> Tail:
-    """A tail of the passages outside the ranges of some segments, which ascend and do not overlap.
+def read_growing(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> GrowingSegment:
+    """A growing segment of the passages outside the ranges of some segments, which ascend and do not overlap.
 
     Raises:
         DataCorrupted: a passage's vector is missing or damaged.
     """
-    tail = Tail(dimension)
+    growing = GrowingSegment(dimension)
     low = 0
     for high, after in [*((row.low, row.high) for row in segments), (LAST_LABEL, 0)]:
         if high > low:
-            _fill(tail, connection, low, high, dimension)
+            _fill(growing, connection, low, high, dimension)
         low = after
-    return tail
+    return growing
 
 
 def segment_rows(connection: sqlite3.Connection) -> list[SegmentRow]:
@@ -128,7 +128,7 @@ def live_labels(connection: sqlite3.Connection, low: int, high: int) -> NDArray[
     return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
 
 
-def _fill(tail: Tail, connection: sqlite3.Connection, low: int, high: int, dimension: int) -> None:
+def _fill(growing: GrowingSegment, connection: sqlite3.Connection, low: int, high: int, dimension: int) -> None:
     cursor = connection.execute(
         "SELECT label, key, vector, checksum FROM passages LEFT JOIN vectors USING (label)"
         " WHERE label > ? AND label <= ? ORDER BY label",
@@ -138,7 +138,7 @@ def _fill(tail: Tail, connection: sqlite3.Connection, low: int, high: int, dimen
         for label, _, vector, _ in rows:
             if vector is None or len(vector) != 4 * dimension:
                 raise DataCorrupted(f"passage {label} has no vector of {dimension} dimensions; restore a backup")
-        tail.append(
+        growing.append(
             [row[0] for row in rows],
             [row[1] for row in rows],
             [checked_vector(row[0], row[2], row[3]) for row in rows],

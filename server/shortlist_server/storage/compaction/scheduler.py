@@ -2,7 +2,7 @@
 
 A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
 Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
-when the tail is long enough, once a second while there are changes, and a last time when they have ceased for a while.
+when the growing segment is long enough, once a second while there are changes, and a last time when they have ceased for a while.
 Any thread may call.
 """
 
@@ -22,12 +22,12 @@ from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
-from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 _IDLE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
-_TAIL_LIMIT_SEGMENTS = 16
+_GROWING_LIMIT_SEGMENTS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,14 @@ class CollectionStats:
     """How a collection's maintenance is doing.
 
     Attributes:
-        tail_passages: passages that are searched exactly because no segment has them yet.
+        growing_passages: passages that are searched exactly because no segment has them yet.
         seals, merges, build_failures: since the server started, however often the collection was closed meanwhile.
         failing: whether the last build failed; searches are right but slower until one succeeds.
-        waited_seconds: time commits were held back because the tail outgrew the builder.
+        waited_seconds: time commits were held back because the growing segment outgrew the builder.
         damaged_segments: those that were forgotten when the collection was opened, and why.
     """
 
-    tail_passages: int
+    growing_passages: int
     segments: tuple[SegmentStats, ...]
     seals: int
     merges: int
@@ -112,10 +112,10 @@ class Upkeep:
             )
 
         def choose_seal() -> Job | None:
-            return next_seal(index.view, self._minimum, self._maximum)
+            return next_seal(index.snapshot, self._minimum, self._maximum)
 
         def choose_merge() -> Job | None:
-            return next_merge(index.view, self._minimum, self._maximum, idle=self._idle())
+            return next_merge(index.snapshot, self._minimum, self._maximum, idle=self._idle())
 
         self._minimum = parameters.config.segment_min_passages
         self._maximum = parameters.config.segment_max_passages
@@ -146,17 +146,17 @@ class Upkeep:
         self._last_change = time.monotonic()
         if not self._worth_a_look():
             return
-        if self._index.view.tail.live >= self._minimum:
+        if self._index.snapshot.growing.live >= self._minimum:
             self._sealer.wake()
         self._look_in(_LOOK_SECONDS)
 
     def has_room(self) -> bool:
-        """Whether the tail may grow: not while it outgrows the builder, because every search scans the tail."""
+        """Whether the growing segment may grow: not while it outgrows the builder, because every search scans the growing segment."""
         return (
             not self._parameters.maintain
             or self._closed
             or self._tally.sealing.failing
-            or self._index.view.tail.live < _TAIL_LIMIT_SEGMENTS * self._minimum
+            or self._index.snapshot.growing.live < _GROWING_LIMIT_SEGMENTS * self._minimum
         )
 
     def waited(self, seconds: float) -> None:
@@ -165,8 +165,8 @@ class Upkeep:
 
     def _worth_a_look(self) -> bool:
         """Whether there can be anything to do: a small collection without segments costs nothing."""
-        view = self._index.view
-        return self._parameters.maintain and bool(view.segments or view.tail.live >= self._minimum)
+        snapshot = self._index.snapshot
+        return self._parameters.maintain and bool(snapshot.segments or snapshot.growing.live >= self._minimum)
 
     def _look(self) -> None:
         quiet_seconds = time.monotonic() - self._last_change
@@ -185,12 +185,12 @@ class Upkeep:
                 self._alarm = self._parameters.clock.after(seconds, self._look)
 
     def seal_now(self) -> int:
-        """Seals the whole tail on the caller's thread; returns the number of segments made.
+        """Seals the whole growing segment on the caller's thread; returns the number of segments made.
 
         Raises:
             BuildFailed: a build failed; nothing of it has changed anything.
         """
-        return self._sealer.work(lambda: next_seal(self._index.view, 1, self._maximum))
+        return self._sealer.work(lambda: next_seal(self._index.snapshot, 1, self._maximum))
 
     def merge_now(self) -> int:
         """Merges as if the collection were idle, on the caller's thread; returns the number of segments made.
@@ -198,7 +198,7 @@ class Upkeep:
         Raises:
             BuildFailed: a build failed; what it was to replace is as it was.
         """
-        return self._merger.work(lambda: next_merge(self._index.view, self._minimum, self._maximum, idle=True))
+        return self._merger.work(lambda: next_merge(self._index.snapshot, self._minimum, self._maximum, idle=True))
 
     def rebuild(self, segment: Segment) -> bool:
         """Builds a segment anew on the caller's thread; False when it was replaced meanwhile.
@@ -209,7 +209,7 @@ class Upkeep:
         jobs = [Job(low=segment.row.low, high=segment.row.high, replaced=(segment,))]
 
         def choose() -> Job | None:
-            return jobs.pop() if jobs and segment in self._index.view.segments else None
+            return jobs.pop() if jobs and segment in self._index.snapshot.segments else None
 
         return self._merger.work(choose) > 0
 
@@ -235,14 +235,14 @@ class Upkeep:
         crash_point("publish:removed")
 
 
-def stats_of(tally: UpkeepTally, damage: Sequence[Damage], view: View | None) -> CollectionStats:
-    """How a collection's maintenance is doing now. ``view`` None: it is closed."""
+def stats_of(tally: UpkeepTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
+    """How a collection's maintenance is doing now. ``snapshot`` None: it is closed."""
     sealing, merging = tally.sealing, tally.merging
     return CollectionStats(
-        tail_passages=0 if view is None else view.tail.live,
+        growing_passages=0 if snapshot is None else snapshot.growing.live,
         segments=tuple(
             SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
-            for one in (() if view is None else view.segments)
+            for one in (() if snapshot is None else snapshot.segments)
         ),
         seals=sealing.built,
         merges=merging.built,

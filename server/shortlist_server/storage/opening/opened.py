@@ -2,7 +2,7 @@
 
 It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
 outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
-the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread may call.
+the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take no lock. Any thread may call.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class OpenCollection:
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
         self.reader = Reader(self.pool)
-        self.lexicon = Lexicon(self.pool, lambda: self.index.view.documents)
+        self.lexicon = Lexicon(self.pool, lambda: self.index.snapshot.documents)
         self._selections = SelectionCache()
         self.upkeep = Upkeep(
             name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally
@@ -118,8 +118,8 @@ class OpenCollection:
             self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
         )
         self.damage = recovered.damage
-        self.index = DenseIndex(recovered.segments, recovered.tail, self._truth.counters)
-        found = sum(segment.live for segment in recovered.segments) + recovered.tail.live
+        self.index = DenseIndex(recovered.segments, recovered.growing, self._truth.counters)
+        found = sum(segment.live for segment in recovered.segments) + recovered.growing.live
         if found != self._truth.counters.passages:
             raise DataCorrupted(
                 f"collection {self._name} counts {self._truth.counters.passages} passages but holds {found};"
@@ -127,14 +127,14 @@ class OpenCollection:
             )
 
     @property
-    def view(self) -> dense.View:
+    def snapshot(self) -> dense.Snapshot:
         """What searches see now."""
-        return self.index.view
+        return self.index.snapshot
 
     @property
     def descriptors(self) -> int:
         """File descriptors it has now, but for those of the logs of its reading connections."""
-        return _OWN_DESCRIPTORS + len(self.index.view.segments) + self.pool.most_used
+        return _OWN_DESCRIPTORS + len(self.index.snapshot.segments) + self.pool.most_used
 
     @property
     def busy(self) -> bool:
@@ -143,19 +143,19 @@ class OpenCollection:
 
     def facts(self, size: int | None = None) -> Facts:
         """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
-        view = self.index.view
+        snapshot = self.index.snapshot
         if size is None:
-            size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
+            size = disk_bytes(self._folder, [segment.row.uid for segment in snapshot.segments])
         settings = self.settings
         info = CollectionInfo(
             name=self._name,
             config=settings.config,
             create_time_seconds=settings.create_time_seconds,
-            sequence=view.sequence,
-            document_count=view.documents,
-            passage_count=view.passages,
-            segment_passage_count=sum(segment.live for segment in view.segments),
-            segment_count=len(view.segments),
+            sequence=snapshot.sequence,
+            document_count=snapshot.documents,
+            passage_count=snapshot.passages,
+            segment_passage_count=sum(segment.live for segment in snapshot.segments),
+            segment_count=len(snapshot.segments),
             disk_bytes=size,
         )
         return Facts(info=info, settings=settings)
@@ -222,7 +222,7 @@ class OpenCollection:
         """Resolves a filter at the present sequence; cached by filter and sequence."""
         condition = self.condition(filter)
         return self._selections.resolve(
-            cache_key(filter), self.index.view.sequence, lambda after: self.reader.select(condition, after)
+            cache_key(filter), self.index.snapshot.sequence, lambda after: self.reader.select(condition, after)
         )
 
     def dense(
@@ -231,13 +231,13 @@ class OpenCollection:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         self._check_open()
         return dense.search(
-            self.index.view, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
+            self.index.snapshot, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
         )
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
         self._check_open()
-        return dense.score_documents(self.index.view, vector, keys)
+        return dense.score_documents(self.index.snapshot, vector, keys)
 
     def _check_open(self) -> None:
         if self._closed:

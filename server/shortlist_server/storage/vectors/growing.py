@@ -1,6 +1,6 @@
-"""The tail: passages that no segment holds yet, in one growing float32 matrix, searched exactly.
+"""The growing segment: passages that no segment holds yet, in one growing float32 matrix, searched exactly.
 
-``Tail`` belongs to the writer thread. Readers hold a ``TailSnapshot``, which shares the arrays: rows beyond its length
+``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays: rows beyond its length
 are not its own, and a row that dies is marked in place, so that a deleted passage vanishes from every snapshot at once.
 Labels ascend, and with them keys.
 """
@@ -20,8 +20,8 @@ _FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TailSnapshot:
-    """The tail at one moment.
+class GrowingSnapshot:
+    """The growing segment at one moment.
 
     Attributes:
         vectors: shape (n, dimension), float32.
@@ -51,7 +51,7 @@ def rows_between(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDA
     return rows.astype(np.int64, copy=False)
 
 
-class Tail:
+class GrowingSegment:
     """The growing arrays behind the snapshots. Writer thread only."""
 
     def __init__(self, dimension: int) -> None:
@@ -95,10 +95,10 @@ class Tail:
         labels = self._labels[: self._length]
         self._move(self._alive[: self._length] & ((labels <= low) | (labels > high)), 0)
 
-    def snapshot(self) -> TailSnapshot:
-        """The tail now."""
+    def snapshot(self) -> GrowingSnapshot:
+        """The growing segment now."""
         n = self._length
-        return TailSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
+        return GrowingSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
 
     def _allocate(self, capacity: int) -> None:
         self._vectors = np.empty((capacity, self._dimension), dtype=np.float32)

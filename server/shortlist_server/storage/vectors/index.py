@@ -1,8 +1,8 @@
-"""The dense index of a collection: the segments, the tail, and the view of both that searches take.
+"""The dense index of a collection: the segments, the growing segment, and the snapshot of both that searches take.
 
-All changes are made by the writer thread, after the transaction they belong to; ``view`` may be read by any thread, and
+All changes are made by the writer thread, after the transaction they belong to; ``snapshot`` may be read by any thread, and
 ``watching`` entered by any. The invariant: a live label is in the one segment whose range holds it, or else in the
-tail.
+growing segment.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.storage.values import Counters, Effect
-from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
-from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 
@@ -49,18 +49,18 @@ class Watch:
 class DenseIndex:
     """What a collection's searches see of its vectors."""
 
-    def __init__(self, segments: Sequence[Segment], tail: Tail, counters: Counters) -> None:
+    def __init__(self, segments: Sequence[Segment], growing: GrowingSegment, counters: Counters) -> None:
         self._segments = tuple(segments)
-        self._tail = tail
+        self._growing = growing
         self._counters = counters
         self._watches: list[Watch] = []
         self._lock = threading.Lock()
         self._show()
 
     @property
-    def view(self) -> View:
+    def snapshot(self) -> Snapshot:
         """The state now; what it shows does not change, but that rows die in it."""
-        return self._view
+        return self._snapshot
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
@@ -78,7 +78,7 @@ class DenseIndex:
         """Shows a committed change. Writer thread only."""
         before, self._counters = self._counters, counters
         if effect.labels:
-            self._tail.append(effect.labels, effect.keys, effect.vectors)
+            self._growing.append(effect.labels, effect.keys, effect.vectors)
         if effect.removed_labels:
             # The new version is shown before the old one goes: a search between the two finds the document twice
             # rather than not at all, and the old key leads nowhere.
@@ -86,7 +86,7 @@ class DenseIndex:
             self._show()
             self._counters = now
             removed = np.sort(np.asarray(effect.removed_labels, dtype=np.int64))
-            self._tail.remove(removed)
+            self._growing.remove(removed)
             for segment in self._segments:
                 segment.remove(removed)
             self._tell_watches(removed)
@@ -100,7 +100,7 @@ class DenseIndex:
         Raises:
             SegmentDamaged: its live labels are not those of the rows it replaces; it must not be published.
         """
-        labels = self._tail.snapshot()
+        labels = self._growing.snapshot()
         inside = labels.alive & (labels.labels > job.low) & (labels.labels <= job.high)
         expected = [labels.labels[inside]]
         dead = list(watch.removed)
@@ -124,23 +124,23 @@ class DenseIndex:
         kept = [old for old in self._segments if old not in job.replaced]
         new = [] if segment is None else [segment]
         self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))
-        self._tail.drop_range(job.low, job.high)
+        self._growing.drop_range(job.low, job.high)
         self._show()
 
-    def restore(self, kept: Collection[str], live: NDArray[np.int64], tail: Tail, counters: Counters) -> None:
+    def restore(self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, counters: Counters) -> None:
         """Shows what the database has, whatever was shown before. Writer thread only.
 
         Args:
             kept: uids of the segments that stay; they hold every live label of their ranges, and perhaps others.
             live: all live labels, ascending.
-            tail: the passages outside those ranges.
+            growing: the passages outside those ranges.
         """
-        old = self._tail.snapshot()
+        old = self._growing.snapshot()
         before = [old.labels[old.alive], *(segment.labels[segment.alive] for segment in self._segments)]
         dead = np.setdiff1d(np.concatenate(before), live)
         self._counters = counters
         self._segments = tuple(one for one in self._segments if one.row.uid in kept)
-        self._tail = tail
+        self._growing = growing
         for segment in self._segments:
             segment.remove(dead)
         self._tell_watches(dead)
@@ -152,10 +152,10 @@ class DenseIndex:
                 watch.removed.append(removed)
 
     def _show(self) -> None:
-        self._view = View(
+        self._snapshot = Snapshot(
             sequence=self._counters.sequence,
             segments=self._segments,
-            tail=self._tail.snapshot(),
+            growing=self._growing.snapshot(),
             documents=self._counters.documents,
             passages=self._counters.passages,
         )

@@ -1,9 +1,9 @@
-"""Nearest passages over segments and tail.
+"""Nearest passages over segments and growing segment.
 
-Each source (a segment, or the tail) answers with its own best rows: by its graph, by scanning the rows that a filter
+Each source (a segment, or the growing segment) answers with its own best rows: by its graph, by scanning the rows that a filter
 lets pass, or by asking the graph for more than needed and dropping what does not pass, whichever costs least by the
 true number of matches. The answers are merged as far down as every source is known to be complete, and the search is
-widened until enough distinct documents are covered. No lock is taken; any thread may search a ``View``.
+widened until enough distinct documents are covered. No lock is taken; any thread may search a ``Snapshot``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import DenseCandidates, DenseSource, DenseStrategy, Vector
-from shortlist_server.storage.vectors.growing import TailSnapshot
+from shortlist_server.storage.vectors.growing import GrowingSnapshot
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
 from shortlist_server.storage.vectors.selection import KeySelection
 
@@ -39,11 +39,11 @@ _WORTH_A_THREAD = 20_000
 
 _SEVERITY = [DenseStrategy.EXACT, DenseStrategy.HNSW, DenseStrategy.HNSW_OVERFETCH, DenseStrategy.EXACT_FALLBACK]
 
-Source = Segment | TailSnapshot
+Source = Segment | GrowingSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class View:
+class Snapshot:
     """All that a dense search reads, replaced as a whole by the writer thread.
 
     Attributes:
@@ -53,14 +53,14 @@ class View:
 
     sequence: int
     segments: tuple[Segment, ...]
-    tail: TailSnapshot
+    growing: GrowingSnapshot
     documents: int
     passages: int
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Segments and tail that have rows."""
-        return (*self.segments, self.tail) if len(self.tail.labels) else self.segments
+        """Segments and growing segment that have rows."""
+        return (*self.segments, self.growing) if len(self.growing.labels) else self.segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ class _Part:
     def account(self) -> DenseSource:
         """How the source was asked."""
         return DenseSource(
-            name="tail" if isinstance(self.source, TailSnapshot) else self.source.row.uid,
+            name="growing" if isinstance(self.source, GrowingSnapshot) else self.source.row.uid,
             passages=len(self.source.labels),
             matches=self.matches,
             breadth=self.breadth,
@@ -94,7 +94,7 @@ class _Part:
 
 
 def search(
-    view: View,
+    snapshot: Snapshot,
     vector: Vector,
     documents: int,
     selection: KeySelection | None,
@@ -104,11 +104,11 @@ def search(
     pool: ThreadPoolExecutor | None,
 ) -> DenseCandidates:
     """The nearest live passages, enough to cover ``documents`` distinct documents or all that exist (or pass)."""
-    available = view.documents if selection is None else min(selection.matches, view.documents)
+    available = snapshot.documents if selection is None else min(selection.matches, snapshot.documents)
     if documents <= 0 or available <= 0:
         return _candidates([], 0, DenseStrategy.EXACT)[0]
-    wanted = math.ceil(min(documents, available) * max(1.0, view.passages / max(1, view.documents)))
-    sources = view.sources
+    wanted = math.ceil(min(documents, available) * max(1.0, snapshot.passages / max(1, snapshot.documents)))
+    sources = snapshot.sources
 
     def ask(source: Source) -> _Part:
         return _nearest(source, vector, wanted, ef, selection, exact)
@@ -122,11 +122,11 @@ def search(
         wanted *= 4
 
 
-def score_documents(view: View, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
+def score_documents(snapshot: Snapshot, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
     """All live passages of some documents with their exact cosine, best first."""
     wanted = np.unique(np.asarray(keys, dtype=np.int64))
     parts = []
-    for source in view.sources:
+    for source in snapshot.sources:
         rows = source.rows_of(wanted)
         if len(rows):
             parts.append(_best(source, rows, source.vectors[rows] @ vector, len(rows), DenseStrategy.EXACT))
@@ -146,11 +146,11 @@ def _nearest(
     source: Source, vector: Vector, wanted: int, breadth: int, selection: KeySelection | None, exact: bool
 ) -> _Part:
     if selection is None:
-        if exact or isinstance(source, TailSnapshot) or source.live <= wanted:
+        if exact or isinstance(source, GrowingSnapshot) or source.live <= wanted:
             return _scan(source, vector, None, wanted, DenseStrategy.EXACT)
         return _walk(source, vector, wanted, breadth)
     rows = selection.rows(source)
-    if exact or isinstance(source, TailSnapshot):
+    if exact or isinstance(source, GrowingSnapshot):
         part = _scan(source, vector, rows, wanted, DenseStrategy.EXACT)
     else:
         part = _filtered(source, vector, wanted, breadth, selection, rows)

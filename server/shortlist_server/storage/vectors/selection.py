@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.storage.vectors.growing import TailSnapshot
+from shortlist_server.storage.vectors.growing import GrowingSnapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 _KEPT_SELECTIONS = 64
@@ -59,18 +59,18 @@ class KeySelection:
         table = self._table
         return table[np.minimum(keys, len(table) - 1)]
 
-    def mask(self, source: Segment | TailSnapshot) -> NDArray[np.bool_]:
+    def mask(self, source: Segment | GrowingSnapshot) -> NDArray[np.bool_]:
         """Which rows of a source belong to a document that passes, shape (n,), dead ones included."""
-        if isinstance(source, TailSnapshot):
+        if isinstance(source, GrowingSnapshot):
             return self.contains(source.keys)
         mask = self._segment_masks.get(source.row.uid)
         if mask is None:
             mask = self._segment_masks[source.row.uid] = self.contains(source.keys)
         return mask
 
-    def rows(self, source: Segment | TailSnapshot) -> NDArray[np.int64]:
+    def rows(self, source: Segment | GrowingSnapshot) -> NDArray[np.int64]:
         """The same as row numbers, shape (m,)."""
-        if isinstance(source, TailSnapshot):
+        if isinstance(source, GrowingSnapshot):
             return np.flatnonzero(self.contains(source.keys))
         rows = self._segment_rows.get(source.row.uid)
         if rows is None:

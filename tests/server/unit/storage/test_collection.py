@@ -340,9 +340,9 @@ def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_
     collection = open_store(segment_min_passages=4096).create("papers", collection_config())
     for _ in range(100):
         commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
-        assert len(collection.view.tail.labels) <= 256
+        assert len(collection.snapshot.growing.labels) <= 256
     keys = collection.keys([f"d{i}" for i in range(50)])
-    assert collection.view.tail.live == 50
+    assert collection.snapshot.growing.live == 50
     assert [collection.dense(maker.vectors[id][0], 1).keys.tolist() for id in keys] == [[key] for key in keys.values()]
     assert verify_collection(collection).ok
 
@@ -391,7 +391,7 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection, ma
 def test_stats_say_how_maintenance_is_doing(collection, maker):
     commit(collection, *(maker.upsert(f"d{i}") for i in range(10)))
     stats = collection.stats()
-    assert stats.tail_passages == 10
+    assert stats.growing_passages == 10
     assert (stats.segments, stats.failing, stats.build_failures) == ((), False, 0)
     collection.seal_now()
     commit(collection, Deletion(id="d1"))

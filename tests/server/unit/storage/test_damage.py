@@ -330,7 +330,7 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, make
 
 def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_store):
     collection = open_store(maintain=False).open("a")
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     graph = segment._graph
 
     class DeletedFrom:

@@ -94,7 +94,7 @@ def collection(sealed, tmp_path, open_store):
 
 
 def graph_nodes(collection):
-    return [segment._graph.get_current_count() for segment in collection.view.segments]
+    return [segment._graph.get_current_count() for segment in collection.snapshot.segments]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-4])
@@ -166,7 +166,7 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     collection.commit([Deletion(id=f"d{number}") for number in gone]).result(30)
     content.alive[gone] = False
     assert collection.merge_now() == 1
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     # The seed's dead rows are in it, as ever; its nodes are the first ones.
     assert (len(segment.labels), segment.live, segment.labels[0]) == (COUNT, COUNT - 50, 401)
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
@@ -182,7 +182,7 @@ def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_an
     as_of_format_1(tmp_path / "data" / "collections" / "papers", content.vectors)
     collection = open_store(maintain=False).open("papers")
     assert collection.damage == ()
-    assert collection.view.segments[0].crowded
+    assert collection.snapshot.segments[0].crowded
     assert graph_nodes(collection) == [COUNT]
     assert collection.dense(content.vectors[5], 10).strategy is DenseStrategy.HNSW
     assert content.recall(collection, queries(content)) < 0.99
@@ -219,7 +219,7 @@ def as_of_format_1(folder, vectors):
 def test_a_segment_of_an_earlier_release_without_equal_vectors_stays(tmp_path, open_store):
     shutil.copytree(GOLDEN / "format-3", tmp_path / "data")
     collection = open_store(maintain=False).open("golden")
-    assert [segment.crowded for segment in collection.view.segments] == [False]
+    assert [segment.crowded for segment in collection.snapshot.segments] == [False]
 
 
 def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
@@ -236,7 +236,7 @@ def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
 
 
 def test_a_graph_whose_searches_end_far_from_where_they_should_is_damage(collection):
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     graph = hnswlib.Index(space="ip", dim=DIMENSION)
     count = segment._graph.get_current_count()
     graph.init_index(max_elements=count, M=16, ef_construction=200)
