@@ -82,7 +82,7 @@ def run(
     start = time.perf_counter()
     fill(collection, vectors, clusters, range(rows))
     figures["commit_rows_per_second"] = rows / (time.perf_counter() - start)
-    collection.seal_now()
+    collection.flush_now()
     collection.merge_now()
     truth = np.asarray(queries @ vectors.T)
     alive = np.ones(rows, dtype=np.bool_)
@@ -126,7 +126,7 @@ def run(
     fill(collection, vectors, clusters, replaced.tolist())
     for start_row in range(0, len(deleted), GROUP):
         collection.commit([Deletion(id=str(row)) for row in deleted[start_row : start_row + GROUP]]).result()
-    collection.seal_now()
+    collection.flush_now()
     collection.merge_now()
     alive[deleted] = False
     truth = np.asarray(queries @ vectors.T)

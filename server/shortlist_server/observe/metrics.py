@@ -165,7 +165,7 @@ class Maintenance:
     """What the building of a collection's segments has done since the start."""
 
     collection: str
-    seals: int
+    flushes: int
     merges: int
     build_failures: int
     waited_seconds: float
@@ -220,7 +220,7 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("seals", "Segments built from the growing segment since the start.", lambda m: m.seals),
+        ("flushes", "Segments built from the growing segment since the start.", lambda m: m.flushes),
         ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
         ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
         (

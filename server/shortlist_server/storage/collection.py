@@ -149,14 +149,14 @@ class EmbeddedCollection:
         opened = self._residency.opened
         return self._residency.facts().settings if opened is None else opened.settings
 
-    def seal_now(self) -> int:
-        """Seals the whole growing segment, waiting for the builds; returns the number of segments made.
+    def flush_now(self) -> int:
+        """Flushes the whole growing segment, waiting for the builds; returns the number of segments made.
 
         Raises:
             BuildFailed: a build failed; nothing of it has changed anything.
         """
         with self._residency.use() as opened:
-            return opened.upkeep.seal_now()
+            return opened.upkeep.flush_now()
 
     def merge_now(self) -> int:
         """Merges neighbouring segments as far as their cap allows, waiting for the builds; returns their number.

@@ -1,6 +1,6 @@
-"""Keeps a collection's segments in shape: seals the growing segment, merges small segments, rebuilds those with many dead rows.
+"""Keeps a collection's segments in shape: flushes the growing segment, merges small segments, rebuilds those with many dead rows.
 
-All collections of a store share the threads that seal, and others that merge for minutes; a collection that does not
+All collections of a store share the threads that flush, and others that merge for minutes; a collection that does not
 change takes none. Each build runs in a child process started afresh (never forked from a serving process); the thread
 waits for it, loads the result and hands it to the writer thread, which publishes it. A build that fails leaves
 everything as it was, is logged, counted and tried again, later each time.
@@ -57,7 +57,7 @@ class BuildFailed(Exception):
 _EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
-def next_seal(snapshot: Snapshot, minimum: int, maximum: int) -> Job | None:
+def next_flush(snapshot: Snapshot, minimum: int, maximum: int) -> Job | None:
     """The first gap between segments with passages in the growing segment, or the end of the growing segment when it is long enough.
 
     A job has at most ``maximum`` passages; the rest is the next one's.

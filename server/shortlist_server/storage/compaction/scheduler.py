@@ -1,4 +1,4 @@
-"""The upkeep of one collection's segments: who seals and merges, how a result is published, and what waits for it.
+"""The upkeep of one collection's segments: who flushes and merges, how a result is published, and what waits for it.
 
 A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
 Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Caretaker, Tally, next_merge, next_seal
+from shortlist_server.storage.compaction.compactor import Caretaker, Tally, next_merge, next_flush
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
@@ -45,7 +45,7 @@ class CollectionStats:
 
     Attributes:
         growing_passages: passages that are searched exactly because no segment has them yet.
-        seals, merges, build_failures: since the server started, however often the collection was closed meanwhile.
+        flushes, merges, build_failures: since the server started, however often the collection was closed meanwhile.
         failing: whether the last build failed; searches are right but slower until one succeeds.
         waited_seconds: time commits were held back because the growing segment outgrew the builder.
         damaged_segments: those that were forgotten when the collection was opened, and why.
@@ -53,7 +53,7 @@ class CollectionStats:
 
     growing_passages: int
     segments: tuple[SegmentStats, ...]
-    seals: int
+    flushes: int
     merges: int
     build_failures: int
     failing: bool
@@ -66,13 +66,13 @@ class CollectionStats:
 class UpkeepTally:
     """What the maintenance of a collection has done; it outlives the collection's closing and opening."""
 
-    sealing: Tally = field(default_factory=Tally)
+    flushing: Tally = field(default_factory=Tally)
     merging: Tally = field(default_factory=Tally)
     waited_seconds: float = 0.0
 
 
 class Upkeep:
-    """Sealing, merging and rebuilding of one collection's segments."""
+    """Flushing, merging and rebuilding of one collection's segments."""
 
     def __init__(
         self,
@@ -111,15 +111,15 @@ class Upkeep:
                 command=parameters.builder,
             )
 
-        def choose_seal() -> Job | None:
-            return next_seal(index.snapshot, self._minimum, self._maximum)
+        def choose_flush() -> Job | None:
+            return next_flush(index.snapshot, self._minimum, self._maximum)
 
         def choose_merge() -> Job | None:
             return next_merge(index.snapshot, self._minimum, self._maximum, idle=self._idle())
 
         self._minimum = parameters.config.segment_min_passages
         self._maximum = parameters.config.segment_max_passages
-        self._sealer = caretaker("seal", choose_seal, parameters.sealing_threads, tally.sealing)
+        self._flusher = caretaker("flush", choose_flush, parameters.flushing_threads, tally.flushing)
         self._merger = caretaker("merge", choose_merge, parameters.merging_threads, tally.merging)
 
     def start(self) -> None:
@@ -133,13 +133,13 @@ class Upkeep:
             self._closed = True
             if self._alarm is not None:
                 self._alarm.cancel()
-        self._sealer.close()
+        self._flusher.close()
         self._merger.close()
 
     @property
     def busy(self) -> bool:
         """Whether a segment is being built, or due. A build that failed and waits for its next try does not count."""
-        return self._sealer.busy or self._merger.busy
+        return self._flusher.busy or self._merger.busy
 
     def changed(self) -> None:
         """A commit was shown."""
@@ -147,7 +147,7 @@ class Upkeep:
         if not self._worth_a_look():
             return
         if self._index.snapshot.growing.live >= self._minimum:
-            self._sealer.wake()
+            self._flusher.wake()
         self._look_in(_LOOK_SECONDS)
 
     def has_room(self) -> bool:
@@ -155,7 +155,7 @@ class Upkeep:
         return (
             not self._parameters.maintain
             or self._closed
-            or self._tally.sealing.failing
+            or self._tally.flushing.failing
             or self._index.snapshot.growing.live < _GROWING_LIMIT_SEGMENTS * self._minimum
         )
 
@@ -172,7 +172,7 @@ class Upkeep:
         quiet_seconds = time.monotonic() - self._last_change
         with self._lock:
             self._alarm = None
-        self._sealer.wake()
+        self._flusher.wake()
         self._merger.wake()
         if quiet_seconds < _LOOK_SECONDS:
             self._look_in(_LOOK_SECONDS)
@@ -184,13 +184,13 @@ class Upkeep:
             if self._alarm is None and not self._closed:
                 self._alarm = self._parameters.clock.after(seconds, self._look)
 
-    def seal_now(self) -> int:
-        """Seals the whole growing segment on the caller's thread; returns the number of segments made.
+    def flush_now(self) -> int:
+        """Flushes the whole growing segment on the caller's thread; returns the number of segments made.
 
         Raises:
             BuildFailed: a build failed; nothing of it has changed anything.
         """
-        return self._sealer.work(lambda: next_seal(self._index.snapshot, 1, self._maximum))
+        return self._flusher.work(lambda: next_flush(self._index.snapshot, 1, self._maximum))
 
     def merge_now(self) -> int:
         """Merges as if the collection were idle, on the caller's thread; returns the number of segments made.
@@ -237,18 +237,18 @@ class Upkeep:
 
 def stats_of(tally: UpkeepTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
     """How a collection's maintenance is doing now. ``snapshot`` None: it is closed."""
-    sealing, merging = tally.sealing, tally.merging
+    flushing, merging = tally.flushing, tally.merging
     return CollectionStats(
         growing_passages=0 if snapshot is None else snapshot.growing.live,
         segments=tuple(
             SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
             for one in (() if snapshot is None else snapshot.segments)
         ),
-        seals=sealing.built,
+        flushes=flushing.built,
         merges=merging.built,
-        build_failures=sealing.failures + merging.failures,
-        failing=sealing.failing or merging.failing,
-        last_build_error=sealing.last_error or merging.last_error,
+        build_failures=flushing.failures + merging.failures,
+        failing=flushing.failing or merging.failing,
+        last_build_error=flushing.last_error or merging.last_error,
         waited_seconds=tally.waited_seconds,
         damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in damage),
     )

@@ -263,7 +263,7 @@ class OpenCollection:
             self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
         done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
-        if count := self.upkeep.seal_now():
+        if count := self.upkeep.flush_now():
             done.append(f"{count} segments were built from passages that were searched exactly")
         return done
 

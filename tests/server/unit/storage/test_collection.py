@@ -393,6 +393,6 @@ def test_stats_say_how_maintenance_is_doing(collection, maker):
     stats = collection.stats()
     assert stats.growing_passages == 10
     assert (stats.segments, stats.failing, stats.build_failures) == ((), False, 0)
-    collection.seal_now()
+    collection.flush_now()
     commit(collection, Deletion(id="d1"))
     assert [(one.passages, one.dead_passages) for one in collection.stats().segments] == [(9, 1)]

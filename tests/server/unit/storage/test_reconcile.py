@@ -35,7 +35,7 @@ def template(tmp_path_factory):
     for start, end in ((0, 50), (50, 100), (100, 120)):
         collection.commit([maker.upsert(f"d{i}") for i in range(start, end)]).result(30)
         if end <= 100:
-            assert collection.seal_now() == 1
+            assert collection.flush_now() == 1
     store.close()
     return folder, maker
 
@@ -250,7 +250,7 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
 def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
     deleted_in_the_growing_segment(collection, maker)
     with pytest.raises(BuildFailed, match="repair makes the index agree"):
-        collection.seal_now()
+        collection.flush_now()
     assert len(list((collection.folder / "segments").iterdir())) == 2
     assert store.verify("papers", repair=True).ok
     assert len(collection.snapshot.segments) == 3

@@ -1,4 +1,4 @@
-"""Sealing, merging, and searches over segments and growing segment."""
+"""Flushing, merging, and searches over segments and growing segment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fill(collection, maker, n, start=0, **metadata):
     return ids
 
 
-def test_a_long_growing_segment_is_sealed_and_everything_is_still_found(collection, maker):
+def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(collection, maker):
     ids = fill(collection, maker, 300)
     wait_until(lambda: collection.info().segment_passage_count == 300)
     fill(collection, maker, 10, start=300)
@@ -191,7 +191,7 @@ def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, 
 def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(open_store, maker):
     collection = open_store(maintain=False, segment_max_passages=100).create("papers", collection_config())
     fill(collection, maker, 350)
-    assert collection.seal_now() == 4
+    assert collection.flush_now() == 4
     assert collection.merge_now() == 0
     assert [len(segment.labels) for segment in collection.snapshot.segments] == [100, 100, 100, 50]
     query = maker.vector()
@@ -201,9 +201,9 @@ def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(open
 def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(open_store, maker):
     collection = open_store(maintain=False, segment_max_passages=10_000).create("papers", collection_config())
     fill(collection, maker, 100)
-    collection.seal_now()
+    collection.flush_now()
     fill(collection, maker, 3000, start=100)
-    collection.seal_now()
+    collection.flush_now()
     collection.commit([Deletion(id="d150")]).result(30)
     assert collection.merge_now() == 1
     (segment,) = collection.snapshot.segments
@@ -223,11 +223,11 @@ def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothin
     assert verify_collection(collection).ok
 
 
-def test_a_hole_left_by_a_damaged_segment_is_sealed_again_in_its_place(open_store, maker):
+def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_store, maker):
     store = open_store(maintain=False, segment_max_passages=100)
     collection = store.create("papers", collection_config())
     fill(collection, maker, 300)
-    assert collection.seal_now() == 3
+    assert collection.flush_now() == 3
     middle = collection.snapshot.segments[1]
     (collection.folder / "segments" / middle.row.uid / "graph.hnsw").unlink()
     store.close()
@@ -237,7 +237,7 @@ def test_a_hole_left_by_a_damaged_segment_is_sealed_again_in_its_place(open_stor
     expected = brute(maker, query, maker.vectors, 10)
     assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
     fill(again, maker, 10, start=300)
-    assert again.seal_now() == 2
+    assert again.flush_now() == 2
     assert [segment.row.low for segment in again.snapshot.segments] == [0, 100, 200, 300]
     assert verify_collection(again).ok
 
@@ -292,11 +292,11 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     blocked = collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
     wait_until(blocked.running)
     deletion = collection.commit([Deletion(id="d7")])
-    sealing = threading.Thread(target=collection.seal_now)
-    sealing.start()
+    flushing = threading.Thread(target=collection.flush_now)
+    flushing.start()
     wait_until(lambda: collection._residency.opened.writer.queued == 2)
     gate.set()
-    sealing.join()
+    flushing.join()
     deletion.result(30)
     (segment,) = collection.snapshot.segments
     assert (len(segment.labels), segment.live) == (100, 99)
