@@ -156,7 +156,7 @@ class EmbeddedCollection:
             BuildFailed: a build failed; nothing of it has changed anything.
         """
         with self._residency.use() as opened:
-            return opened.upkeep.flush_now()
+            return opened.compaction.flush_now()
 
     def merge_now(self) -> int:
         """Merges neighbouring segments as far as their cap allows, waiting for the builds; returns their number.
@@ -165,7 +165,7 @@ class EmbeddedCollection:
             BuildFailed: a build failed; what it was to replace is as it was.
         """
         with self._residency.use() as opened:
-            return opened.upkeep.merge_now()
+            return opened.compaction.merge_now()
 
     # ------------------------------------------------------------------------------- for verification and backup
 

@@ -133,7 +133,7 @@ def _job(segments: tuple[Segment, ...], *, seeded: bool) -> Job:
 
 @dataclass(slots=True)
 class Tally:
-    """What a caretaker has done, and how; it outlives a collection's closing and opening.
+    """What a compactor has done, and how; it outlives a collection's closing and opening.
 
     Attributes:
         built, failures: builds so far.
@@ -147,7 +147,7 @@ class Tally:
     last_error: str = ""
 
 
-class Caretaker:
+class Compactor:
     """One kind of a collection's maintenance: asks ``choose`` for a job, builds it, hands it to ``publish``.
 
     ``threads`` are shared with other collections: after each job theirs come first. While there is no job nothing runs;

@@ -1,4 +1,4 @@
-"""The upkeep of one collection's segments: who flushes and merges, how a result is published, and what waits for it.
+"""The compaction of one collection's segments: who flushes and merges, how a result is published, and what waits for it.
 
 A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
 Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Caretaker, Tally, next_merge, next_flush
+from shortlist_server.storage.compaction.compactor import Compactor, Tally, next_merge, next_flush
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
@@ -63,7 +63,7 @@ class CollectionStats:
 
 
 @dataclass(slots=True)
-class UpkeepTally:
+class CompactionTally:
     """What the maintenance of a collection has done; it outlives the collection's closing and opening."""
 
     flushing: Tally = field(default_factory=Tally)
@@ -71,7 +71,7 @@ class UpkeepTally:
     waited_seconds: float = 0.0
 
 
-class Upkeep:
+class CompactionScheduler:
     """Flushing, merging and rebuilding of one collection's segments."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Upkeep:
         index: DenseIndex,
         submit: Callable[[Task[None]], Future[None]],
         parameters: Parameters,
-        tally: UpkeepTally,
+        tally: CompactionTally,
     ) -> None:
         self._segments_folder = folder / "segments"
         self._index = index
@@ -95,8 +95,8 @@ class Upkeep:
         self._last_change = time.monotonic()
         self._closed = False
 
-        def caretaker(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: Tally) -> Caretaker:
-            return Caretaker(
+        def compactor(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: Tally) -> Compactor:
+            return Compactor(
                 f"{kind}-{name}",
                 folder,
                 uid,
@@ -119,8 +119,8 @@ class Upkeep:
 
         self._minimum = parameters.config.segment_min_passages
         self._maximum = parameters.config.segment_max_passages
-        self._flusher = caretaker("flush", choose_flush, parameters.flushing_threads, tally.flushing)
-        self._merger = caretaker("merge", choose_merge, parameters.merging_threads, tally.merging)
+        self._flusher = compactor("flush", choose_flush, parameters.flushing_threads, tally.flushing)
+        self._merger = compactor("merge", choose_merge, parameters.merging_threads, tally.merging)
 
     def start(self) -> None:
         """Looks for what was left to do when the collection was closed, when it is to be maintained."""
@@ -217,7 +217,7 @@ class Upkeep:
         return time.monotonic() - self._last_change >= _IDLE_SECONDS
 
     def _publish(self, job: Job, segment: Segment | None, watch: Watch) -> None:
-        """Flips the manifest; runs on a caretaker's thread and waits for the writer's."""
+        """Flips the manifest; runs on a compactor's thread and waits for the writer's."""
         crash_point = self._parameters.crash_point
 
         def apply(truth: Truth) -> None:
@@ -235,7 +235,7 @@ class Upkeep:
         crash_point("publish:removed")
 
 
-def stats_of(tally: UpkeepTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
+def stats_of(tally: CompactionTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
     """How a collection's maintenance is doing now. ``snapshot`` None: it is closed."""
     flushing, merging = tally.flushing, tally.merging
     return CollectionStats(

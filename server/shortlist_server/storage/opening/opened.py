@@ -1,4 +1,4 @@
-"""An open collection: its connections, its indexes in memory, its writer and its upkeep, put together.
+"""An open collection: its connections, its indexes in memory, its writer and its compaction, put together.
 
 It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
 outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
@@ -30,7 +30,7 @@ from shortlist_server.domain import (
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.compaction.reconcile import Difference, difference, reconcile
 from shortlist_server.storage.compaction.recovery import recover
-from shortlist_server.storage.compaction.scheduler import Upkeep, UpkeepTally
+from shortlist_server.storage.compaction.scheduler import CompactionScheduler, CompactionTally
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.lexical.index import Lexicon
@@ -68,7 +68,7 @@ class OpenCollection:
         damage: the segments that were forgotten at the opening.
     """
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: UpkeepTally) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: CompactionTally) -> None:
         """Opens it, and recovers what a crash left.
 
         Raises:
@@ -92,7 +92,7 @@ class OpenCollection:
         self.reader = Reader(self.pool)
         self.lexicon = Lexicon(self.pool, lambda: self.index.snapshot.documents)
         self._selections = SelectionCache()
-        self.upkeep = Upkeep(
+        self.compaction = CompactionScheduler(
             name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally
         )
         self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
@@ -102,12 +102,12 @@ class OpenCollection:
             self._truth,
             threads=parameters.writing_threads,
             clock=parameters.clock,
-            has_room=self.upkeep.has_room,
-            waited=self.upkeep.waited,
+            has_room=self.compaction.has_room,
+            waited=self.compaction.waited,
             reserve=parameters.reserve,
             crash_point=parameters.crash_point,
         )
-        self.upkeep.start()
+        self.compaction.start()
 
     def _recover(self) -> None:
         self.settings = Settings.read(self._connection, self._name)
@@ -139,7 +139,7 @@ class OpenCollection:
     @property
     def busy(self) -> bool:
         """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
-        return self.upkeep.busy or self.deletions.reclaiming
+        return self.compaction.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
         """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
@@ -210,7 +210,7 @@ class OpenCollection:
         if effect.removed_keys:
             self._selections.forget(effect.counters.sequence, effect.removed_keys)
         self.index.publish(effect, effect.counters)
-        self.upkeep.changed()
+        self.compaction.changed()
 
     # ------------------------------------------------------------------------------------------------------- reads
 
@@ -262,8 +262,8 @@ class OpenCollection:
         if lexical:
             self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
-        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
-        if count := self.upkeep.flush_now():
+        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.compaction.rebuild(one)]
+        if count := self.compaction.flush_now():
             done.append(f"{count} segments were built from passages that were searched exactly")
         return done
 
@@ -272,7 +272,7 @@ class OpenCollection:
         if self._closed:
             return
         self._closed = True
-        self.upkeep.close()
+        self.compaction.close()
         self.writer.close()
         self.pool.close()
         try:

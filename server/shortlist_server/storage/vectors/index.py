@@ -127,7 +127,9 @@ class DenseIndex:
         self._growing.drop_range(job.low, job.high)
         self._show()
 
-    def restore(self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, counters: Counters) -> None:
+    def restore(
+        self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, counters: Counters
+    ) -> None:
         """Shows what the database has, whatever was shown before. Writer thread only.
 
         Args:

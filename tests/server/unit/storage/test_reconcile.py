@@ -214,8 +214,8 @@ def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection
 
 def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
     started, go_on = threading.Event(), threading.Event()
-    upkeep = collection._residency.opened.upkeep
-    real = upkeep._publish
+    compaction = collection._residency.opened.compaction
+    real = compaction._publish
 
     def late(job, segment, watch) -> None:
         if not started.is_set():
@@ -223,7 +223,7 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(c
             assert go_on.wait(30)
         real(job, segment, watch)
 
-    upkeep._merger._publish = late
+    compaction._merger._publish = late
     merged: list[int] = []
     merging = threading.Thread(target=lambda: merged.append(collection.merge_now()))
     merging.start()
