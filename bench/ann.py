@@ -1,4 +1,4 @@
-"""Dense search over segments and growing segment against one bare hnswlib index of the same vectors.
+"""Dense search over segments, the growing one included, against one bare hnswlib index of the same vectors.
 
 Plain, with a fifth of the rows replaced or deleted, and filtered: at several shares, and with filters that go with or
 against the query. The data is many small clusters, in which most of a query's neighbourhood can fail a filter at once.
@@ -48,7 +48,7 @@ FAMILY = 20
 SPREAD = 1.0
 LIMIT = 10
 GROUP = 1000
-BREADTHS = (10, 20, 40, 60, 80, 100, 150, 200, 400, 800)
+EFS = (10, 20, 40, 60, 80, 100, 150, 200, 400, 800)
 
 Vectors = NDArray[np.float32]
 
@@ -223,8 +223,8 @@ def bare(path: Path, vectors: Vectors, queries: Vectors, truth: Vectors, recall:
     load_seconds = time.perf_counter() - start
     everything = np.ones(len(vectors), dtype=np.bool_)
     took: list[float] = []
-    for breadth in BREADTHS:
-        loaded.set_ef(breadth)
+    for ef in EFS:
+        loaded.set_ef(ef)
         found, took = [], []
         for query in queries:
             start = time.perf_counter()

@@ -123,7 +123,7 @@ def main() -> None:
                     ratios.append(rates[-1] / bare)
                     if i < 2:
                         continue
-                    # Flushing the rows just written is no part of an idle server.
+                    # An idle server does not flush, so wait until it has.
                     wait_flushed(client)
                     idle = search_ms(client, queries)
                     feeder = multiprocessing.get_context("spawn").Process(
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def wait_flushed(client: Client, seconds: float = 300.0) -> None:
-    """Waits until the server has flushed what it will flush."""
+    """Waits until the server flushes no more."""
     until = time.monotonic() + seconds
     last = -1
     while time.monotonic() < until:

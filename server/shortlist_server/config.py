@@ -131,7 +131,7 @@ class Config:
     max_deadline_seconds: float = _setting(60.0, "Longest time for one unary call, whatever deadline its caller sets.")
     ingest_window_tokens: int = _setting(65536, "Tokens of one ingest stream that are read but not yet acknowledged.")
     segment_min_passages: int = _setting(
-        4096, "Passages in the exact growing segment that make the server flush a segment.", least=1
+        4096, "Passages in the growing segment that make the server flush it.", least=1
     )
     segment_max_passages: int = _setting(200_000, "Largest segment, in passages; merges stop there.", least=1)
     max_open_collections: int = _setting(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import BuildSpec, build
-from shortlist_server.storage.compaction.compactor import next_merge, next_flush
+from shortlist_server.storage.compaction.compactor import next_flush, next_merge
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
@@ -72,7 +72,7 @@ TRANSACTIONS = st.lists(CHANGES, min_size=1, max_size=5)
 BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
-# Two segments and a growing segment, from which both kinds of build can begin.
+# Two segments and rows in the growing one, from which both kinds of build can begin.
 START = [
     [Put(0), Put(1), Put(2)],
     Begin("flush"),

@@ -13,7 +13,7 @@ from shortlist_cli.hosting.server_process import ServerProcess
 NAME = "bench"
 NOTHING = Include(text=False, metadata=False)
 SEGMENT_PASSAGES = 4096
-"""Passages from which on the server flushes a segment, by default; fewer stay in the growing segment, which is scanned."""
+"""Passages that make the server flush the growing segment, by default; fewer stay in it, and searches scan them."""
 
 
 class Peer(Engine):

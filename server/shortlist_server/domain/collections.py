@@ -112,7 +112,7 @@ class RecallEstimate:
     """How much of what is nearest a collection's dense searches find; ``pipeline/recall.py`` says of which searches.
 
     Attributes:
-        ef: breadth of such searches now.
+        ef: the `ef` of such searches now.
         recall: mean recall@10 at this ``ef``, 0 to 1; None before the first check.
         lower, upper: its 95 % confidence interval; 0 and 1 before the first check.
         query_count: queries the estimate rests on.

@@ -27,14 +27,14 @@ class DenseSource:
         name: the segment's id, or "growing".
         passages: those in it, deleted ones included.
         matches: those that pass the filter, as counted beforehand; None without a filter.
-        breadth: passages its graph was asked for; 0 where it was not asked.
+        ef: passages its graph was asked for; 0 where it was not asked.
         found: passages it gave.
     """
 
     name: str
     passages: int
     matches: int | None
-    breadth: int
+    ef: int
     found: int
     strategy: DenseStrategy
 

@@ -220,7 +220,7 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("flushes", "Segments built from the growing segment since the start.", lambda m: m.flushes),
+        ("flushes", "Flushes of the growing segment into a segment since the start.", lambda m: m.flushes),
         ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
         ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
         (
@@ -249,7 +249,7 @@ def _of_recall(collections: Sequence[CollectionRecall]) -> Iterator[Metric]:
         ("recall_ratio", "Recall at 10 of searches through a graph, estimated.", lambda e: e.recall),
         ("recall_lower_ratio", "Lower end of the 95 % interval of that recall.", lambda e: e.lower),
         ("recall_upper_ratio", "Upper end of the 95 % interval of that recall.", lambda e: e.upper),
-        ("ef", "Breadth of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
+        ("ef", "ef of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
     ]
     names = ["collection", "filtered"]
     for name, help, read in gauges:

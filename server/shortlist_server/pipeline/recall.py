@@ -2,7 +2,7 @@
 
 The estimate is of recall@10 of the dense stage: of the ten documents whose vectors are nearest, the share that a search
 finds. It is of the searches that callers send, with as many candidates as they ask for, where these go through a graph
-and leave its breadth (``ef``) to the collection: a search that scores every vector has recall 1, and one that sets its
+and leave ``ef`` to the collection: a search that scores every vector has recall 1, and one that sets its
 own ``ef`` has what it asked for. Searches without and with a filter are estimated apart, and each kind has its own
 ``ef``, because what one needs would only slow the other down.
 

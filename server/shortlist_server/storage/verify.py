@@ -1,12 +1,12 @@
 """Proves that a collection is what it should be, or names what is wrong.
 
 The database is checked by SQLite itself, by counting, and by the checksum of every vector and text; the segments file
-by file; and the invariant of the dense index, that the live labels in the database are those in segments and growing segment with
-none in two places, at one moment on the writer thread. A sample of vectors is looked up by itself in each graph,
-because a graph can be whole and still have rows that no search reaches: a search that ends far from where it should is
-damage, one that finds near neighbours of the vector and not the vector is as approximate as a graph is. Any thread may
-call; a large collection takes minutes. Searches go on meanwhile; commits wait while the lexical index and the labels
-are compared.
+by file; and the invariant of the dense index, at one moment on the writer thread: the live labels in the database are
+those in the segments and the growing segment, each in one place. A sample of vectors is looked up by itself in each
+graph, because a graph can be whole and still have rows that no search reaches. A search that ends far from where it
+should is damage; one that finds near neighbours of the vector but not the vector is as approximate as a graph is. Any
+thread may call; a large collection takes minutes. Searches go on meanwhile; commits wait while the lexical index and
+the labels are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shortlist_server.storage.vectors.segments import Segment, Unreachable
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors for which a search must find some of the nearest."""
 
-_SAMPLE_BREADTH = 100
+_SAMPLE_EF = 100
 _INVARIANT = "live labels = segments + growing segment, disjoint"
 
 _LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
@@ -163,9 +163,7 @@ def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -
 def _check_reachability(segment: Segment, sample: _Sample) -> Check:
     rows = max(1, len(sample.rows))
     lost, missed = int((~sample.near).sum()), int((sample.near & ~sample.found).sum())
-    detail = (
-        f"searches for {lost} of {len(sample.rows)} vectors find none of the {_SAMPLE_BREADTH} nearest" if lost else ""
-    )
+    detail = f"searches for {lost} of {len(sample.rows)} vectors find none of the {_SAMPLE_EF} nearest" if lost else ""
     if missed:
         # Not damage: in a crowd of all but equal vectors, a graph finds some and not all.
         note = f"searches for {missed} find others as near that are not the vector itself"
@@ -210,17 +208,17 @@ def _sample(segment: Segment, sample: int) -> _Sample:
 def _true_score(segment: Segment, vector: Vector) -> float:
     """Cosine of the last of the rows that are nearest in truth, which are as many as a search is asked for."""
     scores = (segment.vectors @ vector)[segment.alive.copy()]
-    return float(np.sort(scores)[-_SAMPLE_BREADTH:][0]) if len(scores) else -np.inf
+    return float(np.sort(scores)[-_SAMPLE_EF:][0]) if len(scores) else -np.inf
 
 
 def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The rows found; asks for fewer where there are fewer since the question was put."""
     while True:
-        breadth = min(_SAMPLE_BREADTH, segment.live)
+        ef = min(_SAMPLE_EF, segment.live)
         try:
-            return segment.nearest(vector, breadth)
+            return segment.nearest(vector, ef)
         except Unreachable:
-            if segment.live >= breadth:
+            if segment.live >= ef:
                 raise
 
 

@@ -203,7 +203,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> int:
 
 
 def go_on(work: Callable[[], int]) -> None:
-    """Builds without end, beside the collection's own compaction, which waits for longer growing segments and quieter times."""
+    """Builds without end, beside the collection's own compaction, which waits for more passages and quieter times."""
     while True:
         try:
             if not work():

@@ -103,7 +103,7 @@ def test_a_candidate_without_token_vectors_had_nothing_for_the_second_stage_to_r
 
 def test_how_the_dense_index_was_asked_is_told_with_what_was_expected(stub: Any) -> None:
     (growing,) = search(stub, candidates=pb.Candidates(dense=7)).explanation.dense_sources
-    assert (growing.name, growing.passages, growing.HasField("matches"), growing.breadth, growing.found) == (
+    assert (growing.name, growing.passages, growing.HasField("matches"), growing.ef, growing.found) == (
         "growing",
         60,
         False,

@@ -41,7 +41,7 @@ from shortlist_server.storage.vectors.twins import read_twins, represent
 LINKS = 16
 """hnswlib's ``M``."""
 
-CONSTRUCTION_BREADTH = 200
+EF_CONSTRUCTION = 200
 """hnswlib's ``ef_construction``."""
 
 TEMPORARY_PREFIX = ".building-"
@@ -200,7 +200,7 @@ def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]
         order = np.argsort(twins, kind="stable")
         rows, twins = rows[np.concatenate((nodes, others[order]))], twins[order]
     if spec.seed is None:
-        graph.init_index(max_elements=len(nodes), M=LINKS, ef_construction=CONSTRUCTION_BREADTH)
+        graph.init_index(max_elements=len(nodes), M=LINKS, ef_construction=EF_CONSTRUCTION)
     else:
         graph.load_index(str(Path(spec.folder) / spec.seed.uid / GRAPH_FILE), max_elements=len(nodes))
     for start in range(done, len(nodes), _ROWS_AT_ONCE):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Compactor, Tally, next_merge, next_flush
+from shortlist_server.storage.compaction.compactor import Compactor, Tally, next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth

@@ -2,7 +2,8 @@
 
 It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
 outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
-the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take no lock. Any thread may call.
+the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take no lock.
+Any thread may call.
 """
 
 from __future__ import annotations

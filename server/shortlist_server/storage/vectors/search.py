@@ -22,7 +22,7 @@ from shortlist_server.storage.vectors.growing import GrowingSnapshot
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
 from shortlist_server.storage.vectors.selection import KeySelection
 
-DEFAULT_BREADTH = 128
+DEFAULT_EF = 128
 """Rows a graph is asked for at least.
 
 On 200,000 rows in clusters of 100, recall at 10 was 0.973 with 64, 0.990 with 100 and 0.997 with 128, at 0.21, 0.31 and
@@ -70,7 +70,7 @@ class _Part:
     Attributes:
         complete: it has no further row that is alive and passes.
         matches: its rows that pass the filter, dead ones included; None without one.
-        breadth: rows its graph was asked for; 0 where it was not.
+        ef: rows its graph was asked for; 0 where it was not.
     """
 
     source: Source
@@ -79,7 +79,7 @@ class _Part:
     complete: bool
     strategy: DenseStrategy
     matches: int | None = None
-    breadth: int = 0
+    ef: int = 0
 
     def account(self) -> DenseSource:
         """How the source was asked."""
@@ -87,7 +87,7 @@ class _Part:
             name="growing" if isinstance(self.source, GrowingSnapshot) else self.source.row.uid,
             passages=len(self.source.labels),
             matches=self.matches,
-            breadth=self.breadth,
+            ef=self.ef,
             found=len(self.rows),
             strategy=self.strategy,
         )
@@ -143,22 +143,22 @@ def _ask_all(ask: Callable[[Source], _Part], sources: Sequence[Source], pool: Th
 
 
 def _nearest(
-    source: Source, vector: Vector, wanted: int, breadth: int, selection: KeySelection | None, exact: bool
+    source: Source, vector: Vector, wanted: int, ef: int, selection: KeySelection | None, exact: bool
 ) -> _Part:
     if selection is None:
         if exact or isinstance(source, GrowingSnapshot) or source.live <= wanted:
             return _scan(source, vector, None, wanted, DenseStrategy.EXACT)
-        return _walk(source, vector, wanted, breadth)
+        return _walk(source, vector, wanted, ef)
     rows = selection.rows(source)
     if exact or isinstance(source, GrowingSnapshot):
         part = _scan(source, vector, rows, wanted, DenseStrategy.EXACT)
     else:
-        part = _filtered(source, vector, wanted, breadth, selection, rows)
+        part = _filtered(source, vector, wanted, ef, selection, rows)
     return dataclasses.replace(part, matches=len(rows))
 
 
-def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
-    asked = min(max(wanted, breadth), segment.live)
+def _walk(segment: Segment, vector: Vector, wanted: int, ef: int) -> _Part:
+    asked = min(max(wanted, ef), segment.live)
     if asked * _GRAPH_ROW > len(segment.labels) * _SCAN_ROW:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT)
     try:
@@ -166,14 +166,14 @@ def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
     except Unreachable:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK, asked)
     rows, scores = rows[:asked], scores[:asked]
-    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, breadth=asked)
+    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, ef=asked)
 
 
 def _filtered(
     segment: Segment,
     vector: Vector,
     wanted: int,
-    breadth: int,
+    ef: int,
     selection: KeySelection,
     rows: NDArray[np.int64],
 ) -> _Part:
@@ -181,7 +181,7 @@ def _filtered(
     limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.labels) * _SCAN_ROW)
     share = matches / len(segment.labels)
     # Over-fetching grows with a breadth above the default, which alone would change nothing where few rows pass.
-    asked = max(breadth, math.ceil(2 * wanted / share * max(1.0, breadth / DEFAULT_BREADTH))) if matches else 0
+    asked = max(ef, math.ceil(2 * wanted / share * max(1.0, ef / DEFAULT_EF))) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
     passes, wide, tried = selection.mask(segment), False, 0
@@ -197,7 +197,7 @@ def _filtered(
         # passes is far off, where a graph is less sure of its way: a wide step finds more of it than a just sufficient
         # one.
         if passed >= wanted and (wide or passed >= asked * share / 2):
-            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH, breadth=asked)
+            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH, ef=asked)
         asked, wide = asked * 10, True
     return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK, tried)
 
@@ -208,23 +208,23 @@ def _scan(
     rows: NDArray[np.int64] | None,
     wanted: int,
     strategy: DenseStrategy,
-    breadth: int = 0,
+    ef: int = 0,
 ) -> _Part:
-    """Every row that is alive and passes, scored; ``breadth`` is what the graph was asked for in vain."""
+    """Every row that is alive and passes, scored; ``ef`` is what the graph was asked for in vain."""
     total = len(source.labels)
     if rows is None or len(rows) * _GATHER_ROW > total * _SCAN_ROW:
         scores = source.vectors @ vector
         # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
         live = source.alive.copy() if rows is None else _mask(total, rows) & source.alive
         rows = np.flatnonzero(live)
-        return _best(source, rows, scores[rows], wanted, strategy, breadth)
+        return _best(source, rows, scores[rows], wanted, strategy, ef)
     rows = rows[source.alive[rows]]
     if len(rows) <= _ROWS_AT_ONCE:
-        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy, breadth)
+        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy, ef)
     # Blocks that fit the cache: gathering all rows at once would write and read them through memory.
     blocks = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     scores = np.concatenate([source.vectors[block] @ vector for block in blocks])
-    return _best(source, rows, scores, wanted, strategy, breadth)
+    return _best(source, rows, scores, wanted, strategy, ef)
 
 
 def _mask(total: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -239,14 +239,14 @@ def _best(
     scores: NDArray[np.float32],
     wanted: int,
     strategy: DenseStrategy,
-    breadth: int = 0,
+    ef: int = 0,
 ) -> _Part:
     complete = len(rows) <= wanted
     if not complete:
         top = np.argpartition(-scores, wanted - 1)[:wanted]
         rows, scores = rows[top], scores[top]
     order = np.argsort(-scores, kind="stable")
-    return _Part(source, rows[order], scores[order], complete, strategy, breadth=breadth)
+    return _Part(source, rows[order], scores[order], complete, strategy, ef=ef)
 
 
 def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy) -> tuple[DenseCandidates, int]:

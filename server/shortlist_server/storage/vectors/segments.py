@@ -114,8 +114,8 @@ class Segment:
         """Whether the label is in the segment's range."""
         return self.row.low < label <= self.row.high
 
-    def nearest(self, vector: Vector, breadth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The ``breadth`` live rows the graph finds nearest, best first, with their cosine.
+    def nearest(self, vector: Vector, ef: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The ``ef`` live rows the graph finds nearest, best first, with their cosine.
 
         More come where the last of them has equals.
 
@@ -123,7 +123,7 @@ class Segment:
             Unreachable: fewer are live or within reach of the graph's entry.
         """
         twins = self._twins
-        asked = breadth if twins is None else min(breadth, twins.live_nodes)
+        asked = ef if twins is None else min(ef, twins.live_nodes)
         try:
             found, distances = self._graph.knn_query(vector, k=asked, num_threads=1)
         except RuntimeError as error:
@@ -131,7 +131,7 @@ class Segment:
         nodes = found[0].astype(np.int64)
         if twins is None:
             return nodes, 1.0 - distances[0]
-        rows = twins.live_rows(nodes, breadth, self.alive)
+        rows = twins.live_rows(nodes, ef, self.alive)
         scores = self.vectors[rows] @ vector
         order = np.argsort(-scores, kind="stable")
         return rows[order], scores[order]

@@ -22,7 +22,7 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
 from shortlist_server.storage.rows.writer import Task
-from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
+from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import DIMENSION, collection_config, unit
@@ -257,11 +257,11 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collect
 
 @pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
 def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, open_store, change):
-    assert collection.ef(filtered=False) == DEFAULT_BREADTH
+    assert collection.ef(filtered=False) == DEFAULT_EF
     collection.raise_ef(512, filtered=False, under=SearchDefaults())
     collection.raise_ef(256, filtered=True, under=SearchDefaults())
     collection.update_search_defaults(SearchDefaults(**change))
-    expected = change.get("ef", DEFAULT_BREADTH)
+    expected = change.get("ef", DEFAULT_EF)
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
     store.close()
     assert open_store().open("papers").ef(filtered=False) == expected

@@ -1,6 +1,6 @@
 """An index that shows something else than the database has: `verify` says so, and `--repair` heals it in place.
 
-Each state is made on purpose, on the writer thread, in a collection of two segments and a growing segment.
+Each state is made on purpose, on the writer thread, in a collection of two segments and some rows in the growing one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flushing, merging, and searches over segments and growing segment."""
+"""Flushes, merges, and searches over segments, the growing one included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range, SearchDefaults
 from shortlist_server.storage.rows.writer import Task
-from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
+from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import Maker, collection_config
@@ -160,15 +160,15 @@ def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(ope
     found = collection.dense(query, 10)
     assert found.asked == 10
     segment, growing = found.sources
-    assert (segment.name, segment.passages, segment.matches, segment.breadth) == (uid, 4000, None, DEFAULT_BREADTH)
-    assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_BREADTH)
-    assert (growing.name, growing.passages, growing.matches, growing.breadth) == ("growing", 20, None, 0)
+    assert (segment.name, segment.passages, segment.matches, segment.ef) == (uid, 4000, None, DEFAULT_EF)
+    assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_EF)
+    assert (growing.name, growing.passages, growing.matches, growing.ef) == ("growing", 20, None, 0)
     assert (growing.strategy, growing.found) == (DenseStrategy.EXACT, 10)
     segment, growing = collection.dense(query, 10, collection.select(Range(("n",), lower=3990.0))).sources
-    assert (segment.matches, segment.breadth, segment.strategy) == (10, 0, DenseStrategy.EXACT)
+    assert (segment.matches, segment.ef, segment.strategy) == (10, 0, DenseStrategy.EXACT)
     assert growing.matches == 20
     segment, _ = collection.dense(query, 10, collection.select(Range(("n",), upper=3900.0)), ef=200).sources
-    assert (segment.matches, segment.breadth, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
+    assert (segment.matches, segment.ef, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
     assert 10 <= segment.found <= 200
 
 
