@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import BuildSpec, build
-from shortlist_server.storage.compaction.compactor import next_flush, next_merge
+from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore

@@ -1,8 +1,8 @@
-"""Compares the dense index with the database, and makes it agree again while searches go on.
+"""Compares the dense index with the database, and repairs the index while searches go on.
 
-The invariant: the live labels in the database are those in segments and growing segment, with none in two places, and the manifest
-names the segments that are loaded. ``difference`` and ``reconcile`` each run as tasks of the writer thread, at a moment
-when the index shows exactly the changes that the task reads; any thread may call them.
+The invariant: the live labels in the database are those in the segments and the growing segment, each in one place, and
+the manifest lists exactly the loaded segments. ``difference`` and ``reconcile`` run as tasks of the writer thread, at a
+moment when the index shows exactly the changes that the task reads. Any thread may call them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Submit = Callable[[Task[Any]], Future[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What the dense index shows beside what the database has.
+    """How the dense index differs from the database.
 
     Attributes:
-        segment_passages, growing_passages: live rows shown.
-        problems: a sentence for each way in which they differ.
-        unfit: uids of segments that cannot show their range as it is; their rows must be read from the database.
+        segment_passages, growing_passages: live rows in the index.
+        problems: one line for each way in which they differ.
+        unfit: uids of segments that lack passages of their range; their rows must be read from the database.
     """
 
     segment_passages: int
@@ -56,13 +56,13 @@ def difference(index: DenseIndex, submit: Submit) -> Difference:
 
 
 def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
-    """Makes the index show what the database has; searches see it from one snapshot to the next.
+    """Makes the index show what the database has; searches see all of it in one new snapshot.
 
-    Segments that cannot show their range are forgotten, as they would be by a restart, and their passages go to the
-    growing segment. A build that was to replace one of them ends in ``SegmentOutdated``.
+    Drops segments that lack passages of their range, as a restart would, and moves their passages to the growing
+    segment. A build that was to replace one of them ends in ``SegmentOutdated``.
 
     Returns:
-        uids of the segments that were forgotten; their folders may go.
+        uids of the dropped segments; the caller may remove their folders.
 
     Raises:
         DataCorrupted: a vector in the database is damaged; the index is as it was.
@@ -81,8 +81,8 @@ def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
         index.restore(kept, live, growing, counters)
         return sorted((unfit | loaded) - kept)
 
-    forgotten: list[str] = submit(Task(read, show)).result()
-    return forgotten
+    dropped: list[str] = submit(Task(read, show)).result()
+    return dropped
 
 
 def _drop_rows(connection: sqlite3.Connection, uids: frozenset[str]) -> list[SegmentRow]:
@@ -103,7 +103,7 @@ def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow
             unfit.add(row.uid)
         else:
             end = row.high
-    in_growing = snapshot.growing.labels[snapshot.growing.alive]
+    in_growing = snapshot.growing.live_labels()
     held = np.concatenate([*shown.values(), in_growing])
     missing, extra = np.setdiff1d(stored, held), np.setdiff1d(held, stored)
     if [row.uid for row in rows] != list(shown):

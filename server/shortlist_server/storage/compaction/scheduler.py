@@ -1,9 +1,9 @@
-"""The compaction of one collection's segments: who flushes and merges, how a result is published, and what waits for it.
+"""Schedules the compaction of one collection: when to flush and merge, how to publish a result, which commits wait.
 
-A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
-Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
-when the growing segment is long enough, once a second while there are changes, and a last time when they have ceased for a while.
-Any thread may call.
+One transaction of the writer thread publishes a new segment, after a comparison with what it replaces. The files of
+replaced segments are removed once that transaction is durable. Nothing polls: a commit wakes the flush at once when the
+growing segment is long enough, and asks for a look a second later; the last look comes when the collection has been
+idle for 10 s. Any thread may call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Compactor, Tally, next_flush, next_merge
+from shortlist_server.storage.compaction.compactor import Compactor, Tally
+from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
@@ -32,7 +33,7 @@ _GROWING_LIMIT_SEGMENTS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentStats:
-    """A published segment: its live and its dead passages."""
+    """A published segment, with its numbers of live and of dead passages."""
 
     uid: str
     passages: int
@@ -41,14 +42,14 @@ class SegmentStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionStats:
-    """How a collection's maintenance is doing.
+    """The state of a collection's compaction.
 
     Attributes:
-        growing_passages: passages that are searched exactly because no segment has them yet.
-        flushes, merges, build_failures: since the server started, however often the collection was closed meanwhile.
+        growing_passages: passages in the growing segment, which is searched exactly.
+        flushes, merges, build_failures: counts since the server started, kept while the collection is closed.
         failing: whether the last build failed; searches are right but slower until one succeeds.
         waited_seconds: time commits were held back because the growing segment outgrew the builder.
-        damaged_segments: those that were forgotten when the collection was opened, and why.
+        damaged_segments: segments that were dropped when the collection was opened, and why.
     """
 
     growing_passages: int
@@ -64,7 +65,7 @@ class CollectionStats:
 
 @dataclass(slots=True)
 class CompactionTally:
-    """What the maintenance of a collection has done; it outlives the collection's closing and opening."""
+    """Counts of a collection's compaction; kept while the collection is closed."""
 
     flushing: Tally = field(default_factory=Tally)
     merging: Tally = field(default_factory=Tally)
@@ -72,7 +73,7 @@ class CompactionTally:
 
 
 class CompactionScheduler:
-    """Flushing, merging and rebuilding of one collection's segments."""
+    """Flushes, merges and rebuilds of one collection."""
 
     def __init__(
         self,
@@ -123,12 +124,12 @@ class CompactionScheduler:
         self._merger = compactor("merge", choose_merge, parameters.merging_threads, tally.merging)
 
     def start(self) -> None:
-        """Looks for what was left to do when the collection was closed, when it is to be maintained."""
+        """Resumes what was left to do when the collection was closed."""
         if self._worth_a_look():
             self._look()
 
     def close(self) -> None:
-        """Ends builds; whoever waits for room goes on. Idempotent."""
+        """Ends builds and lets commits go on that wait for room. Idempotent."""
         with self._lock:
             self._closed = True
             if self._alarm is not None:
@@ -138,11 +139,11 @@ class CompactionScheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether a segment is being built, or due. A build that failed and waits for its next try does not count."""
+        """Whether a build runs or is queued; waiting to try a failed build again does not count."""
         return self._flusher.busy or self._merger.busy
 
     def changed(self) -> None:
-        """A commit was shown."""
+        """Notes that searches see a new commit."""
         self._last_change = time.monotonic()
         if not self._worth_a_look():
             return
@@ -151,7 +152,7 @@ class CompactionScheduler:
         self._look_in(_LOOK_SECONDS)
 
     def has_room(self) -> bool:
-        """Whether the growing segment may grow: not while it outgrows the builder, because every search scans the growing segment."""
+        """Whether the growing segment may grow. Every search scans it, so it must not outgrow the builder."""
         return (
             not self._parameters.maintain
             or self._closed
@@ -160,11 +161,11 @@ class CompactionScheduler:
         )
 
     def waited(self, seconds: float) -> None:
-        """A commit waited so long for room."""
+        """Adds the time that a commit waited for room."""
         self._tally.waited_seconds += seconds
 
     def _worth_a_look(self) -> bool:
-        """Whether there can be anything to do: a small collection without segments costs nothing."""
+        """Whether there can be anything to do. A small collection without segments costs nothing."""
         snapshot = self._index.snapshot
         return self._parameters.maintain and bool(snapshot.segments or snapshot.growing.live >= self._minimum)
 
@@ -188,7 +189,7 @@ class CompactionScheduler:
         """Flushes the whole growing segment on the caller's thread; returns the number of segments made.
 
         Raises:
-            BuildFailed: a build failed; nothing of it has changed anything.
+            BuildFailed: a build failed; the collection is as it was before that build.
         """
         return self._flusher.work(lambda: next_flush(self._index.snapshot, 1, self._maximum))
 
@@ -196,12 +197,12 @@ class CompactionScheduler:
         """Merges as if the collection were idle, on the caller's thread; returns the number of segments made.
 
         Raises:
-            BuildFailed: a build failed; what it was to replace is as it was.
+            BuildFailed: a build failed; the segments it was to replace stay.
         """
         return self._merger.work(lambda: next_merge(self._index.snapshot, self._minimum, self._maximum, idle=True))
 
     def rebuild(self, segment: Segment) -> bool:
-        """Builds a segment anew on the caller's thread; False when it was replaced meanwhile.
+        """Rebuilds a segment on the caller's thread; False when another has replaced it meanwhile.
 
         Raises:
             BuildFailed: the build failed; the segment stays.
@@ -217,7 +218,7 @@ class CompactionScheduler:
         return time.monotonic() - self._last_change >= _IDLE_SECONDS
 
     def _publish(self, job: Job, segment: Segment | None, watch: Watch) -> None:
-        """Flips the manifest; runs on a compactor's thread and waits for the writer's."""
+        """Replaces the segments in database and index; runs on a compactor's thread and waits for the writer's."""
         crash_point = self._parameters.crash_point
 
         def apply(truth: Truth) -> None:
@@ -236,7 +237,7 @@ class CompactionScheduler:
 
 
 def stats_of(tally: CompactionTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
-    """How a collection's maintenance is doing now. ``snapshot`` None: it is closed."""
+    """The state of a collection's compaction now; ``snapshot`` is None when the collection is closed."""
     flushing, merging = tally.flushing, tally.merging
     return CollectionStats(
         growing_passages=0 if snapshot is None else snapshot.growing.live,

@@ -1,8 +1,8 @@
 """The growing segment: passages that no other segment holds yet, in one float32 matrix that searches scan.
 
 ``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays. Rows that
-the writer appends later lie beyond the snapshot's length. A row that dies is marked in place: a deleted passage vanishes
-from every snapshot at once. Labels ascend, and so do keys.
+the writer appends later lie beyond the snapshot's length. A row that dies is marked in place, which removes a deleted
+passage from every snapshot at once. Labels ascend, and so do keys.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class GrowingSnapshot:
     keys: NDArray[np.int64]
     alive: NDArray[np.bool_]
     live: int
+
+    def live_labels(self) -> NDArray[np.int64]:
+        """Labels of the live rows, ascending."""
+        # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
+        return self.labels[self.alive.copy()]
 
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""

@@ -1,7 +1,7 @@
 """The dense index of a collection: the segments, the growing segment, and the snapshot of both that searches take.
 
-The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and enter
-``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing segment.
+The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and
+enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing segment.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class DenseIndex:
             growing: the passages outside those ranges.
         """
         old = self._growing.snapshot()
-        before = [old.labels[old.alive], *(segment.labels[segment.alive] for segment in self._segments)]
+        before = [old.live_labels(), *(segment.labels[segment.alive] for segment in self._segments)]
         dead = np.setdiff1d(np.concatenate(before), live)
         self._counters = counters
         self._segments = tuple(one for one in self._segments if one.row.uid in kept)
