@@ -34,7 +34,7 @@ from shortlist_server.storage.compaction.recovery import recover
 from shortlist_server.storage.compaction.scheduler import CompactionScheduler, CompactionTally
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
-from shortlist_server.storage.lexical.index import Lexicon
+from shortlist_server.storage.lexical.index import LexicalIndex
 from shortlist_server.storage.opening.facts import Facts, Settings, disk_bytes
 from shortlist_server.storage.opening.identity import open_database
 from shortlist_server.storage.parameters import Parameters
@@ -91,7 +91,7 @@ class OpenCollection:
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
         self.reader = Reader(self.pool)
-        self.lexicon = Lexicon(self.pool, lambda: self.index.snapshot.documents)
+        self.lexicon = LexicalIndex(self.pool, lambda: self.index.snapshot.documents)
         self._selections = SelectionCache()
         self.compaction = CompactionScheduler(
             name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally

@@ -1,7 +1,8 @@
 """The dense index of a collection: the segments, the growing segment, and the snapshot of both that searches take.
 
 The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and
-enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing segment.
+enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing
+segment.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class DenseIndex:
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
             raise SegmentDamaged(
                 f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
-                " verification with repair makes the index agree with the database"
+                " run a verification with repair"
             )
 
     def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
