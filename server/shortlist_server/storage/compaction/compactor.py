@@ -28,6 +28,7 @@ from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.values import SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
@@ -50,7 +51,7 @@ _EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
 @dataclass(slots=True)
-class Tally:
+class BuildTally:
     """Counts of a compactor's builds; kept while the collection is closed.
 
     Attributes:
@@ -84,7 +85,7 @@ class Compactor:
         files: Files,
         threads: Executor,
         clock: Clock,
-        tally: Tally,
+        tally: BuildTally,
         command: Sequence[str] = BUILDER,
     ) -> None:
         self._name = name
@@ -208,7 +209,7 @@ class Compactor:
                 self._publish(job, segment, watch)
             except BaseException as error:
                 if row is not None:
-                    self._files.remove_tree(self._folder / "segments" / row.uid)
+                    self._files.remove_tree(self._folder / SEGMENTS_FOLDER / row.uid)
                 # Where nothing has changed in memory, `choose` would pick the same job again, and it would fail again.
                 in_vain = isinstance(error, SegmentOutdated) and self._index.snapshot.segments is not before
                 if not in_vain:
@@ -231,12 +232,12 @@ class Compactor:
         return True
 
     def _load(self, row: SegmentRow) -> Segment:
-        return Segment.load(self._folder / "segments" / row.uid, row, self._collection, self._dimension)
+        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._collection, self._dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(
-            database=str(self._folder / "collection.db"),
-            folder=str(self._folder / "segments"),
+            database=str(self._folder / DATABASE_FILE),
+            folder=str(self._folder / SEGMENTS_FOLDER),
             collection=self._collection,
             uid=uuid.uuid4().hex,
             dimension=self._dimension,
@@ -274,8 +275,8 @@ class Compactor:
         with self._lock:
             self._child = None
         if code != 0 or not said:
-            self._files.remove_tree(self._folder / "segments" / (TEMPORARY_PREFIX + spec.uid))
-            self._files.remove_tree(self._folder / "segments" / spec.uid)
+            self._files.remove_tree(self._folder / SEGMENTS_FOLDER / (TEMPORARY_PREFIX + spec.uid))
+            self._files.remove_tree(self._folder / SEGMENTS_FOLDER / spec.uid)
             raise BuildFailed(f"the build ended with code {code}: {said[-1] if said else 'no message'}")
         values = json.loads(said[-1])
         return None if values is None else SegmentRow(**values)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from shortlist_server.errors import DataCorrupted
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.rows.reader import checked_vector
 from shortlist_server.storage.values import SegmentRow
 from shortlist_server.storage.vectors.growing import GrowingSegment
@@ -63,7 +64,7 @@ def recover(
         Overloaded: the limit of open files is reached; no segment was dropped for that.
     """
     rows = segment_rows(connection)
-    segments_folder = folder / "segments"
+    segments_folder = folder / SEGMENTS_FOLDER
     named = {row.uid for row in rows}
     if not segments_folder.is_dir():
         # Its content can be rebuilt, and tools that copy folders may skip an empty one.

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Compactor, Tally
+from shortlist_server.storage.compaction.compactor import Compactor, BuildTally
 from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
 from shortlist_server.storage.rows.writer import Task
@@ -67,8 +68,8 @@ class CollectionStats:
 class CompactionTally:
     """Counts of a collection's compaction; kept while the collection is closed."""
 
-    flushing: Tally = field(default_factory=Tally)
-    merging: Tally = field(default_factory=Tally)
+    flushing: BuildTally = field(default_factory=BuildTally)
+    merging: BuildTally = field(default_factory=BuildTally)
     waited_seconds: float = 0.0
 
 
@@ -86,7 +87,7 @@ class CompactionScheduler:
         parameters: Parameters,
         tally: CompactionTally,
     ) -> None:
-        self._segments_folder = folder / "segments"
+        self._segments_folder = folder / SEGMENTS_FOLDER
         self._index = index
         self._submit = submit
         self._parameters = parameters
@@ -96,7 +97,7 @@ class CompactionScheduler:
         self._last_change = time.monotonic()
         self._closed = False
 
-        def compactor(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: Tally) -> Compactor:
+        def compactor(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: BuildTally) -> Compactor:
             return Compactor(
                 f"{kind}-{name}",
                 folder,
