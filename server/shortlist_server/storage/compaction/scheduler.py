@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Compactor, BuildTally
+from shortlist_server.storage.compaction.compactor import BuildTally, Compactor
 from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
