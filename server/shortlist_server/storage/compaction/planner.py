@@ -12,7 +12,7 @@ from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 FANOUT = 4
-"""Number of neighbouring segments of about one size from which on they are merged."""
+"""Number of neighbouring segments of about one size that makes a merge due."""
 
 REBUILD_SHARE = 0.25
 """Share of dead rows above which a segment is rebuilt."""

@@ -56,7 +56,7 @@ def difference(index: DenseIndex, submit: Submit) -> Difference:
 
 
 def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
-    """Makes the index show what the database has; searches see all of it in one new snapshot.
+    """Makes the index show what the database has; searches switch to a new snapshot.
 
     Drops segments that lack passages of their range, as a restart would, and moves their passages to the growing
     segment. A build that was to replace one of them ends in ``SegmentOutdated``.
