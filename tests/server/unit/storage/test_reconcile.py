@@ -249,7 +249,7 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
 
 def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
     deleted_in_the_growing_segment(collection, maker)
-    with pytest.raises(BuildFailed, match="repair makes the index agree"):
+    with pytest.raises(BuildFailed, match="run a verification with repair"):
         collection.flush_now()
     assert len(list((collection.folder / "segments").iterdir())) == 2
     assert store.verify("papers", repair=True).ok
