@@ -1,4 +1,4 @@
-"""Dense search over segments and tail against one bare hnswlib index of the same vectors.
+"""Dense search over segments, the growing one included, against one bare hnswlib index of the same vectors.
 
 Searches run plain, with a fifth of the rows replaced or deleted, and filtered: at several shares, and with filters that
 go with or against the query. The data is many small clusters, where a filter can exclude most of a query's
@@ -48,7 +48,7 @@ FAMILY = 20
 SPREAD = 1.0
 LIMIT = 10
 GROUP = 1000
-BREADTHS = (10, 20, 40, 60, 80, 100, 150, 200, 400, 800)
+EFS = (10, 20, 40, 60, 80, 100, 150, 200, 400, 800)
 
 Vectors = NDArray[np.float32]
 
@@ -82,7 +82,7 @@ def run(
     start = time.perf_counter()
     fill(collection, vectors, clusters, range(rows))
     figures["commit_rows_per_second"] = rows / (time.perf_counter() - start)
-    collection.seal_now()
+    collection.flush_now()
     collection.merge_now()
     truth = np.asarray(queries @ vectors.T)
     alive = np.ones(rows, dtype=np.bool_)
@@ -126,7 +126,7 @@ def run(
     fill(collection, vectors, clusters, replaced.tolist())
     for start_row in range(0, len(deleted), GROUP):
         collection.commit([Deletion(id=str(row)) for row in deleted[start_row : start_row + GROUP]]).result()
-    collection.seal_now()
+    collection.flush_now()
     collection.merge_now()
     alive[deleted] = False
     truth = np.asarray(queries @ vectors.T)
@@ -223,8 +223,8 @@ def bare(path: Path, vectors: Vectors, queries: Vectors, truth: Vectors, recall:
     load_seconds = time.perf_counter() - start
     everything = np.ones(len(vectors), dtype=np.bool_)
     took: list[float] = []
-    for breadth in BREADTHS:
-        loaded.set_ef(breadth)
+    for ef in EFS:
+        loaded.set_ef(ef)
         found, took = [], []
         for query in queries:
             start = time.perf_counter()

@@ -100,11 +100,11 @@ def memory_growth(folder: Path, first: int, last: int) -> Growth:
 
 
 def index_mb(data: Path, client: Client) -> float:
-    """Vectors and graphs in memory: a graph's file is what is loaded of it, the tail has its vectors alone."""
+    """Vectors and graphs in memory: a graph takes the size of its file, the growing segment has vectors alone."""
     texts = client.get_collection("texts")
-    tail = (texts.passage_count - texts.segment_passage_count) * texts.config.dimension * 4
+    growing = (texts.passage_count - texts.segment_passage_count) * texts.config.dimension * 4
     graphs = (data / "collections" / "texts" / "segments").glob(f"[!.]*/{GRAPH_FILE}")
-    return (tail + sum(graph.stat().st_size for graph in graphs)) / 2**20
+    return (growing + sum(graph.stat().st_size for graph in graphs)) / 2**20
 
 
 def anonymous_mb(process: psutil.Process) -> float:

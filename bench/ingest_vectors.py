@@ -123,8 +123,8 @@ def main() -> None:
                     ratios.append(rates[-1] / bare)
                     if i < 2:
                         continue
-                    # Sealing the rows just written is no part of an idle server.
-                    wait_sealed(client)
+                    # An idle server does not flush, so wait until it has.
+                    wait_flushed(client)
                     idle = search_ms(client, queries)
                     feeder = multiprocessing.get_context("spawn").Process(
                         target=ingest, args=(server.target, rows, "w", 3)
@@ -154,15 +154,15 @@ def main() -> None:
     )
 
 
-def wait_sealed(client: Client, seconds: float = 300.0) -> None:
-    """Waits until the server has sealed what it will seal."""
+def wait_flushed(client: Client, seconds: float = 300.0) -> None:
+    """Waits until the server flushes no more."""
     until = time.monotonic() + seconds
     last = -1
     while time.monotonic() < until:
-        sealed = client.get_collection("vectors").segment_passage_count
-        if sealed == last:
+        flushed = client.get_collection("vectors").segment_passage_count
+        if flushed == last:
             return
-        last = sealed
+        last = flushed
         time.sleep(5)
 
 

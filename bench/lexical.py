@@ -26,7 +26,7 @@ from bars import at_most, finish, percentile
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.lexical.index import POSTING_BUDGET, Lexicon
+from shortlist_server.storage.lexical.index import POSTING_BUDGET, LexicalIndex
 from shortlist_server.storage.store import EmbeddedStore
 
 CANDIDATES = 100
@@ -138,7 +138,7 @@ def ndcg(
     budget: int,
 ) -> float:
     collection = fill(store, name, ((document["title"], document["text"]) for document in corpus))
-    lexicon = Lexicon(collection.readers, lambda: len(corpus), budget)
+    lexicon = LexicalIndex(collection.readers, lambda: len(corpus), budget)
     total = 0.0
     for query, grades in judged.items():
         found = lexicon.search(queries[query], 10, None).keys.tolist()

@@ -86,7 +86,7 @@ def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
         document_count=proto.document_count,
         passage_count=proto.passage_count,
         segment_passage_count=proto.segment_passage_count,
-        tail_passage_count=proto.tail_passage_count,
+        growing_passage_count=proto.growing_passage_count,
         sampled_count=proto.sampled_count,
         reached_count=proto.reached_count,
         repairs=tuple(proto.repairs),

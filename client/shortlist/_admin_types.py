@@ -138,7 +138,7 @@ class VerifyReport:
     Attributes:
         ok: whether every check holds.
         document_count, passage_count: live ones.
-        segment_passage_count, tail_passage_count: where the live passages are.
+        segment_passage_count, growing_passage_count: where the live passages are.
         sampled_count: vectors that were looked up by themselves.
         reached_count: those that were found.
         repairs: what was repaired, a sentence each.
@@ -151,7 +151,7 @@ class VerifyReport:
     document_count: int = 0
     passage_count: int = 0
     segment_passage_count: int = 0
-    tail_passage_count: int = 0
+    growing_passage_count: int = 0
     sampled_count: int = 0
     reached_count: int = 0
     repairs: tuple[str, ...] = ()

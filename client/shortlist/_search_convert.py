@@ -128,7 +128,7 @@ def _source(proto: search_pb2.DenseSource) -> searches.DenseSource:
         name=proto.name,
         passages=proto.passages,
         matches=optional(proto, "matches"),
-        breadth=proto.breadth,
+        ef=proto.ef,
         found=proto.found,
         strategy=choice_from_proto(search_pb2.DenseStrategy, "DENSE_STRATEGY", proto.strategy) or "",
     )

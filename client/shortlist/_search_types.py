@@ -169,10 +169,10 @@ class DenseSource:
     """How one part of the dense index was asked.
 
     Attributes:
-        name: the segment's id, or "tail" for the passages in no segment yet.
+        name: the segment's id, or "growing" for the passages in no segment yet.
         passages: those in it, deleted ones included.
         matches: those that pass the filter, as counted beforehand, which chooses the strategy; None without a filter.
-        breadth: passages that its graph was asked for; 0 when it was not asked.
+        ef: passages that its graph was asked for; 0 when it was not asked.
         found: passages it gave.
         strategy: as ``SearchReport.dense_strategy``.
     """
@@ -180,7 +180,7 @@ class DenseSource:
     name: str
     passages: int
     matches: int | None
-    breadth: int
+    ef: int
     found: int
     strategy: str
 

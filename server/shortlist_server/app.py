@@ -307,7 +307,7 @@ def _maintenance(collection: EmbeddedCollection) -> Maintenance:
     stats = collection.stats()
     return Maintenance(
         collection=collection.name,
-        seals=stats.seals,
+        flushes=stats.flushes,
         merges=stats.merges,
         build_failures=stats.build_failures,
         waited_seconds=stats.waited_seconds,

@@ -1,4 +1,4 @@
-"""Seals, merges, deletions and replacements in every order, with several of them in one transaction.
+"""Flushes, merges, deletions and replacements in every order, with several of them in one transaction.
 
 A build is begun at one step and published at another, as the child process and the writer thread do it, so that any
 change may come before a build reads the database, while it runs, or in the transaction that publishes it. After each
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import BuildSpec, build
-from shortlist_server.storage.compaction.compactor import next_merge, next_seal
+from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
@@ -65,20 +65,20 @@ class Fail:
     kind: str
 
 
-KINDS = st.sampled_from(["seal", "merge"])
+KINDS = st.sampled_from(["flush", "merge"])
 NUMBERS = st.integers(0, 9)
 CHANGES = st.one_of(st.builds(Put, NUMBERS), st.builds(Delete, NUMBERS), st.builds(Publish, KINDS))
 TRANSACTIONS = st.lists(CHANGES, min_size=1, max_size=5)
 BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
-# Two segments and a tail, from which both kinds of build can begin.
+# Two segments and rows in the growing one, from which both kinds of build can begin.
 START = [
     [Put(0), Put(1), Put(2)],
-    Begin("seal"),
-    [Publish("seal"), Put(3), Put(4), Put(5)],
-    Begin("seal"),
-    [Publish("seal"), Put(6), Put(7), Put(8)],
+    Begin("flush"),
+    [Publish("flush"), Put(3), Put(4), Put(5)],
+    Begin("flush"),
+    [Publish("flush"), Put(6), Put(7), Put(8)],
 ]
 
 
@@ -102,8 +102,8 @@ class Play:
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, view = self.collection._residency.opened.index, self.collection.view
-        job = next_seal(view, 1, MOST) if kind == "seal" else next_merge(view, 1, MOST, idle=True)
+        index, snapshot = self.collection._residency.opened.index, self.collection.snapshot
+        job = next_flush(snapshot, 1, MOST) if kind == "flush" else next_merge(snapshot, 1, MOST, idle=True)
         if job is None:
             return
         stack = ExitStack()
@@ -188,8 +188,8 @@ class Play:
 
 
 @given(st.lists(STEPS, min_size=3, max_size=12))
-@example([Begin("seal"), Begin("merge"), [Publish("merge")], [Delete(7), Publish("seal")]])
-@example([Begin("merge"), Begin("seal"), [Delete(0)], [Publish("seal"), Delete(6)], [Put(2), Publish("merge")]])
+@example([Begin("flush"), Begin("merge"), [Publish("merge")], [Delete(7), Publish("flush")]])
+@example([Begin("merge"), Begin("flush"), [Delete(0)], [Publish("flush"), Delete(6)], [Put(2), Publish("merge")]])
 @settings(max_examples=30, deadline=None)
 def test_the_index_shows_what_is_stored_in_whatever_order_builds_and_changes_come(steps):
     with tempfile.TemporaryDirectory() as folder:

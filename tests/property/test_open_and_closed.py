@@ -133,10 +133,10 @@ class OpenAndClosed(RuleBasedStateMachine):
             self.leases.pop(0).release()
 
     @rule(name=NAMES)
-    def seal(self, name):
+    def flush(self, name):
         if name in self.model:
             self.settle()
-            self.store.find(name).seal_now()
+            self.store.find(name).flush_now()
 
     @rule(name=NAMES)
     def verify(self, name):

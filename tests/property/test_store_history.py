@@ -1,6 +1,6 @@
 """A random history of a collection, against a dict and brute force.
 
-Documents come, change and go; the tail is sealed and segments are merged at random moments; the store is restarted,
+Documents come, change and go; flushes and merges happen at random moments; the store is restarted,
 sometimes with a segment damaged. After every step, searches give what the dict gives: the same documents and, in exact
 mode, the same scores.
 """
@@ -182,8 +182,8 @@ class History(RuleBasedStateMachine):
             del self.model[id]
 
     @rule()
-    def seal(self):
-        self.collection.seal_now()
+    def flush(self):
+        self.collection.flush_now()
 
     @rule()
     def merge(self):

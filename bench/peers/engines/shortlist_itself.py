@@ -13,7 +13,7 @@ from shortlist_cli.hosting.server_process import ServerProcess
 NAME = "bench"
 NOTHING = Include(text=False, metadata=False)
 SEGMENT_PASSAGES = 4096
-"""Passages from which on the server seals a segment, by default; fewer stay in the tail, which is scanned."""
+"""Passages that make the server flush the growing segment, by default; fewer stay in it, and searches scan them."""
 
 
 class Peer(Engine):
@@ -54,9 +54,9 @@ class Peer(Engine):
         building = True
         while building:
             wait_until_quiet(self.pids())
-            building = self._tail(name) >= SEGMENT_PASSAGES or bool(children(self._process.process.pid))
+            building = self._growing(name) >= SEGMENT_PASSAGES or bool(children(self._process.process.pid))
 
-    def _tail(self, name: str) -> int:
+    def _growing(self, name: str) -> int:
         collection = self._client.get_collection(name)
         return collection.passage_count - collection.segment_passage_count
 

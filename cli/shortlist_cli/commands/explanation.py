@@ -57,7 +57,7 @@ def _counts(outcomes: Iterable[str]) -> str:
 def _print_sources(sources: Iterable[DenseSource]) -> None:
     output.print_table(
         ["part of the index", "passages", "pass the filter", "asked of the graph", "found", "strategy"],
-        [[one.name, one.passages, one.matches, one.breadth, one.found, one.strategy] for one in sources],
+        [[one.name, one.passages, one.matches, one.ef, one.found, one.strategy] for one in sources],
         right=("passages", "pass the filter", "asked of the graph", "found"),
     )
 

@@ -196,7 +196,7 @@ def _report(found: CollectionReport) -> VerifyReport:
         document_count=found.documents,
         passage_count=found.passages,
         segment_passage_count=found.segment_passages,
-        tail_passage_count=found.tail_passages,
+        growing_passage_count=found.growing_passages,
         sampled_count=found.sampled,
         reached_count=found.reached,
         repairs=tuple(found.repairs),

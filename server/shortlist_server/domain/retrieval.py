@@ -24,17 +24,17 @@ class DenseSource:
     """How one part of the dense index was searched.
 
     Attributes:
-        name: the segment's id, or "tail" for the growing segment.
-        passages: passages in it, including deleted ones.
-        matches: passages that pass the filter, counted beforehand; None without a filter.
-        breadth: passages that its graph was asked for; 0 where the graph was not asked.
-        found: passages that it returned.
+        name: the segment's id, or "growing".
+        passages: those in it, deleted ones included.
+        matches: those that pass the filter, as counted beforehand; None without a filter.
+        ef: passages its graph was asked for; 0 where it was not asked.
+        found: passages it gave.
     """
 
     name: str
     passages: int
     matches: int | None
-    breadth: int
+    ef: int
     found: int
     strategy: DenseStrategy
 

@@ -165,7 +165,7 @@ class Maintenance:
     """What the builds of a collection's segments did since the server started."""
 
     collection: str
-    seals: int
+    flushes: int
     merges: int
     build_failures: int
     waited_seconds: float
@@ -220,12 +220,12 @@ class StateCollector(Collector):
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:
     counters: list[tuple[str, str, Callable[[Maintenance], float]]] = [
-        ("seals", "Segments flushed from the growing segment since the start.", lambda m: m.seals),
-        ("merges", "Segments built by merges, or built anew, since the start.", lambda m: m.merges),
-        ("build_failures", "Failed builds of segments since the start.", lambda m: m.build_failures),
+        ("flushes", "Flushes of the growing segment into a segment since the start.", lambda m: m.flushes),
+        ("merges", "Segments built from other segments, or anew, since the start.", lambda m: m.merges),
+        ("build_failures", "Builds of segments that failed since the start.", lambda m: m.build_failures),
         (
             "commit_wait_seconds",
-            "Time that commits waited because the growing segment outgrew the builder, since the start.",
+            "Time commits were held back because the growing segment outgrew the builder, since the start.",
             lambda m: m.waited_seconds,
         ),
     ]
@@ -249,7 +249,7 @@ def _of_recall(collections: Sequence[CollectionRecall]) -> Iterator[Metric]:
         ("recall_ratio", "Estimated recall@10 of searches through a graph.", lambda e: e.recall),
         ("recall_lower_ratio", "Lower end of the 95 % interval of that recall.", lambda e: e.lower),
         ("recall_upper_ratio", "Upper end of the 95 % interval of that recall.", lambda e: e.upper),
-        ("ef", "The ef of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
+        ("ef", "ef of searches through a graph, raised to meet the recall target.", lambda e: e.ef),
     ]
     names = ["collection", "filtered"]
     for name, help, read in gauges:
@@ -272,8 +272,8 @@ def _of_collections(collections: Sequence[CollectionInfo]) -> Iterator[Metric]:
         ("documents", "Live documents.", lambda c: c.document_count),
         ("passages", "Live passages.", lambda c: c.passage_count),
         (
-            "tail_passages",
-            "Live passages in the growing segment, which every search scans.",
+            "growing_passages",
+            "Live passages in no segment yet, which every search scans.",
             lambda c: c.passage_count - c.segment_passage_count,
         ),
         ("segments", "Segments of the dense index.", lambda c: c.segment_count),

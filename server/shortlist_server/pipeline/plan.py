@@ -47,7 +47,7 @@ class Plan:
 
     Attributes:
         dense_candidates, lexical_candidates: documents to ask each index for, at least as many as the answer needs.
-        ef: of the dense search; None for the collection's, which the server may raise.
+        ef: nodes each graph is asked for; None: the collection's own, which the server may raise.
         embedder: None where the search needs no embedding.
         instruction: the embedder's; "" for the model's default.
         reranker: None where the search reranks nothing; then ``rerank_depth`` and ``rerank_weight`` are 0.

@@ -294,7 +294,7 @@ def _report_out(report: CollectionReport) -> pb.VerifyReport:
         document_count=report.documents,
         passage_count=report.passages,
         segment_passage_count=report.segment_passages,
-        tail_passage_count=report.tail_passages,
+        growing_passage_count=report.growing_passages,
         sampled_count=report.sampled,
         reached_count=report.reached,
         repairs=report.repairs,

@@ -58,7 +58,7 @@ class UnsentAnswers:
             max(1, max_bytes // CALLERS_SHARE),
             RETRY_SECONDS,
         )
-        self._memory = memory.Rarely()
+        self._memory = memory.Trimmer()
 
     def check(self, caller: str, *, large: bool) -> None:
         """Raises ``Overloaded`` where an answer would be made in vain; ``large``: it may well be over 64 KiB."""

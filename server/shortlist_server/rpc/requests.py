@@ -125,7 +125,7 @@ class RequestReader:
         self._arrivals = Arrivals(config.max_deadline_seconds, SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER)
         most = LARGE_MESSAGES * config.max_message_bytes
         self._large = Slots("max_request_bytes", most, "max_request_bytes_per_caller", most // 2, RETRY_SECONDS)
-        self._memory = memory.Rarely()
+        self._memory = memory.Trimmer()
         self._parsing = asyncio.Semaphore(PARSED_AT_ONCE)
 
     def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> Kind:

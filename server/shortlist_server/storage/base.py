@@ -182,13 +182,13 @@ class CollectionStore(Protocol):
         """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did."""
 
     def ef(self, *, filtered: bool) -> int:
-        """Breadth of dense searches that ask for none: the preset, else the store's own, or what it was raised to."""
+        """The ``ef`` of dense searches that set none: the larger of the preset (or default) and the raised one."""
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
-        """Raises that breadth, durably, beside the search defaults and not in them.
+        """Raises that ``ef``, durably; the search defaults stay as they are.
 
-        Nothing happens where ``ef`` or ``recall_target`` of the search defaults is no longer what it is in ``under``,
-        those for which too little was found.
+        Does nothing if ``ef`` or ``recall_target`` of the search defaults has changed since ``under``, the defaults
+        for which recall was measured.
         """
 
 

@@ -129,12 +129,12 @@ class EmbeddedCollection:
     def sequence(self) -> int:
         """Sequence of the last commit."""
         opened = self._residency.opened
-        return self._residency.facts().info.sequence if opened is None else opened.view.sequence
+        return self._residency.facts().info.sequence if opened is None else opened.snapshot.sequence
 
     def ef(self, *, filtered: bool) -> int:
-        """Breadth of dense searches that ask for none."""
+        """The ``ef`` of dense searches that set none."""
         settings = self._settings()
-        return max(settings.config.search_defaults.ef or dense.DEFAULT_BREADTH, settings.raised_ef[filtered])
+        return max(settings.config.search_defaults.ef or dense.DEFAULT_EF, settings.raised_ef[filtered])
 
     def info(self) -> CollectionInfo:
         """Counts and sizes now, from memory and a few ``stat`` calls; of a closed collection, as it was closed."""
@@ -143,29 +143,29 @@ class EmbeddedCollection:
     def stats(self) -> CollectionStats:
         """How maintenance is doing, for an operator. Of a closed collection, without its segments."""
         opened = self._residency.opened
-        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.view)
+        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.snapshot)
 
     def _settings(self) -> Settings:
         opened = self._residency.opened
         return self._residency.facts().settings if opened is None else opened.settings
 
-    def seal_now(self) -> int:
-        """Seals the whole tail, waiting for the builds; returns the number of segments made.
+    def flush_now(self) -> int:
+        """Flushes the whole growing segment and waits for the builds; returns the number of segments made.
 
         Raises:
-            BuildFailed: a build failed; nothing of it has changed anything.
+            BuildFailed: a build failed; the collection is as it was before that build.
         """
         with self._residency.use() as opened:
-            return opened.upkeep.seal_now()
+            return opened.compaction.flush_now()
 
     def merge_now(self) -> int:
-        """Merges neighbouring segments as far as their cap allows, waiting for the builds; returns their number.
+        """Merges neighbouring segments up to the largest size and waits for the builds; returns the number made.
 
         Raises:
-            BuildFailed: a build failed; what it was to replace is as it was.
+            BuildFailed: a build failed; the segments it was to replace stay.
         """
         with self._residency.use() as opened:
-            return opened.upkeep.merge_now()
+            return opened.compaction.merge_now()
 
     # ------------------------------------------------------------------------------- for verification and backup
 
@@ -180,10 +180,10 @@ class EmbeddedCollection:
         return self._settings().uid
 
     @property
-    def view(self) -> dense.View:
+    def snapshot(self) -> dense.Snapshot:
         """What searches see now."""
         with self._residency.use() as opened:
-            return opened.view
+            return opened.snapshot
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -242,7 +242,7 @@ class EmbeddedCollection:
         self._residency.until_done(lambda opened: opened.save_settings(change)).result()
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
-        """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""
+        """Raises the ``ef`` of searches that set none, durably; see ``CollectionStore.raise_ef``."""
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
             if _recall_preset(config.search_defaults) == _recall_preset(under):
@@ -311,7 +311,7 @@ class EmbeddedCollection:
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
         with self._residency.use() as opened:
-            return opened.view.documents if filter is None else opened.select(filter).matches
+            return opened.snapshot.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
         """Resolves a filter at the present sequence; cached by filter and sequence."""
@@ -337,8 +337,8 @@ class EmbeddedCollection:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         assert selection is None or isinstance(selection, KeySelection)
         with self._residency.use() as opened:
-            breadth = ef or self.ef(filtered=selection is not None)
-            return opened.dense(self._checked(vector), documents, selection, ef=breadth, exact=exact)
+            ef = ef or self.ef(filtered=selection is not None)
+            return opened.dense(self._checked(vector), documents, selection, ef=ef, exact=exact)
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
@@ -362,5 +362,5 @@ class EmbeddedCollection:
 
 
 def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:
-    """What a raised breadth was measured against: with another, raising begins anew."""
+    """The settings a raised ``ef`` was measured against: when they change, raising begins anew."""
     return defaults.ef, defaults.recall_target

@@ -24,10 +24,10 @@ class Parameters:
         reserve: space kept back for deletions.
         pool: threads that search segments beside the caller's.
         writing_threads: threads that take turns at the collections' writers.
-        sealing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
+        flushing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
         clock: calls what is due later.
         connections: the reading connections.
-        maintain: whether segments are sealed and merged in the background; tests and tools may do without.
+        maintain: whether segments are flushed and merged in the background; tests and tools may do without.
     """
 
     config: Config
@@ -37,7 +37,7 @@ class Parameters:
     reserve: Reserve
     pool: ThreadPoolExecutor
     writing_threads: Executor
-    sealing_threads: Executor
+    flushing_threads: Executor
     merging_threads: Executor
     clock: Clock
     connections: ReadingConnections

@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 WRITING_THREADS = 8
 """Threads that the collections' writers share; a turn takes one for a transaction, most of it the disk's time."""
 
-SEALING_THREADS = 2
+FLUSHING_THREADS = 2
 MERGING_THREADS = 2
 """Builds of segments at once, each in a process that takes half of the cores."""
 
@@ -99,7 +99,7 @@ class EmbeddedStore:
             for kind, most in {
                 "segments": max(2, os.cpu_count() or 2),
                 "writing": WRITING_THREADS,
-                "sealing": SEALING_THREADS,
+                "flushing": FLUSHING_THREADS,
                 "merging": MERGING_THREADS,
                 "closing": 1,
             }.items()
@@ -113,7 +113,7 @@ class EmbeddedStore:
             reserve=Reserve(config.data_dir),
             pool=self._threads["segments"],
             writing_threads=self._threads["writing"],
-            sealing_threads=self._threads["sealing"],
+            flushing_threads=self._threads["flushing"],
             merging_threads=self._threads["merging"],
             clock=self._clock,
             connections=ReadingConnections(),

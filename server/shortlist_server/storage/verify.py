@@ -1,12 +1,12 @@
 """Proves that a collection is what it should be, or names what is wrong.
 
 The database is checked by SQLite itself, by counting, and by the checksum of every vector and text; the segments file
-by file; and the invariant of the dense index, that the live labels in the database are those in segments and tail with
-none in two places, at one moment on the writer thread. A sample of vectors is looked up by itself in each graph,
-because a graph can be whole and still have rows that no search reaches: a search that ends far from where it should is
-damage, one that finds near neighbours of the vector and not the vector is as approximate as a graph is. Any thread may
-call; a large collection takes minutes. Searches go on meanwhile; commits wait while the lexical index and the labels
-are compared.
+by file; and the invariant of the dense index, at one moment on the writer thread: the live labels in the database are
+those in the segments and the growing segment, each in one place. A sample of vectors is looked up by itself in each
+graph, because a graph can be whole and still have rows that no search reaches. A search that ends far from where it
+should is damage; one that finds near neighbours of the vector but not the vector is as approximate as a graph is. Any
+thread may call; a large collection takes minutes. Searches go on meanwhile; commits wait while the lexical index and
+the labels are compared.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from shortlist_server.storage.vectors.segments import Segment, Unreachable
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors for which a search must find some of the nearest."""
 
-_SAMPLE_BREADTH = 100
-_INVARIANT = "live labels = segments + tail, disjoint"
+_SAMPLE_EF = 100
+_INVARIANT = "live labels = segments + growing segment, disjoint"
 
 _LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
 
@@ -50,7 +50,7 @@ class CollectionReport:
     documents: int = 0
     passages: int = 0
     segment_passages: int = 0
-    tail_passages: int = 0
+    growing_passages: int = 0
     sampled: int = 0
     reached: int = 0
     checks: list[Check] = field(default_factory=list)
@@ -91,7 +91,7 @@ def verify_collection(
         repairs = collection.repair(
             lexical=not failed.isdisjoint(_LEXICAL_CHECKS),
             dense=_INVARIANT in failed,
-            segments=[one for one in collection.view.segments if not failed.isdisjoint(_names(one))],
+            segments=[one for one in collection.snapshot.segments if not failed.isdisjoint(_names(one))],
         )
         report = _verified(collection, sample, progress)
         report.repairs = repairs
@@ -102,9 +102,9 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
     info = collection.info()
     report = CollectionReport(name=info.name, documents=info.document_count, passages=info.passage_count)
     checks = report.checks
-    tail = collection.view.tail
+    growing = collection.snapshot.growing
     for damage in collection.damage:
-        exact = int((tail.alive & (tail.labels > damage.low) & (tail.labels <= damage.high)).sum())
+        exact = int((growing.alive & (growing.labels > damage.low) & (growing.labels <= damage.high)).sum())
         detail = f"{damage.problem}; {exact} of its passages are searched exactly until it is rebuilt"
         checks.append(Check(name=f"segment {damage.uid} at the start", ok=not exact, detail=detail))
     progress("database")
@@ -121,7 +121,7 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
     progress("invariant")
     checks.append(_check_invariant(collection, report))
     progress("reachability")
-    for segment in collection.view.segments:
+    for segment in collection.snapshot.segments:
         looked_up = _sample(segment, sample)
         report.sampled += len(looked_up.rows)
         report.reached += int(looked_up.found.sum())
@@ -138,7 +138,7 @@ def _check_lexical(collection: EmbeddedCollection) -> Check:
 
 
 def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
-    for segment in collection.view.segments:
+    for segment in collection.snapshot.segments:
         try:
             check_folder(
                 collection.folder / SEGMENTS_FOLDER / segment.row.uid,
@@ -148,7 +148,7 @@ def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
             )
         except SegmentDamaged as error:
             # Replaced meanwhile by a merge, its files are rightly gone.
-            if segment in collection.view.segments:
+            if segment in collection.snapshot.segments:
                 yield Check(name=f"segment {segment.row.uid}", ok=False, detail=str(error))
         else:
             yield Check(name=f"segment {segment.row.uid}", ok=True)
@@ -156,16 +156,14 @@ def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
 
 def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -> Check:
     found = collection.difference()
-    report.segment_passages, report.tail_passages = found.segment_passages, found.tail_passages
+    report.segment_passages, report.growing_passages = found.segment_passages, found.growing_passages
     return Check(name=_INVARIANT, ok=not found.problems, detail="; ".join(found.problems))
 
 
 def _check_reachability(segment: Segment, sample: _Sample) -> Check:
     rows = max(1, len(sample.rows))
     lost, missed = int((~sample.near).sum()), int((sample.near & ~sample.found).sum())
-    detail = (
-        f"searches for {lost} of {len(sample.rows)} vectors find none of the {_SAMPLE_BREADTH} nearest" if lost else ""
-    )
+    detail = f"searches for {lost} of {len(sample.rows)} vectors find none of the {_SAMPLE_EF} nearest" if lost else ""
     if missed:
         # Not damage: in a crowd of all but equal vectors, a graph finds some and not all.
         note = f"searches for {missed} find others as near that are not the vector itself"
@@ -210,17 +208,17 @@ def _sample(segment: Segment, sample: int) -> _Sample:
 def _true_score(segment: Segment, vector: Vector) -> float:
     """Cosine of the last of the rows that are nearest in truth, which are as many as a search is asked for."""
     scores = (segment.vectors @ vector)[segment.alive.copy()]
-    return float(np.sort(scores)[-_SAMPLE_BREADTH:][0]) if len(scores) else -np.inf
+    return float(np.sort(scores)[-_SAMPLE_EF:][0]) if len(scores) else -np.inf
 
 
 def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The rows found; asks for fewer where there are fewer since the question was put."""
     while True:
-        breadth = min(_SAMPLE_BREADTH, segment.live)
+        ef = min(_SAMPLE_EF, segment.live)
         try:
-            return segment.nearest(vector, breadth)
+            return segment.nearest(vector, ef)
         except Unreachable:
-            if segment.live >= breadth:
+            if segment.live >= ef:
                 raise
 
 

@@ -69,7 +69,7 @@ def test_search_explains_itself_to_people_and_to_programs(target: str, animals: 
     assert "fusion: 3 documents, by weighted sum, weight of dense 0.6\n" in account
     assert "rerank: 2 scored, 1 beyond depth; by late-interaction@" in account
     assert "answer: 1 returned, 2 beyond limit\n" in account
-    assert "tail\t3\t\t0\t3\texact\n" in account
+    assert "growing\t3\t\t0\t3\texact\n" in account
     rows = [line.split("\t") for line in account.splitlines() if line.count("\t") == 8]
     assert [(row[0], row[7], row[8]) for row in rows[1:]] == [
         ("1", "returned", "scored"),

@@ -93,8 +93,8 @@ async def test_an_explanation_tells_the_way_of_every_candidate(client: Any, book
     assert [one.outcome for one in said.candidates] == ["returned", "beyond_limit", "beyond_limit"]
     assert [one.rerank_outcome for one in said.candidates] == ["scored", "scored", "beyond_depth"]
     assert (said.fusion_method, said.rerank_depth, said.dense_candidates) == ("weighted_sum", 2, 100)
-    (tail,) = said.dense_sources
-    assert (tail.name, tail.passages, tail.matches, tail.strategy) == ("tail", 3, None, "exact")
+    (growing,) = said.dense_sources
+    assert (growing.name, growing.passages, growing.matches, growing.strategy) == ("growing", 3, None, "exact")
     assert said.texts.query == "quick fox"
     assert {passage.id for passage in said.texts.passages} == {one.id for one in said.candidates[:2]}
     filtered, _ = await client.batch_search(

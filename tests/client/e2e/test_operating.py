@@ -61,7 +61,7 @@ async def test_verification_reports_a_collection_and_tells_its_steps(client: Any
     (report,) = await client.verify(notes, sample=5, progress=steps.append)
     assert (report.collection, report.ok, report.problems) == (notes, True, ())
     assert (report.document_count, report.passage_count) == (30, 30)
-    assert report.segment_passage_count + report.tail_passage_count == 30
+    assert report.segment_passage_count + report.growing_passage_count == 30
     assert report.checks
     assert steps[0] == VerifyProgress(collection=notes, step="database")
 

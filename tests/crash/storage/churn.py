@@ -1,4 +1,4 @@
-"""Replacements and deletions while segments are sealed and merged: ``python churn.py FOLDER SEED POINT NTH``.
+"""Replacements and deletions while segments are flushed and merged: ``python churn.py FOLDER SEED POINT NTH``.
 
 Segments are tiny, so that builds never cease, and many vectors are equal. Every so often the process compares itself
 with a dict and brute force, verifies its collection, and exits with 1 if anything differs: what is wrong in memory
@@ -177,7 +177,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> int:
     say("done -1")
     model = stored(collection)
     waiting: list[tuple[int, Future[Commit]]] = []
-    for work in (collection.seal_now, collection.merge_now):
+    for work in (collection.flush_now, collection.merge_now):
         threading.Thread(target=go_on, args=(work,), daemon=True).start()
     for number, operation in operations(seed):
         say(f"begin {number}")
@@ -195,7 +195,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> int:
             return 1
         if number % 10 == 9:
             stats = collection.stats()
-            say(f"built {stats.seals} {stats.merges}")
+            say(f"built {stats.flushes} {stats.merges}")
             time.sleep(PAUSE)
     collect(waiting)
     store.close()
@@ -203,7 +203,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> int:
 
 
 def go_on(work: Callable[[], int]) -> None:
-    """Builds without end, beside the collection's own upkeep, which waits for longer tails and quieter times."""
+    """Builds without end, beside the collection's own compaction, which waits for more passages and quieter times."""
     while True:
         try:
             if not work():

@@ -127,7 +127,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> None:
                 store.create("other", collection_config())
             say(f"done {number}")
         if number % 30 == 29:
-            collection.seal_now()
+            collection.flush_now()
         if number == 100:
             collection.merge_now()
     for earlier, future in waiting:

@@ -1,4 +1,4 @@
-"""Segments are sealed and merged while documents are replaced and deleted, and the process is killed: nothing is amiss.
+"""Flushes and merges run while documents are replaced and deleted, and the process is killed: nothing is amiss.
 
 Each life of a data folder is some rounds, each of which goes on with what the one before it left. ``CRASH_ROUNDS`` sets
 the number of rounds in all.

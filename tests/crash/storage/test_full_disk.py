@@ -85,14 +85,14 @@ def test_a_build_on_a_full_disk_fails_whole_and_succeeds_when_there_is_room(smal
         collection.commit([upsert(n) for n in range(3000)]).result(30)
         fill(ballast)
         with pytest.raises(BuildFailed, match="space"):
-            collection.seal_now()
+            collection.flush_now()
         assert list((collection.folder / "segments").iterdir()) == []
         with pytest.raises(OutOfSpace):
             store.backup(small_disk / "backup")
         assert not (small_disk / "backup").exists()
         assert collection.dense(upsert(5).passages[0].vector, 1).keys.tolist() == [6]
         ballast.unlink()
-        assert collection.seal_now() == 1
+        assert collection.flush_now() == 1
         assert store.verify("c").ok
     finally:
         store.close()

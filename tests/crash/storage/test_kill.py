@@ -132,7 +132,7 @@ def test_a_build_that_is_killed_leaves_everything_as_it_was(tmp_path, point):
         changes = [load.upsert(1, 2, f"d{i}") for i in range(100)]
         collection.commit(changes).result(30)
         with pytest.raises(Exception, match="ended with code -9"):
-            collection.seal_now()
+            collection.flush_now()
         assert collection.info().segment_count == 0
         assert list((tmp_path / "data/collections/c/segments").iterdir()) == []
         vector = changes[5].passages[0].vector
@@ -141,7 +141,7 @@ def test_a_build_that_is_killed_leaves_everything_as_it_was(tmp_path, point):
         store.close()
     again = EmbeddedStore(load.configuration(tmp_path / "data"), maintain=False)
     try:
-        assert again.open("c").seal_now() == 1
+        assert again.open("c").flush_now() == 1
         assert again.verify("c").ok
     finally:
         again.close()

@@ -40,7 +40,7 @@ def test_verification_tells_its_steps_and_reports_each_collection(admin: pb_grpc
     messages = list(admin.Verify(pb.VerifyRequest(), timeout=30))
     report = messages[-1].report
     assert (report.collection, report.ok, report.document_count, report.passage_count) == ("docs", True, 30, 30)
-    assert report.segment_passage_count + report.tail_passage_count == 30
+    assert report.segment_passage_count + report.growing_passage_count == 30
     assert all(check.ok for check in report.checks)
     assert messages[0].progress.collection == "docs"
 

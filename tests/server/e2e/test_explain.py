@@ -102,9 +102,15 @@ def test_a_candidate_without_token_vectors_had_nothing_for_the_second_stage_to_r
 
 
 def test_how_the_dense_index_was_asked_is_told_with_what_was_expected(stub: Any) -> None:
-    (tail,) = search(stub, candidates=pb.Candidates(dense=7)).explanation.dense_sources
-    assert (tail.name, tail.passages, tail.HasField("matches"), tail.breadth, tail.found) == ("tail", 60, False, 0, 10)
-    assert tail.strategy == pb.DENSE_STRATEGY_EXACT
+    (growing,) = search(stub, candidates=pb.Candidates(dense=7)).explanation.dense_sources
+    assert (growing.name, growing.passages, growing.HasField("matches"), growing.ef, growing.found) == (
+        "growing",
+        60,
+        False,
+        0,
+        10,
+    )
+    assert growing.strategy == pb.DENSE_STRATEGY_EXACT
     said = search(stub, mode=pb.RETRIEVAL_MODE_LEXICAL).explanation
     assert (said.dense_passages, len(said.dense_sources)) == (0, 0)
 

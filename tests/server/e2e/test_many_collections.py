@@ -93,7 +93,7 @@ def test_only_the_collections_used_last_have_metrics_of_their_own(
             client.search(name, vector=[1.0, 0.0])
     page = metrics(running)
     assert set(page["shortlist_collection_documents"]) == {"c5", "c3"}
-    assert set(page["shortlist_collection_seals_total"]) == {"c5", "c3"}
+    assert set(page["shortlist_collection_flushes_total"]) == {"c5", "c3"}
 
 
 def test_a_damaged_collection_is_logged_listed_and_counted_before_anybody_uses_it(

@@ -96,7 +96,7 @@ def test_the_page_counts_what_was_done(page: str) -> None:
     stages = values(page, "shortlist_search_stage_seconds_count")
     assert {stage for (stage,), count in stages.items() if count} >= {"embed", "lexical", "dense", "fuse", "group"}
     assert values(page, "shortlist_collection_documents")[("docs",)] == 30
-    assert values(page, "shortlist_collection_tail_passages")[("docs",)] == 30
+    assert values(page, "shortlist_collection_growing_passages")[("docs",)] == 30
     assert values(page, "shortlist_ingest_operations_total")[("durable",)] == 30
     assert values(page, "shortlist_query_tokens_total")[()] > 0
     assert values(page, "shortlist_disk_free_bytes")[()] > 0

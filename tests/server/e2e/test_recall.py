@@ -30,7 +30,7 @@ from shortlist_server.testing import TestServer, server
 DIMENSION = 16
 ROWS = 4000
 PRESET = SearchDefaults(candidates=Candidates(dense=10, ef=10))
-"""A breadth that finds too little."""
+"""An ef that finds too little."""
 
 HALF = Field("n") < ROWS // 2
 

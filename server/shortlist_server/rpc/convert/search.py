@@ -199,7 +199,7 @@ def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
                 name=source.name,
                 passages=source.passages,
                 matches=source.matches,
-                breadth=source.breadth,
+                ef=source.ef,
                 found=source.found,
                 strategy=pb.DenseStrategy.Value(f"DENSE_STRATEGY_{source.strategy.name}"),
             )

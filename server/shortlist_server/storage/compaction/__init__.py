@@ -1,1 +1,1 @@
-"""Building segments from rows: what to build, the child process that builds, publication, recovery."""
+"""Segments built from rows: what to build, the child process that builds it, publication, recovery."""

@@ -1,9 +1,10 @@
-"""Builds one segment, as a process of its own: ``python -m shortlist_server.storage.compaction.builder``.
+"""Builds one segment in a process of its own: ``python -m shortlist_server.storage.compaction.builder``.
 
-The specification comes as one line of JSON on standard input; the result, the segment's row or ``null`` when no passage
-was left, goes out as one line of JSON. The process ends at once when standard input closes: a build does not outlive
-the server that wants it. The folder appears under its final name only when every byte of it is synced; before that it
-has a temporary name, which the next start removes. Reads the database in one transaction and never writes to it.
+Standard input gives the specification as one line of JSON. Standard output receives the result as one line of JSON: the
+segment's row, or ``null`` when no passage was left. The process ends at once when standard input closes, because a
+build must not outlive its server. The folder gets its final name only when every byte of it is synced; until then it
+has a temporary name, and the next start removes it. The process reads the database in one transaction and never writes
+to it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from shortlist_server.storage.vectors.twins import read_twins, represent
 LINKS = 16
 """hnswlib's ``M``."""
 
-CONSTRUCTION_BREADTH = 200
+EF_CONSTRUCTION = 200
 """hnswlib's ``ef_construction``."""
 
 TEMPORARY_PREFIX = ".building-"
@@ -57,10 +58,10 @@ class BuildSpec:
         database: the collection's database.
         folder: the folder of segments.
         collection: the collection's uid.
-        uid: the new segment's.
-        low, high: the passages with ``low < label <= high``.
-        seed: a segment whose graph is the start of the new one, or None.
-        threads: threads that insert.
+        uid: the new segment's uid.
+        low, high: the segment gets the passages with ``low < label <= high``.
+        seed: a segment whose graph the new one starts from, or None.
+        threads: number of threads that insert.
     """
 
     database: str
@@ -106,7 +107,7 @@ class _Rows:
 
 
 def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> SegmentRow | None:
-    """Builds and publishes the folder of a segment; the database does not know it yet.
+    """Builds the folder of a segment and gives it its final name; the database does not list it yet.
 
     Returns:
         The row for the database, or None when no passage of the range is left.
@@ -181,13 +182,13 @@ def _read(spec: BuildSpec) -> _Rows:
 
 
 def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]:
-    """The graph, all rows with its nodes first, and for each row after them the node that stands for it, ascending."""
+    """The graph; all rows, nodes first; and for each row after the nodes the node that stands for it, ascending."""
     graph = hnswlib.Index(space="ip", dim=spec.dimension)
     done, known = 0, np.empty(0, dtype=np.int64)
     if spec.seed is not None:
         seed, known = _read_seed(spec, spec.seed)
         done = len(seed.labels) - len(known)
-        # Dead rows of the seed stay in its graph and are marked again when the result is loaded.
+        # Dead rows of the seed stay in its graph; they are marked dead again when the result is loaded.
         rows = seed + rows[~np.isin(rows.labels, seed.labels, assume_unique=True)]
     own = np.arange(len(rows.labels))
     stands = own.copy()
@@ -200,7 +201,7 @@ def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]
         order = np.argsort(twins, kind="stable")
         rows, twins = rows[np.concatenate((nodes, others[order]))], twins[order]
     if spec.seed is None:
-        graph.init_index(max_elements=len(nodes), M=LINKS, ef_construction=CONSTRUCTION_BREADTH)
+        graph.init_index(max_elements=len(nodes), M=LINKS, ef_construction=EF_CONSTRUCTION)
     else:
         graph.load_index(str(Path(spec.folder) / spec.seed.uid / GRAPH_FILE), max_elements=len(nodes))
     for start in range(done, len(nodes), _ROWS_AT_ONCE):
@@ -221,7 +222,7 @@ def _read_seed(spec: BuildSpec, seed: SegmentRow) -> tuple[_Rows, NDArray[np.int
 
 
 def _check_graph(path: Path, graph: Any) -> None:
-    # save_index reports no error: a full disk leaves a short file behind.
+    # save_index reports no error; on a full disk it leaves a short file behind.
     expected = graph.index_file_size()
     if path.stat().st_size != expected:
         raise OSError(errno.ENOSPC, f"{path.name} was cut short: {path.stat().st_size} of {expected} bytes")
@@ -233,14 +234,14 @@ def _end_with_parent() -> None:
 
 
 def main(crash_point: CrashPoint = pass_by) -> int:
-    """Runs one build from standard input to standard output; the exit code is 0 unless it failed."""
+    """Runs one build from standard input to standard output; the exit code is 0 on success."""
     spec = BuildSpec.load(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(10)
     row = build(spec, Files(), crash_point)
     sys.stdout.write(json.dumps(None if row is None else asdict(row)) + "\n")
     sys.stdout.flush()
-    # Interpreter shutdown would wait for the thread that reads standard input.
+    # A regular interpreter shutdown would wait for the thread that reads standard input.
     os._exit(0)
 
 

@@ -1,9 +1,9 @@
-"""Keeps a collection's segments in shape: seals the tail, merges small segments, rebuilds those with many dead rows.
+"""Keeps a collection's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
 
-All collections of a store share the threads that seal, and others that merge for minutes; a collection that does not
-change takes none. Each build runs in a child process started afresh (never forked from a serving process); the thread
+All collections of a store share the threads that flush, and others that merge for minutes; a collection that does not
+change takes none. Each build runs in a child process started afresh (never forked from a serving process). The thread
 waits for it, loads the result and hands it to the writer thread, which publishes it. A build that fails leaves
-everything as it was, is logged, counted and tried again, later each time.
+everything as it was; it is logged, counted and tried again after a growing delay.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.values import SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
-from shortlist_server.storage.vectors.search import View
 from shortlist_server.storage.vectors.segments import Segment
 
 logger = logging.getLogger(__name__)
@@ -39,106 +39,25 @@ logger = logging.getLogger(__name__)
 BUILDER = (sys.executable, "-P", "-m", "shortlist_server.storage.compaction.builder")
 """The command of the child process."""
 
-FANOUT = 4
-"""Neighbouring segments of about one size that are merged as soon as there are so many."""
-
-REBUILD_SHARE = 0.25
-"""Share of dead rows that makes a segment worth building anew."""
-
-_SEED_DEAD_SHARE = 0.05
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 
 
 class BuildFailed(Exception):
-    """The child process did not deliver, or not what is wanted; the message has the end of what it said, or why not."""
+    """A build gave no usable segment; the message has the last line of the child process, or the reason."""
 
 
 _EXPECTED = (BuildFailed, ShortlistError, OSError)
 
 
-def next_seal(view: View, minimum: int, maximum: int) -> Job | None:
-    """The first gap between segments with passages in the tail, or the end of the tail when it is long enough.
-
-    A job has at most ``maximum`` passages; the rest is the next one's.
-    """
-    labels = view.tail.labels[view.tail.alive.copy()]
-    if not len(labels):
-        return None
-    low = 0
-    for segment in view.segments:
-        inside = labels[(labels > low) & (labels <= segment.row.low)]
-        if len(inside):
-            return Job(low=low, high=segment.row.low if len(inside) <= maximum else int(inside[maximum - 1]))
-        low = segment.row.high
-    rest = labels[labels > low]
-    if len(rest) < minimum:
-        return None
-    return Job(low=low, high=int(rest[:maximum][-1]))
-
-
-def next_merge(view: View, minimum: int, maximum: int, *, idle: bool) -> Job | None:
-    """Segments worth building anew: an old graph with equal vectors, many dead rows, or small neighbours.
-
-    When idle, any neighbours that fit in one.
-    """
-    segments = view.segments
-    for segment in segments:
-        if segment.crowded or len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
-            return _job((segment,), seeded=False)
-    best: tuple[Segment, ...] = ()
-    for start in range(len(segments)):
-        run: list[Segment] = []
-        live = 0
-        for segment in segments[start:]:
-            gap = run and _has_rows(view, run[-1].row.high, segment.row.low)
-            if gap or live + segment.live > maximum:
-                break
-            run.append(segment)
-            live += segment.live
-        if not idle:
-            run = _same_tier(run, minimum)
-        if len(run) >= (2 if idle else FANOUT) and len(run) > len(best):
-            best = tuple(run)
-    return _job(best, seeded=True) if best else None
-
-
-def _same_tier(run: Sequence[Segment], minimum: int) -> list[Segment]:
-    alike: list[Segment] = []
-    for segment in run:
-        if alike and _tier(segment, minimum) > _tier(alike[0], minimum):
-            break
-        alike.append(segment)
-    return alike
-
-
-def _tier(segment: Segment, minimum: int) -> int:
-    tier, size = 0, minimum * FANOUT
-    while segment.live >= size:
-        tier, size = tier + 1, size * FANOUT
-    return tier
-
-
-def _has_rows(view: View, low: int, high: int) -> bool:
-    labels = view.tail.labels[view.tail.alive.copy()]
-    return bool(((labels > low) & (labels <= high)).any())
-
-
-def _job(segments: tuple[Segment, ...], *, seeded: bool) -> Job:
-    largest = max(segments, key=lambda segment: segment.live)
-    clean = len(largest.labels) - largest.live <= _SEED_DEAD_SHARE * len(largest.labels)
-    seed = largest if seeded and clean and len(segments) > 1 else None
-    return Job(low=segments[0].row.low, high=segments[-1].row.high, replaced=segments, seed=seed)
-
-
 @dataclass(slots=True)
-class Tally:
-    """What a caretaker has done, and how; it outlives a collection's closing and opening.
+class BuildTally:
+    """Counts of a compactor's builds; kept while the collection is closed.
 
     Attributes:
-        built, failures: builds so far.
+        built, failures: builds that succeeded, and that failed.
         failing: whether the last build failed.
-        last_error: what the last failed build said.
+        last_error: the message of the last failed build.
     """
 
     built: int = 0
@@ -147,11 +66,10 @@ class Tally:
     last_error: str = ""
 
 
-class Caretaker:
-    """One kind of a collection's maintenance: asks ``choose`` for a job, builds it, hands it to ``publish``.
+class Compactor:
+    """One kind of compaction, flush or merge, of one collection: asks ``choose`` for a job, builds it, publishes it.
 
-    ``threads`` are shared with other collections: after each job theirs come first. While there is no job nothing runs;
-    ``wake`` asks for a look.
+    All collections share ``threads``: after each job the others have their turn. Nothing runs until ``wake`` is called.
     """
 
     def __init__(
@@ -167,7 +85,7 @@ class Caretaker:
         files: Files,
         threads: Executor,
         clock: Clock,
-        tally: Tally,
+        tally: BuildTally,
         command: Sequence[str] = BUILDER,
     ) -> None:
         self._name = name
@@ -194,17 +112,17 @@ class Caretaker:
 
     @property
     def busy(self) -> bool:
-        """Whether it is at work, or about to be. One that waits to try a failed build again is not."""
+        """Whether a job runs or is queued; waiting to try a failed build again does not count."""
         return self._has_turn
 
     def wake(self) -> None:
-        """Something may be worth doing. Never blocks; after a failure it waits for the time of the next try."""
+        """Asks for a look at what is due. Never blocks; after a failure the look waits for the next try."""
         with self._lock:
             self._woken = True
             self._ask_for_turn()
 
     def close(self) -> None:
-        """Ends a running build; no other begins. Idempotent."""
+        """Ends a running build and starts no other. Idempotent."""
         with self._lock:
             self._closed = True
             if self._child is not None:
@@ -215,10 +133,10 @@ class Caretaker:
             pass
 
     def work(self, choose: Callable[[], Job | None]) -> int:
-        """Does jobs on the caller's thread until there is none; returns how many.
+        """Does jobs on the caller's thread until none is left; returns how many.
 
         Raises:
-            BuildFailed: a build failed; everything is as it was before it.
+            BuildFailed: a build failed; the collection is as it was before that build.
         """
         done = 0
         with self._working:
@@ -256,7 +174,7 @@ class Caretaker:
             self._ask_for_turn()
 
     def _failed(self, error: Exception) -> float:
-        """Notes a failed build; returns the seconds until the next try, 0 when the collection is closing."""
+        """Records a failed build; returns the seconds until the next try, 0 when the collection is closing."""
         if self._closed:
             return 0.0
         seconds = self._retry_seconds
@@ -281,9 +199,9 @@ class Caretaker:
             self._ask_for_turn()
 
     def _do(self, job: Job) -> bool:
-        """Whether the segment was published; if not, what it was to replace has changed, and another job is due."""
+        """Builds and publishes; False when what the segment was to replace has changed, which makes another job due."""
         started = time.monotonic()
-        before = self._index.view.segments
+        before = self._index.snapshot.segments
         with self._index.watching() as watch:
             row = self._build(job)
             try:
@@ -291,20 +209,20 @@ class Caretaker:
                 self._publish(job, segment, watch)
             except BaseException as error:
                 if row is not None:
-                    self._files.remove_tree(self._folder / "segments" / row.uid)
-                # Where nothing has changed in memory, the same job would be chosen again, and fail again.
-                in_vain = isinstance(error, SegmentOutdated) and self._index.view.segments is not before
+                    self._files.remove_tree(self._folder / SEGMENTS_FOLDER / row.uid)
+                # Where nothing has changed in memory, `choose` would pick the same job again, and it would fail again.
+                in_vain = isinstance(error, SegmentOutdated) and self._index.snapshot.segments is not before
                 if not in_vain:
                     if isinstance(error, (SegmentDamaged, SegmentOutdated)):
                         raise BuildFailed(str(error)) from error
                     raise
-                logger.info("%s: a build was in vain: %s", self._name, error)
+                logger.info("%s: dropped a segment whose sources changed during the build: %s", self._name, error)
                 return False
         self.tally.built += 1
         if row is None:
             return True
         logger.info(
-            "%s: segment %s with %d passages built in %.1f s, in place of %d",
+            "%s: built segment %s with %d passages in %.1f s, replacing %d segments",
             self._name,
             row.uid,
             row.passages,
@@ -314,12 +232,12 @@ class Caretaker:
         return True
 
     def _load(self, row: SegmentRow) -> Segment:
-        return Segment.load(self._folder / "segments" / row.uid, row, self._collection, self._dimension)
+        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._collection, self._dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(
-            database=str(self._folder / "collection.db"),
-            folder=str(self._folder / "segments"),
+            database=str(self._folder / DATABASE_FILE),
+            folder=str(self._folder / SEGMENTS_FOLDER),
             collection=self._collection,
             uid=uuid.uuid4().hex,
             dimension=self._dimension,
@@ -328,7 +246,7 @@ class Caretaker:
             seed=None if job.seed is None else job.seed.row,
             threads=max(1, (os.cpu_count() or 1) // 2),
         )
-        # The child finds this very package, wherever it was imported from.
+        # The child must import this very package, wherever it was imported from.
         root = str(Path(shortlist_server.__file__).parent.parent)
         inherited = os.environ.get("PYTHONPATH")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *([inherited] if inherited else [])])}
@@ -349,7 +267,7 @@ class Caretaker:
                 child.stdin.write(spec.dump() + "\n")
                 child.stdin.flush()
             except BrokenPipeError:
-                # The child is gone already; closing tries to write once more, and fails for good.
+                # The child is gone already; closing tries to write once more and fails.
                 with contextlib.suppress(BrokenPipeError):
                     child.stdin.close()
             said = child.stdout.read().strip().splitlines()
@@ -357,8 +275,8 @@ class Caretaker:
         with self._lock:
             self._child = None
         if code != 0 or not said:
-            self._files.remove_tree(self._folder / "segments" / (TEMPORARY_PREFIX + spec.uid))
-            self._files.remove_tree(self._folder / "segments" / spec.uid)
+            self._files.remove_tree(self._folder / SEGMENTS_FOLDER / (TEMPORARY_PREFIX + spec.uid))
+            self._files.remove_tree(self._folder / SEGMENTS_FOLDER / spec.uid)
             raise BuildFailed(f"the build ended with code {code}: {said[-1] if said else 'no message'}")
         values = json.loads(said[-1])
         return None if values is None else SegmentRow(**values)

@@ -1,8 +1,8 @@
-"""Memory that was freed and is still held: the C allocator's, given back to the system.
+"""Returns memory that the C allocator keeps after it was freed to the system.
 
-A dropped segment frees blocks of all sizes, between others that live on. glibc keeps them for later and the process
-stays as large as it ever was: after 100,000 passages in segments that were merged, 394 MB instead of 298. Any
-thread.
+A dropped segment frees blocks of all sizes between others that stay in use. glibc keeps the freed blocks, so the
+process stays at its largest size: 394 MB instead of 298 after 100,000 passages in segments that were merged. Any
+thread may call ``give_back``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 
 def give_back() -> None:
-    """Gives free memory back to the system; does nothing where the allocator is not glibc's. Some milliseconds."""
-    trim = _trimmer()
+    """Gives free memory back to the system, within milliseconds; does nothing if the allocator is not glibc's."""
+    trim = _malloc_trim()
     if trim is not None:
         trim(0)
 
 
-class Rarely:
-    """Gives memory back in a thread now and then, where much of it is taken and freed all the time.
+class Trimmer:
+    """Gives memory back in a thread, at most once per interval, for code that takes and frees much of it all the time.
 
     Messages of megabytes that come and go leave the process larger by several times their sum. Belongs to one event
     loop.
@@ -32,7 +32,7 @@ class Rarely:
         self._timer: asyncio.TimerHandle | None = None
 
     def freed(self) -> None:
-        """Much was freed, or is about to be."""
+        """Notes that much memory was freed, or is about to be."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval_seconds, self._give_back)
 
@@ -42,7 +42,7 @@ class Rarely:
 
 
 @functools.cache
-def _trimmer() -> Callable[[int], int] | None:
+def _malloc_trim() -> Callable[[int], int] | None:
     try:
         trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):

@@ -1,8 +1,8 @@
-"""Compares the dense index with the database, and makes it agree again while searches go on.
+"""Compares the dense index with the database, and repairs the index while searches go on.
 
-The invariant: the live labels in the database are those in segments and tail, with none in two places, and the manifest
-names the segments that are loaded. ``difference`` and ``reconcile`` each run as tasks of the writer thread, at a moment
-when the index shows exactly the changes that the task reads; any thread may call them.
+The invariant: the live labels in the database are those in the segments and the growing segment, each in one place, and
+the manifest lists exactly the loaded segments. ``difference`` and ``reconcile`` run as tasks of the writer thread, at a
+moment when the index shows exactly the changes that the task reads. Any thread may call them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.storage.compaction.recovery import LAST_LABEL, live_labels, read_tail, segment_rows
+from shortlist_server.storage.compaction.recovery import LAST_LABEL, live_labels, read_growing, segment_rows
 from shortlist_server.storage.rows.write_transaction import Truth
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.values import Counters, SegmentRow
-from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.index import DenseIndex
 
 Submit = Callable[[Task[Any]], Future[Any]]
@@ -28,16 +28,16 @@ Submit = Callable[[Task[Any]], Future[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What the dense index shows beside what the database has.
+    """How the dense index differs from the database.
 
     Attributes:
-        segment_passages, tail_passages: live rows shown.
-        problems: a sentence for each way in which they differ.
-        unfit: uids of segments that cannot show their range as it is; their rows must be read from the database.
+        segment_passages, growing_passages: live rows in the index.
+        problems: one line for each way in which they differ.
+        unfit: uids of segments that lack passages of their range; their rows must be read from the database.
     """
 
     segment_passages: int
-    tail_passages: int
+    growing_passages: int
     problems: tuple[str, ...]
     unfit: frozenset[str]
 
@@ -56,33 +56,33 @@ def difference(index: DenseIndex, submit: Submit) -> Difference:
 
 
 def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
-    """Makes the index show what the database has; searches see it from one view to the next.
+    """Makes the index show what the database has; searches switch to a new snapshot.
 
-    Segments that cannot show their range are forgotten, as they would be by a restart, and their passages go to the
-    tail. A build that was to replace one of them ends in ``SegmentOutdated``.
+    Drops segments that lack passages of their range, as a restart would, and moves their passages to the growing
+    segment. A build that was to replace one of them ends in ``SegmentOutdated``.
 
     Returns:
-        uids of the segments that were forgotten; their folders may go.
+        uids of the dropped segments; the caller may remove their folders.
 
     Raises:
         DataCorrupted: a vector in the database is damaged; the index is as it was.
     """
     unfit = difference(index, submit).unfit
 
-    def read(truth: Truth) -> tuple[list[SegmentRow], NDArray[np.int64], Tail, Counters]:
+    def read(truth: Truth) -> tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]:
         kept = _drop_rows(truth.connection, unfit)
-        tail = read_tail(truth.connection, kept, dimension)
-        return kept, live_labels(truth.connection, 0, LAST_LABEL), tail, truth.counters
+        growing = read_growing(truth.connection, kept, dimension)
+        return kept, live_labels(truth.connection, 0, LAST_LABEL), growing, truth.counters
 
-    def show(stored: tuple[list[SegmentRow], NDArray[np.int64], Tail, Counters]) -> list[str]:
-        rows, live, tail, counters = stored
+    def show(stored: tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]) -> list[str]:
+        rows, live, growing, counters = stored
         kept = {row.uid for row in rows}
-        loaded = {segment.row.uid for segment in index.view.segments}
-        index.restore(kept, live, tail, counters)
+        loaded = {segment.row.uid for segment in index.snapshot.segments}
+        index.restore(kept, live, growing, counters)
         return sorted((unfit | loaded) - kept)
 
-    forgotten: list[str] = submit(Task(read, show)).result()
-    return forgotten
+    dropped: list[str] = submit(Task(read, show)).result()
+    return dropped
 
 
 def _drop_rows(connection: sqlite3.Connection, uids: frozenset[str]) -> list[SegmentRow]:
@@ -91,10 +91,10 @@ def _drop_rows(connection: sqlite3.Connection, uids: frozenset[str]) -> list[Seg
 
 
 def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow]) -> Difference:
-    view = index.view
+    snapshot = index.snapshot
     problems: list[str] = []
     unfit, overlapping, end = set(), 0, 0
-    shown = {segment.row.uid: segment.labels[segment.alive] for segment in view.segments}
+    shown = {segment.row.uid: segment.labels[segment.alive] for segment in snapshot.segments}
     for row in rows:
         held = shown.get(row.uid)
         inside = stored[(stored > row.low) & (stored <= row.high)]
@@ -103,8 +103,8 @@ def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow
             unfit.add(row.uid)
         else:
             end = row.high
-    in_tail = view.tail.labels[view.tail.alive]
-    held = np.concatenate([*shown.values(), in_tail])
+    in_growing = snapshot.growing.live_labels()
+    held = np.concatenate([*shown.values(), in_growing])
     missing, extra = np.setdiff1d(stored, held), np.setdiff1d(held, stored)
     if [row.uid for row in rows] != list(shown):
         problems.append("the manifest names other segments than are loaded")
@@ -118,7 +118,7 @@ def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow
         problems.append(f"{overlapping} segments overlap others")
     return Difference(
         segment_passages=sum(map(len, shown.values())),
-        tail_passages=len(in_tail),
+        growing_passages=len(in_growing),
         problems=tuple(problems),
         unfit=frozenset(unfit),
     )

@@ -1,8 +1,8 @@
-"""What a collection does when it opens: which segments are good, and which passages must be searched exactly.
+"""Loads the index when a collection opens: the good segments, and all other passages into the growing segment.
 
-Every manifest row is compared with its folder, checksum by checksum, and the labels a good segment holds with those the
-database has. A segment that fails is forgotten: its rows come back from the database into the tail and are built anew.
-Runs before the writer thread starts.
+Compares every manifest row with its folder, checksum by checksum, and the labels of each good segment with the
+database. Drops a segment that fails: its rows come back from the database into the growing segment, and a build follows
+later. Runs before the writer thread starts.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from numpy.typing import NDArray
 from shortlist_server.errors import DataCorrupted
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.rows.reader import checked_vector
 from shortlist_server.storage.values import SegmentRow
-from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
 from shortlist_server.storage.vectors.segments import Segment
 
 logger = logging.getLogger(__name__)
 
 LAST_LABEL = (1 << 63) - 1
-"""The largest label there can be."""
+"""The largest possible label."""
 
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """A segment that was forgotten: what was wrong with it, and the labels it had."""
+    """A dropped segment: what was wrong with it, and the range of its labels."""
 
     uid: str
     problem: str
@@ -46,27 +47,27 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recovered:
-    """Segments in the order of their ranges, the tail, and what was wrong with the segments that were forgotten."""
+    """Segments in the order of their ranges, the growing segment, and what was wrong with the dropped segments."""
 
     segments: tuple[Segment, ...]
-    tail: Tail
+    growing: GrowingSegment
     damage: tuple[Damage, ...]
 
 
 def recover(
     connection: sqlite3.Connection, folder: Path, name: str, collection: str, dimension: int, files: Files
 ) -> Recovered:
-    """Loads what is good, forgets the rest, and removes folders that no manifest row names.
+    """Loads the good segments, drops the others, and removes folders that no manifest row names.
 
     Raises:
         DataCorrupted: the database itself is damaged.
-        Overloaded: the limit of open files is reached; nothing was forgotten for it.
+        Overloaded: the limit of open files is reached; no segment was dropped for that.
     """
     rows = segment_rows(connection)
-    segments_folder = folder / "segments"
+    segments_folder = folder / SEGMENTS_FOLDER
     named = {row.uid for row in rows}
     if not segments_folder.is_dir():
-        # All in it can be rebuilt, and what copies folders may leave out an empty one.
+        # Its content can be rebuilt, and tools that copy folders may skip an empty one.
         files.make_folder(segments_folder)
         files.sync_folder(folder)
     for path in segments_folder.iterdir():
@@ -74,9 +75,9 @@ def recover(
             files.remove_tree(path)
     good: list[Segment] = []
     damage: list[Damage] = []
-    # Threads begin with the first segment: most collections of a server with very many have none.
+    # The pool starts no thread without a segment; most collections of a server with very many have none.
     with ThreadPoolExecutor(2, thread_name_prefix="recover") as pool:
-        # Checksums are read beside each other; only the graph's load itself holds the interpreter lock.
+        # Checksums are computed in parallel; only the load of the graph holds the interpreter lock.
         loads = [pool.submit(Segment.load, segments_folder / row.uid, row, collection, dimension) for row in rows]
         for row, load in zip(rows, loads, strict=True):
             try:
@@ -87,35 +88,35 @@ def recover(
                     raise SegmentDamaged("it lacks passages that the database has in its range")
             except SegmentDamaged as error:
                 if descriptors.are_exhausted():
-                    # The files may be whole; they could not be read now.
+                    # The files may be good; they could not be opened now.
                     raise descriptors.exhausted(name) from error
                 damage.append(Damage(uid=row.uid, problem=str(error), low=row.low, high=row.high))
-                logger.warning("collection %s: segment %s is dropped and will be rebuilt: %s", name, row.uid, error)
+                logger.warning("collection %s: dropped segment %s, which will be rebuilt: %s", name, row.uid, error)
                 connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
                 files.remove_tree(segments_folder / row.uid)
             else:
                 good.append(segment)
-    tail = read_tail(connection, [segment.row for segment in good], dimension)
-    return Recovered(segments=tuple(good), tail=tail, damage=tuple(damage))
+    growing = read_growing(connection, [segment.row for segment in good], dimension)
+    return Recovered(segments=tuple(good), growing=growing, damage=tuple(damage))
 
 
-def read_tail(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> Tail:
-    """A tail of the passages outside the ranges of some segments, which ascend and do not overlap.
+def read_growing(connection: sqlite3.Connection, segments: Sequence[SegmentRow], dimension: int) -> GrowingSegment:
+    """The growing segment: all passages outside the ranges of ``segments``, which ascend and do not overlap.
 
     Raises:
         DataCorrupted: a passage's vector is missing or damaged.
     """
-    tail = Tail(dimension)
+    growing = GrowingSegment(dimension)
     low = 0
     for high, after in [*((row.low, row.high) for row in segments), (LAST_LABEL, 0)]:
         if high > low:
-            _fill(tail, connection, low, high, dimension)
+            _fill(growing, connection, low, high, dimension)
         low = after
-    return tail
+    return growing
 
 
 def segment_rows(connection: sqlite3.Connection) -> list[SegmentRow]:
-    """The manifest, by range."""
+    """The segments that the database lists, ordered by range."""
     rows = connection.execute("SELECT uid, low, high, passages, checksum FROM segments ORDER BY low, high")
     return [SegmentRow(uid=r[0], low=r[1], high=r[2], passages=r[3], checksum=r[4]) for r in rows]
 
@@ -128,7 +129,7 @@ def live_labels(connection: sqlite3.Connection, low: int, high: int) -> NDArray[
     return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
 
 
-def _fill(tail: Tail, connection: sqlite3.Connection, low: int, high: int, dimension: int) -> None:
+def _fill(growing: GrowingSegment, connection: sqlite3.Connection, low: int, high: int, dimension: int) -> None:
     cursor = connection.execute(
         "SELECT label, key, vector, checksum FROM passages LEFT JOIN vectors USING (label)"
         " WHERE label > ? AND label <= ? ORDER BY label",
@@ -138,7 +139,7 @@ def _fill(tail: Tail, connection: sqlite3.Connection, low: int, high: int, dimen
         for label, _, vector, _ in rows:
             if vector is None or len(vector) != 4 * dimension:
                 raise DataCorrupted(f"passage {label} has no vector of {dimension} dimensions; restore a backup")
-        tail.append(
+        growing.append(
             [row[0] for row in rows],
             [row[1] for row in rows],
             [checked_vector(row[0], row[2], row[3]) for row in rows],

@@ -1,9 +1,9 @@
-"""The upkeep of one collection's segments: who seals and merges, how a result is published, and what waits for it.
+"""Schedules the compaction of one collection: when to flush and merge, how to publish a result, which commits wait.
 
-A new segment comes into being in one transaction of the writer thread, which first compares it with what it replaces.
-Files of replaced segments go after that transaction is durable. Nothing is polled for: a commit asks for a look at once
-when the tail is long enough, once a second while there are changes, and a last time when they have ceased for a while.
-Any thread may call.
+One transaction of the writer thread publishes a new segment, after a comparison with what it replaces. The files of
+replaced segments are removed once that transaction is durable. Nothing polls: a commit wakes the flush at once when the
+growing segment is long enough, and asks for a look a second later; the last look comes when the collection has been
+idle for 10 s. Any thread may call.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
-from shortlist_server.storage.compaction.compactor import Caretaker, Tally, next_merge, next_seal
+from shortlist_server.storage.compaction.compactor import BuildTally, Compactor
+from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.write_transaction import Truth
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
-from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 _IDLE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
-_TAIL_LIMIT_SEGMENTS = 16
+_GROWING_LIMIT_SEGMENTS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentStats:
-    """A published segment: its live and its dead passages."""
+    """A published segment, with its numbers of live and of dead passages."""
 
     uid: str
     passages: int
@@ -41,19 +43,19 @@ class SegmentStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionStats:
-    """How a collection's maintenance is doing.
+    """The state of a collection's compaction.
 
     Attributes:
-        tail_passages: passages that are searched exactly because no segment has them yet.
-        seals, merges, build_failures: since the server started, however often the collection was closed meanwhile.
+        growing_passages: passages in the growing segment, which is searched exactly.
+        flushes, merges, build_failures: counts since the server started, kept while the collection is closed.
         failing: whether the last build failed; searches are right but slower until one succeeds.
-        waited_seconds: time commits were held back because the tail outgrew the builder.
-        damaged_segments: those that were forgotten when the collection was opened, and why.
+        waited_seconds: time commits were held back because the growing segment outgrew the builder.
+        damaged_segments: segments that were dropped when the collection was opened, and why.
     """
 
-    tail_passages: int
+    growing_passages: int
     segments: tuple[SegmentStats, ...]
-    seals: int
+    flushes: int
     merges: int
     build_failures: int
     failing: bool
@@ -63,16 +65,16 @@ class CollectionStats:
 
 
 @dataclass(slots=True)
-class UpkeepTally:
-    """What the maintenance of a collection has done; it outlives the collection's closing and opening."""
+class CompactionTally:
+    """Counts of a collection's compaction; kept while the collection is closed."""
 
-    sealing: Tally = field(default_factory=Tally)
-    merging: Tally = field(default_factory=Tally)
+    flushing: BuildTally = field(default_factory=BuildTally)
+    merging: BuildTally = field(default_factory=BuildTally)
     waited_seconds: float = 0.0
 
 
-class Upkeep:
-    """Sealing, merging and rebuilding of one collection's segments."""
+class CompactionScheduler:
+    """Flushes, merges and rebuilds of one collection."""
 
     def __init__(
         self,
@@ -83,9 +85,9 @@ class Upkeep:
         index: DenseIndex,
         submit: Callable[[Task[None]], Future[None]],
         parameters: Parameters,
-        tally: UpkeepTally,
+        tally: CompactionTally,
     ) -> None:
-        self._segments_folder = folder / "segments"
+        self._segments_folder = folder / SEGMENTS_FOLDER
         self._index = index
         self._submit = submit
         self._parameters = parameters
@@ -95,8 +97,8 @@ class Upkeep:
         self._last_change = time.monotonic()
         self._closed = False
 
-        def caretaker(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: Tally) -> Caretaker:
-            return Caretaker(
+        def compactor(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: BuildTally) -> Compactor:
+            return Compactor(
                 f"{kind}-{name}",
                 folder,
                 uid,
@@ -111,68 +113,68 @@ class Upkeep:
                 command=parameters.builder,
             )
 
-        def choose_seal() -> Job | None:
-            return next_seal(index.view, self._minimum, self._maximum)
+        def choose_flush() -> Job | None:
+            return next_flush(index.snapshot, self._minimum, self._maximum)
 
         def choose_merge() -> Job | None:
-            return next_merge(index.view, self._minimum, self._maximum, idle=self._idle())
+            return next_merge(index.snapshot, self._minimum, self._maximum, idle=self._idle())
 
         self._minimum = parameters.config.segment_min_passages
         self._maximum = parameters.config.segment_max_passages
-        self._sealer = caretaker("seal", choose_seal, parameters.sealing_threads, tally.sealing)
-        self._merger = caretaker("merge", choose_merge, parameters.merging_threads, tally.merging)
+        self._flusher = compactor("flush", choose_flush, parameters.flushing_threads, tally.flushing)
+        self._merger = compactor("merge", choose_merge, parameters.merging_threads, tally.merging)
 
     def start(self) -> None:
-        """Looks for what was left to do when the collection was closed, when it is to be maintained."""
+        """Resumes what was left to do when the collection was closed."""
         if self._worth_a_look():
             self._look()
 
     def close(self) -> None:
-        """Ends builds; whoever waits for room goes on. Idempotent."""
+        """Ends builds and lets commits go on that wait for room. Idempotent."""
         with self._lock:
             self._closed = True
             if self._alarm is not None:
                 self._alarm.cancel()
-        self._sealer.close()
+        self._flusher.close()
         self._merger.close()
 
     @property
     def busy(self) -> bool:
-        """Whether a segment is being built, or due. A build that failed and waits for its next try does not count."""
-        return self._sealer.busy or self._merger.busy
+        """Whether a build runs or is queued; waiting to try a failed build again does not count."""
+        return self._flusher.busy or self._merger.busy
 
     def changed(self) -> None:
-        """A commit was shown."""
+        """Notes that searches see a new commit."""
         self._last_change = time.monotonic()
         if not self._worth_a_look():
             return
-        if self._index.view.tail.live >= self._minimum:
-            self._sealer.wake()
+        if self._index.snapshot.growing.live >= self._minimum:
+            self._flusher.wake()
         self._look_in(_LOOK_SECONDS)
 
     def has_room(self) -> bool:
-        """Whether the tail may grow: not while it outgrows the builder, because every search scans the tail."""
+        """Whether the growing segment may grow. Every search scans it, so it must not outgrow the builder."""
         return (
             not self._parameters.maintain
             or self._closed
-            or self._tally.sealing.failing
-            or self._index.view.tail.live < _TAIL_LIMIT_SEGMENTS * self._minimum
+            or self._tally.flushing.failing
+            or self._index.snapshot.growing.live < _GROWING_LIMIT_SEGMENTS * self._minimum
         )
 
     def waited(self, seconds: float) -> None:
-        """A commit waited so long for room."""
+        """Adds the time that a commit waited for room."""
         self._tally.waited_seconds += seconds
 
     def _worth_a_look(self) -> bool:
-        """Whether there can be anything to do: a small collection without segments costs nothing."""
-        view = self._index.view
-        return self._parameters.maintain and bool(view.segments or view.tail.live >= self._minimum)
+        """Whether there can be anything to do. A small collection without segments costs nothing."""
+        snapshot = self._index.snapshot
+        return self._parameters.maintain and bool(snapshot.segments or snapshot.growing.live >= self._minimum)
 
     def _look(self) -> None:
         quiet_seconds = time.monotonic() - self._last_change
         with self._lock:
             self._alarm = None
-        self._sealer.wake()
+        self._flusher.wake()
         self._merger.wake()
         if quiet_seconds < _LOOK_SECONDS:
             self._look_in(_LOOK_SECONDS)
@@ -184,24 +186,24 @@ class Upkeep:
             if self._alarm is None and not self._closed:
                 self._alarm = self._parameters.clock.after(seconds, self._look)
 
-    def seal_now(self) -> int:
-        """Seals the whole tail on the caller's thread; returns the number of segments made.
+    def flush_now(self) -> int:
+        """Flushes the whole growing segment on the caller's thread; returns the number of segments made.
 
         Raises:
-            BuildFailed: a build failed; nothing of it has changed anything.
+            BuildFailed: a build failed; the collection is as it was before that build.
         """
-        return self._sealer.work(lambda: next_seal(self._index.view, 1, self._maximum))
+        return self._flusher.work(lambda: next_flush(self._index.snapshot, 1, self._maximum))
 
     def merge_now(self) -> int:
         """Merges as if the collection were idle, on the caller's thread; returns the number of segments made.
 
         Raises:
-            BuildFailed: a build failed; what it was to replace is as it was.
+            BuildFailed: a build failed; the segments it was to replace stay.
         """
-        return self._merger.work(lambda: next_merge(self._index.view, self._minimum, self._maximum, idle=True))
+        return self._merger.work(lambda: next_merge(self._index.snapshot, self._minimum, self._maximum, idle=True))
 
     def rebuild(self, segment: Segment) -> bool:
-        """Builds a segment anew on the caller's thread; False when it was replaced meanwhile.
+        """Rebuilds a segment on the caller's thread; False when another has replaced it meanwhile.
 
         Raises:
             BuildFailed: the build failed; the segment stays.
@@ -209,7 +211,7 @@ class Upkeep:
         jobs = [Job(low=segment.row.low, high=segment.row.high, replaced=(segment,))]
 
         def choose() -> Job | None:
-            return jobs.pop() if jobs and segment in self._index.view.segments else None
+            return jobs.pop() if jobs and segment in self._index.snapshot.segments else None
 
         return self._merger.work(choose) > 0
 
@@ -217,7 +219,7 @@ class Upkeep:
         return time.monotonic() - self._last_change >= _IDLE_SECONDS
 
     def _publish(self, job: Job, segment: Segment | None, watch: Watch) -> None:
-        """Flips the manifest; runs on a caretaker's thread and waits for the writer's."""
+        """Replaces the segments in database and index; runs on a compactor's thread and waits for the writer's."""
         crash_point = self._parameters.crash_point
 
         def apply(truth: Truth) -> None:
@@ -235,20 +237,20 @@ class Upkeep:
         crash_point("publish:removed")
 
 
-def stats_of(tally: UpkeepTally, damage: Sequence[Damage], view: View | None) -> CollectionStats:
-    """How a collection's maintenance is doing now. ``view`` None: it is closed."""
-    sealing, merging = tally.sealing, tally.merging
+def stats_of(tally: CompactionTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
+    """The state of a collection's compaction now; ``snapshot`` is None when the collection is closed."""
+    flushing, merging = tally.flushing, tally.merging
     return CollectionStats(
-        tail_passages=0 if view is None else view.tail.live,
+        growing_passages=0 if snapshot is None else snapshot.growing.live,
         segments=tuple(
             SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
-            for one in (() if view is None else view.segments)
+            for one in (() if snapshot is None else snapshot.segments)
         ),
-        seals=sealing.built,
+        flushes=flushing.built,
         merges=merging.built,
-        build_failures=sealing.failures + merging.failures,
-        failing=sealing.failing or merging.failing,
-        last_build_error=sealing.last_error or merging.last_error,
+        build_failures=flushing.failures + merging.failures,
+        failing=flushing.failing or merging.failing,
+        last_build_error=flushing.last_error or merging.last_error,
         waited_seconds=tally.waited_seconds,
         damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in damage),
     )

@@ -1,1 +1,1 @@
-"""The lexical index."""
+"""The lexical index: BM25 within a budget."""

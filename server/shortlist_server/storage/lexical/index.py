@@ -1,11 +1,11 @@
 """The lexical stage: BM25 over whole documents, by FTS5, within a fixed budget of postings.
 
-Query words are taken as runs of word characters, each quoted, so no text can be FTS5 syntax; any of them may match. The
+A query word is a run of word characters. Each is quoted, so no text can become FTS5 syntax; any of them may match. The
 title counts twice. FTS5 scores every posting of every word, about a microsecond each, so a query of common words would
-take seconds on a million documents. The budget is spent on the rarest words, which say most; the rest are left out, and
-the answer says so. Where even the rarest is too common, the newest documents with it are scored. Document frequencies
-are counted when first needed, no further than the budget, and kept until the collection has grown by a fifth. Any
-thread may call.
+take seconds on a million documents. The budget goes to the rarest words, which carry most information; the others are
+left out, and the answer says so. When even the rarest is too common, only the newest documents that have it are scored.
+Document frequencies are counted when first needed, no further than the budget, and kept until the number of
+documents has changed by about a fifth. Any thread may call.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Frequency:
-    """A count that stopped at ``limit``, made when the collection had so many documents."""
+    """A count that stopped at ``limit``, made when the collection had ``documents`` documents."""
 
     frequency: int
     limit: int
     documents: int
 
 
-class Lexicon:
-    """The lexical index of one collection, from the side that reads."""
+class LexicalIndex:
+    """The reading side of one collection's lexical index."""
 
     def __init__(self, pool: ReaderPool, documents: Callable[[], int], budget: int = POSTING_BUDGET) -> None:
         self._pool = pool
@@ -72,7 +72,7 @@ class Lexicon:
                     (match, oldest, documents),
                 )
             else:
-                # The unary plus makes the selection a test of each posting, before its score is computed.
+                # The unary plus makes SQLite test the selection on each posting, before it computes a score.
                 rows = connection.execute(
                     f"SELECT rowid, bm25(lexical, {TITLE_WEIGHT}, 1.0) AS score FROM lexical"  # noqa: S608
                     " WHERE lexical MATCH ? AND rowid >= ? AND +rowid IN (SELECT value FROM json_each(?))"
@@ -84,12 +84,12 @@ class Lexicon:
     def _affordable(self, connection: sqlite3.Connection, terms: list[str]) -> tuple[list[str], int, bool]:
         """The words to search for, the oldest key to score, and whether anything was left out."""
         total, budget = self._documents(), self._budget
-        terms = self._telling(connection, terms, total)
+        terms = self._informative(connection, terms, total)
         if total * len(terms) <= budget:
             return terms, 0, False
         found = sorted((self._frequency(connection, term, total, budget + 1), term) for term in terms)
         if found[0][0] > budget:
-            # None is affordable whole; only exact counts tell which of them says most.
+            # No word fits the budget; only exact counts tell which is the rarest.
             found = sorted((self._frequency(connection, term, total, total), term) for term in terms)
         kept: list[str] = []
         spent = 0
@@ -100,7 +100,7 @@ class Lexicon:
             kept.append(term)
         oldest = 0
         if found[len(kept) - 1][0] > budget:
-            # Only ever the first word: it alone is too common.
+            # Only possible for the first word, which alone exceeds the budget.
             row = connection.execute(
                 "SELECT rowid FROM lexical WHERE lexical MATCH ? ORDER BY rowid DESC LIMIT 1 OFFSET ?",
                 (f'"{kept[0]}"', budget),
@@ -108,12 +108,12 @@ class Lexicon:
             oldest = row[0] + 1 if row else 0
         return kept, oldest, len(kept) < len(terms) or oldest > 0
 
-    def _telling(self, connection: sqlite3.Connection, terms: list[str], total: int) -> list[str]:
-        """The words without those that are in more than half of the documents, where others are left.
+    def _informative(self, connection: sqlite3.Connection, terms: list[str], total: int) -> list[str]:
+        """The words that are in at most half of the documents, or all words when there are none of these.
 
-        FTS5 gives such a word a weight of a millionth (the inverse document frequency, which would be negative):
-        leaving it out changes no order, but its postings are most of the work. In a large collection the budget leaves
-        it out.
+        A more common word has a negative inverse document frequency, which FTS5 replaces by a millionth: leaving the
+        word out changes no order, but its postings are most of the work. In a large collection the budget leaves it
+        out.
         """
         if not _FEW_DOCUMENTS <= total <= 2 * self._budget:
             return terms
@@ -122,7 +122,7 @@ class Lexicon:
         return [term for term in terms if 0 < frequencies[term] < limit] or terms
 
     def _frequency(self, connection: sqlite3.Connection, term: str, total: int, limit: int) -> int:
-        """In how many documents a word occurs, or ``limit`` when in more."""
+        """Number of documents that have a word, or ``limit`` if more do."""
         known = self._frequencies.get(term)
         if (
             known is not None

@@ -1,8 +1,9 @@
-"""An open collection: its connections, its indexes in memory, its writer and its upkeep, put together.
+"""An open collection: its connections, its indexes in memory, its writer and its compaction, put together.
 
 It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
 outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
-the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread may call.
+the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take no lock.
+Any thread may call.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from shortlist_server.domain import (
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.compaction.reconcile import Difference, difference, reconcile
 from shortlist_server.storage.compaction.recovery import recover
-from shortlist_server.storage.compaction.scheduler import Upkeep, UpkeepTally
+from shortlist_server.storage.compaction.scheduler import CompactionScheduler, CompactionTally
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
-from shortlist_server.storage.lexical.index import Lexicon
+from shortlist_server.storage.lexical.index import LexicalIndex
 from shortlist_server.storage.opening.facts import Facts, Settings, disk_bytes
 from shortlist_server.storage.opening.identity import open_database
 from shortlist_server.storage.parameters import Parameters
@@ -68,7 +69,7 @@ class OpenCollection:
         damage: the segments that were forgotten at the opening.
     """
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: UpkeepTally) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: CompactionTally) -> None:
         """Opens it, and recovers what a crash left.
 
         Raises:
@@ -90,9 +91,9 @@ class OpenCollection:
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
         self.reader = Reader(self.pool)
-        self.lexicon = Lexicon(self.pool, lambda: self.index.view.documents)
+        self.lexicon = LexicalIndex(self.pool, lambda: self.index.snapshot.documents)
         self._selections = SelectionCache()
-        self.upkeep = Upkeep(
+        self.compaction = CompactionScheduler(
             name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally
         )
         self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
@@ -102,12 +103,12 @@ class OpenCollection:
             self._truth,
             threads=parameters.writing_threads,
             clock=parameters.clock,
-            has_room=self.upkeep.has_room,
-            waited=self.upkeep.waited,
+            has_room=self.compaction.has_room,
+            waited=self.compaction.waited,
             reserve=parameters.reserve,
             crash_point=parameters.crash_point,
         )
-        self.upkeep.start()
+        self.compaction.start()
 
     def _recover(self) -> None:
         self.settings = Settings.read(self._connection, self._name)
@@ -118,8 +119,8 @@ class OpenCollection:
             self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
         )
         self.damage = recovered.damage
-        self.index = DenseIndex(recovered.segments, recovered.tail, self._truth.counters)
-        found = sum(segment.live for segment in recovered.segments) + recovered.tail.live
+        self.index = DenseIndex(recovered.segments, recovered.growing, self._truth.counters)
+        found = sum(segment.live for segment in recovered.segments) + recovered.growing.live
         if found != self._truth.counters.passages:
             raise DataCorrupted(
                 f"collection {self._name} counts {self._truth.counters.passages} passages but holds {found};"
@@ -127,35 +128,35 @@ class OpenCollection:
             )
 
     @property
-    def view(self) -> dense.View:
+    def snapshot(self) -> dense.Snapshot:
         """What searches see now."""
-        return self.index.view
+        return self.index.snapshot
 
     @property
     def descriptors(self) -> int:
         """File descriptors it has now, but for those of the logs of its reading connections."""
-        return _OWN_DESCRIPTORS + len(self.index.view.segments) + self.pool.most_used
+        return _OWN_DESCRIPTORS + len(self.index.snapshot.segments) + self.pool.most_used
 
     @property
     def busy(self) -> bool:
         """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
-        return self.upkeep.busy or self.deletions.reclaiming
+        return self.compaction.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
         """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
-        view = self.index.view
+        snapshot = self.index.snapshot
         if size is None:
-            size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
+            size = disk_bytes(self._folder, [segment.row.uid for segment in snapshot.segments])
         settings = self.settings
         info = CollectionInfo(
             name=self._name,
             config=settings.config,
             create_time_seconds=settings.create_time_seconds,
-            sequence=view.sequence,
-            document_count=view.documents,
-            passage_count=view.passages,
-            segment_passage_count=sum(segment.live for segment in view.segments),
-            segment_count=len(view.segments),
+            sequence=snapshot.sequence,
+            document_count=snapshot.documents,
+            passage_count=snapshot.passages,
+            segment_passage_count=sum(segment.live for segment in snapshot.segments),
+            segment_count=len(snapshot.segments),
             disk_bytes=size,
         )
         return Facts(info=info, settings=settings)
@@ -210,7 +211,7 @@ class OpenCollection:
         if effect.removed_keys:
             self._selections.forget(effect.counters.sequence, effect.removed_keys)
         self.index.publish(effect, effect.counters)
-        self.upkeep.changed()
+        self.compaction.changed()
 
     # ------------------------------------------------------------------------------------------------------- reads
 
@@ -222,7 +223,7 @@ class OpenCollection:
         """Resolves a filter at the present sequence; cached by filter and sequence."""
         condition = self.condition(filter)
         return self._selections.resolve(
-            cache_key(filter), self.index.view.sequence, lambda after: self.reader.select(condition, after)
+            cache_key(filter), self.index.snapshot.sequence, lambda after: self.reader.select(condition, after)
         )
 
     def dense(
@@ -231,13 +232,13 @@ class OpenCollection:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         self._check_open()
         return dense.search(
-            self.index.view, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
+            self.index.snapshot, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
         )
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
         self._check_open()
-        return dense.score_documents(self.index.view, vector, keys)
+        return dense.score_documents(self.index.snapshot, vector, keys)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -262,8 +263,8 @@ class OpenCollection:
         if lexical:
             self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
-        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
-        if count := self.upkeep.seal_now():
+        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.compaction.rebuild(one)]
+        if count := self.compaction.flush_now():
             done.append(f"{count} segments were built from passages that were searched exactly")
         return done
 
@@ -272,7 +273,7 @@ class OpenCollection:
         if self._closed:
             return
         self._closed = True
-        self.upkeep.close()
+        self.compaction.close()
         self.writer.close()
         self.pool.close()
         try:

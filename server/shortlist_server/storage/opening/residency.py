@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, Unavailable
 from shortlist_server.storage.compaction.recovery import Damage
-from shortlist_server.storage.compaction.scheduler import UpkeepTally
+from shortlist_server.storage.compaction.scheduler import CompactionTally
 from shortlist_server.storage.opening.facts import Facts, needs_recovery, read_facts
 from shortlist_server.storage.opening.opened import OpenCollection
 from shortlist_server.storage.opening.openings import Openings
@@ -54,7 +54,7 @@ class Residency:
         self._gone = False
         self._facts: Facts | None = None
         self.opened: OpenCollection | None = None
-        self.tally = UpkeepTally()
+        self.tally = CompactionTally()
         self.damage: tuple[Damage, ...] = ()
         self.problem = ""
         self.unused_since = 0.0

@@ -35,7 +35,7 @@ _FORMER_VALUES = {"convex": FusionMethod.WEIGHTED_SUM.value}
 
 
 RaisedEf = tuple[int, int]
-"""What the breadth of searches without and with a filter was raised to; 0 where it was not."""
+"""What the ``ef`` of searches without and with a filter was raised to; 0 where it was not."""
 
 NOT_RAISED: RaisedEf = (0, 0)
 
@@ -55,7 +55,7 @@ def load(text: str) -> CollectionConfig:
 
 
 def load_raised_ef(text: str | None) -> RaisedEf:
-    """The raised breadths of a JSON list; None where there never was one."""
+    """The raised ``ef`` values of a JSON list; None where there never was one."""
     if text is None:
         return NOT_RAISED
     unfiltered, filtered = json.loads(text)

@@ -221,7 +221,7 @@ class Truth:
         return settings.load(self._setting("config") or "")
 
     def raised_ef(self) -> settings.RaisedEf:
-        """The breadths that searches were raised to, with what this transaction has changed of them."""
+        """The raised ``ef`` values, with what this transaction has changed of them."""
         return settings.load_raised_ef(self._setting("raised_ef"))
 
     def save_config(self, config: CollectionConfig) -> None:
@@ -229,7 +229,7 @@ class Truth:
         settings.save(self.connection, "config", settings.dump(config))
 
     def save_raised_ef(self, raised: settings.RaisedEf) -> None:
-        """Replaces the breadths that searches were raised to."""
+        """Replaces the raised ``ef`` values."""
         settings.save(self.connection, "raised_ef", json.dumps(raised))
 
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:

@@ -44,9 +44,9 @@ class Task(Generic[T]):
 
     Attributes:
         weight: documents it changes, which bounds the size of a group.
-        grows: whether it adds passages, and so waits while the tail is too long and needs room on the disk.
+        grows: whether it adds passages, and so waits while the growing segment is too long and needs room on the disk.
         frees: whether it only deletes, and so may use the reserve of a full disk.
-        makes_room: whether it shortens the tail, and so need not wait behind tasks that grow.
+        makes_room: whether it shortens the growing segment, and so need not wait behind tasks that grow.
     """
 
     __slots__ = ("apply", "frees", "future", "grows", "makes_room", "publish", "weight")

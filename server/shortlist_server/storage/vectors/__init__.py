@@ -1,1 +1,1 @@
-"""Vectors in memory: segments, growing rows, snapshots of both, and searches over them."""
+"""Vectors in memory: segments, the growing segment, snapshots of both, and searches over them."""

@@ -1,8 +1,8 @@
-"""The tail: passages that no segment holds yet, in one growing float32 matrix, searched exactly.
+"""The growing segment: passages that no other segment holds yet, in one float32 matrix that searches scan.
 
-``Tail`` belongs to the writer thread. Readers hold a ``TailSnapshot``, which shares the arrays: rows beyond its length
-are not its own, and a row that dies is marked in place, so that a deleted passage vanishes from every snapshot at once.
-Labels ascend, and with them keys.
+``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays. Rows that
+the writer appends later lie beyond the snapshot's length. A row that dies is marked in place, which removes a deleted
+passage from every snapshot at once. Labels ascend, and so do keys.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TailSnapshot:
-    """The tail at one moment.
+class GrowingSnapshot:
+    """The growing segment at one moment.
 
     Attributes:
         vectors: shape (n, dimension), float32.
@@ -36,6 +36,11 @@ class TailSnapshot:
     alive: NDArray[np.bool_]
     live: int
 
+    def live_labels(self) -> NDArray[np.int64]:
+        """Labels of the live rows, ascending."""
+        # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
+        return self.labels[self.alive.copy()]
+
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""
         rows = rows_between(self.keys, keys)
@@ -43,7 +48,7 @@ class TailSnapshot:
 
 
 def rows_between(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places in ``sorted_keys`` that hold one of ``keys``, which may repeat there."""
+    """Positions in ``sorted_keys`` that hold one of ``keys``; a key may repeat in ``sorted_keys``."""
     first = np.searchsorted(sorted_keys, keys, "left")
     counts = np.searchsorted(sorted_keys, keys, "right") - first
     total = int(counts.sum())
@@ -51,7 +56,7 @@ def rows_between(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDA
     return rows.astype(np.int64, copy=False)
 
 
-class Tail:
+class GrowingSegment:
     """The growing arrays behind the snapshots. Writer thread only."""
 
     def __init__(self, dimension: int) -> None:
@@ -66,11 +71,11 @@ class Tail:
         return self._live
 
     def append(self, labels: Sequence[int], keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Adds rows; their labels must be over all present ones."""
+        """Adds rows; their labels must be larger than all present ones."""
         if not labels:
             return
         if self._length + len(labels) > len(self._labels):
-            # Without the dead rows, or documents that are replaced all the time would fill the memory with them.
+            # Dead rows stay behind; otherwise a document that is replaced all the time would fill the memory.
             self._move(self._alive[: self._length], len(labels))
         end = self._length + len(labels)
         self._labels[self._length : end] = labels
@@ -81,7 +86,7 @@ class Tail:
         self._live += len(labels)
 
     def remove(self, labels: NDArray[np.int64]) -> None:
-        """Marks rows dead, in every snapshot; labels that are not here are passed over."""
+        """Marks rows dead, in every snapshot; skips labels that are not here."""
         present = self._labels[: self._length]
         rows = np.searchsorted(present, labels)
         inside = rows < self._length
@@ -91,14 +96,14 @@ class Tail:
         self._live -= len(rows)
 
     def drop_range(self, low: int, high: int) -> None:
-        """Forgets the rows with ``low < label <= high``; a published segment holds them now. Dead rows go as well."""
+        """Drops the rows with ``low < label <= high``, which a published segment now holds, and all dead rows."""
         labels = self._labels[: self._length]
         self._move(self._alive[: self._length] & ((labels <= low) | (labels > high)), 0)
 
-    def snapshot(self) -> TailSnapshot:
-        """The tail now."""
+    def snapshot(self) -> GrowingSnapshot:
+        """The growing segment now."""
         n = self._length
-        return TailSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
+        return GrowingSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
 
     def _allocate(self, capacity: int) -> None:
         self._vectors = np.empty((capacity, self._dimension), dtype=np.float32)
@@ -107,7 +112,7 @@ class Tail:
         self._alive = np.zeros(capacity, dtype=np.bool_)
 
     def _move(self, keep: NDArray[np.bool_], room: int) -> None:
-        """Puts the rows to keep into new arrays with room for more; snapshots have the old ones."""
+        """Copies the rows to keep into new arrays with room for more; snapshots keep the old arrays."""
         old: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys)
         count = int(np.count_nonzero(keep))
         self._allocate(max(_FIRST_CAPACITY, 2 * (count + room)))

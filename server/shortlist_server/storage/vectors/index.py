@@ -1,8 +1,8 @@
-"""The dense index of a collection: the segments, the tail, and the view of both that searches take.
+"""The dense index of a collection: the segments, the growing segment, and the snapshot of both that searches take.
 
-All changes are made by the writer thread, after the transaction they belong to; ``view`` may be read by any thread, and
-``watching`` entered by any. The invariant: a live label is in the one segment whose range holds it, or else in the
-tail.
+The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and
+enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing
+segment.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.storage.values import Counters, Effect
-from shortlist_server.storage.vectors.growing import Tail
+from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
-from shortlist_server.storage.vectors.search import View
+from shortlist_server.storage.vectors.search import Snapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 
@@ -38,33 +38,33 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """Labels removed since it was set; a build that began later may have read them while they lived.
+    """Labels removed since a build began; the build may have read them while they lived.
 
-    Compared by identity: the watches of two builds often hold the same labels, and each is still its build's own.
+    Compared by identity, because the watches of two builds often hold the same labels.
     """
 
     removed: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 class DenseIndex:
-    """What a collection's searches see of its vectors."""
+    """The vectors of a collection as its searches see them."""
 
-    def __init__(self, segments: Sequence[Segment], tail: Tail, counters: Counters) -> None:
+    def __init__(self, segments: Sequence[Segment], growing: GrowingSegment, counters: Counters) -> None:
         self._segments = tuple(segments)
-        self._tail = tail
+        self._growing = growing
         self._counters = counters
         self._watches: list[Watch] = []
         self._lock = threading.Lock()
         self._show()
 
     @property
-    def view(self) -> View:
-        """The state now; what it shows does not change, but that rows die in it."""
-        return self._view
+    def snapshot(self) -> Snapshot:
+        """The state now. It stays as it is, except that rows die in it."""
+        return self._snapshot
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
-        """Records removals for the time of a build."""
+        """Records removals while a build runs."""
         watch = Watch()
         with self._lock:
             self._watches.append(watch)
@@ -78,31 +78,31 @@ class DenseIndex:
         """Shows a committed change. Writer thread only."""
         before, self._counters = self._counters, counters
         if effect.labels:
-            self._tail.append(effect.labels, effect.keys, effect.vectors)
+            self._growing.append(effect.labels, effect.keys, effect.vectors)
         if effect.removed_labels:
-            # The new version is shown before the old one goes: a search between the two finds the document twice
-            # rather than not at all, and the old key leads nowhere.
+            # Show the new version before removing the old one: a search between the two finds the document twice
+            # rather than not at all, and the old key resolves to nothing.
             self._counters, now = before, counters
             self._show()
             self._counters = now
             removed = np.sort(np.asarray(effect.removed_labels, dtype=np.int64))
-            self._tail.remove(removed)
+            self._growing.remove(removed)
             for segment in self._segments:
                 segment.remove(removed)
-            self._tell_watches(removed)
+            self._notify_watches(removed)
         self._show()
 
     def admit(self, job: Job, segment: Segment | None, watch: Watch) -> None:
-        """Marks what died in a new segment since it was read, and compares it with what it will replace.
+        """Marks rows of a new segment that died since the build read them, and compares it with what it replaces.
 
         Writer thread only.
 
         Raises:
-            SegmentDamaged: its live labels are not those of the rows it replaces; it must not be published.
+            SegmentDamaged: its live labels differ from those it replaces; it must not be published.
         """
-        labels = self._tail.snapshot()
-        inside = labels.alive & (labels.labels > job.low) & (labels.labels <= job.high)
-        expected = [labels.labels[inside]]
+        growing = self._growing.snapshot()
+        inside = growing.alive & (growing.labels > job.low) & (growing.labels <= job.high)
+        expected = [growing.labels[inside]]
         dead = list(watch.removed)
         for old in job.replaced:
             expected.append(old.labels[old.alive])
@@ -113,49 +113,51 @@ class DenseIndex:
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
             raise SegmentDamaged(
                 f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
-                " verification with repair makes the index agree with the database"
+                " run a verification with repair"
             )
 
     def swap(self, job: Job, segment: Segment | None, watch: Watch) -> None:
-        """Puts an admitted segment in the place of what it replaces. Writer thread only."""
+        """Replaces old segments and growing rows by an admitted segment. Writer thread only."""
         if segment is not None and watch.removed:
-            # Changes of the same transaction are shown between the admission and this: theirs died since.
+            # Changes of the same transaction were shown after the admission; the rows they removed died since.
             segment.remove(np.unique(np.concatenate(watch.removed)))
         kept = [old for old in self._segments if old not in job.replaced]
         new = [] if segment is None else [segment]
         self._segments = tuple(sorted(kept + new, key=lambda one: one.row.low))
-        self._tail.drop_range(job.low, job.high)
+        self._growing.drop_range(job.low, job.high)
         self._show()
 
-    def restore(self, kept: Collection[str], live: NDArray[np.int64], tail: Tail, counters: Counters) -> None:
-        """Shows what the database has, whatever was shown before. Writer thread only.
+    def restore(
+        self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, counters: Counters
+    ) -> None:
+        """Makes the index show what the database has, whatever it showed before. Writer thread only.
 
         Args:
             kept: uids of the segments that stay; they hold every live label of their ranges, and perhaps others.
             live: all live labels, ascending.
-            tail: the passages outside those ranges.
+            growing: the passages outside those ranges.
         """
-        old = self._tail.snapshot()
-        before = [old.labels[old.alive], *(segment.labels[segment.alive] for segment in self._segments)]
+        old = self._growing.snapshot()
+        before = [old.live_labels(), *(segment.labels[segment.alive] for segment in self._segments)]
         dead = np.setdiff1d(np.concatenate(before), live)
         self._counters = counters
         self._segments = tuple(one for one in self._segments if one.row.uid in kept)
-        self._tail = tail
+        self._growing = growing
         for segment in self._segments:
             segment.remove(dead)
-        self._tell_watches(dead)
+        self._notify_watches(dead)
         self._show()
 
-    def _tell_watches(self, removed: NDArray[np.int64]) -> None:
+    def _notify_watches(self, removed: NDArray[np.int64]) -> None:
         with self._lock:
             for watch in self._watches:
                 watch.removed.append(removed)
 
     def _show(self) -> None:
-        self._view = View(
+        self._snapshot = Snapshot(
             sequence=self._counters.sequence,
             segments=self._segments,
-            tail=self._tail.snapshot(),
+            growing=self._growing.snapshot(),
             documents=self._counters.documents,
             passages=self._counters.passages,
         )

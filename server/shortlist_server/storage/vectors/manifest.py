@@ -1,7 +1,7 @@
 """The manifest of a segment: what its folder must contain, to the byte.
 
-The manifest file lists each data file with size and SHA-256, and names the collection and the segment, so that a file
-swapped with another collection's is found out. The database holds the checksum of the manifest itself. Pure values.
+The manifest file lists each data file with size and SHA-256. It names the collection and the segment, which detects a
+file swapped with another collection's. The database holds the checksum of the manifest itself. Pure values.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE, TWINS_FIL
 from shortlist_server.storage.values import SegmentRow
 
 MANIFEST_FORMAT = 2
-"""The format that is written. In format 1 every row was a node of the graph, and there was no file of twins."""
+"""The format written now. In format 1 every row was a node of the graph, and no file of twins existed."""
 
 _FILES = {1: set(DATA_FILES) - {TWINS_FILE}, MANIFEST_FORMAT: set(DATA_FILES)}
 _CHUNK = 1 << 20
 
 
 class SegmentDamaged(Exception):
-    """A segment's folder is not what the manifest says; the message names the file. Never reaches a caller."""
+    """A segment's folder differs from its manifest; the message names the file. Never reaches a caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,10 @@ class Manifest:
 
     @classmethod
     def load(cls, content: bytes) -> Manifest:
-        """Reads a manifest file whose checksum was found right.
+        """Reads a manifest file whose checksum has been checked.
 
         Raises:
-            SegmentDamaged: a format this release does not know.
+            SegmentDamaged: this release does not know the format.
         """
         try:
             values = json.loads(content)
@@ -88,7 +88,7 @@ def check_folder(folder: Path, row: SegmentRow, collection: str, dimension: int)
     """Reads and checks every file of a segment.
 
     Raises:
-        SegmentDamaged: a file is missing, torn, changed or of another segment.
+        SegmentDamaged: a file is missing, cut short or changed, or belongs to another segment.
     """
     try:
         content = (folder / MANIFEST_FILE).read_bytes()

@@ -1,9 +1,9 @@
-"""Nearest passages over segments and tail.
+"""Finds the nearest passages of a snapshot.
 
-Each source (a segment, or the tail) answers with its own best rows: by its graph, by scanning the rows that a filter
-lets pass, or by asking the graph for more than needed and dropping what does not pass, whichever costs least by the
-true number of matches. The answers are merged as far down as every source is known to be complete, and the search is
-widened until enough distinct documents are covered. No lock is taken; any thread may search a ``View``.
+Each source (a segment, or the growing segment) answers with its own best rows. It asks its graph, scans the rows that
+pass the filter, or asks the graph for more rows and drops those that do not pass, whichever costs least for the true
+number of matches. The answers are merged down to the score where the first incomplete answer ends, and the search is
+widened until it covers enough distinct documents. Takes no lock; any thread may search a ``Snapshot``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import DenseCandidates, DenseSource, DenseStrategy, Vector
-from shortlist_server.storage.vectors.growing import TailSnapshot
+from shortlist_server.storage.vectors.growing import GrowingSnapshot
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
 from shortlist_server.storage.vectors.selection import KeySelection
 
-DEFAULT_BREADTH = 128
-"""Rows a graph is asked for at least.
+DEFAULT_EF = 128
+"""The least number of rows a graph is asked for.
 
 On 200,000 rows in clusters of 100, recall at 10 was 0.973 with 64, 0.990 with 100 and 0.997 with 128, at 0.21, 0.31 and
-0.34 ms: what is missed is whole clusters.
+0.34 ms: misses are whole clusters.
 """
 
 # Costs in microseconds, measured on 384 dimensions; only their ratios matter.
@@ -39,28 +39,28 @@ _WORTH_A_THREAD = 20_000
 
 _SEVERITY = [DenseStrategy.EXACT, DenseStrategy.HNSW, DenseStrategy.HNSW_OVERFETCH, DenseStrategy.EXACT_FALLBACK]
 
-Source = Segment | TailSnapshot
+Source = Segment | GrowingSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class View:
-    """All that a dense search reads, replaced as a whole by the writer thread.
+class Snapshot:
+    """All that a dense search reads. The writer thread replaces it as a whole.
 
     Attributes:
         segments: in the order of their ranges.
-        documents, passages: live ones.
+        documents, passages: numbers of live ones.
     """
 
     sequence: int
     segments: tuple[Segment, ...]
-    tail: TailSnapshot
+    growing: GrowingSnapshot
     documents: int
     passages: int
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Segments and tail that have rows."""
-        return (*self.segments, self.tail) if len(self.tail.labels) else self.segments
+        """The segments, and the growing segment if it has rows."""
+        return (*self.segments, self.growing) if len(self.growing.labels) else self.segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +68,9 @@ class _Part:
     """One source's answer, best first.
 
     Attributes:
-        complete: it has no further row that is alive and passes.
-        matches: its rows that pass the filter, dead ones included; None without one.
-        breadth: rows its graph was asked for; 0 where it was not.
+        complete: whether it has no further row that is alive and passes.
+        matches: number of its rows that pass the filter, dead ones included; None without a filter.
+        ef: rows its graph was asked for; 0 when it was not asked.
     """
 
     source: Source
@@ -79,22 +79,22 @@ class _Part:
     complete: bool
     strategy: DenseStrategy
     matches: int | None = None
-    breadth: int = 0
+    ef: int = 0
 
     def account(self) -> DenseSource:
-        """How the source was asked."""
+        """How the search asked the source."""
         return DenseSource(
-            name="tail" if isinstance(self.source, TailSnapshot) else self.source.row.uid,
+            name="growing" if isinstance(self.source, GrowingSnapshot) else self.source.row.uid,
             passages=len(self.source.labels),
             matches=self.matches,
-            breadth=self.breadth,
+            ef=self.ef,
             found=len(self.rows),
             strategy=self.strategy,
         )
 
 
 def search(
-    view: View,
+    snapshot: Snapshot,
     vector: Vector,
     documents: int,
     selection: KeySelection | None,
@@ -103,12 +103,12 @@ def search(
     exact: bool,
     pool: ThreadPoolExecutor | None,
 ) -> DenseCandidates:
-    """The nearest live passages, enough to cover ``documents`` distinct documents or all that exist (or pass)."""
-    available = view.documents if selection is None else min(selection.matches, view.documents)
+    """The nearest live passages, enough to cover ``documents`` distinct documents, or all that exist or pass."""
+    available = snapshot.documents if selection is None else min(selection.matches, snapshot.documents)
     if documents <= 0 or available <= 0:
         return _candidates([], 0, DenseStrategy.EXACT)[0]
-    wanted = math.ceil(min(documents, available) * max(1.0, view.passages / max(1, view.documents)))
-    sources = view.sources
+    wanted = math.ceil(min(documents, available) * max(1.0, snapshot.passages / max(1, snapshot.documents)))
+    sources = snapshot.sources
 
     def ask(source: Source) -> _Part:
         return _nearest(source, vector, wanted, ef, selection, exact)
@@ -122,11 +122,11 @@ def search(
         wanted *= 4
 
 
-def score_documents(view: View, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
+def score_documents(snapshot: Snapshot, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
     """All live passages of some documents with their exact cosine, best first."""
     wanted = np.unique(np.asarray(keys, dtype=np.int64))
     parts = []
-    for source in view.sources:
+    for source in snapshot.sources:
         rows = source.rows_of(wanted)
         if len(rows):
             parts.append(_best(source, rows, source.vectors[rows] @ vector, len(rows), DenseStrategy.EXACT))
@@ -143,22 +143,22 @@ def _ask_all(ask: Callable[[Source], _Part], sources: Sequence[Source], pool: Th
 
 
 def _nearest(
-    source: Source, vector: Vector, wanted: int, breadth: int, selection: KeySelection | None, exact: bool
+    source: Source, vector: Vector, wanted: int, ef: int, selection: KeySelection | None, exact: bool
 ) -> _Part:
     if selection is None:
-        if exact or isinstance(source, TailSnapshot) or source.live <= wanted:
+        if exact or isinstance(source, GrowingSnapshot) or source.live <= wanted:
             return _scan(source, vector, None, wanted, DenseStrategy.EXACT)
-        return _walk(source, vector, wanted, breadth)
+        return _walk(source, vector, wanted, ef)
     rows = selection.rows(source)
-    if exact or isinstance(source, TailSnapshot):
+    if exact or isinstance(source, GrowingSnapshot):
         part = _scan(source, vector, rows, wanted, DenseStrategy.EXACT)
     else:
-        part = _filtered(source, vector, wanted, breadth, selection, rows)
+        part = _filtered(source, vector, wanted, ef, selection, rows)
     return dataclasses.replace(part, matches=len(rows))
 
 
-def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
-    asked = min(max(wanted, breadth), segment.live)
+def _walk(segment: Segment, vector: Vector, wanted: int, ef: int) -> _Part:
+    asked = min(max(wanted, ef), segment.live)
     if asked * _GRAPH_ROW > len(segment.labels) * _SCAN_ROW:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT)
     try:
@@ -166,22 +166,22 @@ def _walk(segment: Segment, vector: Vector, wanted: int, breadth: int) -> _Part:
     except Unreachable:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT_FALLBACK, asked)
     rows, scores = rows[:asked], scores[:asked]
-    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, breadth=asked)
+    return _Part(segment, rows, scores, len(rows) >= segment.live, DenseStrategy.HNSW, ef=asked)
 
 
 def _filtered(
     segment: Segment,
     vector: Vector,
     wanted: int,
-    breadth: int,
+    ef: int,
     selection: KeySelection,
     rows: NDArray[np.int64],
 ) -> _Part:
     matches = len(rows)
     limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.labels) * _SCAN_ROW)
     share = matches / len(segment.labels)
-    # Over-fetching grows with a breadth above the default, which alone would change nothing where few rows pass.
-    asked = max(breadth, math.ceil(2 * wanted / share * max(1.0, breadth / DEFAULT_BREADTH))) if matches else 0
+    # Over-fetching grows with an `ef` above the default; where few rows pass, `ef` alone would change nothing.
+    asked = max(ef, math.ceil(2 * wanted / share * max(1.0, ef / DEFAULT_EF))) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
         return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT)
     passes, wide, tried = selection.mask(segment), False, 0
@@ -193,11 +193,10 @@ def _filtered(
             break
         kept = passes[found]
         passed = np.count_nonzero(kept)
-        # Where far fewer pass than by chance, the filter goes against the query, whose neighbourhood fails it. What
-        # passes is far off, where a graph is less sure of its way: a wide step finds more of it than a just sufficient
-        # one.
+        # When far fewer rows pass than by chance, the neighbourhood of the query fails the filter. The rows that pass
+        # are far away, where a graph finds its way less surely, so widen the search even if just enough rows passed.
         if passed >= wanted and (wide or passed >= asked * share / 2):
-            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH, breadth=asked)
+            return _Part(segment, found[kept], scores[kept], False, DenseStrategy.HNSW_OVERFETCH, ef=asked)
         asked, wide = asked * 10, True
     return _scan(segment, vector, rows, wanted, DenseStrategy.EXACT_FALLBACK, tried)
 
@@ -208,23 +207,23 @@ def _scan(
     rows: NDArray[np.int64] | None,
     wanted: int,
     strategy: DenseStrategy,
-    breadth: int = 0,
+    ef: int = 0,
 ) -> _Part:
-    """Every row that is alive and passes, scored; ``breadth`` is what the graph was asked for in vain."""
+    """Scores every row that is alive and passes; ``ef`` is what the graph was asked for before, in vain."""
     total = len(source.labels)
     if rows is None or len(rows) * _GATHER_ROW > total * _SCAN_ROW:
         scores = source.vectors @ vector
         # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
         live = source.alive.copy() if rows is None else _mask(total, rows) & source.alive
         rows = np.flatnonzero(live)
-        return _best(source, rows, scores[rows], wanted, strategy, breadth)
+        return _best(source, rows, scores[rows], wanted, strategy, ef)
     rows = rows[source.alive[rows]]
     if len(rows) <= _ROWS_AT_ONCE:
-        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy, breadth)
-    # Blocks that fit the cache: gathering all rows at once would write and read them through memory.
+        return _best(source, rows, source.vectors[rows] @ vector, wanted, strategy, ef)
+    # In blocks that fit the cache: gathering all rows at once would write them to memory and read them back.
     blocks = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     scores = np.concatenate([source.vectors[block] @ vector for block in blocks])
-    return _best(source, rows, scores, wanted, strategy, breadth)
+    return _best(source, rows, scores, wanted, strategy, ef)
 
 
 def _mask(total: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -239,23 +238,23 @@ def _best(
     scores: NDArray[np.float32],
     wanted: int,
     strategy: DenseStrategy,
-    breadth: int = 0,
+    ef: int = 0,
 ) -> _Part:
     complete = len(rows) <= wanted
     if not complete:
         top = np.argpartition(-scores, wanted - 1)[:wanted]
         rows, scores = rows[top], scores[top]
     order = np.argsort(-scores, kind="stable")
-    return _Part(source, rows[order], scores[order], complete, strategy, breadth=breadth)
+    return _Part(source, rows[order], scores[order], complete, strategy, ef=ef)
 
 
 def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy) -> tuple[DenseCandidates, int]:
-    """Merges answers down to the ``documents``-th distinct document; also how many distinct ones that covers."""
+    """Merges answers down to the ``documents``-th distinct document; also returns how many documents they cover."""
     if not parts:
         empty = np.empty(0, dtype=np.int64)
         return DenseCandidates(labels=empty, keys=empty, scores=np.empty(0, np.float32), strategy=strategy), 0
     if len(parts) == 1:
-        # The usual case, a settled collection of short documents: no merge, and the first rows are distinct documents.
+        # The usual case, one segment of short documents: no merge, and the first rows are distinct documents.
         source, rows, scores = parts[0].source, parts[0].rows[:documents], parts[0].scores[:documents]
         keys = source.keys[rows]
         if len(rows) == documents == len(set(keys.tolist())):
@@ -265,7 +264,7 @@ def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy)
     keys = np.concatenate([part.source.keys[part.rows] for part in parts])
     scores = np.concatenate([part.scores for part in parts])
     if len(parts) > 1:
-        # Below the last score of a source that has more to give, the merged order would have holes.
+        # Below the last score of an incomplete answer, the merged order would have holes.
         floor = max((part.scores[-1] for part in parts if not part.complete and len(part.scores)), default=-np.inf)
         order = np.argsort(-scores, kind="stable")
         order = order[: np.searchsorted(-scores[order], -floor, "right")]

@@ -1,9 +1,9 @@
 """A loaded segment: an immutable HNSW graph with its vectors, and a mask of the rows that died since.
 
-Nothing is ever added to a loaded graph; the one change is ``mark_deleted``, which the writer thread applies while
-others search. The graph numbers its nodes from 0, so that an answer indexes the arrays beside it directly; rows whose
-vectors equal a node's come after the nodes, and the node stands for them. ``ef`` is a field of the shared graph and
-would be a race between queries, so it stays at its smallest: the breadth of a search is its ``k``.
+A loaded graph never grows; the one change is ``mark_deleted``, which the writer thread applies while others search. The
+graph numbers its nodes from 0, and an answer indexes the arrays beside it directly. Rows whose vectors equal a node's
+come after the nodes, and the node stands for them. hnswlib keeps one ``ef`` per graph, on which queries would race, and
+searches with the larger of it and ``k``: it stays 1 here, and each query passes its own ``ef`` as ``k``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CROWDED_SHARE = 0.01
 
 
 class Unreachable(Exception):
-    """The graph could not reach as many live rows as were asked for; scan the rows instead."""
+    """The graph could not reach as many live rows as the search wanted; scan the rows instead."""
 
 
 class Segment:
@@ -39,8 +39,8 @@ class Segment:
         labels, keys: shape (n,), int64, in the graph's order of rows.
         alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of rows alive.
-        crowded: whether equal vectors have nodes of their own in the graph, which it then searches badly; only an
-            earlier release made such a segment.
+        crowded: whether many equal vectors have nodes of their own, which makes searches of the graph miss rows; only
+            an earlier release made such segments.
     """
 
     __slots__ = (
@@ -76,17 +76,17 @@ class Segment:
         self.crowded = crowded
         self._graph = graph
         self._twins = twins
-        # A merge starts from its largest part, so the rows may come in another order than their labels.
+        # A merge starts from its largest segment, so rows may not be in the order of their labels.
         ascending = bool(np.all(labels[1:] > labels[:-1]))
         self._label_order = None if ascending else np.argsort(labels)
         self._sorted_keys = keys if self._label_order is None else keys[self._label_order]
 
     @classmethod
     def load(cls, folder: Path, row: SegmentRow, collection: str, dimension: int) -> Segment:
-        """Checks a segment's files and loads them. The graph's load holds the interpreter lock: 1.4 s a million rows.
+        """Checks a segment's files and loads them. Loading the graph holds the interpreter lock: 1.4 s a million rows.
 
         Raises:
-            SegmentDamaged: a file is not what the database and the manifest say.
+            SegmentDamaged: a file differs from what the database and the manifest say.
         """
         manifest = check_folder(folder, row, collection, dimension)
         labels = np.fromfile(folder / LABELS_FILE, dtype=np.int64)
@@ -114,16 +114,16 @@ class Segment:
         """Whether the label is in the segment's range."""
         return self.row.low < label <= self.row.high
 
-    def nearest(self, vector: Vector, breadth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The ``breadth`` live rows the graph finds nearest, best first, with their cosine.
+    def nearest(self, vector: Vector, ef: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The ``ef`` live rows that the graph finds nearest, best first, with their cosine.
 
-        More come where the last of them has equals.
+        Returns more if the last of them has equals.
 
         Raises:
-            Unreachable: fewer are live or within reach of the graph's entry.
+            Unreachable: fewer rows are live or can be reached from the graph's entry.
         """
         twins = self._twins
-        asked = breadth if twins is None else min(breadth, twins.live_nodes)
+        asked = ef if twins is None else min(ef, twins.live_nodes)
         try:
             found, distances = self._graph.knn_query(vector, k=asked, num_threads=1)
         except RuntimeError as error:
@@ -131,7 +131,7 @@ class Segment:
         nodes = found[0].astype(np.int64)
         if twins is None:
             return nodes, 1.0 - distances[0]
-        rows = twins.live_rows(nodes, breadth, self.alive)
+        rows = twins.live_rows(nodes, ef, self.alive)
         scores = self.vectors[rows] @ vector
         order = np.argsort(-scores, kind="stable")
         return rows[order], scores[order]
@@ -143,7 +143,7 @@ class Segment:
         return rows[self.alive[rows]]
 
     def remove(self, labels: NDArray[np.int64]) -> int:
-        """Marks rows dead; labels that are not here, or already dead, are passed over. Writer thread only."""
+        """Marks rows dead and returns their number; skips labels not here or dead already. Writer thread only."""
         order = self._label_order
         positions = np.searchsorted(self.labels, labels, sorter=order)
         inside = positions < len(self.labels)
@@ -158,7 +158,7 @@ class Segment:
         return len(rows)
 
     def keep_only(self, live_labels: NDArray[np.int64]) -> bool:
-        """Marks every row dead that is not in ``live_labels`` (ascending); False when one of those is not here."""
+        """Marks every row dead that is not in ``live_labels`` (ascending); False if the segment lacks one of those."""
         dead = self.labels[~np.isin(self.labels, live_labels, assume_unique=True)]
         self.remove(dead)
         return self.live == len(live_labels)

@@ -1,6 +1,7 @@
 """The documents that pass a filter, resolved once and used by every stage of a search.
 
-Immutable but for two memos (the rows of each segment), whose worst race is to compute one twice: any thread may use it.
+Any thread may use a selection. It is immutable except for two memos (rows and mask of each segment); a race
+computes one of them twice at worst.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.storage.vectors.growing import TailSnapshot
+from shortlist_server.storage.vectors.growing import GrowingSnapshot
 from shortlist_server.storage.vectors.segments import Segment
 
 _KEPT_SELECTIONS = 64
-# A key costs up to 25 bytes in a selection that all stages have used.
+# A key takes up to 25 bytes once all stages have used the selection.
 _KEPT_KEYS = 4_000_000
 _LOGGED_DELETIONS = 100_000
 
 
 class KeySelection:
-    """The keys that pass, at one sequence.
+    """The keys of the documents that pass, at one sequence.
 
     Attributes:
         sequence: the collection's sequence at which they passed.
@@ -44,7 +45,7 @@ class KeySelection:
 
     @cached_property
     def _table(self) -> NDArray[np.bool_]:
-        # One byte for each key up to the largest: a lookup costs a nanosecond where a binary search costs fifty.
+        # One byte per key up to the largest: a lookup costs a nanosecond where a binary search costs fifty.
         table = np.zeros(int(self.keys[-1]) + 2 if len(self.keys) else 1, dtype=np.bool_)
         table[self.keys] = True
         return table
@@ -55,22 +56,22 @@ class KeySelection:
         return json.dumps(self.keys.tolist())
 
     def contains(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some keys pass, shape of ``keys``."""
+        """Which of these keys pass, bool, in the shape of ``keys``."""
         table = self._table
         return table[np.minimum(keys, len(table) - 1)]
 
-    def mask(self, source: Segment | TailSnapshot) -> NDArray[np.bool_]:
-        """Which rows of a source belong to a document that passes, shape (n,), dead ones included."""
-        if isinstance(source, TailSnapshot):
+    def mask(self, source: Segment | GrowingSnapshot) -> NDArray[np.bool_]:
+        """Which rows of a source belong to a document that passes, dead rows included; bool, shape (n,)."""
+        if isinstance(source, GrowingSnapshot):
             return self.contains(source.keys)
         mask = self._segment_masks.get(source.row.uid)
         if mask is None:
             mask = self._segment_masks[source.row.uid] = self.contains(source.keys)
         return mask
 
-    def rows(self, source: Segment | TailSnapshot) -> NDArray[np.int64]:
-        """The same as row numbers, shape (m,)."""
-        if isinstance(source, TailSnapshot):
+    def rows(self, source: Segment | GrowingSnapshot) -> NDArray[np.int64]:
+        """The same as row numbers, int64, shape (m,)."""
+        if isinstance(source, GrowingSnapshot):
             return np.flatnonzero(self.contains(source.keys))
         rows = self._segment_rows.get(source.row.uid)
         if rows is None:
@@ -79,10 +80,10 @@ class KeySelection:
 
 
 class SelectionCache:
-    """Resolved filters, kept and brought up to date rather than resolved anew. Any thread may use it.
+    """Keeps resolved filters and brings them up to date instead of resolving them anew. Any thread may use it.
 
-    A selection of an earlier sequence is advanced by what changed since: documents with a later sequence are tested,
-    and those deleted are dropped by a log of deletions of bounded length.
+    A selection of an earlier sequence needs only what changed since: the cache tests documents with a later sequence,
+    and drops the deleted ones by a log of deletions of bounded length.
     """
 
     def __init__(self) -> None:
@@ -93,7 +94,7 @@ class SelectionCache:
         self._known_after = 0
 
     def forget(self, sequence: int, keys: Sequence[int]) -> None:
-        """Notes documents that are gone as of a sequence; called before that sequence is shown."""
+        """Logs documents that are deleted as of a sequence; called before searches see that sequence."""
         with self._lock:
             self._deletions.append((sequence, np.asarray(keys, dtype=np.int64)))
             self._logged += len(keys)
@@ -102,12 +103,12 @@ class SelectionCache:
                 self._logged -= len(dropped)
 
     def resolve(self, name: str, sequence: int, read: Callable[[int], NDArray[np.int64]]) -> KeySelection:
-        """The selection of a filter at a sequence that is already shown, or a later one.
+        """The selection of a filter at ``sequence`` or a later one.
 
         Args:
             name: equal for equal filters only.
-            sequence: the least sequence wanted.
-            read: the keys that pass with a sequence over its argument, ascending.
+            sequence: the least sequence wanted; searches must see it already.
+            read: given a sequence, returns the keys of documents changed after it that pass, ascending.
         """
         with self._lock:
             known = self._selections.get(name)

@@ -1,9 +1,9 @@
-"""Vectors so near to each other that a few nodes of a graph stand for all of them.
+"""Twins: vectors so near to each other that a few nodes of a graph stand for all of them.
 
-A graph gives each node links to a few of its nearest. Where hundreds of vectors are equal, all those links stay among
-them, and a search that comes in never finds the way out. So no more than ``NODES`` of equal vectors are nodes, and the
-segment knows the rows behind each. The same text embedded twice may differ in the last bits, so vectors that are nearer
-than any ranking could tell count as equal. Each row's score is still its own.
+A graph links each node to a few of its nearest. Where hundreds of vectors are equal, all their links stay among them,
+and a search that enters the group never leaves it. So at most ``NODES`` of equal vectors become nodes, and the segment
+knows the rows behind each. The same text embedded twice may differ in the last bits, so vectors count as equal when no
+ranking could tell them apart. Each row still gets its own score.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ NEAR = 1e-5
 """Squared distance, as a share of the squared length, up to which a node stands for a vector (cosine 0.999995)."""
 
 NODES = 16
-"""Nodes for equal vectors: as many as a new node has links.
+"""The most nodes for a group of equal vectors: as many as a new node has links.
 
-Of 100 groups of 24 equal vectors, each far from all else, searches for them among 21,600 others missed 40 with one node
-for each, 19 with 4, 5 with 8 and 1 with 16.
+Measured with 100 groups of 24 equal vectors, each far from all else, among 21,600 other vectors: searches missed 40
+groups with one node for each, 19 with 4, 5 with 8 and 1 with 16.
 """
 
-# Rows are compared only within a cell of a grid over some random directions: first a fine one, in which equal rows meet
-# and few others, then one that near rows seldom straddle.
+# Rows are compared only within a cell of a grid over some random directions: first a fine grid, where equal rows share
+# a cell with few others, then a coarse one, whose borders seldom separate near rows.
 _DIRECTIONS = 6
 _WIDTHS = (1e-3, 5e-2)
 _ROUNDS = 16
@@ -36,14 +36,14 @@ _MOST_EXPANDED = 4096
 
 
 def represent(vectors: NDArray[np.float32], stands: NDArray[np.int64], fixed: int) -> NDArray[np.int64]:
-    """For each row the row whose node stands for it: itself, or a near one where there are many; shape (n,).
+    """For each row the row whose node stands for it: itself, or a near one if many rows are near; shape (n,).
 
-    Costs a few passes over the vectors. Rows that are near may stay apart, which only costs nodes.
+    Costs a few passes over the vectors. Near rows may remain separate, which only costs nodes.
 
     Args:
         vectors: shape (n, dimension).
-        stands: shape (n,): what is known already; a row of its own may come to be another's twin.
-        fixed: the first rows, which are nodes already and stay so.
+        stands: shape (n,): the known answer, which may still turn a row that stands for itself into a twin.
+        fixed: number of first rows that are nodes already and stay nodes.
     """
     groups, own = stands, np.arange(len(vectors))
     scale = float(np.sqrt(np.vdot(vectors, vectors) / max(1, len(vectors)))) or 1.0
@@ -61,7 +61,7 @@ def represent(vectors: NDArray[np.float32], stands: NDArray[np.int64], fixed: in
 
 
 def _choose_nodes(groups: NDArray[np.int64], stands: NDArray[np.int64], fixed: int) -> NDArray[np.int64]:
-    """Makes the first rows of each group nodes, and deals the others out to them."""
+    """Makes the first rows of each group nodes, and distributes the other rows among them."""
     members = np.flatnonzero(stands == np.arange(len(stands)))
     members = members[np.argsort(groups[members], kind="stable")]
     of = groups[members]
@@ -76,7 +76,7 @@ def _choose_nodes(groups: NDArray[np.int64], stands: NDArray[np.int64], fixed: i
 
 
 def _cells(vectors: NDArray[np.float32], rows: NDArray[np.int64], width: float) -> list[NDArray[np.int64]]:
-    """Rows that share a cell of the grid with others, a cell each, in the order they came in."""
+    """For each cell of the grid with several rows these rows, in the order given."""
     random = np.random.default_rng(0)
     directions = random.standard_normal((vectors.shape[1], _DIRECTIONS)).astype(np.float32) / np.float32(width)
     shift = random.random(_DIRECTIONS)
@@ -114,24 +114,24 @@ def _squared_distances(vectors: NDArray[np.float32], rows: NDArray[np.int64], to
 
 
 def equal_share(vectors: NDArray[np.float32]) -> float:
-    """Share of rows that have an equal one before them; costs one pass over the vectors."""
+    """Share of rows that equal an earlier row; costs one pass over the vectors."""
     direction = np.random.default_rng(0).standard_normal(vectors.shape[1:]).astype(np.float32)
     return 1 - len(np.unique(vectors @ direction)) / max(1, len(vectors))
 
 
 def read_twins(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
-    """What ``Twins`` is made of, from a segment's folder; none in a segment of format 1."""
+    """The nodes for ``Twins``, from a segment's folder; empty for a segment of format 1."""
     if TWINS_FILE not in manifest.files:
         return np.empty(0, dtype=np.int64)
     return np.fromfile(folder / TWINS_FILE, dtype=np.int64)
 
 
 class Twins:
-    """The rows of a segment beyond its graph's nodes. Changed by the writer thread alone.
+    """The rows of a segment after its graph's nodes. Only the writer thread changes it.
 
     Attributes:
         nodes: shape (t,), int64, ascending: the node that stands for row ``count + i``.
-        live_nodes: nodes that stand for a live row.
+        live_nodes: number of nodes that stand for a live row.
     """
 
     __slots__ = ("_count", "_live", "_starts", "live_nodes", "nodes")
@@ -144,7 +144,7 @@ class Twins:
         self._live = 1 + np.diff(self._starts)
 
     def remove(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Counts rows as dead; the nodes that stand for no live row since, shape (d,)."""
+        """Counts rows as dead; returns the nodes that stand for no live row any more, shape (d,)."""
         is_node = rows < self._count
         nodes = np.concatenate((rows[is_node], self.nodes[rows[~is_node] - self._count]))
         np.subtract.at(self._live, nodes, 1)
@@ -154,9 +154,9 @@ class Twins:
         return gone
 
     def live_rows(self, nodes: NDArray[np.int64], wanted: int, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The live rows of the first of these nodes, as far as ``wanted`` need them, in no order.
+        """The live rows of the first nodes that together have at least ``wanted``, in no order.
 
-        Of one node's rows no more than ``wanted`` or some thousands are given: they are all but equal.
+        Limits the rows of one node to ``wanted`` or some thousands, because they are nearly equal.
 
         Args:
             alive: shape (n,), of all rows of the segment.

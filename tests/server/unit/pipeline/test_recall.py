@@ -146,7 +146,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, models: ModelCatalog) -> Pa
         for i, vector in enumerate(unit(np.random.default_rng(5).standard_normal((ROWS, DIMENSION))))
     ]
     collection.commit(changes).result()
-    store.open("c").seal_now()
+    store.open("c").flush_now()
     store.close()
     return made
 

@@ -22,7 +22,7 @@ def filled(open_store, maker):
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     collection.commit([maker.upsert(f"a{i}", text=f"fox {i}", n=i) for i in range(100)]).result(30)
-    assert collection.seal_now() == 1
+    assert collection.flush_now() == 1
     collection.commit([maker.upsert(f"a{i}", text=f"hound {i}", n=i) for i in range(90, 110)]).result(30)
     store.create("b", collection_config())
     return store

@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     store = EmbeddedStore(Config(data_dir=folder / "data"), maintain=False)
     for name in "ab":
         store.create(name, collection_config()).commit([maker.upsert(f"{name}{i}") for i in range(70)]).result(30)
-    assert store.open("a").seal_now() == 1
+    assert store.open("a").flush_now() == 1
     store.backup(folder / "early")
     store.open("a").commit([maker.upsert(f"late{i}") for i in range(9)]).result(30)
     store.backup(folder / "late")

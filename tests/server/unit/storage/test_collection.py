@@ -22,7 +22,7 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
 from shortlist_server.storage.rows.writer import Task
-from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
+from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import DIMENSION, collection_config, unit
@@ -257,11 +257,11 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collect
 
 @pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
 def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, open_store, change):
-    assert collection.ef(filtered=False) == DEFAULT_BREADTH
+    assert collection.ef(filtered=False) == DEFAULT_EF
     collection.raise_ef(512, filtered=False, under=SearchDefaults())
     collection.raise_ef(256, filtered=True, under=SearchDefaults())
     collection.update_search_defaults(SearchDefaults(**change))
-    expected = change.get("ef", DEFAULT_BREADTH)
+    expected = change.get("ef", DEFAULT_EF)
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
     store.close()
     assert open_store().open("papers").ef(filtered=False) == expected
@@ -340,9 +340,9 @@ def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_
     collection = open_store(segment_min_passages=4096).create("papers", collection_config())
     for _ in range(100):
         commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
-        assert len(collection.view.tail.labels) <= 256
+        assert len(collection.snapshot.growing.labels) <= 256
     keys = collection.keys([f"d{i}" for i in range(50)])
-    assert collection.view.tail.live == 50
+    assert collection.snapshot.growing.live == 50
     assert [collection.dense(maker.vectors[id][0], 1).keys.tolist() for id in keys] == [[key] for key in keys.values()]
     assert verify_collection(collection).ok
 
@@ -391,8 +391,8 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection, ma
 def test_stats_say_how_maintenance_is_doing(collection, maker):
     commit(collection, *(maker.upsert(f"d{i}") for i in range(10)))
     stats = collection.stats()
-    assert stats.tail_passages == 10
+    assert stats.growing_passages == 10
     assert (stats.segments, stats.failing, stats.build_failures) == ((), False, 0)
-    collection.seal_now()
+    collection.flush_now()
     commit(collection, Deletion(id="d1"))
     assert [(one.passages, one.dead_passages) for one in collection.stats().segments] == [(9, 1)]

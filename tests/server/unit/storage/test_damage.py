@@ -25,7 +25,7 @@ from .conftest import Maker, collection_config
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A closed store with collections a and b, of one sealed segment each, and what made its vectors."""
+    """A closed store with collections a and b, of one flushed segment each, and what made its vectors."""
     maker = Maker()
     folder = tmp_path_factory.mktemp("template") / "data"
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
@@ -37,7 +37,7 @@ def template(tmp_path_factory):
                 # Equal to a60's: so many are not all nodes of the graph.
                 change.passages[0].vector[:] = changes[60].passages[0].vector
             collection.commit(changes).result(30)
-        assert collection.seal_now() == 1
+        assert collection.flush_now() == 1
     store.close()
     return folder, maker
 
@@ -318,19 +318,19 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, make
     collection.commit([maker.upsert(f"d{i}") for i in range(100)]).result(30)
     for _ in range(5):
         with pytest.raises(BuildFailed, match="code 1"):
-            collection.seal_now()
+            collection.flush_now()
     assert collection.info().segment_count == 0
     query = maker.vectors["d3"][0]
     assert collection.dense(query, 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
     store.close()
     again = open_store(maintain=False).open("c")
-    assert again.seal_now() == 1
+    assert again.flush_now() == 1
     assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
 
 
 def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_store):
     collection = open_store(maintain=False).open("a")
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     graph = segment._graph
 
     class DeletedFrom:

@@ -111,7 +111,7 @@ def test_nobody_else_can_read_what_is_made(open_store, maker, tmp_path, caplog):
         collection = store.create("a", collection_config())
         collection.commit([maker.upsert(f"d{i}") for i in range(70)]).result(30)
         # The segment is written by a child process.
-        assert collection.seal_now() == 1
+        assert collection.flush_now() == 1
         store.backup(tmp_path / "backup")
         store.restore(tmp_path / "backup", "a", "copy")
         assert (collection.folder / "collection.db-wal").exists()

@@ -85,7 +85,7 @@ def test_a_backup_is_named_only_when_all_of_it_is_synced(open_store, maker, tmp_
     store = open_store(files=files, maintain=False)
     collection = store.create("c", collection_config())
     collection.commit([maker.upsert(f"d{i}") for i in range(20)]).result(30)
-    collection.seal_now()
+    collection.flush_now()
     files.log.clear()
     store.backup(tmp_path / "backup")
     rename = files.log.index(("rename", "backup"))

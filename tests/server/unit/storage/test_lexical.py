@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shortlist_server.domain import Equals
-from shortlist_server.storage.lexical.index import Lexicon, words
+from shortlist_server.storage.lexical.index import LexicalIndex, words
 
 from .conftest import collection_config
 
@@ -23,7 +23,7 @@ def filled(open_store, maker):
 
 
 def lexicon(collection, budget):
-    return Lexicon(collection._residency.opened.pool, lambda: collection.view.documents, budget)
+    return LexicalIndex(collection._residency.opened.pool, lambda: collection.snapshot.documents, budget)
 
 
 def test_within_the_budget_every_word_counts(filled):

@@ -78,7 +78,7 @@ def make_golden(folder: Path) -> None:
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     collection = store.create("golden", CONFIG)
     collection.commit([upsert(n) for n in range(40)], StreamPosition(stream="s", position=40)).result()
-    collection.seal_now()
+    collection.flush_now()
     collection.commit([upsert(n) for n in range(35, 50)]).result()
     store.close()
 

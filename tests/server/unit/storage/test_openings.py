@@ -202,12 +202,12 @@ def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_st
     store = open_store()
     collection = store.create("papers", collection_config(fields=("year",)))
     fill(collection, maker, 100)
-    collection.seal_now()
+    collection.flush_now()
     collection.update_search_defaults(SearchDefaults(ef=77))
     collection.raise_ef(200, filtered=True, under=SearchDefaults(ef=77))
-    built = collection.stats().seals
+    built = collection.stats().flushes
     store.close()
-    assert collection.stats().seals == built
+    assert collection.stats().flushes == built
     store = open_store()
     closed = store.find("papers")
 
@@ -239,9 +239,9 @@ def test_maintenance_is_counted_however_often_a_collection_is_closed(open_store,
     fill(collection, maker, 70)
     wait_until(lambda: collection.info().segment_count == 1)
     wait_until(lambda: close_now(collection))
-    assert collection.stats().seals == 1
+    assert collection.stats().flushes == 1
     with collection.lease():
-        assert collection.stats().seals == 1
+        assert collection.stats().flushes == 1
 
 
 def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_nothing(open_store, maker):
@@ -328,7 +328,7 @@ def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segmen
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     fill(collection, maker, 70)
-    collection.seal_now()
+    collection.flush_now()
     close_now(collection)
     with no_descriptors_left():
         with pytest.raises(Overloaded, match=r"limit of \d+ open files"):
@@ -360,7 +360,7 @@ def test_a_segment_that_cannot_be_read_for_want_of_a_descriptor_is_not_taken_for
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     fill(collection, maker, 70)
-    collection.seal_now()
+    collection.flush_now()
     close_now(collection)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open(os.devnull, os.O_RDONLY)

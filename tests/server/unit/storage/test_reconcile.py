@@ -1,6 +1,6 @@
 """An index that shows something else than the database has: `verify` says so, and `--repair` heals it in place.
 
-Each state is made on purpose, on the writer thread, in a collection of two segments and a tail.
+Each state is made on purpose, on the writer thread, in a collection of two segments and some rows in the growing one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .conftest import Maker, collection_config
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Documents d0 to d49 in a first segment, to d99 in a second, to d119 in the tail: passages 1 to 120."""
+    """Documents d0 to d49 in a first segment, to d99 in a second, to d119 in the growing segment: passages 1 to 120."""
     maker = Maker()
     folder = tmp_path_factory.mktemp("template") / "data"
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
@@ -35,7 +35,7 @@ def template(tmp_path_factory):
     for start, end in ((0, 50), (50, 100), (100, 120)):
         collection.commit([maker.upsert(f"d{i}") for i in range(start, end)]).result(30)
         if end <= 100:
-            assert collection.seal_now() == 1
+            assert collection.flush_now() == 1
     store.close()
     return folder, maker
 
@@ -75,7 +75,7 @@ def deleted_in_a_segment(collection, maker):
     del maker.vectors["d7"]
 
 
-def deleted_in_the_tail(collection, maker):
+def deleted_in_the_growing_segment(collection, maker):
     write(collection, Deletion(id="d110"))
     del maker.vectors["d110"]
 
@@ -89,17 +89,17 @@ def replaced_and_not_shown(collection, maker):
 
 
 def dead_in_a_segment(collection, maker):
-    show(collection, lambda: collection.view.segments[0].remove(np.array([8, 9])))
+    show(collection, lambda: collection.snapshot.segments[0].remove(np.array([8, 9])))
 
 
-def dead_in_the_tail(collection, maker):
-    show(collection, lambda: collection._residency.opened.index._tail.remove(np.array([105])))
+def dead_in_the_growing_segment(collection, maker):
+    show(collection, lambda: collection._residency.opened.index._growing.remove(np.array([105])))
 
 
-def in_a_segment_and_in_the_tail(collection, maker):
-    tail = collection._residency.opened.index._tail
-    tail.drop_range(0, 1000)
-    tail.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
+def in_a_segment_and_in_the_growing_segment(collection, maker):
+    growing = collection._residency.opened.index._growing
+    growing.drop_range(0, 1000)
+    growing.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
     show(collection, collection._residency.opened.index._show)
 
 
@@ -166,12 +166,12 @@ def assert_finds_all(collection, maker):
     ("harm", "said"),
     [
         (deleted_in_a_segment, "1 passages are indexed but not stored, first 8"),
-        (deleted_in_the_tail, "1 passages are indexed but not stored, first 111"),
+        (deleted_in_the_growing_segment, "1 passages are indexed but not stored, first 111"),
         (written_and_not_shown, "2 passages are in no index, first 121"),
         (replaced_and_not_shown, "1 passages are in no index, first 121"),
         (dead_in_a_segment, "2 passages are in no index, first 8"),
-        (dead_in_the_tail, "1 passages are in no index, first 105"),
-        (in_a_segment_and_in_the_tail, "a passage is in two places"),
+        (dead_in_the_growing_segment, "1 passages are in no index, first 105"),
+        (in_a_segment_and_in_the_growing_segment, "a passage is in two places"),
         (in_two_segments, "a passage is in two places"),
         (listed_by_no_manifest, "the manifest names other segments than are loaded"),
         (listed_and_not_loaded, "the manifest names other segments than are loaded"),
@@ -191,7 +191,7 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection
     collection.merge_now()
     assert_finds_all(collection, maker)
     assert {path.name for path in (collection.folder / "segments").iterdir()} == {
-        segment.row.uid for segment in collection.view.segments
+        segment.row.uid for segment in collection.snapshot.segments
     }
     store.close()
     again = open_store(maintain=False)
@@ -214,8 +214,8 @@ def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection
 
 def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
     started, go_on = threading.Event(), threading.Event()
-    upkeep = collection._residency.opened.upkeep
-    real = upkeep._publish
+    compaction = collection._residency.opened.compaction
+    real = compaction._publish
 
     def late(job, segment, watch) -> None:
         if not started.is_set():
@@ -223,7 +223,7 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(c
             assert go_on.wait(30)
         real(job, segment, watch)
 
-    upkeep._merger._publish = late
+    compaction._merger._publish = late
     merged: list[int] = []
     merging = threading.Thread(target=lambda: merged.append(collection.merge_now()))
     merging.start()
@@ -233,14 +233,14 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(c
     go_on.set()
     merging.join()
     assert merged == [1]
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     assert (segment.live, len(list((collection.folder / "segments").iterdir()))) == (120, 1)
     assert store.verify("papers").ok
     assert_finds_all(collection, maker)
 
 
 def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection):
-    row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.view.segments]
+    row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.snapshot.segments]
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
             collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
@@ -248,12 +248,12 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
 
 
 def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
-    deleted_in_the_tail(collection, maker)
-    with pytest.raises(BuildFailed, match="repair makes the index agree"):
-        collection.seal_now()
+    deleted_in_the_growing_segment(collection, maker)
+    with pytest.raises(BuildFailed, match="run a verification with repair"):
+        collection.flush_now()
     assert len(list((collection.folder / "segments").iterdir())) == 2
     assert store.verify("papers", repair=True).ok
-    assert len(collection.view.segments) == 3
+    assert len(collection.snapshot.segments) == 3
     assert_finds_all(collection, maker)
 
 

@@ -1,4 +1,4 @@
-"""Sealing, merging, and searches over segments and tail."""
+"""Flushes, merges, and searches over segments, the growing one included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range, SearchDefaults
 from shortlist_server.storage.rows.writer import Task
-from shortlist_server.storage.vectors.search import DEFAULT_BREADTH
+from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import Maker, collection_config
@@ -40,7 +40,7 @@ def fill(collection, maker, n, start=0, **metadata):
     return ids
 
 
-def test_a_long_tail_is_sealed_and_everything_is_still_found(collection, maker):
+def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(collection, maker):
     ids = fill(collection, maker, 300)
     wait_until(lambda: collection.info().segment_passage_count == 300)
     fill(collection, maker, 10, start=300)
@@ -67,10 +67,10 @@ def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(collectio
 def test_a_segment_with_many_dead_rows_is_built_anew(collection, maker):
     fill(collection, maker, 200)
     wait_until(lambda: collection.info().segment_count == 1)
-    before = collection.view.segments[0].row.uid
+    before = collection.snapshot.segments[0].row.uid
     collection.commit([Deletion(id=f"d{i}") for i in range(80)]).result(30)
-    wait_until(lambda: collection.view.segments[0].row.uid != before)
-    assert len(collection.view.segments[0].labels) == 120
+    wait_until(lambda: collection.snapshot.segments[0].row.uid != before)
+    assert len(collection.snapshot.segments[0].labels) == 120
 
 
 def test_a_segment_without_living_rows_goes_away(collection, maker):
@@ -155,20 +155,20 @@ def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(ope
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
     fill(collection, maker, 20, start=4000)
-    uid = collection.view.segments[0].row.uid
+    uid = collection.snapshot.segments[0].row.uid
     query = maker.vector()
     found = collection.dense(query, 10)
     assert found.asked == 10
-    segment, tail = found.sources
-    assert (segment.name, segment.passages, segment.matches, segment.breadth) == (uid, 4000, None, DEFAULT_BREADTH)
-    assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_BREADTH)
-    assert (tail.name, tail.passages, tail.matches, tail.breadth) == ("tail", 20, None, 0)
-    assert (tail.strategy, tail.found) == (DenseStrategy.EXACT, 10)
-    segment, tail = collection.dense(query, 10, collection.select(Range(("n",), lower=3990.0))).sources
-    assert (segment.matches, segment.breadth, segment.strategy) == (10, 0, DenseStrategy.EXACT)
-    assert tail.matches == 20
+    segment, growing = found.sources
+    assert (segment.name, segment.passages, segment.matches, segment.ef) == (uid, 4000, None, DEFAULT_EF)
+    assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_EF)
+    assert (growing.name, growing.passages, growing.matches, growing.ef) == ("growing", 20, None, 0)
+    assert (growing.strategy, growing.found) == (DenseStrategy.EXACT, 10)
+    segment, growing = collection.dense(query, 10, collection.select(Range(("n",), lower=3990.0))).sources
+    assert (segment.matches, segment.ef, segment.strategy) == (10, 0, DenseStrategy.EXACT)
+    assert growing.matches == 20
     segment, _ = collection.dense(query, 10, collection.select(Range(("n",), upper=3900.0)), ef=200).sources
-    assert (segment.matches, segment.breadth, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
+    assert (segment.matches, segment.ef, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
     assert 10 <= segment.found <= 200
 
 
@@ -188,12 +188,12 @@ def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, 
     assert found.strategy in (DenseStrategy.EXACT_FALLBACK, DenseStrategy.HNSW_OVERFETCH)
 
 
-def test_no_segment_is_larger_than_the_cap_however_long_the_tail(open_store, maker):
+def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(open_store, maker):
     collection = open_store(maintain=False, segment_max_passages=100).create("papers", collection_config())
     fill(collection, maker, 350)
-    assert collection.seal_now() == 4
+    assert collection.flush_now() == 4
     assert collection.merge_now() == 0
-    assert [len(segment.labels) for segment in collection.view.segments] == [100, 100, 100, 50]
+    assert [len(segment.labels) for segment in collection.snapshot.segments] == [100, 100, 100, 50]
     query = maker.vector()
     assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
 
@@ -201,12 +201,12 @@ def test_no_segment_is_larger_than_the_cap_however_long_the_tail(open_store, mak
 def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(open_store, maker):
     collection = open_store(maintain=False, segment_max_passages=10_000).create("papers", collection_config())
     fill(collection, maker, 100)
-    collection.seal_now()
+    collection.flush_now()
     fill(collection, maker, 3000, start=100)
-    collection.seal_now()
+    collection.flush_now()
     collection.commit([Deletion(id="d150")]).result(30)
     assert collection.merge_now() == 1
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     assert (len(segment.labels), segment.live) == (3100, 3099)
     assert segment.labels[0] == 101
     left = set(maker.vectors) - {"d150"}
@@ -223,22 +223,22 @@ def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothin
     assert verify_collection(collection).ok
 
 
-def test_a_hole_left_by_a_damaged_segment_is_sealed_again_in_its_place(open_store, maker):
+def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_store, maker):
     store = open_store(maintain=False, segment_max_passages=100)
     collection = store.create("papers", collection_config())
     fill(collection, maker, 300)
-    assert collection.seal_now() == 3
-    middle = collection.view.segments[1]
+    assert collection.flush_now() == 3
+    middle = collection.snapshot.segments[1]
     (collection.folder / "segments" / middle.row.uid / "graph.hnsw").unlink()
     store.close()
     again = open_store(maintain=False, segment_max_passages=100).open("papers")
-    assert again.stats().tail_passages == 100
+    assert again.stats().growing_passages == 100
     query = maker.vectors["d150"][0]
     expected = brute(maker, query, maker.vectors, 10)
     assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
     fill(again, maker, 10, start=300)
-    assert again.seal_now() == 2
-    assert [segment.row.low for segment in again.view.segments] == [0, 100, 200, 300]
+    assert again.flush_now() == 2
+    assert [segment.row.low for segment in again.snapshot.segments] == [0, 100, 200, 300]
     assert verify_collection(again).ok
 
 
@@ -292,13 +292,13 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     blocked = collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
     wait_until(blocked.running)
     deletion = collection.commit([Deletion(id="d7")])
-    sealing = threading.Thread(target=collection.seal_now)
-    sealing.start()
+    flushing = threading.Thread(target=collection.flush_now)
+    flushing.start()
     wait_until(lambda: collection._residency.opened.writer.queued == 2)
     gate.set()
-    sealing.join()
+    flushing.join()
     deletion.result(30)
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     assert (len(segment.labels), segment.live) == (100, 99)
     assert "d7" not in found_ids(collection, collection.dense(maker.vectors["d7"][0], 99), maker.vectors)
     assert verify_collection(collection).ok

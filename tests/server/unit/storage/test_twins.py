@@ -76,25 +76,25 @@ def queries(content, number=40):
 
 
 @pytest.fixture(scope="module")
-def sealed(tmp_path_factory):
+def flushed(tmp_path_factory):
     """A store with the documents of ``half_equal`` in one segment."""
     folder = tmp_path_factory.mktemp("twins") / "data"
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
     collection = store.create("papers", collection_config(DIMENSION))
     collection.commit(Content(half_equal()).upserts(range(COUNT))).result(60)
-    assert collection.seal_now() == 1
+    assert collection.flush_now() == 1
     store.close()
     return folder
 
 
 @pytest.fixture
-def collection(sealed, tmp_path, open_store):
-    shutil.copytree(sealed, tmp_path / "data")
+def collection(flushed, tmp_path, open_store):
+    shutil.copytree(flushed, tmp_path / "data")
     return open_store(maintain=False).open("papers")
 
 
 def graph_nodes(collection):
-    return [segment._graph.get_current_count() for segment in collection.view.segments]
+    return [segment._graph.get_current_count() for segment in collection.snapshot.segments]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-4])
@@ -102,7 +102,7 @@ def test_where_half_of_all_vectors_are_equal_everything_is_found(open_store, noi
     content = Content(half_equal(noise))
     collection = open_store(maintain=False).create("papers", collection_config(DIMENSION))
     collection.commit(content.upserts(range(COUNT))).result(60)
-    assert collection.seal_now() == 1
+    assert collection.flush_now() == 1
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
     assert content.recall(collection, queries(content)) > 0.99
     assert collection.dense(content.vectors[0], 10).strategy is DenseStrategy.HNSW
@@ -161,12 +161,12 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     collection = open_store(maintain=False).create("papers", collection_config(DIMENSION))
     for start, end in ((0, 400), (400, 3400), (3400, COUNT)):
         collection.commit(content.upserts(range(start, end))).result(60)
-        assert collection.seal_now() == 1
+        assert collection.flush_now() == 1
     gone = np.random.default_rng(6).permutation(3000)[:50] + 400
     collection.commit([Deletion(id=f"d{number}") for number in gone]).result(30)
     content.alive[gone] = False
     assert collection.merge_now() == 1
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     # The seed's dead rows are in it, as ever; its nodes are the first ones.
     assert (len(segment.labels), segment.live, segment.labels[0]) == (COUNT, COUNT - 50, 401)
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
@@ -176,13 +176,13 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     assert scores.scores == pytest.approx(np.sort(content.vectors[[0, 499, 2998]] @ content.vectors[0])[::-1], abs=1e-5)
 
 
-def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_anew(sealed, tmp_path, open_store):
-    shutil.copytree(sealed, tmp_path / "data")
+def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_anew(flushed, tmp_path, open_store):
+    shutil.copytree(flushed, tmp_path / "data")
     content = Content(half_equal())
     as_of_format_1(tmp_path / "data" / "collections" / "papers", content.vectors)
     collection = open_store(maintain=False).open("papers")
     assert collection.damage == ()
-    assert collection.view.segments[0].crowded
+    assert collection.snapshot.segments[0].crowded
     assert graph_nodes(collection) == [COUNT]
     assert collection.dense(content.vectors[5], 10).strategy is DenseStrategy.HNSW
     assert content.recall(collection, queries(content)) < 0.99
@@ -219,7 +219,7 @@ def as_of_format_1(folder, vectors):
 def test_a_segment_of_an_earlier_release_without_equal_vectors_stays(tmp_path, open_store):
     shutil.copytree(GOLDEN / "format-3", tmp_path / "data")
     collection = open_store(maintain=False).open("golden")
-    assert [segment.crowded for segment in collection.view.segments] == [False]
+    assert [segment.crowded for segment in collection.snapshot.segments] == [False]
 
 
 def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
@@ -228,7 +228,7 @@ def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
     store = open_store(maintain=False)
     collection = store.create("papers", collection_config(DIMENSION))
     collection.commit(content.upserts(range(COUNT))).result(60)
-    collection.seal_now()
+    collection.flush_now()
     report = verify_collection(collection, sample=COUNT)
     assert report.ok, report.problems
     assert report.reached < 0.95 * report.sampled
@@ -236,7 +236,7 @@ def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
 
 
 def test_a_graph_whose_searches_end_far_from_where_they_should_is_damage(collection):
-    (segment,) = collection.view.segments
+    (segment,) = collection.snapshot.segments
     graph = hnswlib.Index(space="ip", dim=DIMENSION)
     count = segment._graph.get_current_count()
     graph.init_index(max_elements=count, M=16, ef_construction=200)
