@@ -224,7 +224,7 @@ def test_collections_are_created_listed_and_shown(target: str) -> None:
         (("search", "nowhere", "x"), 1, "no collection"),
         (("search", "animals", "x", "--filter", "year"), 2, "is not a filter"),
         (("ingest", "-"), 2, "--collection"),
-        (("ingest", "-", "-c", "x", "--format", "text"), 2, "not from standard input"),
+        (("ingest", "-", "-c", "x", "--format", "text"), 2, "not standard input"),
         (("delete", "animals"), 2, "ids or a filter"),
     ],
 )

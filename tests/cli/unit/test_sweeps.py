@@ -56,7 +56,7 @@ def test_candidates_that_cannot_change_a_ranking_are_told(capsys: pytest.Capture
     warn_few_candidates(parse_sweeps(["candidates=100,200", "rerank.depth=10"]))
     assert capsys.readouterr().err == ""
     warn_few_candidates(parse_sweeps(["candidates.dense=20,50,200"]))
-    assert "candidates=20 changes the times alone" in capsys.readouterr().err
+    assert "candidates=20 changes only the times" in capsys.readouterr().err
 
 
 def test_no_settings_are_the_defaults() -> None:
