@@ -83,7 +83,7 @@ from shortlist._errors import (
     UsedAfterFork,
 )
 from shortlist._filters import Field, Filter, Scalar
-from shortlist._ingest_types import Ack, AckStatus, IngestSummary, QuarantinedDocument
+from shortlist._ingest_types import Ack, AckStatus, DeadLetter, IngestSummary
 from shortlist._operations import InvalidOperation
 from shortlist._search_types import (
     Degradation,
@@ -126,6 +126,7 @@ __all__ = [
     "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
+    "DeadLetter",
     "DeadlineExceeded",
     "Degradation",
     "DeleteResult",
@@ -169,7 +170,6 @@ __all__ = [
     "Passage",
     "PassageHit",
     "PermissionDenied",
-    "QuarantinedDocument",
     "RankingQuality",
     "RecallEstimate",
     "Rerank",

@@ -46,7 +46,7 @@ _RETRY_POLICY = {
 
 IDEMPOTENT_METHODS = {
     "shortlist.v1.SearchService": ("Search", "BatchSearch"),
-    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListQuarantine", "DeleteQuarantine"),
+    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListDeadLetters", "DeleteDeadLetters"),
     "shortlist.v1.CollectionService": ("GetCollection", "ListCollections", "UpdateCollection"),
     "shortlist.v1.AdminService": ("GetServerInfo", "GetRecall", "Verify", "ListBackups"),
 }

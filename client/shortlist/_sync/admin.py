@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from shortlist import _admin_calls as admin_calls
-from shortlist import _quarantine_calls as quarantine
+from shortlist import _dead_letter_calls as dead_letters
 from shortlist._admin_types import (
     Backup,
     CollectionRecall,
@@ -18,7 +18,7 @@ from shortlist._admin_types import (
     VerifyReport,
 )
 from shortlist._collection_types import Collection, SearchDefaults
-from shortlist._ingest_types import Ack, QuarantinedDocument
+from shortlist._ingest_types import Ack, DeadLetter
 from shortlist._sync.base import ClientBase
 from shortlist._sync.pages import Pages
 
@@ -26,7 +26,7 @@ from shortlist._sync.pages import Pages
 class AdminCalls(ClientBase):
     """What operators ask.
 
-    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_quarantine`` take as long as they need: they have a
+    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_dead_letters`` take as long as they need: they have a
     deadline only when it is given, and a broken connection ends them. The server may carry through what its caller has
     given up.
     """
@@ -157,20 +157,20 @@ class AdminCalls(ClientBase):
         call = admin_calls.evaluate(collection, queries, judgements, settings, include_queries=include_queries)
         return self._stream(call, progress, timeout_seconds)
 
-    def list_quarantine(
+    def list_dead_letters(
         self,
         collection: str,
         *,
         include_document: bool = False,
         page_size: int = 100,
         timeout_seconds: float | None = None,
-    ) -> Pages[QuarantinedDocument]:
-        """Documents that ingests could not take, oldest failure first; the timeout is one page's.
+    ) -> Pages[DeadLetter]:
+        """Dead letters, the documents that ingests could not take, oldest failure first; the timeout is one page's.
 
         Args:
             collection: where they were to go.
             include_document: return the documents themselves, too, where they were kept.
-            page_size: documents in a page, at most 1,000.
+            page_size: dead letters in a page, at most 1,000.
             timeout_seconds: deadline of each page; the client's by default.
 
         Raises:
@@ -178,17 +178,17 @@ class AdminCalls(ClientBase):
         """
         return Pages(
             lambda token: self._unary(
-                quarantine.list_quarantine(
+                dead_letters.list_dead_letters(
                     collection, include_document=include_document, page_size=page_size, page_token=token
                 ),
                 timeout_seconds,
             )
         )
 
-    def retry_quarantine(
+    def retry_dead_letters(
         self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
     ) -> list[Ack]:
-        """Ingests quarantined documents again; those that succeed leave the quarantine.
+        """Ingests dead letters again; those that succeed are dead letters no more.
 
         Args:
             collection: where they are to go.
@@ -196,35 +196,37 @@ class AdminCalls(ClientBase):
             timeout_seconds: deadline of each call, which has up to 100 documents; none by default.
 
         Returns:
-            An ack of each document that was tried; its ``index`` is the number. One that failed again is in the
-            quarantine under a new number. After an error, call again: what succeeded is not done twice.
+            An ack of each document that was tried; its ``index`` is the number. One that failed again is a new
+            dead letter with a new number. After an error, call again: what succeeded is not done twice.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: a number is none.
         """
         if numbers is None:
-            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE)
+            found = self.list_dead_letters(collection, page_size=dead_letters.PAGE_SIZE)
             numbers = [one.number for one in found if one.retriable]
         acks: list[Ack] = []
-        for batch in quarantine.batches(numbers, quarantine.RETRY_AT_ONCE):
-            answer = self._unary(quarantine.retry_quarantine(collection, batch), timeout_seconds)
+        for batch in dead_letters.batches(numbers, dead_letters.RETRY_AT_ONCE):
+            answer = self._unary(dead_letters.retry_dead_letters(collection, batch), timeout_seconds)
             acks += answer
         return acks
 
-    def delete_quarantine(
+    def delete_dead_letters(
         self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
     ) -> int:
-        """Forgets quarantined documents, by number or all that are there now; returns how many there were.
+        """Forgets dead letters, by number or all that are there now; returns how many there were.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: a number is none.
         """
         if numbers is None:
-            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE, timeout_seconds=timeout_seconds)
+            found = self.list_dead_letters(
+                collection, page_size=dead_letters.PAGE_SIZE, timeout_seconds=timeout_seconds
+            )
             numbers = [one.number for one in found]
         deleted = 0
-        for batch in quarantine.batches(numbers, quarantine.DELETE_AT_ONCE):
-            deleted += self._unary(quarantine.delete_quarantine(collection, batch), timeout_seconds)
+        for batch in dead_letters.batches(numbers, dead_letters.DELETE_AT_ONCE):
+            deleted += self._unary(dead_letters.delete_dead_letters(collection, batch), timeout_seconds)
         return deleted

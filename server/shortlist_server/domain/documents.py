@@ -69,11 +69,11 @@ class StreamPosition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
+class DeadLetter:
     """A document that an ingest stream could not take.
 
     Attributes:
-        number: identifies the failure in the collection, from 1; 0 before it is stored.
+        number: identifies the dead letter in the collection, from 1; 0 before it is stored.
         id: as the client sent it, well-formed or not.
         stream: "" for an unnamed stream.
         reason, message, field, retryable: of the error.

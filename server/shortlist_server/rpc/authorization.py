@@ -69,9 +69,9 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _field("collection")),
     "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _field("collection")),
     "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/ListQuarantine": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/RetryQuarantine": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.DocumentService/DeleteQuarantine": Rule(Scope.WRITE, _field("collection")),
+    "/shortlist.v1.DocumentService/ListDeadLetters": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.DocumentService/RetryDeadLetters": Rule(Scope.WRITE, _field("collection")),
+    "/shortlist.v1.DocumentService/DeleteDeadLetters": Rule(Scope.WRITE, _field("collection")),
     "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _field("name")),
     "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _field("name")),
     # Lists those that the key may use.

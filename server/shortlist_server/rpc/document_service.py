@@ -30,9 +30,9 @@ from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import (
     acks_out,
+    dead_letter_out,
     operation_in,
     parts_in,
-    quarantined_out,
     retried_in,
     stored_out,
 )
@@ -186,33 +186,35 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )
 
-    async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
+    async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Context) -> pb.ListDeadLettersResponse:
         """See the proto. The token of a page is the last number on it."""
         size = fields.page_size(request.page_size)
         after = fields.page_number(request.page_token)
 
-        def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
+        def read(collection: CollectionStore) -> pb.ListDeadLettersResponse:
             messages, following = self._page(
-                collection.quarantined,
+                collection.dead_letters,
                 lambda failure: (
-                    quarantined_out(failure, with_document=request.include_document),
+                    dead_letter_out(failure, with_document=request.include_document),
                     failure.number,
                 ),
                 after,
                 size,
             )
-            return pb.ListQuarantineResponse(
-                documents=messages,
+            return pb.ListDeadLettersResponse(
+                dead_letters=messages,
                 next_page_token="" if following is None else str(following),
             )
 
         return await self._with_collection(request.collection, read)
 
-    async def RetryQuarantine(self, request: pb.RetryQuarantineRequest, context: Context) -> pb.RetryQuarantineResponse:
+    async def RetryDeadLetters(
+        self, request: pb.RetryDeadLettersRequest, context: Context
+    ) -> pb.RetryDeadLettersResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_OPERATIONS, "numbers")
         failures = await self._with_collection(
-            request.collection, lambda collection: collection.quarantined_by_number(request.numbers)
+            request.collection, lambda collection: collection.dead_letters_by_number(request.numbers)
         )
         kept = [failure for failure in failures if failure.document is not None]
 
@@ -224,21 +226,21 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             acks = [ack async for group in session.run(operations()) for ack in group]
             # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
-            await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
+            await asyncio.wrap_future(session.collection.delete_dead_letters([ack.position for ack in acks]))
         finally:
             self._ingester.close(session)
         if len(acks) < len(kept):
             raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
-        return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
+        return pb.RetryDeadLettersResponse(acks=acks_out(acks, 0).acks.acks)
 
-    async def DeleteQuarantine(
-        self, request: pb.DeleteQuarantineRequest, context: Context
-    ) -> pb.DeleteQuarantineResponse:
+    async def DeleteDeadLetters(
+        self, request: pb.DeleteDeadLettersRequest, context: Context
+    ) -> pb.DeleteDeadLettersResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_DELETE, "numbers")
         async with self._leased(request.collection) as collection:
-            forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
-        return pb.DeleteQuarantineResponse(deleted_count=forgotten)
+            forgotten = await asyncio.wrap_future(collection.delete_dead_letters(request.numbers))
+        return pb.DeleteDeadLettersResponse(deleted_count=forgotten)
 
     def _page(
         self,

@@ -34,7 +34,7 @@ RETRY_SECONDS = 0.25
 STREAM_RETRY_SECONDS = 2.0
 """When a refused stream should come again; streams are long."""
 
-LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListQuarantine")}
+LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListDeadLetters")}
 """Methods whose answers may have megabytes."""
 
 LARGE_AT_ONCE = 2

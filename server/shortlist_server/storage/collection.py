@@ -24,11 +24,11 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    DeadLetter,
     DenseCandidates,
     Filter,
     LexicalCandidates,
     Parts,
-    Quarantined,
     SearchDefaults,
     StoredDocument,
     StoredPassage,
@@ -44,7 +44,7 @@ from shortlist_server.storage.opening.facts import Settings
 from shortlist_server.storage.opening.openings import Openings
 from shortlist_server.storage.opening.residency import Residency
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.rows import dead_letters as quarantine
+from shortlist_server.storage.rows import dead_letters
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -221,7 +221,7 @@ class EmbeddedCollection:
         self,
         changes: Sequence[Change],
         position: StreamPosition | None = None,
-        failures: Sequence[Quarantined] = (),
+        failures: Sequence[DeadLetter] = (),
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
         changes = tuple(changes)
@@ -258,26 +258,26 @@ class EmbeddedCollection:
         with self._residency.use() as opened:
             return opened.reader.stream_position(stream)
 
-    def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
+    def failures(self, stream: str, first: int, last: int) -> Mapping[int, DeadLetter]:
         """The recorded failures of a stream between two positions, by position."""
         with self.reading() as connection:
-            return quarantine.of_stream(connection, stream, first, last)
+            return dead_letters.of_stream(connection, stream, first, last)
 
-    def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
-        """A page of the recorded failures; see ``CollectionStore.quarantined``."""
+    def dead_letters(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], int | None]:
+        """A page of the recorded failures; see ``CollectionStore.dead_letters``."""
         with self.reading() as connection:
-            return quarantine.page(connection, after, limit)
+            return dead_letters.page(connection, after, limit)
 
-    def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
+    def dead_letters_by_number(self, numbers: Sequence[int]) -> Sequence[DeadLetter]:
         """The recorded failures with these numbers that are there, oldest first."""
         with self.reading() as connection:
-            return quarantine.by_number(connection, numbers)
+            return dead_letters.by_number(connection, numbers)
 
-    def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
+    def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
         """Forgets failures by number; the future has how many were there."""
         numbers = tuple(numbers)
         return self.submit(
-            Task(lambda truth: quarantine.forget(truth.connection, numbers), lambda forgotten: forgotten)
+            Task(lambda truth: dead_letters.forget(truth.connection, numbers), lambda forgotten: forgotten)
         )
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:

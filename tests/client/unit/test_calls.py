@@ -8,7 +8,7 @@ import pytest
 from shortlist import Candidates, Chunking, CollectionConfig, Fusion, InvalidArgument, Rerank, SearchDefaults
 from shortlist import _admin_calls as admin
 from shortlist import _calls as calls
-from shortlist import _quarantine_calls as quarantine
+from shortlist import _dead_letter_calls as dead_letters
 
 
 def search(**options: Any) -> Any:
@@ -36,7 +36,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("page_size", lambda value: admin.list_backups(value, "")),
     (
         "page_size",
-        lambda value: quarantine.list_quarantine("books", include_document=False, page_size=value, page_token=""),
+        lambda value: dead_letters.list_dead_letters("books", include_document=False, page_size=value, page_token=""),
     ),
     ("sample", lambda value: admin.verify("books", sample=value, repair=False, accept_loss=False)),
     ("judgements", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
@@ -71,7 +71,7 @@ def test_a_sequence_may_be_larger() -> None:
     [
         ("collection", lambda text: search(collection=text)),
         ("collection", lambda text: calls.count(text, None)),
-        ("collection", lambda text: quarantine.retry_quarantine(text, [1])),
+        ("collection", lambda text: dead_letters.retry_dead_letters(text, [1])),
         ("name", lambda text: calls.create_collection(text, None)),
         ("name", lambda text: admin.backup(text, [])),
         ("instruction", lambda text: search(instruction=text)),

@@ -131,8 +131,8 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("List", D.ListRequest(collection="texts", page_token=TOO_FAR), INVALID, "INVALID_ARGUMENT", "page_token"),
     ("List", D.ListRequest(collection="texts", page_token=TOO_DEEP), INVALID, "INVALID_ARGUMENT", "page_token"),
     (
-        "ListQuarantine",
-        D.ListQuarantineRequest(collection="texts", page_token="9" * 30),
+        "ListDeadLetters",
+        D.ListDeadLettersRequest(collection="texts", page_token="9" * 30),
         INVALID,
         "INVALID_ARGUMENT",
         "page_token",
