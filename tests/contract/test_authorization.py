@@ -51,8 +51,6 @@ def test_a_rule_finds_the_collection_that_a_request_names(method: str) -> None:
         request.collection = named
     elif "collections" in kind.fields_by_name:
         request.collections.append(named)
-    elif "name" in kind.fields_by_name:
-        request.name = named
     else:
         assert set(RULES[method].collections(request)) <= {"*"}
         return

@@ -48,7 +48,7 @@ class AsyncClient(AsyncAdminCalls):
     # ------------------------------------------------------------------------------------------------------ collections
 
     async def create_collection(
-        self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
+        self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Makes a collection.
 
@@ -57,22 +57,22 @@ class AsyncClient(AsyncAdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return await self._unary(calls.create_collection(name, config), timeout_seconds)
+        return await self._unary(calls.create_collection(collection, config), timeout_seconds)
 
-    async def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+    async def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get_collection(name), timeout_seconds)
+        return await self._unary(calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
         """Collections by name; the timeout is one page's."""
         return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
     async def update_collection(
-        self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
+        self, collection: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
 
@@ -80,15 +80,15 @@ class AsyncClient(AsyncAdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a setting is out of its range.
         """
-        return await self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+        return await self._unary(calls.update_collection(collection, search_defaults), timeout_seconds)
 
-    async def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+    async def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        await self._unary(calls.delete_collection(name), timeout_seconds)
+        await self._unary(calls.delete_collection(collection), timeout_seconds)
 
     # ----------------------------------------------------------------------------------------------------------- search
 

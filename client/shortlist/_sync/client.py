@@ -49,7 +49,7 @@ class Client(AdminCalls):
     # ------------------------------------------------------------------------------------------------------ collections
 
     def create_collection(
-        self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
+        self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Makes a collection.
 
@@ -58,22 +58,22 @@ class Client(AdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return self._unary(calls.create_collection(name, config), timeout_seconds)
+        return self._unary(calls.create_collection(collection, config), timeout_seconds)
 
-    def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+    def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.get_collection(name), timeout_seconds)
+        return self._unary(calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> Pages[Collection]:
         """Collections by name; the timeout is one page's."""
         return Pages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
     def update_collection(
-        self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
+        self, collection: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
 
@@ -81,15 +81,15 @@ class Client(AdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a setting is out of its range.
         """
-        return self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+        return self._unary(calls.update_collection(collection, search_defaults), timeout_seconds)
 
-    def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+    def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        self._unary(calls.delete_collection(name), timeout_seconds)
+        self._unary(calls.delete_collection(collection), timeout_seconds)
 
     # ----------------------------------------------------------------------------------------------------------- search
 

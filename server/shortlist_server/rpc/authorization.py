@@ -47,8 +47,8 @@ def _none(_: Any) -> Iterable[str]:
     return ()
 
 
-def _field(name: str) -> Callable[[Any], Iterable[str]]:
-    return lambda request: (getattr(request, name),)
+def _collection(request: Any) -> Iterable[str]:
+    return (request.collection,)
 
 
 def _every(_: Any) -> Iterable[str]:
@@ -56,7 +56,7 @@ def _every(_: Any) -> Iterable[str]:
 
 
 RULES: dict[str, Rule] = {
-    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection"), lambda request: request.explain_texts),
+    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _collection, lambda request: request.explain_texts),
     "/shortlist.v1.SearchService/BatchSearch": Rule(
         Scope.READ,
         lambda request: {search.collection for search in request.requests},
@@ -65,22 +65,22 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.DocumentService/Ingest": Rule(
         Scope.WRITE, lambda request: (request.start.collection,) if request.HasField("start") else ()
     ),
-    "/shortlist.v1.DocumentService/Get": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/ListDeadLetters": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/RetryDeadLetters": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.DocumentService/DeleteDeadLetters": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _field("name")),
-    "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _field("name")),
+    "/shortlist.v1.DocumentService/Get": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/ListDeadLetters": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/RetryDeadLetters": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.DocumentService/DeleteDeadLetters": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _collection),
     # Lists those that the key may use.
     "/shortlist.v1.CollectionService/ListCollections": Rule(Scope.READ, _none),
-    "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _field("name")),
-    "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _field("name")),
+    "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
     # Tells nothing that two searches, one of them exact, do not.
-    "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _field("collection")),
+    "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _collection),
     "/shortlist.v1.AdminService/Verify": Rule(
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else EVERY_COLLECTION
     ),
@@ -89,7 +89,7 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.AdminService/Restore": Rule(
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
-    "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _field("collection")),
+    "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _collection),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
 """Every method of a server but those of the health service, which anyone may call."""

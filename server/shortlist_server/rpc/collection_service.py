@@ -39,7 +39,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """See the proto."""
-        new = new_collection_in(request.name, request.config, self._config)
+        new = new_collection_in(request.collection, request.config, self._config)
 
         def create() -> pb.CreateCollectionResponse:
             collection = create_collection(self._store, self._models, new)
@@ -49,7 +49,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
         """See the proto."""
-        name = fields.collection_name(request.name, "name")
+        name = fields.collection_name(request.collection)
         return await self._in_thread(
             lambda: pb.GetCollectionResponse(collection=collection_out(self._store.find(name).info()))
         )
@@ -90,7 +90,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         self, request: pb.UpdateCollectionRequest, context: Context
     ) -> pb.UpdateCollectionResponse:
         """See the proto."""
-        name = fields.collection_name(request.name, "name")
+        name = fields.collection_name(request.collection)
         defaults = settings_in(request.search_defaults, "search_defaults.", self._config)
 
         def update() -> pb.UpdateCollectionResponse:
@@ -105,7 +105,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
         """See the proto."""
-        name = fields.collection_name(request.name, "name")
+        name = fields.collection_name(request.collection)
         await self._in_thread(lambda: self._store.drop(name))
         return pb.DeleteCollectionResponse()
 

@@ -72,7 +72,7 @@ def test_a_sequence_may_be_larger() -> None:
         ("collection", lambda text: search(collection=text)),
         ("collection", lambda text: calls.count(text, None)),
         ("collection", lambda text: dead_letters.retry_dead_letters(text, [1])),
-        ("name", lambda text: calls.create_collection(text, None)),
+        ("collection", lambda text: calls.create_collection(text, None)),
         ("name", lambda text: admin.backup(text, [])),
         ("instruction", lambda text: search(instruction=text)),
         ("rerank.model", lambda text: search(rerank=Rerank(model=text))),

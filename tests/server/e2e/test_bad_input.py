@@ -41,9 +41,9 @@ DIMENSION = 8
 def channel(target: str) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(target) as channel:
         collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
-        collections.CreateCollection(C.CreateCollectionRequest(name="texts"), timeout=10)
+        collections.CreateCollection(C.CreateCollectionRequest(collection="texts"), timeout=10)
         vectors = collection_pb2.CollectionConfig(embedder="none", dimension=DIMENSION)
-        collections.CreateCollection(C.CreateCollectionRequest(name="vectors", config=vectors), timeout=10)
+        collections.CreateCollection(C.CreateCollectionRequest(collection="vectors", config=vectors), timeout=10)
         yield channel
 
 
@@ -58,7 +58,7 @@ def vector(*values: float) -> search_pb2.Query:
 
 
 def create(name: str = "new", **config: Any) -> C.CreateCollectionRequest:
-    return C.CreateCollectionRequest(name=name, config=collection_pb2.CollectionConfig(**config))
+    return C.CreateCollectionRequest(collection=name, config=collection_pb2.CollectionConfig(**config))
 
 
 TOO_FAR, TOO_DEEP = (
@@ -138,8 +138,8 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
         "page_token",
     ),
     ("Count", D.CountRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("CreateCollection", create("Bad Name"), INVALID, "INVALID_ARGUMENT", "name"),
-    ("CreateCollection", create("x" * 65), INVALID, "INVALID_ARGUMENT", "name"),
+    ("CreateCollection", create("Bad Name"), INVALID, "INVALID_ARGUMENT", "collection"),
+    ("CreateCollection", create("x" * 65), INVALID, "INVALID_ARGUMENT", "collection"),
     ("CreateCollection", create("texts"), EXISTS, "COLLECTION_EXISTS", ""),
     ("CreateCollection", create(embedder="absent"), NOT_FOUND, "MODEL_NOT_FOUND", ""),
     ("CreateCollection", create(embedder="none"), INVALID, "INVALID_ARGUMENT", "config.dimension"),
@@ -167,10 +167,10 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
         "config.chunking.overlap_tokens",
     ),
     ("CreateCollection", create(filterable_fields=["a..b"]), INVALID, "INVALID_FILTER", "config.filterable_fields[0]"),
-    ("GetCollection", C.GetCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("DeleteCollection", C.DeleteCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("GetCollection", C.GetCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("DeleteCollection", C.DeleteCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
     ("ListCollections", C.ListCollectionsRequest(page_size=5000), INVALID, "INVALID_ARGUMENT", "page_size"),
-    ("UpdateCollection", C.UpdateCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("UpdateCollection", C.UpdateCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
 ]
 
 

@@ -22,7 +22,7 @@ def documents(target: str, request: pytest.FixtureRequest) -> Iterator[tuple[pb_
         collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
         config = collection_pb2.CollectionConfig(embedder="none", dimension=2)
         collections.CreateCollection(
-            collection_service_pb2.CreateCollectionRequest(name=name, config=config), timeout=10
+            collection_service_pb2.CreateCollectionRequest(collection=name, config=config), timeout=10
         )
         yield pb_grpc.DocumentServiceStub(channel), name
 

@@ -24,7 +24,7 @@ def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -
         path_in(path, f"config.filterable_fields[{i}]")
     chunking = message.chunking
     return NewCollection(
-        name=fields.collection_name(name, "name"),
+        name=fields.collection_name(name),
         embedder=message.embedder,
         dimension=fields.within(message.dimension, 0, 2**31 - 1, "config.dimension"),
         reranker=message.reranker,
