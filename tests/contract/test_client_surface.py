@@ -82,6 +82,7 @@ PUBLIC = {
     "InvalidVector",
     "ModelMismatch",
     "ModelNotFound",
+    "ModelVersion",
     "NewerDataFormat",
     "NotFound",
     "OutOfSpace",

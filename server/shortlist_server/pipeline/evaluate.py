@@ -12,7 +12,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from shortlist_server.domain import Deadline, Parts, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
+from shortlist_server.domain import (
+    Deadline,
+    ModelVersion,
+    Parts,
+    RetrievalMode,
+    SearchDefaults,
+    SearchReport,
+    SearchRequest,
+)
 from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
@@ -64,15 +72,15 @@ class Evaluation:
         setting: its place, from 0.
         queries: measures by ranking, then by query id.
         sequence: every search was at least as new.
-        embedder, reranker: of the whole searches, as "name@revision".
+        embedder, reranker: of the whole searches; None where they used none.
         degraded: whole searches that were less than what was asked.
     """
 
     setting: int
     queries: dict[str, Mapping[str, Measures]] = field(default_factory=dict)
     sequence: int
-    embedder: str = ""
-    reranker: str = ""
+    embedder: ModelVersion | None = None
+    reranker: ModelVersion | None = None
     degraded: int = 0
 
     def mean(self, ranking: str) -> Measures:

@@ -13,6 +13,7 @@ from shortlist import (
     CollectionNotFound,
     EvaluateProgress,
     InvalidArgument,
+    ModelVersion,
     Rerank,
     SearchDefaults,
 )
@@ -51,8 +52,10 @@ def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(c
             for query in QUERIES:
                 assert getattr(report.queries[query][ranking], measure) == pytest.approx(each[query][measure])
     assert report.sequence == client.get_collection("animals").sequence
-    assert report.embedder.startswith("hashing@")
-    assert report.reranker.startswith("late-interaction@")
+    info = client.server_info()
+    embedder, reranker = info.embedders[0], info.rerankers[0]
+    assert report.embedder == ModelVersion(name=embedder.name, revision=embedder.revision)
+    assert report.reranker == ModelVersion(name=reranker.name, revision=reranker.revision)
     assert report.degraded_searches == 0
 
 

@@ -112,8 +112,11 @@ def test_the_best_document_comes_first_with_the_account_of_every_stage(service: 
     assert report.mode == search_pb2.RETRIEVAL_MODE_HYBRID
     assert report.dense_candidates == len(ANIMALS)
     assert report.reranked == len(ANIMALS)
-    assert report.embedder.startswith("hashing@")
-    assert report.reranker.startswith("late-interaction@")
+    collection = service.collections.GetCollection(
+        collection_service_pb2.GetCollectionRequest(collection="animals"), timeout=10
+    ).collection
+    assert report.embedder == search_pb2.ModelVersion(name="hashing", revision=collection.embedder_revision)
+    assert report.reranker.name == "late-interaction"
     assert not report.degraded
     for stage in ("total", "embed", "dense", "lexical", "fuse", "fetch", "rerank", "group"):
         assert getattr(report.timings, stage).ToNanoseconds() > 0, stage

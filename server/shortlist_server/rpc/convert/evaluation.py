@@ -11,7 +11,7 @@ from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.evaluate import Evaluation, JudgedQuery, Measures, Progress
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.search import settings_in
+from shortlist_server.rpc.convert.search import model_version_out, settings_in
 
 MAX_QUERIES = 10_000
 MAX_SETTINGS = 32
@@ -66,8 +66,8 @@ def report_out(evaluation: Evaluation, *, include_queries: bool) -> pb.EvaluateR
         setting=evaluation.setting,
         rankings=[_quality_out(ranking, evaluation.mean(ranking)) for ranking in evaluation.queries],
         sequence=evaluation.sequence,
-        embedder=evaluation.embedder,
-        reranker=evaluation.reranker,
+        embedder=model_version_out(evaluation.embedder),
+        reranker=model_version_out(evaluation.reranker),
         degraded_searches=evaluation.degraded,
     )
     if include_queries:

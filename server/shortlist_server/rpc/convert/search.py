@@ -253,8 +253,8 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
         query_truncated_tokens=report.query_truncated_tokens,
         rerank_tokens=report.rerank_tokens,
         sequence=report.sequence,
-        embedder=report.embedder,
-        reranker=report.reranker,
+        embedder=model_version_out(report.embedder),
+        reranker=model_version_out(report.reranker),
         degraded=bool(report.degradations),
         degradations=[
             pb.Degradation(
@@ -267,6 +267,11 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
     if report.dense_strategy is not None:
         message.dense_strategy = pb.DenseStrategy.Value(f"DENSE_STRATEGY_{report.dense_strategy.name}")
     return message
+
+
+def model_version_out(version: domain.ModelVersion | None) -> pb.ModelVersion | None:
+    """A model and its revision; None where none was used."""
+    return None if version is None else pb.ModelVersion(name=version.name, revision=version.revision)
 
 
 def enum_in(kind: type[E], names: Any, number: int, field: str) -> E | None:
