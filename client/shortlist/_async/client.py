@@ -119,7 +119,7 @@ class AsyncClient(AsyncAdminCalls):
             collection: where to search.
             text: what to search for; a text, a vector, or both.
             vector: embedding of the query, shape (dimension,); replaces that of the text in the dense stage.
-            limit: hits to return; 1 to 1,000 together with ``offset``.
+            limit: hits to return, 1 to 1,000 together with ``offset``; 10 when 0.
             offset: hits to skip.
             filter: only documents that pass are considered; made with ``Field``.
             mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.

@@ -16,7 +16,7 @@ from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerData
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
-from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.collections import collection_out, new_collection_in
 from shortlist_server.rpc.convert.search import settings_in
 from shortlist_server.storage.base import Store
@@ -56,14 +56,13 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         """See the proto. The token of a page is the last name on it. Lists what the caller's key may use."""
-        size = fields.page_size(request.page_size)
-        if request.page_token:
-            fields.collection_name(request.page_token, "page_token")
+        size = pages.page_size(request)
+        after = pages.after_name(request)
         key = calling_key()
 
         def read() -> pb.ListCollectionsResponse:
             names = [name for name in self._store.names() if key.may_use(name)]
-            start = bisect_right(names, request.page_token)
+            start = bisect_right(names, after)
             page = names[start : start + size]
             found = []
             for name in page:
@@ -73,7 +72,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
                     continue  # It is dropped meanwhile.
             return pb.ListCollectionsResponse(
                 collections=found,
-                next_page_token=page[-1] if start + size < len(names) else "",
+                next_page_token=pages.next_token(request, page[-1]) if start + size < len(names) else "",
             )
 
         return await self._in_thread(read)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +13,6 @@ from google.protobuf.message import Message
 
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
-from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Parts
 from shortlist_server.errors import InvalidArgument, Unavailable
@@ -27,7 +23,7 @@ from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.portions import documents_within, next_portion
 from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
-from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import (
     acks_out,
     dead_letter_out,
@@ -160,9 +156,9 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
-        size = fields.page_size(request.page_size)
+        size = pages.page_size(request)
         filter = filter_in(request.filter, self._config) if request.HasField("filter") else None
-        after = _after(request)
+        after = pages.after_number(request)
         parts = parts_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
@@ -174,7 +170,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             )
             return pb.ListResponse(
                 documents=messages,
-                next_page_token="" if following is None else _token(request, following),
+                next_page_token="" if following is None else pages.next_token(request, following),
             )
 
         return await self._with_collection(request.collection, read)
@@ -188,8 +184,8 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Context) -> pb.ListDeadLettersResponse:
         """See the proto. The token of a page is the last number on it."""
-        size = fields.page_size(request.page_size)
-        after = fields.page_number(request.page_token)
+        size = pages.page_size(request)
+        after = pages.after_number(request)
 
         def read(collection: CollectionStore) -> pb.ListDeadLettersResponse:
             messages, following = self._page(
@@ -203,7 +199,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             )
             return pb.ListDeadLettersResponse(
                 dead_letters=messages,
-                next_page_token="" if following is None else str(following),
+                next_page_token="" if following is None else pages.next_token(request, following),
             )
 
         return await self._with_collection(request.collection, read)
@@ -293,26 +289,3 @@ def _with_text(parts: Parts) -> Parts:
     if not parts.passages:
         return parts
     return Parts(text=True, metadata=parts.metadata, passages=True, vectors=parts.vectors)
-
-
-def _token(request: pb.ListRequest, after: int) -> str:
-    raw = json.dumps([request.collection, _digest(request.filter), after])
-    return base64.urlsafe_b64encode(raw.encode()).decode()
-
-
-def _after(request: pb.ListRequest) -> int:
-    if not request.page_token:
-        return 0
-    try:
-        collection, digest, after = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
-    except (ValueError, TypeError, RecursionError):
-        raise InvalidArgument("not a token of this server", field="page_token") from None
-    if [collection, digest] != [request.collection, _digest(request.filter)]:
-        raise InvalidArgument("the token belongs to another collection or filter", field="page_token")
-    if not isinstance(after, int) or not 0 <= after < 1 << 63:
-        raise InvalidArgument("not a token of this server", field="page_token")
-    return after
-
-
-def _digest(filter: filter_pb2.Filter) -> int:
-    return binascii.crc32(filter.SerializeToString(deterministic=True))

@@ -202,7 +202,7 @@ async def test_own_writes_are_read_with_their_sequence(client: Any, books: str) 
     ("arguments", "error", "field"),
     [
         ({"text": ""}, shortlist.InvalidArgument, "query"),
-        ({"text": "x", "limit": 0}, shortlist.InvalidArgument, "limit"),
+        ({"text": "x", "limit": -1}, shortlist.InvalidArgument, "limit"),
         ({"text": "x", "mode": "sideways"}, shortlist.InvalidArgument, "mode"),
         ({"text": "\ud800"}, shortlist.InvalidArgument, "query.text"),
         ({"vector": [1.0]}, shortlist.InvalidVector, "query.vector"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import math
 import sqlite3
@@ -29,6 +28,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_server.rpc.convert import pages
 from shortlist_server.testing import server
 
 C = collection_service_pb2
@@ -61,9 +61,8 @@ def create(name: str = "new", **config: Any) -> C.CreateCollectionRequest:
     return C.CreateCollectionRequest(collection=name, config=collection_pb2.CollectionConfig(**config))
 
 
-TOO_FAR, TOO_DEEP = (
-    base64.urlsafe_b64encode(token).decode() for token in (b'["texts", 0, %d]' % 10**30, b"[" * 100_000)
-)
+TEXTS = D.ListRequest(collection="texts")
+FOREIGN, TOO_FAR = pages.next_token(D.ListRequest(collection="vectors"), 1), pages.next_token(TEXTS, 10**30)
 BAD_FILTER = filter_pb2.Filter(all_of=filter_pb2.AllOf())
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 EXISTS, PRECONDITION = grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION
@@ -72,7 +71,7 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("Search", search(query=search_pb2.Query()), INVALID, "INVALID_ARGUMENT", "query"),
     ("Search", search(query=search_pb2.Query(text=" \n ")), INVALID, "INVALID_ARGUMENT", "query"),
     ("Search", search(query=search_pb2.Query(text="x" * 40_000)), INVALID, "INVALID_ARGUMENT", "query.text"),
-    ("Search", search(limit=0), INVALID, "INVALID_ARGUMENT", "limit"),
+    ("Search", search(limit=1001), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(limit=-1), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(limit=10**9), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(offset=-1), INVALID, "INVALID_ARGUMENT", "offset"),
@@ -129,7 +128,7 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("List", D.ListRequest(collection="texts", page_size=-1), INVALID, "INVALID_ARGUMENT", "page_size"),
     ("List", D.ListRequest(collection="texts", page_token="garbage"), INVALID, "INVALID_ARGUMENT", "page_token"),
     ("List", D.ListRequest(collection="texts", page_token=TOO_FAR), INVALID, "INVALID_ARGUMENT", "page_token"),
-    ("List", D.ListRequest(collection="texts", page_token=TOO_DEEP), INVALID, "INVALID_ARGUMENT", "page_token"),
+    ("List", D.ListRequest(collection="texts", page_token=FOREIGN), INVALID, "INVALID_ARGUMENT", "page_token"),
     (
         "ListDeadLetters",
         D.ListDeadLettersRequest(collection="texts", page_token="9" * 30),
@@ -169,7 +168,8 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("CreateCollection", create(filterable_fields=["a..b"]), INVALID, "INVALID_FILTER", "config.filterable_fields[0]"),
     ("GetCollection", C.GetCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
     ("DeleteCollection", C.DeleteCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("ListCollections", C.ListCollectionsRequest(page_size=5000), INVALID, "INVALID_ARGUMENT", "page_size"),
+    ("ListCollections", C.ListCollectionsRequest(page_size=-1), INVALID, "INVALID_ARGUMENT", "page_size"),
+    ("ListCollections", C.ListCollectionsRequest(page_token="texts"), INVALID, "INVALID_ARGUMENT", "page_token"),
     ("UpdateCollection", C.UpdateCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
 ]
 
@@ -303,7 +303,7 @@ def test_one_bad_document_fails_alone(
 def test_one_bad_search_of_a_batch_fails_alone(channel: grpc.Channel) -> None:
     ingest(channel, start(), batch(put(1, id="one", text="a question about owls")))
     answer = search_service_pb2_grpc.SearchServiceStub(channel).BatchSearch(
-        S.BatchSearchRequest(requests=[search(), search(limit=0), search(collection="absent")]), timeout=10
+        S.BatchSearchRequest(requests=[search(), search(limit=-1), search(collection="absent")]), timeout=10
     )
     assert [result.WhichOneof("result") for result in answer.results] == ["response", "error", "error"]
     assert answer.results[1].error.field == "limit"

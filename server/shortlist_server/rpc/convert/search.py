@@ -21,6 +21,7 @@ from shortlist_server.rpc.convert.filters import filter_in
 
 E = TypeVar("E", bound=Enum)
 
+DEFAULT_LIMIT = 10
 MAX_EF = 10_000
 
 
@@ -30,7 +31,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
     values = message.query.vector
     if not text and not values:
         raise InvalidArgument("a query needs a text or a vector", field="query")
-    limit = fields.within(message.limit if message.HasField("limit") else 10, 1, config.max_hits, "limit")
+    limit = fields.within(message.limit or DEFAULT_LIMIT, 1, config.max_hits, "limit")
     fields.within(message.offset, 0, config.max_hits, "offset")
     fields.within(limit + message.offset, 1, config.max_hits, "limit + offset")
     vector = None
