@@ -21,7 +21,6 @@ from typing import Protocol
 
 import grpc.aio
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 from threadpoolctl import threadpool_limits
 
@@ -61,6 +60,7 @@ from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.collection import EmbeddedCollection
@@ -202,7 +202,7 @@ class Server:
         self._health = HealthServicer()
         add_health(self._health, server)
         if config.reflection:
-            reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
         self._serve_metrics(observer, store, limits, recall)
         keeper = HealthKeeper(

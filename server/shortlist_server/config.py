@@ -149,7 +149,7 @@ class Config:
     drain_delay_seconds: float = _setting(
         0.0, "Time after SIGTERM in which health already answers NOT_SERVING and calls are still taken."
     )
-    reflection: bool = _setting(True, "Serve gRPC reflection.")
+    reflection: bool = _setting(True, "Serve gRPC reflection, v1 and v1alpha.")
     min_free_disk_bytes: int = _setting(
         256 * 1024 * 1024, "With less space than this left for the data, health of writing is NOT_SERVING."
     )

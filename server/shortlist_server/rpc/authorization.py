@@ -19,6 +19,7 @@ from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
 from shortlist_server.rpc.admission import Admission
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.reflection import V1, V1ALPHA
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context, Handler
@@ -90,7 +91,8 @@ RULES: dict[str, Rule] = {
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
     "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _collection),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
+    f"/{V1}/ServerReflectionInfo": Rule(Scope.READ, _none),
+    f"/{V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
 """Every method of a server but those of the health service, which anyone may call."""
 
