@@ -108,7 +108,7 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionConfig:
-    """What a collection is made with; in a ``Collection`` every default is filled in.
+    """What a collection is made with; in a ``Collection`` every default is filled in but those of ``search_defaults``.
 
     Attributes:
         embedder: one of the embedders the server was started with, "none" for caller-made vectors only, "" for the
@@ -144,6 +144,8 @@ class Collection:
         segment_passage_count: passages in published segments; the rest are searched exactly.
         disk_bytes: size of its folder.
         embedder_revision: revision of the model the vectors were made with.
+        effective_search_defaults: what a search runs with where its call sets nothing: the presets, completed with the
+            defaults of the reranker and of the server. ``candidates.ef`` is None unless it is preset; see ``recall``.
         problem: why the collection cannot be used, a sentence; "" where it can. A list has a damaged collection with
             its name and this alone, everything else being empty.
     """
@@ -158,4 +160,5 @@ class Collection:
     segment_count: int
     disk_bytes: int
     embedder_revision: str
+    effective_search_defaults: SearchDefaults
     problem: str = ""

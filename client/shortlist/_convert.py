@@ -255,6 +255,7 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         segment_count=proto.segment_count,
         disk_bytes=proto.disk_bytes,
         embedder_revision=proto.embedder_revision,
+        effective_search_defaults=_search_defaults(proto.effective_search_defaults),
         problem=proto.problem,
     )
 

@@ -179,7 +179,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             collection = self._store.restore(
                 folder, name, new_name, progress=lambda at: tell(pb.RestoreResponse(progress=_progress_out(at)))
             )
-            return pb.RestoreResponse(collection=collection_out(collection.info()))
+            return pb.RestoreResponse(collection=collection_out(collection.info(), self._models))
 
         async for message in self._telling(restore):
             yield message

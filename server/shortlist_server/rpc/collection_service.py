@@ -43,7 +43,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
 
         def create() -> pb.CreateCollectionResponse:
             collection = create_collection(self._store, self._models, new)
-            return pb.CreateCollectionResponse(collection=collection_out(collection.info()))
+            return pb.CreateCollectionResponse(collection=collection_out(collection.info(), self._models))
 
         return await self._in_thread(create)
 
@@ -51,7 +51,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         """See the proto."""
         name = fields.collection_name(request.collection)
         return await self._in_thread(
-            lambda: pb.GetCollectionResponse(collection=collection_out(self._store.find(name).info()))
+            lambda: pb.GetCollectionResponse(collection=collection_out(self._store.find(name).info(), self._models))
         )
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
@@ -79,7 +79,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
 
     def _listed(self, name: str) -> collection_pb.Collection:
         try:
-            return collection_out(self._store.find(name).info())
+            return collection_out(self._store.find(name).info(), self._models)
         except (DataCorrupted, NewerDataFormat, Unavailable) as error:
             if name not in self._store.names():
                 raise CollectionNotFound(f"there is no collection {name!r}") from error
@@ -96,7 +96,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             with self._store.lease(name) as collection:
                 check_search_defaults(self._models, collection.config, defaults)
                 collection.update_search_defaults(defaults)
-                return pb.UpdateCollectionResponse(collection=collection_out(collection.info()))
+                return pb.UpdateCollectionResponse(collection=collection_out(collection.info(), self._models))
 
         return await self._in_thread(update)
 

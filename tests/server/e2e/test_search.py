@@ -324,6 +324,11 @@ def test_a_collection_shows_its_settings_and_takes_new_search_defaults(service: 
     ).collection
     assert shown.config.search_defaults.mode == search_pb2.RETRIEVAL_MODE_LEXICAL
     assert shown.config.search_defaults.rerank.enabled is False
+    assert not shown.config.search_defaults.candidates.HasField("dense")
+    effective = shown.effective_search_defaults
+    assert effective.mode == search_pb2.RETRIEVAL_MODE_LEXICAL
+    assert effective.candidates.dense == 100
+    assert (effective.rerank.enabled, effective.rerank.model) == (False, "late-interaction")
     assert shown.config.embedder == "hashing"
     assert shown.config.dimension > 0
     service.put("tuned", "d", "some words")

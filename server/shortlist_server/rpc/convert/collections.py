@@ -8,7 +8,9 @@ from shortlist.v1 import collection_pb2 as pb
 from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
+from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import NewCollection
+from shortlist_server.pipeline.plan import effective_defaults
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.filters import path_in
 from shortlist_server.rpc.convert.search import enum_in, settings_in, settings_out
@@ -40,8 +42,8 @@ def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -
     )
 
 
-def collection_out(info: domain.CollectionInfo) -> pb.Collection:
-    """A collection."""
+def collection_out(info: domain.CollectionInfo, models: ModelCatalog) -> pb.Collection:
+    """A collection; ``models`` complete its search defaults."""
     config = info.config
     created = timestamp_pb2.Timestamp()
     created.FromMilliseconds(round(info.create_time_seconds * 1000))
@@ -65,4 +67,5 @@ def collection_out(info: domain.CollectionInfo) -> pb.Collection:
         segment_count=info.segment_count,
         disk_bytes=info.disk_bytes,
         embedder_revision=config.embedder_revision,
+        effective_search_defaults=settings_out(effective_defaults(config, models)),
     )
