@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from google.protobuf import wrappers_pb2
+from google.protobuf import field_mask_pb2, wrappers_pb2
 
 from shortlist import _collection_types as collections
 from shortlist import _convert as convert
@@ -118,11 +118,15 @@ def list_collections(page_size: int, page_token: str) -> Call[tuple[list[collect
     )
 
 
-def update_collection(collection: str, search_defaults: collections.SearchDefaults) -> Call[collections.Collection]:
-    """Replaces a collection's search settings."""
+def update_collection(
+    collection: str, search_defaults: collections.SearchDefaults, update_mask: Iterable[str], etag: str
+) -> Call[collections.Collection]:
+    """Changes a collection's search settings."""
     request = collection_service.UpdateCollectionRequest(
         collection=checked_text(collection, "collection"),
         search_defaults=convert.search_defaults_to_proto(search_defaults),
+        update_mask=field_mask_pb2.FieldMask(paths=names_of(update_mask, "update_mask")),
+        etag=checked_text(etag, "etag"),
     )
     return Call(
         f"{COLLECTIONS}/UpdateCollection",

@@ -146,6 +146,7 @@ class Collection:
         embedder_revision: revision of the model the vectors were made with.
         effective_search_defaults: what a search runs with where its call sets nothing: the presets, completed with the
             defaults of the reranker and of the server. ``candidates.ef`` is None unless it is preset; see ``recall``.
+        etag: identifies the settings; another one after each change of them. See ``update_collection``.
         problem: why the collection cannot be used, a sentence; "" where it can. A list has a damaged collection with
             its name and this alone, everything else being empty.
     """
@@ -161,4 +162,5 @@ class Collection:
     disk_bytes: int
     embedder_revision: str
     effective_search_defaults: SearchDefaults
+    etag: str
     problem: str = ""

@@ -256,6 +256,7 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         disk_bytes=proto.disk_bytes,
         embedder_revision=proto.embedder_revision,
         effective_search_defaults=_search_defaults(proto.effective_search_defaults),
+        etag=proto.etag,
         problem=proto.problem,
     )
 

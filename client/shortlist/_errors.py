@@ -21,6 +21,7 @@
     ├── Unavailable                repeat with backoff
     │   └── ServerUnavailable      no server answers at the target
     ├── StreamConflict             let the other client have the stream, or stop it
+    ├── EtagMismatch               read the collection again, then repeat
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
@@ -211,6 +212,12 @@ class StreamConflict(ShortlistError):
     """
 
     reason = "STREAM_CONFLICT"
+
+
+class EtagMismatch(ShortlistError):
+    """The collection's settings changed since the etag was read."""
+
+    reason = "ETAG_MISMATCH"
 
 
 class InferenceFailed(ShortlistError):

@@ -56,6 +56,7 @@ PUBLIC = {
     "Document",
     "DocumentTooLarge",
     "EmbedderModel",
+    "EtagMismatch",
     "EvaluateProgress",
     "EvaluateReport",
     "ExplainedCandidate",

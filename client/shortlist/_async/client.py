@@ -72,15 +72,30 @@ class AsyncClient(AsyncAdminCalls):
         return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
     async def update_collection(
-        self, collection: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
+        self,
+        collection: str,
+        search_defaults: SearchDefaults,
+        *,
+        update_mask: Iterable[str] = (),
+        etag: str = "",
+        timeout_seconds: float | None = None,
     ) -> Collection:
-        """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
+        """Changes the presets of a collection's searches; what is unset goes back to the server's defaults.
+
+        Args:
+            collection: its name.
+            search_defaults: the new presets.
+            update_mask: what changes, as in "search_defaults.rerank.weight"; all of the presets when empty.
+            etag: that of the ``Collection`` on which the change rests, so that no other change is lost; "" for any.
+            timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            InvalidArgument: a setting is out of its range.
+            InvalidArgument: a setting is out of its range, or the mask names a field that there is not.
+            EtagMismatch: the collection's settings changed since the etag was read.
         """
-        return await self._unary(calls.update_collection(collection, search_defaults), timeout_seconds)
+        call = calls.update_collection(collection, search_defaults, update_mask, etag)
+        return await self._unary(call, timeout_seconds)
 
     async def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.

@@ -19,6 +19,9 @@ MAX_DELETE = 10_000
 MAX_OPERATIONS = 1000
 """Operations of a message, and acknowledgements of one."""
 
+MAX_PATHS = 64
+"""Fields that an update names."""
+
 MAX_NAMES = 10_000
 """Collections that a backup names."""
 
@@ -50,6 +53,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.RetryDeadLettersRequest.numbers": Limit(MAX_OPERATIONS),
         "shortlist.v1.DeleteDeadLettersRequest.numbers": Limit(MAX_DELETE),
         "shortlist.v1.CollectionConfig.filterable_fields": Limit(fields.MAX_FILTERABLE_FIELDS),
+        "google.protobuf.FieldMask.paths": Limit(MAX_PATHS),
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),

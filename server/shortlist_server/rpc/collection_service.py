@@ -12,13 +12,12 @@ from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist.v1 import collection_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.errors import CollectionNotFound, DataCorrupted, NewerDataFormat, Unavailable
+from shortlist_server.errors import CollectionNotFound, DataCorrupted, EtagMismatch, NewerDataFormat, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import check_search_defaults, create_collection
 from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import fields, pages
-from shortlist_server.rpc.convert.collections import collection_out, new_collection_in
-from shortlist_server.rpc.convert.search import settings_in
+from shortlist_server.rpc.convert.collections import collection_out, etag_of, new_collection_in, updated_defaults_in
 from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
@@ -90,12 +89,22 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
     ) -> pb.UpdateCollectionResponse:
         """See the proto."""
         name = fields.collection_name(request.collection)
-        defaults = settings_in(request.search_defaults, "search_defaults.", self._config)
 
         def update() -> pb.UpdateCollectionResponse:
             with self._store.lease(name) as collection:
-                check_search_defaults(self._models, collection.config, defaults)
-                collection.update_search_defaults(defaults)
+                updated = False
+                while not updated:
+                    config = collection.config
+                    if request.etag and request.etag != etag_of(config):
+                        raise EtagMismatch(
+                            f"the settings of collection '{name}' changed since the etag was read; read them again, "
+                            "then repeat",
+                            field="etag",
+                        )
+                    defaults = updated_defaults_in(request, config.search_defaults, self._config)
+                    check_search_defaults(self._models, config, defaults)
+                    # False where another update came between; then this one begins anew.
+                    updated = collection.update_search_defaults(defaults, expected=config.search_defaults)
                 return pb.UpdateCollectionResponse(collection=collection_out(collection.info(), self._models))
 
         return await self._in_thread(update)

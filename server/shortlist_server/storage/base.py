@@ -178,8 +178,12 @@ class CollectionStore(Protocol):
     ) -> Mapping[int, StoredPassage]:
         """The passages with these labels that still exist, by label."""
 
-    def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did."""
+    def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
+        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did.
+
+        Returns:
+            False, with nothing changed, where they are not ``expected``; None expects any.
+        """
 
     def ef(self, *, filtered: bool) -> int:
         """Breadth of dense searches that ask for none: the preset, else the store's own, or what it was raised to."""

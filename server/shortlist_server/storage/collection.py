@@ -231,15 +231,21 @@ class EmbeddedCollection:
         """Deletes the documents that pass now, in several transactions, so that other writes go on between them."""
         return self._residency.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
 
-    def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably."""
+    def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
+        """Replaces the search defaults, durably, where they are as expected; see the protocol."""
+        as_expected = True
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
+            nonlocal as_expected
+            as_expected = expected in (None, config.search_defaults)
+            if not as_expected:
+                return config, raised
             if _recall_preset(defaults) != _recall_preset(config.search_defaults):
                 raised = NOT_RAISED
             return replace(config, search_defaults=defaults), raised
 
         self._residency.until_done(lambda opened: opened.save_settings(change)).result()
+        return as_expected
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
         """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""

@@ -11,6 +11,10 @@ from shortlist import _calls as calls
 from shortlist import _dead_letter_calls as dead_letters
 
 
+def update(search_defaults: SearchDefaults) -> Any:
+    return calls.update_collection("books", search_defaults, (), "")
+
+
 def search(**options: Any) -> Any:
     return calls.search(calls.SearchQuery(**{"collection": "books", "text": "fox", **options}))
 
@@ -27,7 +31,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("candidates.ef", lambda value: search(candidates=Candidates(ef=value))),
     ("fusion.rrf_k", lambda value: search(fusion=Fusion(rrf_k=value))),
     ("rerank.depth", lambda value: search(rerank=Rerank(depth=value))),
-    ("rerank.depth", lambda value: calls.update_collection("books", SearchDefaults(rerank=Rerank(depth=value)))),
+    ("rerank.depth", lambda value: update(SearchDefaults(rerank=Rerank(depth=value)))),
     ("config.dimension", lambda value: create(CollectionConfig(dimension=value))),
     ("config.chunking.max_tokens", lambda value: create(CollectionConfig(chunking=Chunking(max_tokens=value)))),
     ("config.chunking.overlap_tokens", lambda value: create(CollectionConfig(chunking=Chunking(overlap_tokens=value)))),
