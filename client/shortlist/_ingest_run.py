@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc
 
+from shortlist._backoff import Backoff
 from shortlist._checkpoint import Checkpoint, Progress, checksum
 from shortlist._errors import (
     DeadlineExceeded,
@@ -34,7 +35,6 @@ from shortlist._errors import (
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._metadata import checked_text
 from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
-from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
 from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
@@ -85,7 +85,7 @@ class IngestRun:
         self.collection = checked_text(options.collection, "collection")
         self.stream = "" if options.dry_run else checked_text(options.stream or f"sdk-{uuid.uuid4()}", "stream")
         self._path = None if options.checkpoint is None else Path(options.checkpoint)
-        self._patience = Patience(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
+        self._backoff = Backoff(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
         self._max_message_bytes = max_message_bytes
         self._progress = Progress()
         self._base = 0
@@ -141,7 +141,7 @@ class IngestRun:
         if self._connections == 1:
             # A run before this one, under the same name, may have gone further than this one has yet.
             self._first_position = last
-        self._patience.opened(idle=not self._window)
+        self._backoff.opened(idle=not self._window)
         if started.max_message_bytes:
             self._max_message_bytes = min(self._max_message_bytes, started.max_message_bytes)
         if not self._based:
@@ -252,7 +252,7 @@ class IngestRun:
     def _settle(self, ack: Ack) -> None:
         self._window.settle()
         self._acks.append(ack)
-        self._patience.moved()
+        self._backoff.moved()
 
     def next_ack(self, *, read: bool) -> Ack | None:
         """The next ack for the caller, if there is one; the one before now counts as settled.
@@ -340,11 +340,11 @@ class IngestRun:
 
     def opening_seconds(self) -> float | None:
         """How long to wait for the server's next message: for its first one, not for ever."""
-        return None if self._opened else self._patience.open_seconds
+        return None if self._opened else self._backoff.open_seconds
 
     def not_opened(self) -> DeadlineExceeded:
         """The error of a server that did not answer the start in time."""
-        return DeadlineExceeded(f"the server did not open the stream within {self._patience.open_seconds:g} s")
+        return DeadlineExceeded(f"the server did not open the stream within {self._backoff.open_seconds:g} s")
 
     def retry_seconds(self, error: grpc.RpcError | DeadlineExceeded | None) -> float:
         """How long to wait before the next connection, after one ended.
@@ -365,15 +365,15 @@ class IngestRun:
         mendable = isinstance(cause, Unavailable | Overloaded | DeadlineExceeded)
         if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error
-        self._patience.broke()
-        if self._patience.never_opened():
+        self._backoff.broke()
+        if self._backoff.never_opened():
             raise cause from (None if cause is error else error)
-        if self._patience.over():
+        if self._backoff.over():
             raise IngestInterrupted(
-                f"no acknowledgement for {self._patience.reconnect_seconds:g} s: {cause.message}; run again to go on",
+                f"no acknowledgement for {self._backoff.reconnect_seconds:g} s: {cause.message}; run again to go on",
                 summary=self.summary(),
             ) from cause
-        return self._patience.wait_seconds(cause.retry_after_seconds)
+        return self._backoff.wait_seconds(cause.retry_after_seconds)
 
     # ------------------------------------------------------------------------------------------------------- checkpoint
 

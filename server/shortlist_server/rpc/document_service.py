@@ -33,7 +33,7 @@ from shortlist_server.rpc.convert.documents import (
     stored_out,
 )
 from shortlist_server.rpc.convert.filters import filter_in
-from shortlist_server.rpc.patience import Patience
+from shortlist_server.rpc.idle_timeout import IdleTimeout
 from shortlist_server.storage.base import CollectionStore, Store
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         """See the proto."""
-        patience = Patience(
+        idle = IdleTimeout(
             first_seconds=self._config.stream_start_seconds, idle_seconds=self._config.stream_idle_seconds
         )
-        requests = patience.messages(requests)
+        requests = idle.messages(requests)
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
             raise InvalidArgument("the first message of an ingest stream is its start", field="start")
@@ -78,7 +78,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             async for response in self._acknowledge(session, requests):
                 yield response
-                patience.moved()
+                idle.moved()
         finally:
             self._ingester.close(session)
 

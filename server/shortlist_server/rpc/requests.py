@@ -93,14 +93,14 @@ class Arrivals:
         refused: list[Overloaded] = []
         with ExitStack() as slow:
             try:
-                async with asyncio.timeout(self._seconds) as patience:
+                async with asyncio.timeout(self._seconds) as timeout:
 
                     def late() -> None:
                         try:
                             slow.enter_context(self._slow.taking(caller))
                         except Overloaded as error:
                             refused.append(error)
-                            patience.reschedule(loop.time())
+                            timeout.reschedule(loop.time())
 
                     def look_again() -> None:
                         # Where the loop itself was held up, the message is there, and only not seen yet.
