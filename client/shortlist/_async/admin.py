@@ -129,7 +129,7 @@ class AsyncAdminCalls(AsyncClientBase):
         self,
         collection: str,
         queries: Mapping[str, str],
-        judgements: Mapping[str, Mapping[str, int]],
+        qrels: Mapping[str, Mapping[str, int]],
         *,
         settings: Iterable[SearchDefaults] = (),
         include_queries: bool = False,
@@ -143,7 +143,7 @@ class AsyncAdminCalls(AsyncClientBase):
         Args:
             collection: its name.
             queries: texts by id, 1 to 10,000.
-            judgements: by query id, grades by document id: 0 is not relevant, more is better.
+            qrels: by query id, grades by document id: 0 is not relevant, more is better.
             settings: what to measure, each over the collection's defaults, at most 32; the defaults alone when empty.
             include_queries: return each query's measures, too.
             progress: called with the searches done, a few times a second, in the event loop.
@@ -153,7 +153,7 @@ class AsyncAdminCalls(AsyncClientBase):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
         """
-        call = admin_calls.evaluate(collection, queries, judgements, settings, include_queries=include_queries)
+        call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
         return await self._stream(call, progress, timeout_seconds)
 
     def list_dead_letters(

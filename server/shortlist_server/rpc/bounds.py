@@ -25,7 +25,7 @@ MAX_PATHS = 64
 MAX_NAMES = 10_000
 """Collections that a backup names."""
 
-MAX_JUDGEMENTS = 10_000
+MAX_QRELS = 10_000
 """Judged documents of one query."""
 
 MAX_VALUES = 65_536
@@ -57,7 +57,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),
-        "shortlist.v1.JudgedQuery.judgements": Limit(MAX_JUDGEMENTS),
+        "shortlist.v1.JudgedQuery.qrels": Limit(MAX_QRELS),
         "shortlist.worker.v1.EmbedQueriesRequest.queries": Limit(MAX_TEXTS),
         "shortlist.worker.v1.EmbedPassagesRequest.contents": Limit(MAX_TEXTS),
         "shortlist.worker.v1.RerankRequest.texts": Limit(MAX_TEXTS),

@@ -43,7 +43,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
         lambda value: dead_letters.list_dead_letters("books", include_document=False, page_size=value, page_token=""),
     ),
     ("sample", lambda value: admin.verify("books", sample=value, repair=False, accept_loss=False)),
-    ("judgements", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
+    ("qrels", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
 ]
 
 

@@ -35,13 +35,13 @@ def queries_in(request: pb.EvaluateRequest, config: Config) -> list[JudgedQuery]
         if not text:
             raise InvalidArgument("a query needs a text", field=f"{at}.text")
         grades = {
-            fields.document_id(one.document_id, f"{at}.judgements[{j}].document_id"): fields.within(
-                one.grade, 0, MAX_GRADE, f"{at}.judgements[{j}].grade"
+            fields.document_id(one.document_id, f"{at}.qrels[{j}].document_id"): fields.within(
+                one.grade, 0, MAX_GRADE, f"{at}.qrels[{j}].grade"
             )
-            for j, one in enumerate(query.judgements)
+            for j, one in enumerate(query.qrels)
         }
         if not any(grades.values()):
-            raise InvalidArgument("no document is judged relevant", field=f"{at}.judgements")
+            raise InvalidArgument("no document is judged relevant", field=f"{at}.qrels")
         queries.append(JudgedQuery(id=fields.document_id(query.id, f"{at}.id"), text=text, grades=grades))
     if len({query.id for query in queries}) < len(queries):
         raise InvalidArgument("the ids of queries repeat", field="queries")
