@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
-    # Tells nothing that two searches, one of them exact, do not.
+    # Reveals nothing beyond what the caller could learn by searching.
     "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _collection),
     "/shortlist.v1.AdminService/Verify": Rule(
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else EVERY_COLLECTION
