@@ -1,7 +1,7 @@
 """The one table of how many elements each repeated field of a request may have.
 
-A test holds it equal to the protos. Where a document may hold more than it is allowed to, the bound here is wider than
-the document's own: that one fails the document alone, this one the whole message.
+A test holds it equal to the protos. The bound of a field in a document is wider than the document's own limit: over
+its limit one document fails alone, over the bound the whole message fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BATCH = 100
 MAX_GET = 1000
 MAX_DELETE = 10_000
 MAX_OPERATIONS = 1000
-"""Operations of a message, and acknowledgements of one."""
+"""Operations, or acknowledgements, of one message."""
 
 MAX_PATHS = 64
 """Fields that an update names."""
@@ -32,7 +32,7 @@ MAX_VALUES = 65_536
 """Values of a vector, and elements of an object or a list in metadata."""
 
 MAX_TEXTS = 100_000
-"""Texts that a worker is sent at once. Servers cut their batches by tokens, far below it."""
+"""Texts in one request to a worker. Servers cut their batches by tokens, far below it."""
 
 
 def limits(config: Config) -> dict[str, Limit]:

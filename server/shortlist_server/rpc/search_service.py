@@ -31,11 +31,11 @@ T = TypeVar("T")
 Taking = Callable[[], AbstractAsyncContextManager[None]]
 
 BATCH_CONCURRENCY = 4
-"""Searches of a batch that are worked on at once; the batch has one turn among the other calls."""
+"""Searches of a batch worked on at the same time; the batch has one turn among the other calls."""
 
 
 class SearchServicer(pb_grpc.SearchServiceServicer):
-    """Answers searches through the pipeline, each when it is its turn."""
+    """Answers searches through the pipeline, each in its turn."""
 
     def __init__(self, searcher: Searcher, config: Config, turns: Turns, waits: Slots) -> None:
         """``turns``: for searches that are worked on. ``waits``: for those that wait for a sequence meanwhile."""
@@ -52,7 +52,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         )
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
-        """See the proto. A batch has one place among those that wait, and one turn while any of its searches works."""
+        """See the proto. A batch has one place in the queue, and one turn while any of its searches runs."""
         fields.within(len(request.requests), 1, MAX_BATCH, "requests")
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._turns.taking)
@@ -78,7 +78,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             async with asyncio.TaskGroup() as group:
                 results += [group.create_task(one(search)) for search in request.requests]
         except* ShortlistError as errors:
-            # There is no room for the whole answer: the searches that were not done yet are cancelled.
+            # The whole answer has no room: the remaining searches are cancelled.
             too_large = errors.exceptions[0].with_traceback(None)
         if too_large is not None:
             results.clear()  # An error's traceback holds what its frames hold.
@@ -117,5 +117,5 @@ def _result_out(result: SearchResult, parts: Parts) -> pb.BatchSearchResult:
 
 
 async def _aside(size: int, function: Callable[[], T]) -> T:
-    """Makes an answer of so many bytes: in a thread where it would hold the event loop up."""
+    """Makes an answer of so many bytes, in a thread if it would hold up the event loop."""
     return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
