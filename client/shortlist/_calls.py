@@ -262,7 +262,7 @@ def count(collection: str, filter: Filter | None) -> Call[int]:
 
 def names_of(names: Iterable[str], field: str) -> list[str]:
     """Several ids or names, as a list; a single one may be given as it is."""
-    # A string is an iterable of strings too, and deleting its letters is never meant.
+    # A string is an iterable of strings too; nobody means to delete its letters.
     return [checked_text(name, field) for name in ([names] if isinstance(names, str) else names)]
 
 

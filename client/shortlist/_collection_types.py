@@ -25,7 +25,7 @@ OverflowPolicy = Literal["chunk", "truncate", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """How many documents each index gives and how hard the dense index looks.
+    """How many documents each index returns, and how thoroughly the dense index searches.
 
     Attributes:
         dense, lexical: documents from each index, 1 to 1,000; the server's default is 100.
@@ -82,7 +82,7 @@ class SearchDefaults:
     """What a collection presets for its searches; the fields mean what the parameters of ``search`` mean.
 
     Attributes:
-        recall_target: share of the ten nearest documents that searches are to find, 0 to 1; 0.98 by default. Where the
+        recall_target: share of the ten nearest documents that searches should find, 0 to 1; 0.98 by default. Where the
             server finds less by checks in the background, it raises the ``ef`` of searches that set none; with 0 never.
     """
 

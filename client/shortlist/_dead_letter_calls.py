@@ -78,7 +78,7 @@ def batches(numbers: Iterable[int], size: int) -> Iterator[Sequence[int]]:
         raise InvalidArgument("must be several integers", field="numbers") from error
     for number in wanted:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
-            raise InvalidArgument(f"{number!r} is no number of a dead letter", field="numbers")
+            raise InvalidArgument(f"{number!r} is not the number of a dead letter", field="numbers")
     return (wanted[start : start + size] for start in range(0, len(wanted), size))
 
 

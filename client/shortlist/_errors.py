@@ -1,4 +1,4 @@
-"""The error tree of the client: the server's, plus what can go wrong on this side.
+"""The error tree of the client: the server's, plus the errors of this side.
 
     ShortlistError
     ├── InvalidArgument            change the request
@@ -187,7 +187,7 @@ class OutOfSpace(ResourceExhausted):
 
 
 class DeadlineExceeded(ShortlistError):
-    """The call's time was over before an answer was there."""
+    """The deadline passed before the answer came."""
 
     reason = "DEADLINE_EXCEEDED"
     retryable = True
@@ -207,7 +207,7 @@ class ServerUnavailable(Unavailable):
 class StreamConflict(ShortlistError):
     """Another client opened the ingest stream of the same name, and has it now: the newest opener wins.
 
-    Never retried by a run, and not to be retried by a program: the two clients would end each other's streams for ever.
+    Runs never retry it, and programs must not: the two clients would end each other's streams for ever.
     Remedy: stop one of them, or give each a name of its own.
     """
 
@@ -233,7 +233,7 @@ class DataCorrupted(ShortlistError):
 
 
 class CommitsLost(DataCorrupted):
-    """The collection lacks commits that were acknowledged, or it cannot be told whether it does."""
+    """The collection lacks acknowledged commits, or nobody can tell whether it does."""
 
     reason = "COMMITS_LOST"
 
@@ -275,7 +275,7 @@ class UsedAfterFork(ShortlistError):
 
 
 class IngestError(ShortlistError):
-    """An ingest did not end well.
+    """An ingest did not complete.
 
     Attributes:
         summary: what became of the operations so far.
@@ -301,7 +301,7 @@ class IngestInterrupted(IngestError):
 
 
 class StreamLost(IngestError):
-    """The server no longer has positions it had acknowledged: its data was replaced. Ingest again from the start."""
+    """The server lost positions that it had acknowledged: its data was replaced. Ingest again from the start."""
 
 
 class ResumeMismatch(IngestError):

@@ -139,7 +139,7 @@ class IngestRun:
         self._window.grant(started.credit_tokens)
         self._connections += 1
         if self._connections == 1:
-            # A run before this one, under the same name, may have gone further than this one has yet.
+            # An earlier run under the same name may have gone further than this one.
             self._first_position = last
         self._backoff.opened(idle=not self._window)
         if started.max_message_bytes:
@@ -159,7 +159,7 @@ class IngestRun:
                 summary=self.summary(),
             )
         elif self._connections > 1 and last > max(self._base + self._next_index, self._first_position):
-            raise StreamConflict(f"stream {self.stream!r} was used by somebody else meanwhile")
+            raise StreamConflict(f"another client used stream {self.stream!r} meanwhile")
 
     # ---------------------------------------------------------------------------------------------------------- feeding
 
@@ -170,7 +170,7 @@ class IngestRun:
         return self._window.has_room()
 
     def prepare(self, operation: object) -> Prepared | None:
-        """Translates an operation; None when it was settled by an earlier run. Touches nothing that the sender uses."""
+        """Translates an operation; None if an earlier run settled it. Touches nothing that the sender uses."""
         if self._skip > self._next_index:
             self._skipped_ids = checksum(self._skipped_ids, id_of(operation))
             return None
@@ -221,7 +221,7 @@ class IngestRun:
         """The next message to send; None when there is nothing, or no credit."""
         if not self._opened or self._draining:
             return None
-        # Half, because what is around each operation counts too.
+        # Half, because the fields around each operation count too.
         batch = self._window.take_batch(min(MAX_BATCH_BYTES, self._max_message_bytes // 2))
         return None if batch is None else pb.IngestRequest(batch=batch)
 
@@ -270,7 +270,7 @@ class IngestRun:
         self._reported = False
         ack = self._acks.popleft()
         if read:
-            # Settled when the next one is asked for: until then the caller may die with it.
+            # Settled when the caller asks for the next one: until then it may die with this one.
             self._last_read = ack
         else:
             self._progress.settle(ack, read=False)
@@ -309,12 +309,12 @@ class IngestRun:
         )
 
     def complete(self) -> None:
-        """Ends a run whose operations all have their acks: there is no place to keep any more."""
+        """Ends a run whose operations all have their acks: its checkpoint is no longer needed."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Looks at how the run ended.
+        """Checks how the run ended.
 
         Raises:
             IngestInterrupted: it was closed before its end.
@@ -339,7 +339,7 @@ class IngestRun:
     # ----------------------------------------------------------------------------------------------------------- breaks
 
     def opening_seconds(self) -> float | None:
-        """How long to wait for the server's next message: for its first one, not for ever."""
+        """How long to wait for the server's next message; limited for the first one only."""
         return None if self._opened else self._backoff.open_seconds
 
     def not_opened(self) -> DeadlineExceeded:
@@ -361,7 +361,7 @@ class IngestRun:
             cause = Unavailable("the server ended the stream before its last acknowledgement")
         else:
             cause = error if isinstance(error, DeadlineExceeded) else from_rpc_error(error)
-        # Not StreamConflict: another client has the stream now, and to take it back would begin a tug of war.
+        # Not StreamConflict: another client has the stream now, and taking it back would start a tug of war.
         mendable = isinstance(cause, Unavailable | Overloaded | DeadlineExceeded)
         if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error

@@ -24,19 +24,18 @@ from shortlist._sync.pages import Pages
 
 
 class AdminCalls(ClientBase):
-    """What operators ask.
+    """The calls of operators.
 
-    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_dead_letters`` take as long as they need: they have a
-    deadline only when it is given, and a broken connection ends them. The server may carry through what its caller has
-    given up.
+    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_dead_letters`` take as long as they need: they have no
+    deadline by default, and a broken connection ends them. The server may finish a call that its caller gave up.
     """
 
     def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
-        """What the server is, and which models it serves."""
+        """Describes the server and the models that it serves."""
         return self._unary(admin_calls.server_info(), timeout_seconds)
 
     def recall(self, collection: str, *, timeout_seconds: float | None = None) -> CollectionRecall:
-        """How much of what is nearest a collection's searches find, as checks in the background estimate it.
+        """The recall of a collection's searches, as background checks estimate it.
 
         Raises:
             CollectionNotFound: there is none of that name.
@@ -53,14 +52,14 @@ class AdminCalls(ClientBase):
         progress: Callable[[VerifyProgress], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> list[VerifyReport]:
-        """Checks a collection, or all, while searches go on; a report each.
+        """Checks a collection, or all, while searches go on; returns a report for each.
 
         Args:
             collection: its name; all when None.
-            sample: vectors of each segment to look up by themselves, 0 to 10,000.
-            repair: rebuild from the database what does not hold, then check again.
-            accept_loss: with ``repair``, go on without acknowledged commits that a collection has lost with its
-                write-ahead log; without it, such a collection is reported as damaged and answers ``DataCorrupted``.
+            sample: vectors of each segment to search for, 0 to 10,000.
+            repair: rebuild from the database what fails a check, then check again.
+            accept_loss: with ``repair``, go on without acknowledged commits that a collection lost with its
+                write-ahead log; otherwise the report calls such a collection damaged, and it answers ``DataCorrupted``.
             progress: called with each step, in the calling thread.
             timeout_seconds: deadline of the call; none by default.
 
@@ -90,7 +89,7 @@ class AdminCalls(ClientBase):
         Raises:
             InvalidArgument: the name is wrong, or taken.
             CollectionNotFound: there is no collection of one of the names.
-            DataCorrupted: a collection is damaged; all that are, are named before anything is copied. See ``verify``.
+            DataCorrupted: collections are damaged; the error names all, before anything is copied. See ``verify``.
             OutOfSpace: the backup folder's disk is full; nothing is left there.
         """
         return admin_calls.only(self._stream(admin_calls.backup(name, collections), progress, timeout_seconds))

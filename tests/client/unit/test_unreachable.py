@@ -1,4 +1,4 @@
-"""What is made of gRPC's words where a connection fails slowly; ``tests/client/e2e`` has the quick ways, with servers."""
+"""What the client makes of gRPC's words when a connection fails slowly; ``tests/client/e2e`` has the quick failures."""
 
 from __future__ import annotations
 
