@@ -176,7 +176,7 @@ class Server:
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-            SearchServicer(searcher, config, limits.turns, limits.waits), server
+            SearchServicer(searcher, config, limits.queue, limits.waits), server
         )
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
             DocumentServicer(store, ingester, self._work_threads, config, observer), server

@@ -56,7 +56,7 @@ MAX_CALLERS = 10_000
 """Callers whose rate is remembered; the one quiet for longest is forgotten first."""
 
 
-class Turns:
+class AdmissionQueue:
     """Lets a limited number through at the same time; others wait in line, unless that would take too long.
 
     The recent pace of turns tells how long a wait will be. A caller who would wait too long is refused at once.
@@ -173,7 +173,7 @@ class LimitInterceptor(WrappingInterceptor):
     def __init__(self, config: Config) -> None:
         super().__init__()
         each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
-        self.turns = Turns(
+        self.queue = AdmissionQueue(
             config.max_concurrent_searches or max(MIN_SEARCHES, SEARCHES_PER_CORE * (os.cpu_count() or 1)),
             config.max_search_wait_seconds,
         )
@@ -208,7 +208,7 @@ class LimitInterceptor(WrappingInterceptor):
     @property
     def saturated(self) -> bool:
         """Whether searches have to wait for their turn."""
-        return self.turns.all_taken
+        return self.queue.all_taken
 
     @asynccontextmanager
     async def _large_answer(self, caller: str) -> AsyncIterator[None]:

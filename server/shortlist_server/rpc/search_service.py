@@ -20,7 +20,7 @@ from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
 from shortlist_server.rpc.convert.search import request_in, response_out
 from shortlist_server.rpc.interceptors import deadline_of
-from shortlist_server.rpc.limits import Shared, Turns
+from shortlist_server.rpc.limits import AdmissionQueue, Shared
 from shortlist_server.rpc.requests import INLINE_BYTES
 from shortlist_server.rpc.slots import Slots, caller_of
 
@@ -37,25 +37,25 @@ BATCH_CONCURRENCY = 4
 class SearchServicer(pb_grpc.SearchServiceServicer):
     """Answers searches through the pipeline, each in its turn."""
 
-    def __init__(self, searcher: Searcher, config: Config, turns: Turns, waits: Slots) -> None:
-        """``turns``: for searches that are worked on. ``waits``: for those that wait for a sequence meanwhile."""
+    def __init__(self, searcher: Searcher, config: Config, queue: AdmissionQueue, waits: Slots) -> None:
+        """``queue``: for searches that are worked on. ``waits``: for those that wait for a sequence meanwhile."""
         self._searcher = searcher
         self._config = config
-        self._turns = turns
+        self._queue = queue
         self._waits = waits
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         return await self._search(
-            request, deadline, self._waiting(caller_of(context)), self._turns.taking, response_out
+            request, deadline, self._waiting(caller_of(context)), self._queue.taking, response_out
         )
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         """See the proto. A batch has one place in the queue, and one turn while any of its searches runs."""
         fields.within(len(request.requests), 1, MAX_BATCH, "requests")
         deadline = deadline_of(context, self._config.max_deadline_seconds)
-        waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._turns.taking)
+        waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._queue.taking)
         working = asyncio.Semaphore(BATCH_CONCURRENCY)
         room = AnswerRoom(self._config.max_message_bytes)
 
