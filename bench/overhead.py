@@ -55,7 +55,7 @@ def bare_server(folder: Path, pipe: Connection) -> None:
         # Without interceptors, gRPC itself parses the requests.
         server = grpc.aio.server(options=transport.options(config))
         limits = LimitInterceptor(config)
-        servicer = SearchServicer(searcher, config, limits.turns, limits.waits)
+        servicer = SearchServicer(searcher, config, limits.queue, limits.waits)
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server)
         pipe.send(server.add_insecure_port("127.0.0.1:0"))
         await server.start()

@@ -35,8 +35,8 @@ COMMANDS = {
     "backup": ("commands.backup:backup_command", "Back up collections of a server."),
     "backups": ("commands.backup:backups_command", "List the backups of a server."),
     "restore": ("commands.backup:restore_command", "Make a collection from a backup."),
-    "quarantine": (
-        "commands.quarantine:quarantine_group",
+    "dead-letters": (
+        "commands.dead_letters:dead_letters_group",
         "List, retry and delete documents that failed.",
     ),
     "eval": ("evaluation.eval:eval_command", "Measure ranking quality and speed; compare two runs."),

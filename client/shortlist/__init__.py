@@ -53,6 +53,7 @@ from shortlist._errors import (
     DataCorrupted,
     DeadlineExceeded,
     DocumentTooLarge,
+    EtagMismatch,
     FailedPrecondition,
     InferenceFailed,
     IngestError,
@@ -83,7 +84,7 @@ from shortlist._errors import (
     UsedAfterFork,
 )
 from shortlist._filters import Field, Filter, Scalar
-from shortlist._ingest_types import Ack, AckStatus, IngestSummary, QuarantinedDocument
+from shortlist._ingest_types import Ack, AckStatus, DeadLetter, IngestSummary
 from shortlist._operations import InvalidOperation
 from shortlist._search_types import (
     Degradation,
@@ -92,6 +93,7 @@ from shortlist._search_types import (
     ExplainedTexts,
     Explanation,
     Hit,
+    ModelVersion,
     PassageHit,
     RerankedPassage,
     RerankScore,
@@ -126,6 +128,7 @@ __all__ = [
     "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
+    "DeadLetter",
     "DeadlineExceeded",
     "Degradation",
     "DeleteResult",
@@ -134,6 +137,7 @@ __all__ = [
     "Document",
     "DocumentTooLarge",
     "EmbedderModel",
+    "EtagMismatch",
     "EvaluateProgress",
     "EvaluateReport",
     "ExplainedCandidate",
@@ -160,6 +164,7 @@ __all__ = [
     "InvalidVector",
     "ModelMismatch",
     "ModelNotFound",
+    "ModelVersion",
     "NewerDataFormat",
     "NotFound",
     "OutOfSpace",
@@ -169,7 +174,6 @@ __all__ = [
     "Passage",
     "PassageHit",
     "PermissionDenied",
-    "QuarantinedDocument",
     "RankingQuality",
     "RecallEstimate",
     "Rerank",

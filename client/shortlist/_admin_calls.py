@@ -145,15 +145,15 @@ def restore(backup: str, collection: str, new_name: str | None) -> StreamCall[ad
 def evaluate(
     collection: str,
     queries: Mapping[str, str],
-    judgements: Mapping[str, Mapping[str, int]],
+    qrels: Mapping[str, Mapping[str, int]],
     settings: Iterable[SearchDefaults],
     *,
     include_queries: bool,
 ) -> StreamCall[admin.EvaluateProgress, admin.EvaluateReport]:
     """Measures how well a collection ranks."""
-    unjudged = [id for id in queries if id not in judgements]
+    unjudged = [id for id in queries if id not in qrels]
     if unjudged:
-        raise InvalidArgument(f"query {unjudged[0]!r} has no judgements", field="judgements")
+        raise InvalidArgument(f"query {unjudged[0]!r} has no qrels", field="qrels")
     return StreamCall(
         method=f"{ADMIN}/Evaluate",
         request=pb.EvaluateRequest(
@@ -162,12 +162,12 @@ def evaluate(
                 evaluation_pb2.JudgedQuery(
                     id=checked_text(id, "queries"),
                     text=checked_text(text, "queries"),
-                    judgements=[
-                        evaluation_pb2.Judgement(
-                            document_id=checked_text(document, "judgements"),
-                            grade=checked_integer(grade, "judgements"),
+                    qrels=[
+                        evaluation_pb2.Qrel(
+                            document_id=checked_text(document, "qrels"),
+                            grade=checked_integer(grade, "qrels"),
                         )
-                        for document, grade in judgements[id].items()
+                        for document, grade in qrels[id].items()
                     ],
                 )
                 for id, text in queries.items()

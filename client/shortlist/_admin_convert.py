@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from shortlist import _admin_types as admin
 from shortlist._convert import choice_from_proto
+from shortlist._search_convert import model_version
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import evaluation_pb2
 
@@ -131,8 +132,8 @@ def evaluate_report(proto: pb.EvaluateReport) -> admin.EvaluateReport:
         rankings=_rankings(proto.rankings),
         queries={query.id: _rankings(query.rankings) for query in proto.queries},
         sequence=proto.sequence,
-        embedder=proto.embedder,
-        reranker=proto.reranker,
+        embedder=model_version(proto.embedder),
+        reranker=model_version(proto.reranker),
         degraded_searches=proto.degraded_searches,
     )
 

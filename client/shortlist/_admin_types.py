@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from shortlist._search_types import ModelVersion
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderModel:
@@ -230,7 +232,7 @@ class EvaluateReport:
             there are only "lexical" and "final".
         queries: the same of each query by its id, when asked for.
         sequence: the searches were at least as new as this commit.
-        embedder, reranker: "name@revision"; "" when none was used.
+        embedder, reranker: the models that were used, with their whole revisions; None when none was.
         degraded_searches: whole searches that were less than what was asked.
     """
 
@@ -238,6 +240,6 @@ class EvaluateReport:
     rankings: Mapping[str, RankingQuality]
     queries: Mapping[str, Mapping[str, RankingQuality]]
     sequence: int
-    embedder: str
-    reranker: str
+    embedder: ModelVersion | None
+    reranker: ModelVersion | None
     degraded_searches: int

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from google.protobuf import wrappers_pb2
+from google.protobuf import field_mask_pb2, wrappers_pb2
 
 from shortlist import _collection_types as collections
 from shortlist import _convert as convert
@@ -82,10 +82,11 @@ class SearchQuery:
 # ---------------------------------------------------------------------------------------------------------- collections
 
 
-def create_collection(name: str, config: collections.CollectionConfig | None) -> Call[collections.Collection]:
+def create_collection(collection: str, config: collections.CollectionConfig | None) -> Call[collections.Collection]:
     """Makes a collection."""
     request = collection_service.CreateCollectionRequest(
-        name=checked_text(name, "name"), config=convert.config_to_proto(config or collections.CollectionConfig())
+        collection=checked_text(collection, "collection"),
+        config=convert.config_to_proto(config or collections.CollectionConfig()),
     )
     return Call(
         f"{COLLECTIONS}/CreateCollection",
@@ -95,11 +96,11 @@ def create_collection(name: str, config: collections.CollectionConfig | None) ->
     )
 
 
-def get_collection(name: str) -> Call[collections.Collection]:
+def get_collection(collection: str) -> Call[collections.Collection]:
     """Returns a collection."""
     return Call(
         f"{COLLECTIONS}/GetCollection",
-        collection_service.GetCollectionRequest(name=checked_text(name, "name")),
+        collection_service.GetCollectionRequest(collection=checked_text(collection, "collection")),
         collection_service.GetCollectionResponse,
         lambda response: convert.collection(response.collection),
     )
@@ -117,10 +118,15 @@ def list_collections(page_size: int, page_token: str) -> Call[tuple[list[collect
     )
 
 
-def update_collection(name: str, search_defaults: collections.SearchDefaults) -> Call[collections.Collection]:
-    """Replaces a collection's search settings."""
+def update_collection(
+    collection: str, search_defaults: collections.SearchDefaults, update_mask: Iterable[str], etag: str
+) -> Call[collections.Collection]:
+    """Changes a collection's search settings."""
     request = collection_service.UpdateCollectionRequest(
-        name=checked_text(name, "name"), search_defaults=convert.search_defaults_to_proto(search_defaults)
+        collection=checked_text(collection, "collection"),
+        search_defaults=convert.search_defaults_to_proto(search_defaults),
+        update_mask=field_mask_pb2.FieldMask(paths=names_of(update_mask, "update_mask")),
+        etag=checked_text(etag, "etag"),
     )
     return Call(
         f"{COLLECTIONS}/UpdateCollection",
@@ -130,11 +136,11 @@ def update_collection(name: str, search_defaults: collections.SearchDefaults) ->
     )
 
 
-def delete_collection(name: str) -> Call[None]:
+def delete_collection(collection: str) -> Call[None]:
     """Removes a collection."""
     return Call(
         f"{COLLECTIONS}/DeleteCollection",
-        collection_service.DeleteCollectionRequest(name=checked_text(name, "name")),
+        collection_service.DeleteCollectionRequest(collection=checked_text(collection, "collection")),
         collection_service.DeleteCollectionResponse,
         lambda response: None,
     )
@@ -256,7 +262,7 @@ def count(collection: str, filter: Filter | None) -> Call[int]:
 
 def names_of(names: Iterable[str], field: str) -> list[str]:
     """Several ids or names, as a list; a single one may be given as it is."""
-    # A string is an iterable of strings too, and deleting its letters is never meant.
+    # A string is an iterable of strings too; nobody means to delete its letters.
     return [checked_text(name, field) for name in ([names] if isinstance(names, str) else names)]
 
 

@@ -1,4 +1,4 @@
-"""How both clients connect: channel options, retries, credentials, deadlines, and what must hold before a call.
+"""How both clients connect: channel options, retries, credentials, deadlines, and the checks before a call.
 
 Nothing here opens a connection. A ``Connection`` is immutable but for being closed, and may be used from any thread.
 """
@@ -22,7 +22,7 @@ DEFAULT_TARGET = "localhost:50051"
 """Address of a server with default settings on this machine."""
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
-"""Deadline of a unary call unless told otherwise."""
+"""Default deadline of a unary call."""
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Largest message sent or received; the server's default too."""
@@ -34,7 +34,7 @@ KEEPALIVE_TIMEOUT_SECONDS = 15.0
 """A connection whose ping is not answered for this long is broken."""
 
 CONNECT_SECONDS = 5
-"""Time that an attempt to connect is given, the TLS handshake included; gRPC's name for it is another."""
+"""Time for one attempt to connect, TLS handshake included."""
 
 _RETRY_POLICY = {
     "maxAttempts": 4,
@@ -46,7 +46,7 @@ _RETRY_POLICY = {
 
 IDEMPOTENT_METHODS = {
     "shortlist.v1.SearchService": ("Search", "BatchSearch"),
-    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListQuarantine", "DeleteQuarantine"),
+    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListDeadLetters", "DeleteDeadLetters"),
     "shortlist.v1.CollectionService": ("GetCollection", "ListCollections", "UpdateCollection"),
     "shortlist.v1.AdminService": ("GetServerInfo", "GetRecall", "Verify", "ListBackups"),
 }
@@ -55,7 +55,7 @@ IDEMPOTENT_METHODS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How to encrypt the connection and know the server.
+    """How to encrypt the connection and identify the server.
 
     Attributes:
         ca: PEM file of the authorities to trust; the system's when None.
@@ -103,7 +103,7 @@ class Connection:
         return os.getpid() != self._pid
 
     def check(self) -> None:
-        """Raises what forbids a call.
+        """Raises the error that forbids a call.
 
         Raises:
             ClientClosed: the client was closed.
@@ -118,13 +118,13 @@ class Connection:
             raise ClientClosed("this client is closed; make a new one")
 
     def timeout(self, seconds: float | None, *, by_default: bool = True) -> float | None:
-        """The deadline of a call in seconds: the given one, else the client's, or none when it has none by default."""
+        """The deadline of a call in seconds: the given one, else its default, which is the client's or none."""
         if seconds is None:
             return self.timeout_seconds if by_default else None
         return checked_timeout(seconds)
 
     def explained(self, error: ShortlistError) -> ShortlistError:
-        """The error of a failed call; of one that found no server, with the reason and what to do. Blocks a little."""
+        """The error of a failed call. If no server was found, it says why and what to do. Blocks for a moment."""
         if not isinstance(error, ServerUnavailable):
             return error
         why = why_unreachable(
@@ -142,7 +142,7 @@ class Connection:
 
 
 class ReadyWait:
-    """The schedule of a wait for the server: when to ask again and when to give up. Of one thread."""
+    """The schedule of a wait for the server: when to ask again, when to give up. Belongs to one thread."""
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + checked_timeout(seconds)
@@ -201,7 +201,7 @@ def service_config() -> str:
 
 def _tls_credentials(tls: Tls) -> grpc.ChannelCredentials:
     if (tls.certificate is None) != (tls.key is None):
-        raise InvalidArgument("a client certificate needs its key, and the other way round", field="tls")
+        raise InvalidArgument("a client certificate needs its key, and a key its certificate", field="tls")
     return grpc.ssl_channel_credentials(
         root_certificates=_read(tls.ca, "tls.ca"),
         private_key=_read(tls.key, "tls.key"),

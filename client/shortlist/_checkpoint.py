@@ -1,4 +1,4 @@
-"""The checkpoint file: where an ingest is, so that another process can go on.
+"""The checkpoint file: how far an ingest got, so that another process can go on.
 
 A small JSON file, replaced atomically and synced; a killed process leaves the old one or the new one. One run writes
 it, from one thread.
@@ -23,7 +23,7 @@ FORMAT = 2
 """Version of the file's layout."""
 
 MAX_FAILURES = 1000
-"""Failed acks that are kept with their reasons; the count goes on."""
+"""Failed acks that are kept with their reasons; further ones are only counted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def checksum(before: int, id: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
         base: the stream's position before the first operation.

@@ -25,7 +25,7 @@ OverflowPolicy = Literal["chunk", "truncate", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """How many documents each index gives and how hard the dense index looks.
+    """How many documents each index returns, and how thoroughly the dense index searches.
 
     Attributes:
         dense, lexical: documents from each index, 1 to 1,000; the server's default is 100.
@@ -82,7 +82,7 @@ class SearchDefaults:
     """What a collection presets for its searches; the fields mean what the parameters of ``search`` mean.
 
     Attributes:
-        recall_target: share of the ten nearest documents that searches are to find, 0 to 1; 0.98 by default. Where the
+        recall_target: share of the ten nearest documents that searches should find, 0 to 1; 0.98 by default. Where the
             server finds less by checks in the background, it raises the ``ef`` of searches that set none; with 0 never.
     """
 
@@ -108,7 +108,7 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionConfig:
-    """What a collection is made with; in a ``Collection`` every default is filled in.
+    """What a collection is made with; in a ``Collection`` every default is filled in but those of ``search_defaults``.
 
     Attributes:
         embedder: one of the embedders the server was started with, "none" for caller-made vectors only, "" for the
@@ -144,6 +144,9 @@ class Collection:
         segment_passage_count: passages in published segments; the rest are searched exactly.
         disk_bytes: size of its folder.
         embedder_revision: revision of the model the vectors were made with.
+        effective_search_defaults: what a search runs with where its call sets nothing: the presets, completed with the
+            defaults of the reranker and of the server. ``candidates.ef`` is None unless it is preset; see ``recall``.
+        etag: identifies the settings; another one after each change of them. See ``update_collection``.
         problem: why the collection cannot be used, a sentence; "" where it can. A list has a damaged collection with
             its name and this alone, everything else being empty.
     """
@@ -158,4 +161,6 @@ class Collection:
     segment_count: int
     disk_bytes: int
     embedder_revision: str
+    effective_search_defaults: SearchDefaults
+    etag: str
     problem: str = ""

@@ -44,7 +44,7 @@ def fill_document(proto: document_pb2.Document, document: documents.Document | M
 
 
 def vector_bytes(vector: documents.Vector, field: str) -> bytes:
-    """The vector as little-endian float32. Its values are for the server to judge: NaN, zero, a wrong dimension.
+    """The vector as little-endian float32. The server checks its values: NaN, zero, a wrong dimension.
 
     Args:
         vector: shape (dimension,). An array of numpy's is written by numpy; anything else is a sequence of numbers, or
@@ -66,7 +66,7 @@ def vector_bytes(vector: documents.Vector, field: str) -> bytes:
     except (TypeError, ValueError, OverflowError, struct.error) as error:
         raise InvalidVector(_NOT_FLAT, field=field) from error
     if not data:
-        # No bytes are no vector to the server, which would embed the text instead.
+        # To the server, no bytes mean no vector: it would embed the text instead.
         raise InvalidVector("is empty", field=field)
     return data
 
@@ -225,7 +225,7 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
 def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
     """A collection's settings for the wire."""
     if isinstance(config.filterable_fields, str):
-        # A string is an iterable of strings too, and indexing its letters is never meant.
+        # A string is an iterable of strings too; nobody means to index its letters.
         raise InvalidArgument("takes several names, not one string", field="config.filterable_fields")
     return collection_pb2.CollectionConfig(
         embedder=checked_text(config.embedder or "", "config.embedder"),
@@ -255,6 +255,8 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         segment_count=proto.segment_count,
         disk_bytes=proto.disk_bytes,
         embedder_revision=proto.embedder_revision,
+        effective_search_defaults=_search_defaults(proto.effective_search_defaults),
+        etag=proto.etag,
         problem=proto.problem,
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 class Array(Protocol):
-    """What numpy's and torch's arrays have in common; neither is a ``Sequence``."""
+    """What arrays of numpy and torch have in common; neither is a ``Sequence``."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,8 @@ class Document:
             whose id exists replaces it.
         title: part of every passage and of its own, heavier lexical column.
         text: may be empty only when the title or the vector is given; at most 1 MiB of UTF-8 by default.
-        metadata: a JSON object. Numbers are doubles in the server; whole ones come back as ``int``.
+        metadata: a JSON object. Numbers are doubles in the server; whole ones come back as ``int``. Keys are not
+            empty and have no control characters, so that filters can name them.
         vector: the caller's own embedding, of the collection's dimension; any length, it is normalised. When given, the
             document is one passage and the server's embedder is not used for it. An array of numpy's is cheapest. Comes
             back in ``Passage``, not here.

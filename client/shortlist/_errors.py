@@ -1,4 +1,4 @@
-"""The error tree of the client: the server's, plus what can go wrong on this side.
+"""The error tree of the client: the server's, plus the errors of this side.
 
     ShortlistError
     ├── InvalidArgument            change the request
@@ -21,6 +21,7 @@
     ├── Unavailable                repeat with backoff
     │   └── ServerUnavailable      no server answers at the target
     ├── StreamConflict             let the other client have the stream, or stop it
+    ├── EtagMismatch               read the collection again, then repeat
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
@@ -186,7 +187,7 @@ class OutOfSpace(ResourceExhausted):
 
 
 class DeadlineExceeded(ShortlistError):
-    """The call's time was over before an answer was there."""
+    """The deadline passed before the answer came."""
 
     reason = "DEADLINE_EXCEEDED"
     retryable = True
@@ -206,11 +207,17 @@ class ServerUnavailable(Unavailable):
 class StreamConflict(ShortlistError):
     """Another client opened the ingest stream of the same name, and has it now: the newest opener wins.
 
-    Never retried by a run, and not to be retried by a program: the two clients would end each other's streams for ever.
+    Runs never retry it, and programs must not: the two clients would end each other's streams for ever.
     Remedy: stop one of them, or give each a name of its own.
     """
 
     reason = "STREAM_CONFLICT"
+
+
+class EtagMismatch(ShortlistError):
+    """The collection's settings changed since the etag was read."""
+
+    reason = "ETAG_MISMATCH"
 
 
 class InferenceFailed(ShortlistError):
@@ -226,7 +233,7 @@ class DataCorrupted(ShortlistError):
 
 
 class CommitsLost(DataCorrupted):
-    """The collection lacks commits that were acknowledged, or it cannot be told whether it does."""
+    """The collection lacks acknowledged commits, or nobody can tell whether it does."""
 
     reason = "COMMITS_LOST"
 
@@ -268,7 +275,7 @@ class UsedAfterFork(ShortlistError):
 
 
 class IngestError(ShortlistError):
-    """An ingest did not end well.
+    """An ingest did not complete.
 
     Attributes:
         summary: what became of the operations so far.
@@ -294,7 +301,7 @@ class IngestInterrupted(IngestError):
 
 
 class StreamLost(IngestError):
-    """The server no longer has positions it had acknowledged: its data was replaced. Ingest again from the start."""
+    """The server lost positions that it had acknowledged: its data was replaced. Ingest again from the start."""
 
 
 class ResumeMismatch(IngestError):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc
 
+from shortlist._backoff import Backoff
 from shortlist._checkpoint import Checkpoint, Progress, checksum
 from shortlist._errors import (
     DeadlineExceeded,
@@ -34,7 +35,6 @@ from shortlist._errors import (
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._metadata import checked_text
 from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
-from shortlist._patience import Patience
 from shortlist._status import from_rpc_error, is_broken_connection
 from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
@@ -85,7 +85,7 @@ class IngestRun:
         self.collection = checked_text(options.collection, "collection")
         self.stream = "" if options.dry_run else checked_text(options.stream or f"sdk-{uuid.uuid4()}", "stream")
         self._path = None if options.checkpoint is None else Path(options.checkpoint)
-        self._patience = Patience(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
+        self._backoff = Backoff(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
         self._max_message_bytes = max_message_bytes
         self._progress = Progress()
         self._base = 0
@@ -139,9 +139,9 @@ class IngestRun:
         self._window.grant(started.credit_tokens)
         self._connections += 1
         if self._connections == 1:
-            # A run before this one, under the same name, may have gone further than this one has yet.
+            # An earlier run under the same name may have gone further than this one.
             self._first_position = last
-        self._patience.opened(idle=not self._window)
+        self._backoff.opened(idle=not self._window)
         if started.max_message_bytes:
             self._max_message_bytes = min(self._max_message_bytes, started.max_message_bytes)
         if not self._based:
@@ -159,7 +159,7 @@ class IngestRun:
                 summary=self.summary(),
             )
         elif self._connections > 1 and last > max(self._base + self._next_index, self._first_position):
-            raise StreamConflict(f"stream {self.stream!r} was used by somebody else meanwhile")
+            raise StreamConflict(f"another client used stream {self.stream!r} meanwhile")
 
     # ---------------------------------------------------------------------------------------------------------- feeding
 
@@ -170,7 +170,7 @@ class IngestRun:
         return self._window.has_room()
 
     def prepare(self, operation: object) -> Prepared | None:
-        """Translates an operation; None when it was settled by an earlier run. Touches nothing that the sender uses."""
+        """Translates an operation; None if an earlier run settled it. Touches nothing that the sender uses."""
         if self._skip > self._next_index:
             self._skipped_ids = checksum(self._skipped_ids, id_of(operation))
             return None
@@ -221,7 +221,7 @@ class IngestRun:
         """The next message to send; None when there is nothing, or no credit."""
         if not self._opened or self._draining:
             return None
-        # Half, because what is around each operation counts too.
+        # Half, because the fields around each operation count too.
         batch = self._window.take_batch(min(MAX_BATCH_BYTES, self._max_message_bytes // 2))
         return None if batch is None else pb.IngestRequest(batch=batch)
 
@@ -252,7 +252,7 @@ class IngestRun:
     def _settle(self, ack: Ack) -> None:
         self._window.settle()
         self._acks.append(ack)
-        self._patience.moved()
+        self._backoff.moved()
 
     def next_ack(self, *, read: bool) -> Ack | None:
         """The next ack for the caller, if there is one; the one before now counts as settled.
@@ -270,7 +270,7 @@ class IngestRun:
         self._reported = False
         ack = self._acks.popleft()
         if read:
-            # Settled when the next one is asked for: until then the caller may die with it.
+            # Settled when the caller asks for the next one: until then it may die with this one.
             self._last_read = ack
         else:
             self._progress.settle(ack, read=False)
@@ -309,12 +309,12 @@ class IngestRun:
         )
 
     def complete(self) -> None:
-        """Ends a run whose operations all have their acks: there is no place to keep any more."""
+        """Ends a run whose operations all have their acks: its checkpoint is no longer needed."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Looks at how the run ended.
+        """Checks how the run ended.
 
         Raises:
             IngestInterrupted: it was closed before its end.
@@ -339,12 +339,12 @@ class IngestRun:
     # ----------------------------------------------------------------------------------------------------------- breaks
 
     def opening_seconds(self) -> float | None:
-        """How long to wait for the server's next message: for its first one, not for ever."""
-        return None if self._opened else self._patience.open_seconds
+        """How long to wait for the server's next message; limited for the first one only."""
+        return None if self._opened else self._backoff.open_seconds
 
     def not_opened(self) -> DeadlineExceeded:
         """The error of a server that did not answer the start in time."""
-        return DeadlineExceeded(f"the server did not open the stream within {self._patience.open_seconds:g} s")
+        return DeadlineExceeded(f"the server did not open the stream within {self._backoff.open_seconds:g} s")
 
     def retry_seconds(self, error: grpc.RpcError | DeadlineExceeded | None) -> float:
         """How long to wait before the next connection, after one ended.
@@ -361,19 +361,19 @@ class IngestRun:
             cause = Unavailable("the server ended the stream before its last acknowledgement")
         else:
             cause = error if isinstance(error, DeadlineExceeded) else from_rpc_error(error)
-        # Not StreamConflict: another client has the stream now, and to take it back would begin a tug of war.
+        # Not StreamConflict: another client has the stream now, and taking it back would start a tug of war.
         mendable = isinstance(cause, Unavailable | Overloaded | DeadlineExceeded)
         if isinstance(error, grpc.RpcError) and not mendable and not is_broken_connection(error):
             raise cause from error
-        self._patience.broke()
-        if self._patience.never_opened():
+        self._backoff.broke()
+        if self._backoff.never_opened():
             raise cause from (None if cause is error else error)
-        if self._patience.over():
+        if self._backoff.over():
             raise IngestInterrupted(
-                f"no acknowledgement for {self._patience.reconnect_seconds:g} s: {cause.message}; run again to go on",
+                f"no acknowledgement for {self._backoff.reconnect_seconds:g} s: {cause.message}; run again to go on",
                 summary=self.summary(),
             ) from cause
-        return self._patience.wait_seconds(cause.retry_after_seconds)
+        return self._backoff.wait_seconds(cause.retry_after_seconds)
 
     # ------------------------------------------------------------------------------------------------------- checkpoint
 

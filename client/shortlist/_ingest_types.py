@@ -35,7 +35,7 @@ class Ack:
     """What became of one operation; acks come in the order of the operations.
 
     Attributes:
-        index: place of the operation in what was ingested, from 0; of a retry, the document's number in the quarantine.
+        index: place of the operation in what was ingested, from 0; of a retry, the dead letter's number.
         id: the document's id.
         sequence: number of the commit, or of the version that is there; 0 when it failed.
         error: why it failed, as one would be raised; None when it did not. ``error.retryable`` says whether the same
@@ -101,11 +101,11 @@ class IngestSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuarantinedDocument:
+class DeadLetter:
     """A document that an ingest stream could not take; the server keeps the newest failure of each id.
 
     Attributes:
-        number: identifies the failure in the collection.
+        number: identifies the dead letter in the collection.
         id: as the client sent it, well-formed or not.
         stream, position: where it came from; "" for an unnamed stream.
         time: when it failed, in UTC.

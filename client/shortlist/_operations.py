@@ -21,12 +21,12 @@ Operation = Document | Deletion | Mapping[str, Any]
 """What can be ingested: a document, a mapping with the keys of one, or a deletion."""
 
 MESSAGE_OVERHEAD_BYTES = 1024
-"""Room in the largest message for what is around the operation."""
+"""Bytes of the largest message kept free for the fields around an operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidOperation:
-    """In place of an operation whose source is damaged: it fails with this message, and the others go on."""
+    """Takes the place of an operation whose source is damaged. It fails with this message; the others go on."""
 
     id: str
     message: str
@@ -37,7 +37,7 @@ class Prepared:
     """An operation ready for the wire, or the error that keeps it from being sent.
 
     Attributes:
-        cost: tokens of credit it takes.
+        cost: its tokens of credit.
         bytes: its size on the wire.
     """
 

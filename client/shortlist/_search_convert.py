@@ -81,8 +81,8 @@ def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
         query_truncated_tokens=proto.query_truncated_tokens,
         rerank_tokens=proto.rerank_tokens,
         sequence=proto.sequence,
-        embedder=proto.embedder,
-        reranker=proto.reranker,
+        embedder=model_version(proto.embedder),
+        reranker=model_version(proto.reranker),
         degradations=tuple(
             searches.Degradation(
                 kind=choice_from_proto(search_pb2.DegradationKind, "DEGRADATION_KIND", degradation.kind) or "",
@@ -91,6 +91,11 @@ def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
             for degradation in proto.degradations
         ),
     )
+
+
+def model_version(proto: search_pb2.ModelVersion) -> searches.ModelVersion | None:
+    """A model that a report names; None where it is not set."""
+    return searches.ModelVersion(name=proto.name, revision=proto.revision) if proto.name else None
 
 
 def _explanation(proto: search_pb2.Explanation) -> searches.Explanation:

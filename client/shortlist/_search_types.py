@@ -97,6 +97,22 @@ class Degradation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A model, by the name it is served under and what it computes; as text "name@revision".
+
+    Attributes:
+        name: as in ``CollectionConfig.embedder`` or ``CollectionConfig.reranker``.
+        revision: as in ``ServerInfo``; models of equal revisions give equal answers, up to their number formats.
+    """
+
+    name: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
     """An account of one search.
 
@@ -112,7 +128,7 @@ class SearchReport:
         query_tokens, query_truncated_tokens: tokens of the query that the embedder saw, and that were cut off.
         rerank_tokens: tokens the reranker read.
         sequence: the answer is at least as new as this commit.
-        embedder, reranker: "name@revision"; "" when none was used.
+        embedder, reranker: the models that were used, with their whole revisions; None when none was.
         degradations: what was lost; empty for a full answer.
     """
 
@@ -129,8 +145,8 @@ class SearchReport:
     query_truncated_tokens: int
     rerank_tokens: int
     sequence: int
-    embedder: str
-    reranker: str
+    embedder: ModelVersion | None
+    reranker: ModelVersion | None
     degradations: tuple[Degradation, ...]
 
     @property

@@ -38,6 +38,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.DeadlineExceeded,
         errors.Unavailable,
         errors.StreamConflict,
+        errors.EtagMismatch,
         errors.InferenceFailed,
         errors.DataCorrupted,
         errors.CommitsLost,

@@ -15,7 +15,6 @@ from importlib.metadata import version
 
 import grpc.aio
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 
 from shortlist.v1 import (
@@ -52,6 +51,7 @@ from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.storage.collection import EmbeddedCollection
@@ -162,7 +162,7 @@ class Server:
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-            SearchServicer(searcher, config, limits.turns, limits.waits), server
+            SearchServicer(searcher, config, limits.queue, limits.waits), server
         )
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
@@ -190,7 +190,7 @@ class Server:
         self._health = HealthServicer()
         add_health(self._health, server)
         if config.reflection:
-            reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
         self._serve_metrics(observer, store, limits, recall)
         keeper = HealthKeeper(

@@ -160,7 +160,7 @@ class Config:
     drain_delay_seconds: float = _setting(
         0.0, "Time after SIGTERM during which health answers NOT_SERVING while the server still takes calls."
     )
-    reflection: bool = _setting(True, "Serve gRPC reflection.")
+    reflection: bool = _setting(True, "Serve gRPC reflection, v1 and v1alpha.")
     min_free_disk_bytes: int = _setting(
         256 * 1024 * 1024, "Free disk space, in bytes, below which the health of writing is NOT_SERVING."
     )

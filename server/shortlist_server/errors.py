@@ -20,6 +20,7 @@
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
     ├── StreamConflict             leave the stream to the other client, or stop that client
+    ├── EtagMismatch               read the collection again, then repeat
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or continue without them
@@ -192,6 +193,12 @@ class StreamConflict(ShortlistError):
     """Another client opened the stream of the same name; the newest client owns it."""
 
     reason = "STREAM_CONFLICT"
+
+
+class EtagMismatch(ShortlistError):
+    """The collection's settings changed since the etag was read."""
+
+    reason = "ETAG_MISMATCH"
 
 
 class InferenceFailed(ShortlistError):

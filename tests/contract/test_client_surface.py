@@ -56,6 +56,7 @@ PUBLIC = {
     "Document",
     "DocumentTooLarge",
     "EmbedderModel",
+    "EtagMismatch",
     "EvaluateProgress",
     "EvaluateReport",
     "ExplainedCandidate",
@@ -82,6 +83,7 @@ PUBLIC = {
     "InvalidVector",
     "ModelMismatch",
     "ModelNotFound",
+    "ModelVersion",
     "NewerDataFormat",
     "NotFound",
     "OutOfSpace",
@@ -91,7 +93,7 @@ PUBLIC = {
     "Passage",
     "PassageHit",
     "PermissionDenied",
-    "QuarantinedDocument",
+    "DeadLetter",
     "RankingQuality",
     "RecallEstimate",
     "Rerank",
@@ -145,9 +147,9 @@ METHOD_OF_RPC = {
     "ListBackups": "list_backups",
     "Restore": "restore",
     "Evaluate": "evaluate",
-    "ListQuarantine": "list_quarantine",
-    "RetryQuarantine": "retry_quarantine",
-    "DeleteQuarantine": "delete_quarantine",
+    "ListDeadLetters": "list_dead_letters",
+    "RetryDeadLetters": "retry_dead_letters",
+    "DeleteDeadLetters": "delete_dead_letters",
 }
 
 SERVICES = [

@@ -43,9 +43,9 @@ def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]
     yield f"fusion: {report.fused_candidates} documents, by {explanation.fusion_method.replace('_', ' ')}, {how}"
     if report.reranker:
         outcomes = _counts(candidate.rerank_outcome for candidate in explanation.candidates)
+        model = f"{report.reranker.name}@{report.reranker.revision[:12]}"
         yield (
-            f"rerank: {outcomes}; by {report.reranker}, depth {explanation.rerank_depth},"
-            f" weight {explanation.rerank_weight:g}"
+            f"rerank: {outcomes}; by {model}, depth {explanation.rerank_depth}, weight {explanation.rerank_weight:g}"
         )
     yield f"answer: {_counts(candidate.outcome for candidate in explanation.candidates)}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shortlist import Hit, Rerank, RerankScore, SearchReport, SearchResult, StageScore
+from shortlist import Hit, ModelVersion, Rerank, RerankScore, SearchReport, SearchResult, StageScore
 from shortlist_cli import output
 from shortlist_cli.commands.explanation import print_explanation, stage_cell
 from shortlist_cli.commands.filter_text import filter_option, parse_filters
@@ -142,12 +142,16 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
             "filter_matches": report.filter_matches,
             "query_tokens": report.query_tokens,
             "sequence": report.sequence,
-            "embedder": report.embedder,
-            "reranker": report.reranker,
+            "embedder": _version_to_json(report.embedder),
+            "reranker": _version_to_json(report.reranker),
             "degradations": [{"kind": item.kind, "message": item.message} for item in report.degradations],
         },
         **explanation,
     }
+
+
+def _version_to_json(version: ModelVersion | None) -> dict[str, str] | None:
+    return None if version is None else {"name": version.name, "revision": version.revision}
 
 
 def _stage_to_json(score: StageScore | RerankScore | None) -> dict[str, Any] | None:

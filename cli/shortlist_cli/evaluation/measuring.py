@@ -175,8 +175,8 @@ def _found(result: SearchResult) -> Found:
         ids=tuple(hit.id for hit in result),
         hits=tuple(hits),
         report={
-            "embedder": report.embedder,
-            "reranker": report.reranker,
+            "embedder": str(report.embedder or ""),
+            "reranker": str(report.reranker or ""),
             "dense_strategy": report.dense_strategy,
             "degradations": [lost.kind for lost in report.degradations],
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from shortlist import _admin_calls as admin_calls
-from shortlist import _quarantine_calls as quarantine
+from shortlist import _dead_letter_calls as dead_letters
 from shortlist._admin_types import (
     Backup,
     CollectionRecall,
@@ -19,23 +19,22 @@ from shortlist._admin_types import (
 from shortlist._async.base import AsyncClientBase
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import Collection, SearchDefaults
-from shortlist._ingest_types import Ack, QuarantinedDocument
+from shortlist._ingest_types import Ack, DeadLetter
 
 
 class AsyncAdminCalls(AsyncClientBase):
-    """What operators ask.
+    """The calls of operators.
 
-    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_quarantine`` take as long as they need: they have a
-    deadline only when it is given, and a broken connection ends them. The server may carry through what its caller has
-    given up.
+    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_dead_letters`` take as long as they need: they have no
+    deadline by default, and a broken connection ends them. The server may finish a call that its caller gave up.
     """
 
     async def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
-        """What the server is, and which models it serves."""
+        """Describes the server and the models that it serves."""
         return await self._unary(admin_calls.server_info(), timeout_seconds)
 
     async def recall(self, collection: str, *, timeout_seconds: float | None = None) -> CollectionRecall:
-        """How much of what is nearest a collection's searches find, as checks in the background estimate it.
+        """The recall of a collection's searches, as background checks estimate it.
 
         Raises:
             CollectionNotFound: there is none of that name.
@@ -52,14 +51,14 @@ class AsyncAdminCalls(AsyncClientBase):
         progress: Callable[[VerifyProgress], None] | None = None,
         timeout_seconds: float | None = None,
     ) -> list[VerifyReport]:
-        """Checks a collection, or all, while searches go on; a report each.
+        """Checks a collection, or all, while searches go on; returns a report for each.
 
         Args:
             collection: its name; all when None.
-            sample: vectors of each segment to look up by themselves, 0 to 10,000.
-            repair: rebuild from the database what does not hold, then check again.
-            accept_loss: with ``repair``, go on without acknowledged commits that a collection has lost with its
-                write-ahead log; without it, such a collection is reported as damaged and answers ``DataCorrupted``.
+            sample: vectors of each segment to search for, 0 to 10,000.
+            repair: rebuild from the database what fails a check, then check again.
+            accept_loss: with ``repair``, go on without acknowledged commits that a collection lost with its
+                write-ahead log; otherwise the report calls such a collection damaged, and it answers ``DataCorrupted``.
             progress: called with each step, in the event loop.
             timeout_seconds: deadline of the call; none by default.
 
@@ -89,7 +88,7 @@ class AsyncAdminCalls(AsyncClientBase):
         Raises:
             InvalidArgument: the name is wrong, or taken.
             CollectionNotFound: there is no collection of one of the names.
-            DataCorrupted: a collection is damaged; all that are, are named before anything is copied. See ``verify``.
+            DataCorrupted: collections are damaged; the error names all, before anything is copied. See ``verify``.
             OutOfSpace: the backup folder's disk is full; nothing is left there.
         """
         return admin_calls.only(await self._stream(admin_calls.backup(name, collections), progress, timeout_seconds))
@@ -129,7 +128,7 @@ class AsyncAdminCalls(AsyncClientBase):
         self,
         collection: str,
         queries: Mapping[str, str],
-        judgements: Mapping[str, Mapping[str, int]],
+        qrels: Mapping[str, Mapping[str, int]],
         *,
         settings: Iterable[SearchDefaults] = (),
         include_queries: bool = False,
@@ -143,7 +142,7 @@ class AsyncAdminCalls(AsyncClientBase):
         Args:
             collection: its name.
             queries: texts by id, 1 to 10,000.
-            judgements: by query id, grades by document id: 0 is not relevant, more is better.
+            qrels: by query id, grades by document id: 0 is not relevant, more is better.
             settings: what to measure, each over the collection's defaults, at most 32; the defaults alone when empty.
             include_queries: return each query's measures, too.
             progress: called with the searches done, a few times a second, in the event loop.
@@ -153,23 +152,23 @@ class AsyncAdminCalls(AsyncClientBase):
             CollectionNotFound: there is none of that name.
             InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
         """
-        call = admin_calls.evaluate(collection, queries, judgements, settings, include_queries=include_queries)
+        call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
         return await self._stream(call, progress, timeout_seconds)
 
-    def list_quarantine(
+    def list_dead_letters(
         self,
         collection: str,
         *,
         include_document: bool = False,
         page_size: int = 100,
         timeout_seconds: float | None = None,
-    ) -> AsyncPages[QuarantinedDocument]:
-        """Documents that ingests could not take, oldest failure first; the timeout is one page's.
+    ) -> AsyncPages[DeadLetter]:
+        """Dead letters, the documents that ingests could not take, oldest failure first; the timeout is one page's.
 
         Args:
             collection: where they were to go.
             include_document: return the documents themselves, too, where they were kept.
-            page_size: documents in a page, at most 1,000.
+            page_size: dead letters in a page, at most 1,000.
             timeout_seconds: deadline of each page; the client's by default.
 
         Raises:
@@ -177,17 +176,17 @@ class AsyncAdminCalls(AsyncClientBase):
         """
         return AsyncPages(
             lambda token: self._unary(
-                quarantine.list_quarantine(
+                dead_letters.list_dead_letters(
                     collection, include_document=include_document, page_size=page_size, page_token=token
                 ),
                 timeout_seconds,
             )
         )
 
-    async def retry_quarantine(
+    async def retry_dead_letters(
         self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
     ) -> list[Ack]:
-        """Ingests quarantined documents again; those that succeed leave the quarantine.
+        """Ingests dead letters again; those that succeed are dead letters no more.
 
         Args:
             collection: where they are to go.
@@ -195,35 +194,37 @@ class AsyncAdminCalls(AsyncClientBase):
             timeout_seconds: deadline of each call, which has up to 100 documents; none by default.
 
         Returns:
-            An ack of each document that was tried; its ``index`` is the number. One that failed again is in the
-            quarantine under a new number. After an error, call again: what succeeded is not done twice.
+            An ack of each document that was tried; its ``index`` is the number. One that failed again is a new
+            dead letter with a new number. After an error, call again: what succeeded is not done twice.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: a number is none.
         """
         if numbers is None:
-            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE)
+            found = self.list_dead_letters(collection, page_size=dead_letters.PAGE_SIZE)
             numbers = [one.number async for one in found if one.retriable]
         acks: list[Ack] = []
-        for batch in quarantine.batches(numbers, quarantine.RETRY_AT_ONCE):
-            answer = await self._unary(quarantine.retry_quarantine(collection, batch), timeout_seconds)
+        for batch in dead_letters.batches(numbers, dead_letters.RETRY_AT_ONCE):
+            answer = await self._unary(dead_letters.retry_dead_letters(collection, batch), timeout_seconds)
             acks += answer
         return acks
 
-    async def delete_quarantine(
+    async def delete_dead_letters(
         self, collection: str, numbers: Iterable[int] | None = None, *, timeout_seconds: float | None = None
     ) -> int:
-        """Forgets quarantined documents, by number or all that are there now; returns how many there were.
+        """Forgets dead letters, by number or all that are there now; returns how many there were.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: a number is none.
         """
         if numbers is None:
-            found = self.list_quarantine(collection, page_size=quarantine.PAGE_SIZE, timeout_seconds=timeout_seconds)
+            found = self.list_dead_letters(
+                collection, page_size=dead_letters.PAGE_SIZE, timeout_seconds=timeout_seconds
+            )
             numbers = [one.number async for one in found]
         deleted = 0
-        for batch in quarantine.batches(numbers, quarantine.DELETE_AT_ONCE):
-            deleted += await self._unary(quarantine.delete_quarantine(collection, batch), timeout_seconds)
+        for batch in dead_letters.batches(numbers, dead_letters.DELETE_AT_ONCE):
+            deleted += await self._unary(dead_letters.delete_dead_letters(collection, batch), timeout_seconds)
         return deleted

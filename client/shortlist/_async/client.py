@@ -48,7 +48,7 @@ class AsyncClient(AsyncAdminCalls):
     # ------------------------------------------------------------------------------------------------------ collections
 
     async def create_collection(
-        self, name: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
+        self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
         """Makes a collection.
 
@@ -57,38 +57,53 @@ class AsyncClient(AsyncAdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return await self._unary(calls.create_collection(name, config), timeout_seconds)
+        return await self._unary(calls.create_collection(collection, config), timeout_seconds)
 
-    async def get_collection(self, name: str, *, timeout_seconds: float | None = None) -> Collection:
+    async def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get_collection(name), timeout_seconds)
+        return await self._unary(calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
         """Collections by name; the timeout is one page's."""
         return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
 
     async def update_collection(
-        self, name: str, search_defaults: SearchDefaults, *, timeout_seconds: float | None = None
+        self,
+        collection: str,
+        search_defaults: SearchDefaults,
+        *,
+        update_mask: Iterable[str] = (),
+        etag: str = "",
+        timeout_seconds: float | None = None,
     ) -> Collection:
-        """Replaces the presets of a collection's searches, all of them: what is unset goes back to the server's.
+        """Changes the presets of a collection's searches; what is unset goes back to the server's defaults.
+
+        Args:
+            collection: its name.
+            search_defaults: the new presets.
+            update_mask: what changes, as in "search_defaults.rerank.weight"; all of the presets when empty.
+            etag: that of the ``Collection`` on which the change rests, so that no other change is lost; "" for any.
+            timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            InvalidArgument: a setting is out of its range.
+            InvalidArgument: a setting is out of its range, or the mask names a field that there is not.
+            EtagMismatch: the collection's settings changed since the etag was read.
         """
-        return await self._unary(calls.update_collection(name, search_defaults), timeout_seconds)
+        call = calls.update_collection(collection, search_defaults, update_mask, etag)
+        return await self._unary(call, timeout_seconds)
 
-    async def delete_collection(self, name: str, *, timeout_seconds: float | None = None) -> None:
+    async def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a collection and all its documents; there is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        await self._unary(calls.delete_collection(name), timeout_seconds)
+        await self._unary(calls.delete_collection(collection), timeout_seconds)
 
     # ----------------------------------------------------------------------------------------------------------- search
 
@@ -119,7 +134,7 @@ class AsyncClient(AsyncAdminCalls):
             collection: where to search.
             text: what to search for; a text, a vector, or both.
             vector: embedding of the query, shape (dimension,); replaces that of the text in the dense stage.
-            limit: hits to return; 1 to 1,000 together with ``offset``.
+            limit: hits to return, 1 to 1,000 together with ``offset``; 10 when 0.
             offset: hits to skip.
             filter: only documents that pass are considered; made with ``Field``.
             mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.

@@ -69,12 +69,12 @@ class StreamPosition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
+class DeadLetter:
     """A document that an ingest stream refused.
 
     Attributes:
-        number: identifies the failure in the collection, from 1; 0 until it is stored.
-        id: as the client sent it, valid or not.
+        number: identifies the dead letter in the collection, from 1; 0 before it is stored.
+        id: as the client sent it, well-formed or not.
         stream: "" for an unnamed stream.
         reason, message, field, retryable: of the error.
         document: as the edge serialised it; None when too large to keep.

@@ -82,9 +82,17 @@ class Degradation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A model, by the name it is served under and its whole revision."""
+
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
     """What one search did. ``stage_seconds`` has those stages that ran: embed, filter, lexical, dense, fuse, fetch,
-    rerank, group."""
+    rerank, group. ``embedder`` and ``reranker`` are None where the search used none."""
 
     total_seconds: float
     stage_seconds: Mapping[str, float]
@@ -99,8 +107,8 @@ class SearchReport:
     query_truncated_tokens: int
     rerank_tokens: int
     sequence: int
-    embedder: str
-    reranker: str
+    embedder: ModelVersion | None
+    reranker: ModelVersion | None
     degradations: Sequence[Degradation]
 
 

@@ -10,7 +10,8 @@ import time
 
 import numpy as np
 
-from shortlist_server.domain import Hit, Include, PassageHit, SearchReport
+from shortlist_server.domain import Hit, Include, ModelVersion, PassageHit, SearchReport
+from shortlist_server.inference.base import EmbedderInfo, RerankerInfo
 from shortlist_server.pipeline.candidates import Candidates, Rows
 from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.rerank import look_at
@@ -93,11 +94,11 @@ def report(run: SearchRun, table: Candidates, selection: Selection | None) -> Se
         query_truncated_tokens=0 if run.embedding is None else run.embedding.truncated_tokens,
         rerank_tokens=run.rerank_tokens,
         sequence=run.sequence,
-        embedder="" if plan.embedder is None else _versioned(plan.embedder.info.name, plan.embedder.info.revision),
-        reranker="" if plan.reranker is None else _versioned(plan.reranker.info.name, plan.reranker.info.revision),
+        embedder=None if plan.embedder is None else _version(plan.embedder.info),
+        reranker=None if plan.reranker is None else _version(plan.reranker.info),
         degradations=tuple(run.degradations),
     )
 
 
-def _versioned(name: str, revision: str) -> str:
-    return f"{name}@{revision[:12]}"
+def _version(info: EmbedderInfo | RerankerInfo) -> ModelVersion:
+    return ModelVersion(name=info.name, revision=info.revision)

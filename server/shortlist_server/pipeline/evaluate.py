@@ -12,7 +12,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from shortlist_server.domain import Deadline, Include, RetrievalMode, SearchDefaults, SearchReport, SearchRequest
+from shortlist_server.domain import (
+    Deadline,
+    Include,
+    ModelVersion,
+    RetrievalMode,
+    SearchDefaults,
+    SearchReport,
+    SearchRequest,
+)
 from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
@@ -64,15 +72,15 @@ class Evaluation:
         setting: its place, from 0.
         queries: measures by ranking, then by query id.
         sequence: every search saw at least the changes up to this one.
-        embedder, reranker: of the "final" searches, as "name@revision".
+        embedder, reranker: of the "final" searches; None where they used none.
         degraded: "final" searches with less in the answer than they asked for.
     """
 
     setting: int
     queries: dict[str, Mapping[str, Measures]] = field(default_factory=dict)
     sequence: int
-    embedder: str = ""
-    reranker: str = ""
+    embedder: ModelVersion | None = None
+    reranker: ModelVersion | None = None
     degraded: int = 0
 
     def mean(self, ranking: str) -> Measures:

@@ -19,10 +19,10 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from shortlist_server.domain import (
+    DeadLetter,
     Deletion,
     Document,
     NewPassage,
-    Quarantined,
     StreamPosition,
     Upsert,
 )
@@ -275,7 +275,7 @@ class IngestSession:
         return [item.settled for item in prepared if item.settled is not None]
 
     async def _commit_pending(
-        self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
+        self, pending: Sequence[Prepared], failures: Sequence[DeadLetter], mark: StreamPosition | None
     ) -> None:
         """Commits a window. If the store rejects its content, commits one operation at a time.
 
@@ -295,7 +295,7 @@ class IngestSession:
             await self._apply([], [*failures, *refused], mark)
 
     async def _apply(
-        self, pending: Sequence[Prepared], failures: Sequence[Quarantined], mark: StreamPosition | None
+        self, pending: Sequence[Prepared], failures: Sequence[DeadLetter], mark: StreamPosition | None
     ) -> None:
         if self._error is not None:
             raise self._error

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shortlist_server.domain import Change, Deletion, Document, NewPassage, Quarantined, Upsert
+from shortlist_server.domain import Change, DeadLetter, Deletion, Document, NewPassage, Upsert
 from shortlist_server.errors import InferenceFailed, ShortlistError, error_class
 from shortlist_server.inference.base import CutText, PassageEmbedding
 
@@ -25,7 +25,7 @@ class Operation:
 
     Attributes:
         cost: in credit tokens, as the proto defines it.
-        payload: returns the document as it came, for the quarantine; None where it is too large to keep.
+        payload: returns the document as it came, for the dead letters; None where it is too large to keep.
     """
 
     position: int
@@ -73,12 +73,12 @@ class Prepared:
     settled: Ack | None = None
     replayed: bool = False
 
-    def failure(self, stream: str) -> Quarantined | None:
-        """What the quarantine should keep of a refused document; None for any other operation."""
+    def failure(self, stream: str) -> DeadLetter | None:
+        """The dead letter to keep of a refused document; None for any other operation."""
         error = None if self.settled is None else self.settled.error
         if error is None or self.replayed:
             return None
-        return Quarantined(
+        return DeadLetter(
             id=self.operation.id,
             stream=stream,
             position=self.operation.position,
@@ -90,7 +90,7 @@ class Prepared:
             document=self.operation.payload(),
         )
 
-    def replay(self, failure: Quarantined | None) -> None:
+    def replay(self, failure: DeadLetter | None) -> None:
         """Settles a replayed operation with its first outcome; ``failure`` is None unless it failed."""
         self.replayed = True
         if failure is None:

@@ -5,10 +5,17 @@ Only ``plan`` fills in defaults, including those of the reranker. Pure functions
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from shortlist_server.domain import FusionMethod, RerankFailurePolicy, RetrievalMode, SearchDefaults, SearchRequest
+from shortlist_server.domain import (
+    CollectionConfig,
+    FusionMethod,
+    RerankFailurePolicy,
+    RetrievalMode,
+    SearchDefaults,
+    SearchRequest,
+)
 from shortlist_server.errors import InvalidArgument, InvalidVector, ModelMismatch, UnsupportedByCollection
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
@@ -78,6 +85,21 @@ def merged(*levels: SearchDefaults) -> SearchDefaults:
         each = (getattr(level, field.name) for level in levels)
         values[field.name] = next((value for value in each if value is not None), None)
     return SearchDefaults(**values)
+
+
+def effective_defaults(config: CollectionConfig, models: ModelCatalog) -> SearchDefaults:
+    """What a search of a collection runs with where its request sets nothing.
+
+    ``ef`` is None unless it is preset: the server chooses it then, and may raise it. Depth and weight of a reranker
+    that the server does not serve are None unless they are preset.
+    """
+    name = config.search_defaults.reranker or config.reranker
+    own = SearchDefaults(reranker=name)
+    if name in models.reranker_names:
+        info = models.reranker(name).info
+        own = replace(own, rerank_depth=info.default_depth, rerank_weight=info.default_weight)
+    chosen = merged(config.search_defaults, own, DEFAULTS)
+    return replace(chosen, rerank=chosen.rerank and name != NO_MODEL)
 
 
 def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatalog) -> Plan:

@@ -24,7 +24,7 @@ from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, Reranker
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.rpc.authorization import calling_key
-from shortlist_server.rpc.convert import evaluation, fields
+from shortlist_server.rpc.convert import evaluation, fields, pages
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
 from shortlist_server.storage.backups.backup import Progress
@@ -159,12 +159,12 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
     async def ListBackups(self, request: pb.ListBackupsRequest, context: Context) -> pb.ListBackupsResponse:
         """See the proto. The token of a page is the number of backups before the next."""
-        size = fields.page_size(request.page_size)
-        start = fields.page_number(request.page_token)
+        size = pages.page_size(request)
+        start = pages.after_number(request)
         found = await self._in_thread(self._backups)
         return pb.ListBackupsResponse(
             backups=[_backup_out(backup) for backup in found[start : start + size]],
-            next_page_token=str(start + size) if start + size < len(found) else "",
+            next_page_token=pages.next_token(request, start + size) if start + size < len(found) else "",
         )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> AsyncIterator[pb.RestoreResponse]:
@@ -179,7 +179,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             collection = self._store.restore(
                 folder, name, new_name, progress=lambda at: tell(pb.RestoreResponse(progress=_progress_out(at)))
             )
-            return pb.RestoreResponse(collection=collection_out(collection.info()))
+            return pb.RestoreResponse(collection=collection_out(collection.info(), self._models))
 
         async for message in self._telling(restore):
             yield message

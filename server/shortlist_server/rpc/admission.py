@@ -1,4 +1,4 @@
-"""The right of a call to go on: a key may be withdrawn, or lose a scope or a collection, while its stream is open.
+"""Whether a call may go on: its key may be withdrawn, or lose a scope or a collection, while a stream is open.
 
 An ``Admission`` belongs to one call. Coroutines on the server's event loop.
 """
@@ -15,16 +15,16 @@ from shortlist_server.keys import ApiKey, KeyRing, Scope
 Message = TypeVar("Message")
 
 RECHECK_SECONDS = 1.0
-"""Time between two looks at the key of a stream on which nothing arrives; the key file is read again as often."""
+"""Time between two checks of the key of a quiet stream; the key file is read again as often."""
 
 END = object()
 
 
 class Admission:
-    """A call's key with what the call was admitted for."""
+    """A call's key, and the scope and collections for which the call was admitted."""
 
     def __init__(self, keys: KeyRing | None, key: ApiKey, scope: Scope) -> None:
-        """``keys`` None: there are no keys, and nothing is ever withdrawn."""
+        """``keys`` None: the server has no keys, and withdraws none."""
         self._keys = keys
         self._key = key
         self._scope = scope
@@ -32,7 +32,7 @@ class Admission:
 
     @property
     def key(self) -> ApiKey:
-        """The key as it was at the last look."""
+        """The key as of the last check."""
         return self._key
 
     def check_scope(self) -> None:
@@ -57,7 +57,7 @@ class Admission:
             self._collections.add(name)
 
     def check_again(self) -> None:
-        """Looks whether the key may still do what it was admitted for.
+        """Checks again the scope and the collections for which the call was admitted.
 
         Raises:
             Unauthenticated: the server does not accept the key any more.
@@ -76,7 +76,7 @@ class Admission:
     async def requests(
         self, requests: AsyncIterator[Message], check: Callable[[Message], None]
     ) -> AsyncIterator[Message]:
-        """A stream's messages, each checked, for as long as the key may send them; also while none arrives."""
+        """A stream's messages, each checked. Checks the key before each, and regularly while none arrives."""
         iterator = aiter(requests)
         while True:
             arriving: asyncio.Future[Any] = asyncio.ensure_future(anext(iterator, END))
@@ -93,7 +93,7 @@ class Admission:
             yield message
 
     async def responses(self, responses: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        """A stream's answers, for as long as the key may have them."""
+        """A stream's answers; checks the key before each."""
         async for response in responses:
             self.check_again()
             yield response

@@ -1,7 +1,7 @@
-"""Answers on their way: how many of them, and how many bytes, wait in the transport for clients to take them.
+"""Bounds the answers that wait in the transport for clients to take them, by number and by bytes.
 
-A client may open no window for an answer, and then the transport keeps it. What waits is bounded for each caller, so
-that one that takes nothing does not keep others from being answered, and in all. Coroutines on the server's event loop.
+A client that opens no window for an answer leaves it in the transport. There is a bound for each caller, which protects
+the others, and one for all together. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from shortlist_server.rpc.slots import Slots
 from shortlist_server.storage.compaction import memory
 
 SMALL_BYTES = 64 * 1024
-"""Answers up to this size are bounded by number alone, so that large ones of others never keep a search from being
-answered."""
+"""Answers up to this size are bounded by number alone: large answers to others never block that to a search."""
 
 MAX_ANSWERS, MAX_ANSWERS_OF_CALLER = 1024, 256
-"""More than are written at once where every client takes its answers."""
+"""More than wait at any time while every client takes its answers."""
 
 CALLERS_SHARE = 2
-"""One caller's part of the bytes is one in so many."""
+"""One caller may have this fraction (one half) of the bytes."""
 
 RETRY_SECONDS = 0.25
 
 
 class AnswerRoom:
-    """How much of an answer that is made of several parts is left; it tells as soon as they are too large."""
+    """The room left in an answer of several parts; fails as soon as they are too large together."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -43,7 +42,7 @@ class UnsentAnswers:
     """Counts the answers that are not sent yet."""
 
     def __init__(self, max_bytes: int) -> None:
-        """``max_bytes``: of the large ones together, as they are on the wire; the process holds them twice."""
+        """``max_bytes``: of all large ones together, on the wire; the process holds each twice."""
         self._answers = Slots(
             "max_unsent_answers",
             MAX_ANSWERS,
@@ -61,13 +60,13 @@ class UnsentAnswers:
         self._memory = memory.Trimmer()
 
     def check(self, caller: str, *, large: bool) -> None:
-        """Raises ``Overloaded`` where an answer would be made in vain; ``large``: it may well be over 64 KiB."""
+        """Raises ``Overloaded`` where there is no room for an answer; ``large``: it may be over 64 KiB."""
         self._answers.check(caller)
         if large:
             self._bytes.check(caller)
 
     def take(self, held: ExitStack, caller: str, size: int) -> None:
-        """Takes room for an answer, for as long as the stack is open. Raises ``Overloaded`` where there is none."""
+        """Takes room for an answer until the stack closes. Raises ``Overloaded`` where there is none."""
         held.enter_context(self._answers.taking(caller))
         if size > SMALL_BYTES:
             held.callback(self._memory.freed)

@@ -19,6 +19,7 @@ from shortlist_server.keys import ANYONE, ApiKey, KeyRing, Scope
 from shortlist_server.rpc.admission import Admission
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.reflection import V1, V1ALPHA
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context, Handler
@@ -47,8 +48,8 @@ def _none(_: Any) -> Iterable[str]:
     return ()
 
 
-def _field(name: str) -> Callable[[Any], Iterable[str]]:
-    return lambda request: (getattr(request, name),)
+def _collection(request: Any) -> Iterable[str]:
+    return (request.collection,)
 
 
 def _every(_: Any) -> Iterable[str]:
@@ -56,7 +57,7 @@ def _every(_: Any) -> Iterable[str]:
 
 
 RULES: dict[str, Rule] = {
-    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _field("collection"), lambda request: request.explain_texts),
+    "/shortlist.v1.SearchService/Search": Rule(Scope.READ, _collection, lambda request: request.explain_texts),
     "/shortlist.v1.SearchService/BatchSearch": Rule(
         Scope.READ,
         lambda request: {search.collection for search in request.requests},
@@ -65,22 +66,22 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.DocumentService/Ingest": Rule(
         Scope.WRITE, lambda request: (request.start.collection,) if request.HasField("start") else ()
     ),
-    "/shortlist.v1.DocumentService/Get": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/ListQuarantine": Rule(Scope.READ, _field("collection")),
-    "/shortlist.v1.DocumentService/RetryQuarantine": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.DocumentService/DeleteQuarantine": Rule(Scope.WRITE, _field("collection")),
-    "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _field("name")),
-    "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _field("name")),
+    "/shortlist.v1.DocumentService/Get": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/Delete": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.DocumentService/List": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/Count": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/ListDeadLetters": Rule(Scope.READ, _collection),
+    "/shortlist.v1.DocumentService/RetryDeadLetters": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.DocumentService/DeleteDeadLetters": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/CreateCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/GetCollection": Rule(Scope.READ, _collection),
     # Lists those that the key may use.
     "/shortlist.v1.CollectionService/ListCollections": Rule(Scope.READ, _none),
-    "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _field("name")),
-    "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _field("name")),
+    "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
-    # Tells nothing that two searches, one of them exact, do not.
-    "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _field("collection")),
+    # Reveals nothing beyond what the caller could learn by searching.
+    "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _collection),
     "/shortlist.v1.AdminService/Verify": Rule(
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else EVERY_COLLECTION
     ),
@@ -89,8 +90,9 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.AdminService/Restore": Rule(
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
-    "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _field("collection")),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Scope.READ, _none),
+    "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _collection),
+    f"/{V1}/ServerReflectionInfo": Rule(Scope.READ, _none),
+    f"/{V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ, _none),
 }
 """Every method of a server but those of the health service, which anyone may call."""
 

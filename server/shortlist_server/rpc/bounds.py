@@ -1,7 +1,7 @@
 """The one table of how many elements each repeated field of a request may have.
 
-A test holds it equal to the protos. Where a document may hold more than it is allowed to, the bound here is wider than
-the document's own: that one fails the document alone, this one the whole message.
+A test holds it equal to the protos. The bound of a field in a document is wider than the document's own limit: over
+its limit one document fails alone, over the bound the whole message fails.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ MAX_BATCH = 100
 MAX_GET = 1000
 MAX_DELETE = 10_000
 MAX_OPERATIONS = 1000
-"""Operations of a message, and acknowledgements of one."""
+"""Operations, or acknowledgements, of one message."""
+
+MAX_PATHS = 64
+"""Fields that an update names."""
 
 MAX_NAMES = 10_000
 """Collections that a backup names."""
 
-MAX_JUDGEMENTS = 10_000
+MAX_QRELS = 10_000
 """Judged documents of one query."""
 
 MAX_VALUES = 65_536
 """Values of a vector, and elements of an object or a list in metadata."""
 
 MAX_TEXTS = 100_000
-"""Texts that a worker is sent at once. Servers cut their batches by tokens, far below it."""
+"""Texts in one request to a worker. Servers cut their batches by tokens, far below it."""
 
 
 def limits(config: Config) -> dict[str, Limit]:
@@ -47,13 +50,14 @@ def limits(config: Config) -> dict[str, Limit]:
         "google.protobuf.ListValue.values": Limit(MAX_VALUES),
         "shortlist.v1.GetRequest.ids": Limit(MAX_GET),
         "shortlist.v1.DocumentIds.ids": Limit(MAX_DELETE),
-        "shortlist.v1.RetryQuarantineRequest.numbers": Limit(MAX_OPERATIONS),
-        "shortlist.v1.DeleteQuarantineRequest.numbers": Limit(MAX_DELETE),
+        "shortlist.v1.RetryDeadLettersRequest.numbers": Limit(MAX_OPERATIONS),
+        "shortlist.v1.DeleteDeadLettersRequest.numbers": Limit(MAX_DELETE),
         "shortlist.v1.CollectionConfig.filterable_fields": Limit(fields.MAX_FILTERABLE_FIELDS),
+        "google.protobuf.FieldMask.paths": Limit(MAX_PATHS),
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),
-        "shortlist.v1.JudgedQuery.judgements": Limit(MAX_JUDGEMENTS),
+        "shortlist.v1.JudgedQuery.qrels": Limit(MAX_QRELS),
         "shortlist.worker.v1.EmbedQueriesRequest.queries": Limit(MAX_TEXTS),
         "shortlist.worker.v1.EmbedPassagesRequest.contents": Limit(MAX_TEXTS),
         "shortlist.worker.v1.RerankRequest.texts": Limit(MAX_TEXTS),

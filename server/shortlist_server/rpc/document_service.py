@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +13,6 @@ from google.protobuf.message import Message
 
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
-from shortlist.v1 import filter_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Include
 from shortlist_server.errors import InvalidArgument, Unavailable
@@ -27,17 +23,17 @@ from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.portions import documents_within, next_portion
 from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
-from shortlist_server.rpc.convert import fields
+from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import (
     acks_out,
+    dead_letter_out,
     include_in,
     operation_in,
-    quarantined_out,
     retried_in,
     stored_out,
 )
 from shortlist_server.rpc.convert.filters import filter_in
-from shortlist_server.rpc.patience import Patience
+from shortlist_server.rpc.idle_timeout import IdleTimeout
 from shortlist_server.storage.base import CollectionStore, Store
 
 if TYPE_CHECKING:
@@ -66,10 +62,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         """See the proto."""
-        patience = Patience(
+        idle = IdleTimeout(
             first_seconds=self._config.stream_start_seconds, idle_seconds=self._config.stream_idle_seconds
         )
-        requests = patience.messages(requests)
+        requests = idle.messages(requests)
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "start":
             raise InvalidArgument("the first message of an ingest stream is its start", field="start")
@@ -82,7 +78,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             async for response in self._acknowledge(session, requests):
                 yield response
-                patience.moved()
+                idle.moved()
         finally:
             self._ingester.close(session)
 
@@ -160,9 +156,9 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
-        size = fields.page_size(request.page_size)
+        size = pages.page_size(request)
         filter = filter_in(request.filter, self._config) if request.HasField("filter") else None
-        after = _after(request)
+        after = pages.after_number(request)
         include = include_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
@@ -174,7 +170,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             )
             return pb.ListResponse(
                 documents=messages,
-                next_page_token="" if following is None else _token(request, following),
+                next_page_token="" if following is None else pages.next_token(request, following),
             )
 
         return await self._with_collection(request.collection, read)
@@ -186,33 +182,35 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )
 
-    async def ListQuarantine(self, request: pb.ListQuarantineRequest, context: Context) -> pb.ListQuarantineResponse:
+    async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Context) -> pb.ListDeadLettersResponse:
         """See the proto. The token of a page is the last number on it."""
-        size = fields.page_size(request.page_size)
-        after = fields.page_number(request.page_token)
+        size = pages.page_size(request)
+        after = pages.after_number(request)
 
-        def read(collection: CollectionStore) -> pb.ListQuarantineResponse:
+        def read(collection: CollectionStore) -> pb.ListDeadLettersResponse:
             messages, following = self._page(
-                collection.quarantined,
+                collection.dead_letters,
                 lambda failure: (
-                    quarantined_out(failure, with_document=request.include_document),
+                    dead_letter_out(failure, with_document=request.include_document),
                     failure.number,
                 ),
                 after,
                 size,
             )
-            return pb.ListQuarantineResponse(
-                documents=messages,
-                next_page_token="" if following is None else str(following),
+            return pb.ListDeadLettersResponse(
+                dead_letters=messages,
+                next_page_token="" if following is None else pages.next_token(request, following),
             )
 
         return await self._with_collection(request.collection, read)
 
-    async def RetryQuarantine(self, request: pb.RetryQuarantineRequest, context: Context) -> pb.RetryQuarantineResponse:
+    async def RetryDeadLetters(
+        self, request: pb.RetryDeadLettersRequest, context: Context
+    ) -> pb.RetryDeadLettersResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_OPERATIONS, "numbers")
         failures = await self._with_collection(
-            request.collection, lambda collection: collection.quarantined_by_number(request.numbers)
+            request.collection, lambda collection: collection.dead_letters_by_number(request.numbers)
         )
         kept = [failure for failure in failures if failure.document is not None]
 
@@ -224,21 +222,21 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         try:
             acks = [ack async for group in session.run(operations()) for ack in group]
             # What failed again is recorded anew; what was taken is recorded no more; what was not tried stays.
-            await asyncio.wrap_future(session.collection.forget_quarantined([ack.position for ack in acks]))
+            await asyncio.wrap_future(session.collection.delete_dead_letters([ack.position for ack in acks]))
         finally:
             self._ingester.close(session)
         if len(acks) < len(kept):
             raise Unavailable(f"the server is stopping, and {len(kept) - len(acks)} were not tried; retry them later")
-        return pb.RetryQuarantineResponse(acks=acks_out(acks, 0).acks.acks)
+        return pb.RetryDeadLettersResponse(acks=acks_out(acks, 0).acks.acks)
 
-    async def DeleteQuarantine(
-        self, request: pb.DeleteQuarantineRequest, context: Context
-    ) -> pb.DeleteQuarantineResponse:
+    async def DeleteDeadLetters(
+        self, request: pb.DeleteDeadLettersRequest, context: Context
+    ) -> pb.DeleteDeadLettersResponse:
         """See the proto."""
         fields.within(len(request.numbers), 1, MAX_DELETE, "numbers")
         async with self._leased(request.collection) as collection:
-            forgotten = await asyncio.wrap_future(collection.forget_quarantined(request.numbers))
-        return pb.DeleteQuarantineResponse(deleted_count=forgotten)
+            forgotten = await asyncio.wrap_future(collection.delete_dead_letters(request.numbers))
+        return pb.DeleteDeadLettersResponse(deleted_count=forgotten)
 
     def _page(
         self,
@@ -291,26 +289,3 @@ def _with_text(include: Include) -> Include:
     if not include.passages:
         return include
     return Include(text=True, metadata=include.metadata, passages=True, vectors=include.vectors)
-
-
-def _token(request: pb.ListRequest, after: int) -> str:
-    raw = json.dumps([request.collection, _digest(request.filter), after])
-    return base64.urlsafe_b64encode(raw.encode()).decode()
-
-
-def _after(request: pb.ListRequest) -> int:
-    if not request.page_token:
-        return 0
-    try:
-        collection, digest, after = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
-    except (ValueError, TypeError, RecursionError):
-        raise InvalidArgument("not a token of this server", field="page_token") from None
-    if [collection, digest] != [request.collection, _digest(request.filter)]:
-        raise InvalidArgument("the token belongs to another collection or filter", field="page_token")
-    if not isinstance(after, int) or not 0 <= after < 1 << 63:
-        raise InvalidArgument("not a token of this server", field="page_token")
-    return after
-
-
-def _digest(filter: filter_pb2.Filter) -> int:
-    return binascii.crc32(filter.SerializeToString(deterministic=True))

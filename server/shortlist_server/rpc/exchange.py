@@ -1,8 +1,8 @@
-"""One call with one request: what its request is, and what it holds until its answer is sent.
+"""One call with one request: its request, and what it holds of the limits until its answer is sent.
 
-The interceptors pass an exchange on in the place of a request. The request is read when somebody asks for it, which is
-after the caller is known and admitted; what a call holds is given back when the transport has taken its answer, which
-is after its handler has returned. Coroutines on the server's event loop.
+Interceptors pass on an exchange in place of a request. The request is read on first use, after the caller was
+identified and admitted. The call gives back what it holds when the transport has taken its answer, which is after its
+handler has returned. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class Exchange:
     """One call with one request."""
 
     def __init__(self, receive: Callable[[ExitStack], Awaitable[Any]]) -> None:
-        """``receive`` reads the request, and leaves in the stack what it takes of limits for the rest of the call."""
+        """``receive`` reads the request, and puts what it takes of limits into the stack for the rest of the call."""
         self.held = ExitStack()
-        """Closed when the answer is sent, or has failed."""
+        """Closed when the answer was sent or has failed."""
 
         self._receive = receive
         self._checks: list[Callable[[Any], None]] = []
         self._request: Any = None
 
     def check(self, check: Callable[[Any], None]) -> None:
-        """Has the request checked as soon as it is read."""
+        """Adds a check of the request, made when it is read."""
         self._checks.append(check)
 
     async def request(self) -> Any:
-        """The request, read when it is asked for first. Raises ``InvalidArgument`` and what the checks raise."""
+        """The request, read on first use. Raises ``InvalidArgument`` and what the checks raise."""
         if self._request is None:
             request = await self._receive(self.held)
             for check in self._checks:
@@ -48,7 +48,7 @@ class Exchange:
         return self._request
 
     def close(self) -> None:
-        """Gives back what the call holds, and lets its request go."""
+        """Gives back what the call holds, and drops its request."""
         self._request = None
         self._checks.clear()
         self.held.close()

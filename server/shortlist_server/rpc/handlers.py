@@ -1,4 +1,4 @@
-"""Putting code around the methods of a service: what every interceptor of this package is made of.
+"""Wraps code around the methods of a service; every interceptor of this package is made of it.
 
 ``wrap`` takes a method's handler and returns one whose behaviour has passed through a function. Where a method has one
 request, what is wrapped around it takes an ``Exchange`` in its place. Coroutines on the server's event loop.
@@ -25,12 +25,12 @@ Unary = Callable[[Any, "Context"], Awaitable[Any]]
 Streaming = Callable[[Any, "Context"], AsyncIterator[Any]]
 
 HEALTH = "/grpc.health.v1.Health/"
-"""What the methods of the health service begin with. They pass all interceptors untouched: a probe has no key, and an
-overloaded server must not be taken for a dead one."""
+"""How the methods of the health service begin. They pass all interceptors untouched: a probe has no key, and must not
+take an overloaded server for a dead one."""
 
 
 class WrappingInterceptor(grpc.aio.ServerInterceptor):
-    """An interceptor that wraps each method once, for what is served does not change.
+    """An interceptor that wraps each method once, because the served methods never change.
 
     gRPC asks the first interceptor anew for every call, and it the next; the first that knows the method answers.
     """
@@ -53,7 +53,7 @@ class WrappingInterceptor(grpc.aio.ServerInterceptor):
         return known
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
-        """The handler of a method, with what this interceptor puts around it."""
+        """The handler of a method, wrapped by this interceptor."""
         raise NotImplementedError
 
 

@@ -1,6 +1,6 @@
-"""Hanging up: closing a server's port and connections so that every caller learns the truth.
+"""Hangs up: closes a server's port and connections in such a way that callers repeat what was not served.
 
-gRPC's own stop cancels the calls that reached the server and not yet their handler, and those that arrive before their
+gRPC's own stop cancels the calls that reached the server but not their handler, and those that arrive before their
 client has read the GOAWAY. Their callers see CANCELLED, as if they had cancelled the calls themselves, and do not
 repeat them. When a connection closes, its calls end with UNAVAILABLE, which callers repeat elsewhere. gRPC offers
 no way to close a connection, so the sockets are found among the process's descriptors (``/dev/fd``: Linux, macOS).
@@ -46,7 +46,7 @@ async def hang_up(listen: str, port: int) -> None:
                 _take_place(one)
                 continue
             connections += 1
-            # It may be closed already, by its peer.
+            # Its peer may have closed it already.
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         if not connections:
@@ -58,7 +58,7 @@ async def hang_up(listen: str, port: int) -> None:
 def _take_place(listener: socket.socket) -> None:
     """Closes a listening socket and puts an idle one in its place.
 
-    gRPC goes on to own the descriptor. A shutdown would do as well, but gRPC would log it as a failure to accept.
+    gRPC goes on to own the descriptor. A shutdown would do too, but gRPC would log it as a failure to accept.
     """
     with socket.socket(listener.family) as idle:
         os.dup2(idle.fileno(), listener.fileno(), inheritable=False)
@@ -71,7 +71,7 @@ def _own_sockets(path: str | None, port: int) -> Iterator[socket.socket]:
     except OSError:
         names = []
     for name in names:
-        # A descriptor that is no socket, or is closed meanwhile by another thread, is passed over.
+        # Passes over a descriptor that is no socket, or that another thread closed meanwhile.
         with contextlib.suppress(OSError):
             one = socket.socket(fileno=int(name))
             try:

@@ -1,4 +1,4 @@
-"""The health service, and what it follows: the models, the store and the disk.
+"""The health service, and the checks of models, store and disk that it reports.
 
 SearchService needs models and store, CollectionService the store, DocumentService the store and space on the disk;
 AdminService is there to mend things and serves as long as the server does. The server as a whole ("") is healthy when
@@ -35,7 +35,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 PROBE_SECONDS = 10.0
-"""Time for a model to embed a few words; a model that needs longer is taken for stuck."""
+"""Time for a model to embed a few words; one that needs longer counts as stuck."""
 
 SEARCH = "shortlist.v1.SearchService"
 DOCUMENTS = "shortlist.v1.DocumentService"
@@ -44,9 +44,9 @@ ADMIN = "shortlist.v1.AdminService"
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's servicer, with what it lacks: a list, and watches that end.
+    """grpcio's servicer, with a list and with watches that end when the server stops.
 
-    Its watches end when the server does: else a stop would wait for them to the last.
+    Otherwise a stop would wait for the last of them.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
                 await watching
 
     async def end(self) -> None:
-        """Answers NOT_SERVING from now on, and tells the watches so."""
+        """Answers NOT_SERVING from now on, to the watches too."""
         await self.enter_graceful_shutdown()
 
     def release(self) -> None:
@@ -91,12 +91,12 @@ def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
         "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, check, write),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods),))
-    # Each with a queue of its own in gRPC: else a flood of watches would hold up the probes.
+    # Each has its own queue in gRPC, so that a flood of watches cannot hold up the probes.
     server.add_registered_method_handlers(health.SERVICE_NAME, methods)
 
 
 class HealthKeeper:
-    """Checks the parts of the server now and then, and sets the health of its services by what it finds."""
+    """Checks the parts of the server regularly, and sets the health of its services accordingly."""
 
     def __init__(
         self,
@@ -120,13 +120,13 @@ class HealthKeeper:
         self._probes = 0
 
     async def keep(self) -> None:
-        """Checks for ever; cancel it to end it."""
+        """Checks until it is cancelled."""
         while True:
             await asyncio.sleep(self._interval_seconds)
             await self.check()
 
     async def check(self) -> None:
-        """Checks once. What is wrong is logged when it begins and when it ends."""
+        """Checks once. Logs a problem when it begins and when it ends."""
         models = await self._models_problem()
         store = await self._in_thread(self._store_problem)
         disk = await self._in_thread(self._disk_problem)
@@ -142,7 +142,7 @@ class HealthKeeper:
             await self._servicer.set(service, SERVING if healthy else NOT_SERVING)
 
     async def _models_problem(self) -> str:
-        """Has every embedder embed a text it has not seen, so that no cache answers in its place."""
+        """Lets every embedder embed a new text, which no cache can answer."""
         self._probes += 1
         for name in self._models.embedder_names:
             embedder = self._models.embedder(name)

@@ -1,6 +1,6 @@
-"""What callers of the health service may have under way. They need no key, and are told apart by their address.
+"""Limits the calls of the health service. Its callers need no key; their addresses tell them apart.
 
-A probe is answered whatever else the server does, so its calls pass the other interceptors by. Coroutines on the
+A probe must be answered whatever else the server does, so its calls bypass the other interceptors. Coroutines on the
 server's event loop.
 """
 
@@ -33,15 +33,15 @@ PROBE_SECONDS = 5.0
 """Time for a request to arrive."""
 
 TAKING_SECONDS = 1.0
-"""Time for a client to take its answer, which needs no more than a window of two bytes."""
+"""Time for a client to take its answer of two bytes."""
 
 RETRY_SECONDS = 1.0
 ADDRESSES_SHARE = 8
-"""One address's part of the watches is one in so many."""
+"""One address may have this fraction of the watches: one in so many."""
 
 
 class HealthInterceptor(grpc.aio.ServerInterceptor):
-    """Bounds the calls of the health service, and leaves all others alone. Stands before the other interceptors."""
+    """Limits the calls of the health service, and passes all others on. Comes before the other interceptors."""
 
     def __init__(self, config: Config) -> None:
         self._wrapped: dict[str, Handler] = {}
@@ -64,7 +64,7 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """The method's handler, within bounds when it is one of the health service."""
+        """The method's handler, limited if it is one of the health service."""
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is not None:
@@ -78,14 +78,14 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
     async def _request(self, read: Callable[[bytes], Any], context: Context) -> Any:
         raw = await self._arrivals.message(context, caller_of(context))
         if raw is grpc.aio.EOF or len(raw) > MAX_REQUEST_BYTES:
-            raise InvalidArgument("a request of the health service is there, and names a service at the most")
+            raise InvalidArgument("a request of the health service has one message, which names a service or none")
         try:
             return read(raw)
         except DecodeError as error:
             raise InvalidArgument(f"the message cannot be read: {error}") from None
 
     def _bounded(self, method: str, handler: Handler) -> Handler:
-        """The handler; gRPC is told that requests are streams, so that it leaves the reading to us."""
+        """The handler, declared to gRPC as one with a stream of requests, so that this module reads them."""
         read: Callable[[bytes], Any] = handler.request_deserializer or bytes
         if handler.unary_stream is not None:
             watching: Behaviour = handler.unary_stream

@@ -1,11 +1,11 @@
-"""Ending a call from the server's side although its client takes nothing.
+"""Ends a call from the server's side although its client takes nothing.
 
 A status waits in the transport behind the message that the client does not take, and gRPC offers a server no other way
-to end one call. But a call is cancelled, and its bytes are freed, when nobody holds it any more, and while a handler
-runs or its answer waits it is held by one task: the one that waits for the client to close the call. That task makes
-the handler's own, which is how it is found here. Where another release of gRPC works otherwise, nothing is found and
-answers wait as long as their clients like; a test would tell. gRPC itself holds the last call of each method until the
-next, so that one answer of each may wait for longer. Coroutines on the server's event loop.
+to end one call. But gRPC cancels a call, and frees its bytes, when nothing refers to it any more. While a handler runs
+or its answer waits, one task refers to the call: the task that waits for the client to close it. That task creates the
+handler's own, which is how it is found here. If another release of gRPC works differently, nothing is found, and
+answers wait as long as their clients like; a test would fail. gRPC itself refers to the last call of each method until
+the next one, so one answer of each method may wait longer. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 HANDLING = "_handle_exceptions"
-"""gRPC's coroutine in which a call is handled."""
+"""gRPC's coroutine that handles a call."""
 
 _holder: ContextVar[asyncio.Task[Any] | None] = ContextVar("holder", default=None)
 
@@ -27,7 +27,7 @@ def watch_calls(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def holder() -> asyncio.Task[Any] | None:
-    """The task that holds the call which this coroutine serves; None where it is not known."""
+    """The task that holds the call which this coroutine serves; None if it is unknown."""
     return _holder.get()
 
 

@@ -1,4 +1,4 @@
-"""What every call passes on its way in and out: a limit, a request id, a deadline, and one way for errors to leave.
+"""What every call passes through: a limit, a request id, a deadline, and one way for errors to leave.
 
 It stands before the other interceptors, whose errors leave here too. Coroutines on the server's event loop.
 """
@@ -39,7 +39,7 @@ REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
 STATUS_SECONDS = 1.0
-"""Time for a status to leave; it waits behind the messages that a client does not take."""
+"""Time for a status to leave; it waits behind messages that the client does not take."""
 
 
 def deadline_of(context: Context, limit_seconds: float) -> Deadline:
@@ -88,7 +88,7 @@ class CallInterceptor(WrappingInterceptor):
         self._idle = asyncio.Event()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuses calls that begin from now on, with UNAVAILABLE, and waits until the others are answered.
+        """Refuses new calls with UNAVAILABLE, and waits until the others are answered.
 
         A call is answered when its status is with the transport, not when its handler returns. Calls that gRPC has not
         yet handed over are not waited for: ``hang_up`` ends those with UNAVAILABLE too.
@@ -102,8 +102,8 @@ class CallInterceptor(WrappingInterceptor):
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``.
 
-        gRPC is told that the method has a stream of requests, whether it has or not: only so does it leave the reading
-        to the handler.
+        Every method is declared to gRPC as one with a stream of requests: only then does it leave the reading to the
+        handler.
         """
         behaviour, kind = exchanging(handler), self._reader.kind(method, handler.request_deserializer)
         serialize: Callable[[Any], Any] = handler.response_serializer or (lambda response: response)
@@ -166,17 +166,17 @@ class CallInterceptor(WrappingInterceptor):
         return grpc.stream_unary_rpc_method_handler(unary)
 
     def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
-        """Gives the call its id, the caller's own or a new one, which goes back with the answer."""
+        """Gives the call its id, the caller's own or a new one; the answer returns it."""
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         given = metadata.get(REQUEST_ID, "")
         request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else secrets.token_hex(8)
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        # Never reset: every call is served by a task of its own, with which the variable goes.
+        # Never reset: each call has a task of its own, and the variable ends with it.
         current_request_id.set(request_id)
         return request_id, self._observer.call(method, metadata)
 
     def _admit(self) -> None:
-        """Lets a call in, to be waited for by ``drain`` until gRPC is done with it, which is when its task ends."""
+        """Admits a call. ``drain`` waits for it until its task ends, which is when gRPC is done with it."""
         if self._draining:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_AFTER_SECONDS)
         self._under_way += 1
@@ -190,7 +190,7 @@ class CallInterceptor(WrappingInterceptor):
             self._idle.set()
 
     def _check_size(self, response: Any) -> None:
-        """Refuses an answer that gRPC would not send: its own status says neither what to do nor that it will stay."""
+        """Refuses an answer that gRPC would not send, because gRPC's own status does not say what to do about it."""
         limit = self._max_message_bytes
         if limit is not None and response.ByteSize() > limit:
             raise answer_too_large(limit)
@@ -212,10 +212,10 @@ class CallInterceptor(WrappingInterceptor):
     async def _write(
         self, responses: AsyncGenerator[Any, None], serialize: Callable[[Any], Any], context: Context
     ) -> None:
-        """Writes a stream's responses, each when there is room for it in the transport.
+        """Writes a stream's responses, each when the transport has room for it.
 
         Raises:
-            Unavailable: the client left no room for too long; it would hold the stream's place for ever.
+            Unavailable: the client left no room for too long; otherwise it would hold the stream's slot for ever.
         """
         async with aclosing(responses):
             async for response in responses:
@@ -228,7 +228,7 @@ class CallInterceptor(WrappingInterceptor):
                         metadata={"idle": "true"},
                     ) from None
                 except grpc.aio.InternalError:
-                    # The client is gone; gRPC cancels the call for it, sooner or later than a message fails.
+                    # The client is gone; gRPC cancels the call, before or after a message fails.
                     raise asyncio.CancelledError from None
 
     def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
@@ -246,7 +246,8 @@ class CallInterceptor(WrappingInterceptor):
     async def _abort(self, context: Context, status: grpc.Status, request_id: str) -> None:
         """Ends a call with a status.
 
-        To be called when the error is dealt with: gRPC keeps what it raises here, and that what its traceback holds.
+        Call it outside the handling of the error: gRPC keeps the exception it raises here, and all that its traceback
+        refers to.
         """
         metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
         try:
@@ -258,7 +259,7 @@ class CallInterceptor(WrappingInterceptor):
 
 
 def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
-    """Whether it is for the caller; the base class itself stands for what nobody foresaw."""
+    """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
     return isinstance(error, ShortlistError) and type(error) is not ShortlistError
 
 
@@ -269,7 +270,7 @@ def _code(error: Exception) -> str:
 
 
 async def _serialized(serialize: Callable[[Any], Any], response: Any) -> Any:
-    """The bytes of a response, made in a thread where there are many."""
+    """The bytes of a response; a thread makes those of a large one."""
     if not isinstance(response, Message) or response.ByteSize() <= INLINE_BYTES:
         return serialize(response)
     return await asyncio.to_thread(serialize, response)

@@ -1,8 +1,8 @@
 """How much is served at once: of searches, of ingest streams, and for one caller.
 
-What is over a limit is refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait. Streams
-have a limit of their own, so that however many are open, searches are served. Searches alone may wait for their turn,
-so that a burst is served rather than refused, but only where the wait is short. Coroutines on the server's event loop.
+A call over a limit is refused at once, with RESOURCE_EXHAUSTED, the name of the setting and a time to wait. Streams
+have a limit of their own: however many are open, searches are served. Only searches may wait for a turn, and only where
+the wait is short: a burst is served, an overload refused. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -29,38 +29,37 @@ SEARCH = "/shortlist.v1.SearchService/"
 INGEST = "/shortlist.v1.DocumentService/Ingest"
 
 RETRY_SECONDS = 0.25
-"""When a refused call should come again: a search takes a fraction of it."""
+"""When to repeat a refused call: a search takes a fraction of it."""
 
 STREAM_RETRY_SECONDS = 2.0
-"""When a refused stream should come again; streams are long."""
+"""When to reopen a refused stream; streams are long."""
 
-LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListQuarantine")}
-"""Methods whose answers may have megabytes."""
+LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListDeadLetters")}
+"""Methods whose answers may be megabytes large."""
 
 LARGE_AT_ONCE = 2
-"""Such answers that are made at once."""
+"""Such answers made at the same time."""
 
 MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32
-"""Calls with such answers that are worked on or wait for it."""
+"""Calls for such answers, those that wait included."""
 
 WAITS_SHARE = 4
-"""One caller's part of the searches that may wait for a sequence is one in so many."""
+"""One caller may have this fraction (one in four) of the searches that wait for a sequence."""
 
 SEARCHES_PER_CORE, MIN_SEARCHES = 4, 8
-"""Searches at once where the setting is 0: more would only make each of them slower."""
+"""Searches at the same time where the setting is 0. More would only make each slower."""
 
 INTERVAL_WEIGHT = 0.1
-"""Weight of the newest in the running mean of the time between two turns."""
+"""Weight of the latest interval in the running mean of the time between two turns."""
 
 MAX_CALLERS = 10_000
-"""Callers whose rate is remembered; the one that has been quiet for longest is forgotten first."""
+"""Callers whose rate is remembered; the one quiet for longest is forgotten first."""
 
 
-class Turns:
-    """Lets so many through at once; others wait in line, unless that would take too long.
+class AdmissionQueue:
+    """Lets a limited number through at the same time; others wait in line, unless that would take too long.
 
-    What a wait would take is known from how fast turns came lately, so that a caller for whom there will be no turn in
-    time hears of it at once.
+    The recent pace of turns tells how long a wait will be. A caller who would wait too long is refused at once.
     """
 
     def __init__(self, limit: int, wait_seconds: float) -> None:
@@ -78,7 +77,7 @@ class Turns:
 
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[None]:
-        """A turn for the time of a block. Raises ``Overloaded``."""
+        """Holds a turn for the time of a block. Raises ``Overloaded``."""
         if self._turns.locked():
             await self._wait()
         else:
@@ -103,7 +102,7 @@ class Turns:
             self._waiting -= 1
 
     def _note(self) -> None:
-        """Measures how fast turns come; only while somebody waits do they come as fast as they can."""
+        """Measures the pace of turns; it is the full pace only while somebody waits."""
         now = time.monotonic()
         if self._waiting and self._last:
             self._interval_seconds += INTERVAL_WEIGHT * (now - self._last - self._interval_seconds)
@@ -119,7 +118,7 @@ class Turns:
 
 
 class Shared:
-    """Something that the parts of a call hold together: the first of them takes it, and the last gives it back."""
+    """A resource that the parts of a call hold together: the first takes it, the last gives it back."""
 
     def __init__(self, taking: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         self._taking = taking
@@ -143,7 +142,7 @@ class Shared:
 
 
 class Rates:
-    """A token bucket for each caller, holding one second's worth of calls, and at least one."""
+    """A token bucket for each caller, with room for the calls of one second, and for one at least."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -151,7 +150,7 @@ class Rates:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str) -> None:
-        """Takes a token. Raises ``Overloaded`` with the time until there is one."""
+        """Takes a token. Raises ``Overloaded`` with the time until the next one."""
         if not self._per_second:
             return
         now = time.monotonic()
@@ -169,12 +168,12 @@ class Rates:
 
 
 class LimitInterceptor(WrappingInterceptor):
-    """Refuses what is over a limit. Stands behind the authorisation, which tells callers apart."""
+    """Refuses calls over a limit. Comes after the authorisation, which tells callers apart."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         each = ("max_concurrent_rpcs_per_caller", config.max_concurrent_rpcs_per_caller, RETRY_SECONDS)
-        self.turns = Turns(
+        self.queue = AdmissionQueue(
             config.max_concurrent_searches or max(MIN_SEARCHES, SEARCHES_PER_CORE * (os.cpu_count() or 1)),
             config.max_search_wait_seconds,
         )
@@ -209,7 +208,7 @@ class LimitInterceptor(WrappingInterceptor):
     @property
     def saturated(self) -> bool:
         """Whether searches have to wait for their turn."""
-        return self.turns.all_taken
+        return self.queue.all_taken
 
     @asynccontextmanager
     async def _large_answer(self, caller: str) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""What can be found wrong with certificates and addresses before anything is loaded.
+"""Checks certificates and addresses before anything is loaded.
 
 Called once at start-up, by one thread. Resolving a host's name may take as long as the system's resolver does.
 """
@@ -18,7 +18,7 @@ from shortlist_server.rpc import transport
 
 _UNIX = "unix:"
 _URI_SCHEMES = ("ipv4:", "ipv6:", "dns:///", "dns:")
-"""What gRPC lets stand in front of an address."""
+"""Prefixes that gRPC accepts before an address."""
 
 _LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path; the system's limit is one more, for the zero at its end (unix(7))."""
@@ -34,7 +34,7 @@ _REMEDIES = {
 
 
 def check_certificates(config: Config) -> None:
-    """Refuses files of TLS that no client could be served with.
+    """Refuses TLS files with which no client could be served.
 
     Raises:
         InvalidArgument: a file is missing or is not PEM, key and certificate do not belong together, or the
@@ -76,7 +76,7 @@ def check_certificates(config: Config) -> None:
 
 
 def check_addresses(config: Config) -> None:
-    """Opens the addresses for a moment, both at a time, so that a taken one is found before the models are loaded.
+    """Opens both addresses for a moment, to find a taken one before the models are loaded.
 
     Raises:
         InvalidArgument: metrics are to be served on a Unix socket.
@@ -136,7 +136,7 @@ def _check_socket_folder(path: Path) -> None:
 
 
 def _check_dates(server: ssl.SSLContext, certificate: str) -> None:
-    """Has a client that trusts the certificate greet the server, in memory, since ``ssl`` reads no dates otherwise."""
+    """Makes a TLS handshake in memory with a client that trusts the certificate: ``ssl`` checks dates only then."""
     client = _context(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,9 +1,9 @@
-"""Reading requests: how long one may take to arrive, how large it may be, and how much it may hold.
+"""Reads requests, and limits how long one takes to arrive, how large it is and how many elements it holds.
 
-gRPC would read and parse a request before anyone can look at who sent it. Here it is read when the caller is known and
-admitted, counted (``wire``) before it is parsed, and both happens in a thread where it is large. gRPC decompresses
-nothing: a compressed message comes as it is and is decompressed here, no further than it says and may. Coroutines on
-the server's event loop.
+gRPC would read and parse a request before anyone knows who sent it. Here it is read after the caller is identified and
+admitted, and its elements are counted (``wire``) before it is parsed; a thread does both for a large one. gRPC
+decompresses nothing: a message arrives compressed and is decompressed here, up to the size that it declares and may
+have. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ GZIP = b"\x1f\x8b"
 """What gzip begins with, and no message does: a field of number 3 in a wire format that does not exist."""
 
 LARGEST_GROWTH = 64
-"""Times that a message may grow when it is decompressed. Texts grow fourfold; a thousandfold is an attack."""
+"""How many times its size a message may become when decompressed. Texts grow fourfold; a thousandfold is an attack."""
 
 ANY_GROWTH_BYTES = 256 * 1024
-"""Up to this size a message may grow as much as it likes."""
+"""Up to this size a message may grow by any factor."""
 
 UNCOUNTED_BYTES = 1024
-"""Messages up to this size are parsed as they are: they cannot hold more than some hundred elements."""
+"""Messages up to this size are parsed without counting: they hold a few hundred elements at most."""
 
 INLINE_BYTES = 64 * 1024
-"""Messages up to this size are parsed on the event loop; of empty ones within it, that takes three milliseconds."""
+"""Messages up to this size are parsed on the event loop: three milliseconds at worst, for one full of empty ones."""
 
 PARSED_AT_ONCE = 2
-"""Large messages that are decompressed, counted and parsed at once."""
+"""Large messages decompressed, counted and parsed at the same time."""
 
 TRIMMED_BYTES = 4 * 1024 * 1024
-"""After messages of more than this, free memory is given back to the system."""
+"""After a message larger than this, free memory is given back to the system."""
 
 LARGE_MESSAGES = 2
-"""Large requests may be worked on until they have so many times the bytes of the largest message, all together."""
+"""All large requests under way together may have so many times the bytes of the largest message."""
 
 PROMPT_SECONDS = 0.25
 """A request that takes longer to arrive than this is a slow one. Most come with their headers."""
@@ -59,7 +59,7 @@ PROMPT_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.05
 
 SLOW_REQUESTS, SLOW_REQUESTS_OF_CALLER = 16, 8
-"""Slow requests at once. Each may have nearly arrived, and then holds memory for nothing."""
+"""Slow requests at the same time. One that has nearly arrived holds its memory while it waits."""
 
 RETRY_SECONDS = 0.5
 
@@ -69,16 +69,16 @@ class Kind:
     """A type of request."""
 
     walker: Walker | None
-    """None: nothing is known of it, as of those of the reflection service, which hold nothing repeated."""
+    """None: not counted, as the requests of the reflection service, which hold nothing repeated."""
 
     deserialize: Callable[[bytes], Any]
 
 
 class Arrivals:
-    """Waits for requests to arrive, of which only so many may take their time."""
+    """Waits for requests to arrive; only a limited number may be slow."""
 
     def __init__(self, seconds: float, slow: int, slow_of_caller: int) -> None:
-        """``seconds``: for a request to arrive. ``slow``: how many may take longer than most, at once."""
+        """``seconds``: for a request to arrive. ``slow``: how many may be slow at the same time."""
         self._seconds = seconds
         self._slow = Slots("max_slow_requests", slow, "max_slow_requests_per_caller", slow_of_caller, RETRY_SECONDS)
 
@@ -93,17 +93,17 @@ class Arrivals:
         refused: list[Overloaded] = []
         with ExitStack() as slow:
             try:
-                async with asyncio.timeout(self._seconds) as patience:
+                async with asyncio.timeout(self._seconds) as timeout:
 
                     def late() -> None:
                         try:
                             slow.enter_context(self._slow.taking(caller))
                         except Overloaded as error:
                             refused.append(error)
-                            patience.reschedule(loop.time())
+                            timeout.reschedule(loop.time())
 
                     def look_again() -> None:
-                        # Where the loop itself was held up, the message is there, and only not seen yet.
+                        # If the loop itself was held up, the message has arrived and was not seen yet.
                         timers.append(loop.call_later(LOOK_AGAIN_SECONDS, late))
 
                     timers = [loop.call_later(PROMPT_SECONDS, look_again)]
@@ -129,7 +129,7 @@ class RequestReader:
         self._parsing = asyncio.Semaphore(PARSED_AT_ONCE)
 
     def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> Kind:
-        """What is known of a method's requests.
+        """The kind of a method's requests.
 
         Raises:
             LookupError: such a request may hold a repeated field that has no limit.
@@ -142,7 +142,7 @@ class RequestReader:
         return Kind(Walker(descriptor, self._limits), deserialize or (lambda data: data))
 
     async def receive(self, kind: Kind, context: Context, held: ExitStack) -> Any:
-        """The request of a call. What it takes of a limit is held for as long as the stack is open.
+        """The request of a call. What it takes of a limit is held until the stack closes.
 
         Raises:
             InvalidArgument: it cannot be read, holds too much, or there is none.
@@ -160,7 +160,7 @@ class RequestReader:
         return await self._parsed_aside(kind, raw, size)
 
     async def messages(self, kind: Kind, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        """The messages of a stream. Raises ``InvalidArgument`` at one that cannot be read or holds too much."""
+        """The messages of a stream. Raises ``InvalidArgument`` at one that cannot be parsed or holds too much."""
         async for raw in requests:
             size = self._full_size(raw)
             if size <= INLINE_BYTES:
@@ -169,7 +169,7 @@ class RequestReader:
                 yield await self._parsed_aside(kind, raw, size)
 
     def _full_size(self, raw: bytes) -> int:
-        """The size of a message when it is decompressed, as it says itself."""
+        """The decompressed size that a message declares."""
         if not raw.startswith(GZIP):
             return len(raw)
         size = int.from_bytes(raw[-4:], "little")
@@ -212,5 +212,5 @@ def _decompressed(raw: bytes, size: int) -> bytes:
     except zlib.error as error:
         raise InvalidArgument(f"the message cannot be decompressed: {error}") from None
     if len(data) != size or not stream.eof or stream.unused_data:
-        raise InvalidArgument("the message cannot be decompressed: it has another size than it says")
+        raise InvalidArgument("the message cannot be decompressed: its size is not the one it declares")
     return data

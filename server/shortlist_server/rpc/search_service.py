@@ -20,7 +20,7 @@ from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
 from shortlist_server.rpc.convert.search import request_in, response_out
 from shortlist_server.rpc.interceptors import deadline_of
-from shortlist_server.rpc.limits import Shared, Turns
+from shortlist_server.rpc.limits import AdmissionQueue, Shared
 from shortlist_server.rpc.requests import INLINE_BYTES
 from shortlist_server.rpc.slots import Slots, caller_of
 
@@ -31,31 +31,31 @@ T = TypeVar("T")
 Taking = Callable[[], AbstractAsyncContextManager[None]]
 
 BATCH_CONCURRENCY = 4
-"""Searches of a batch that are worked on at once; the batch has one turn among the other calls."""
+"""Searches of a batch worked on at the same time; the batch has one turn among the other calls."""
 
 
 class SearchServicer(pb_grpc.SearchServiceServicer):
-    """Answers searches through the pipeline, each when it is its turn."""
+    """Answers searches through the pipeline, each in its turn."""
 
-    def __init__(self, searcher: Searcher, config: Config, turns: Turns, waits: Slots) -> None:
-        """``turns``: for searches that are worked on. ``waits``: for those that wait for a sequence meanwhile."""
+    def __init__(self, searcher: Searcher, config: Config, queue: AdmissionQueue, waits: Slots) -> None:
+        """``queue``: for searches that are worked on. ``waits``: for those that wait for a sequence meanwhile."""
         self._searcher = searcher
         self._config = config
-        self._turns = turns
+        self._queue = queue
         self._waits = waits
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         return await self._search(
-            request, deadline, self._waiting(caller_of(context)), self._turns.taking, response_out
+            request, deadline, self._waiting(caller_of(context)), self._queue.taking, response_out
         )
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
-        """See the proto. A batch has one place among those that wait, and one turn while any of its searches works."""
+        """See the proto. A batch has one place in the queue, and one turn while any of its searches runs."""
         fields.within(len(request.requests), 1, MAX_BATCH, "requests")
         deadline = deadline_of(context, self._config.max_deadline_seconds)
-        waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._turns.taking)
+        waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._queue.taking)
         working = asyncio.Semaphore(BATCH_CONCURRENCY)
         room = AnswerRoom(self._config.max_message_bytes)
 
@@ -78,7 +78,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             async with asyncio.TaskGroup() as group:
                 results += [group.create_task(one(search)) for search in request.requests]
         except* ShortlistError as errors:
-            # There is no room for the whole answer: the searches that were not done yet are cancelled.
+            # The whole answer has no room: the remaining searches are cancelled.
             too_large = errors.exceptions[0].with_traceback(None)
         if too_large is not None:
             results.clear()  # An error's traceback holds what its frames hold.
@@ -117,5 +117,5 @@ def _result_out(result: SearchResult, include: Include) -> pb.BatchSearchResult:
 
 
 async def _aside(size: int, function: Callable[[], T]) -> T:
-    """Makes an answer of so many bytes: in a thread where it would hold the event loop up."""
+    """Makes an answer of so many bytes, in a thread if it would hold up the event loop."""
     return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)

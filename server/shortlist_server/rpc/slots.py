@@ -1,7 +1,7 @@
-"""Counting what is under way, in all and of each caller.
+"""Counts the work under way, in total and for each caller.
 
-A caller is an API key or, on a server without keys, a client's address without its port. Any number of slots may belong
-to one event loop; nothing here blocks.
+A caller is an API key or, on a server without keys, a client's address without its port. Any number of ``Slots``
+may belong to one event loop; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """Counts what is under way, in all and for each caller, against the limits of two settings; 0 is no limit."""
+    """Counts work under way against two settings, the total and that of one caller; 0 is no limit."""
 
     def __init__(self, setting: str, limit: int, caller_setting: str, caller_limit: int, retry_seconds: float) -> None:
         self._setting, self._limit = setting, limit
@@ -28,13 +28,13 @@ class Slots:
         self.taken = 0
 
     def check(self, caller: str, amount: int = 1) -> None:
-        """Raises ``Overloaded`` where so much more would be over a limit; whoever has nothing gets any amount."""
+        """Raises ``Overloaded`` if ``amount`` more is over a limit; a caller with nothing under way gets any amount."""
         if self._limit and self.taken and self.taken + amount > self._limit:
-            raise refusal("the server is serving as many as it may", self._setting, self._limit, self._retry_seconds)
+            raise refusal("the server is at its limit", self._setting, self._limit, self._retry_seconds)
         own = self._of_caller.get(caller, 0)
         if self._caller_limit and own and own + amount > self._caller_limit:
             raise refusal(
-                "you have as many under way as one caller may",
+                "you are at the limit of one caller",
                 self._caller_setting,
                 self._caller_limit,
                 self._retry_seconds,
@@ -42,7 +42,7 @@ class Slots:
 
     @contextmanager
     def taking(self, caller: str, amount: int = 1) -> Iterator[None]:
-        """Slots for the time of a block. Raises ``Overloaded``."""
+        """Holds slots for the time of a block. Raises ``Overloaded``."""
         self.check(caller, amount)
         self.taken += amount
         self._of_caller[caller] = self._of_caller.get(caller, 0) + amount
@@ -57,12 +57,12 @@ class Slots:
 
 
 def caller_of(context: Context) -> str:
-    """Who calls: the key's name, else the client's address without its port."""
+    """The caller: the key's name, else the client's address without its port."""
     return calling_key().name or context.peer().rpartition(":")[0]
 
 
 def refusal(what: str, setting: str, limit: float, retry_seconds: float) -> Overloaded:
-    """The error of what is over a limit."""
+    """The error of a call over a limit."""
     return Overloaded(
         f"{what}: {limit:g} ({setting}); wait and repeat",
         retry_after_seconds=retry_seconds,

@@ -35,6 +35,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StreamConflict: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.EtagMismatch: grpc.StatusCode.ABORTED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
     errors.DataCorrupted: grpc.StatusCode.DATA_LOSS,
     errors.CommitsLost: grpc.StatusCode.DATA_LOSS,

@@ -89,7 +89,7 @@ def listen(server: grpc.aio.Server, config: Config) -> int:
 
 
 def check_exposure(config: Config, *, has_keys: bool) -> None:
-    """Refuses to let others than this machine's users in without a key, be it to the server or to its metrics.
+    """Refuses to listen beyond loopback without API keys, for calls and for metrics.
 
     Raises:
         InvalidArgument: the address is not a loopback one, there is no API key, and ``insecure`` is not set; or that of
@@ -110,7 +110,7 @@ def check_exposure(config: Config, *, has_keys: bool) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address HOST:PORT can be reached from this machine only."""
+    """Whether an address HOST:PORT can be reached only from this machine."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
     host = address.rpartition(":")[0].strip("[]")
@@ -121,13 +121,13 @@ def is_loopback(address: str) -> bool:
 
 
 def credentials(config: Config) -> grpc.ServerCredentials | None:
-    """What the server shows its clients; None where it speaks no TLS. Raises ``InvalidArgument``."""
+    """The server's TLS credentials; None where it speaks no TLS. Raises ``InvalidArgument``."""
     if not config.tls_certificate and not config.tls_key:
         if config.tls_client_ca:
-            raise InvalidArgument("client certificates need a certificate of the server too", field="tls_certificate")
+            raise InvalidArgument("client certificates need a server certificate too", field="tls_certificate")
         return None
     if not (config.tls_certificate and config.tls_key):
-        raise InvalidArgument("a certificate needs its key, and the other way round", field="tls_certificate")
+        raise InvalidArgument("a certificate needs its key, and a key its certificate", field="tls_certificate")
     return grpc.ssl_server_credentials(
         [(_read(config.tls_key, "tls_key"), _read(config.tls_certificate, "tls_certificate"))],
         root_certificates=_read(config.tls_client_ca, "tls_client_ca") if config.tls_client_ca else None,

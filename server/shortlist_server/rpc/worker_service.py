@@ -41,7 +41,7 @@ _OVERFLOW = {
 
 
 class WorkerServicer(pb_grpc.WorkerServiceServicer):
-    """Serves a catalog's models. Late interaction needs none and stays with the server."""
+    """Serves a catalog's models. Late interaction needs no model and stays on the server."""
 
     def __init__(self, models: ModelCatalog, config: Config) -> None:
         self._models = models
@@ -60,7 +60,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         """See the proto."""
         embedder = self._embedder(request)
         if request.overflow not in _OVERFLOW:
-            raise InvalidArgument("what to do with text that does not fit is not set", field="overflow")
+            raise InvalidArgument("the overflow policy is not set", field="overflow")
         size = fields.within(request.passage_tokens, 1, 2**31 - 1, "passage_tokens")
         chunking = Chunking(
             max_tokens=size, overlap_tokens=fields.within(request.overlap_tokens, 0, size // 2, "overlap_tokens")
@@ -97,7 +97,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def EmbedPassages(self, request: pb.EmbedPassagesRequest, context: Context) -> pb.EmbedPassagesResponse:
         """See the proto."""
         embedder = self._embedder(request)
-        # What the lane needs of a passage is its content and about what it costs; the server knows the rest.
+        # The lane needs a passage's content and its approximate cost; the server knows the rest.
         passages = [
             PassageText(start=0, end=0, content=text, tokens=min(len(text) // 3 + 4, embedder.info.max_tokens))
             for text in request.contents

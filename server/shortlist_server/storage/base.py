@@ -19,11 +19,11 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    DeadLetter,
     DenseCandidates,
     Filter,
     Include,
     LexicalCandidates,
-    Quarantined,
     SearchDefaults,
     StoredDocument,
     StoredPassage,
@@ -97,7 +97,7 @@ class CollectionStore(Protocol):
         self,
         changes: Sequence[Change],
         position: StreamPosition | None = None,
-        failures: Sequence[Quarantined] = (),
+        failures: Sequence[DeadLetter] = (),
     ) -> Future[Commit]:
         """Applies changes in order, all or none, and with them the stream position and what could not be taken.
 
@@ -114,16 +114,16 @@ class CollectionStore(Protocol):
     def stream_position(self, stream: str) -> int:
         """The last position committed for a named stream; 0 for an unknown one."""
 
-    def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
+    def failures(self, stream: str, first: int, last: int) -> Mapping[int, DeadLetter]:
         """The recorded failures of a stream between two positions, both included, by position."""
 
-    def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
+    def dead_letters(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], int | None]:
         """Up to ``limit`` recorded failures with a number over ``after``, oldest first, and the next ``after``."""
 
-    def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
+    def dead_letters_by_number(self, numbers: Sequence[int]) -> Sequence[DeadLetter]:
         """The recorded failures with these numbers that are there, oldest first."""
 
-    def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
+    def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
         """Forgets failures by number; the future has how many were there."""
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
@@ -178,8 +178,12 @@ class CollectionStore(Protocol):
     ) -> Mapping[int, StoredPassage]:
         """The passages with these labels that still exist, by label."""
 
-    def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did."""
+    def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
+        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did.
+
+        Returns:
+            False, with nothing changed, where they are not ``expected``; None expects any.
+        """
 
     def ef(self, *, filtered: bool) -> int:
         """The ``ef`` of dense searches that set none: the larger of the preset (or default) and the raised one."""

@@ -24,11 +24,11 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    DeadLetter,
     DenseCandidates,
     Filter,
     Include,
     LexicalCandidates,
-    Quarantined,
     SearchDefaults,
     StoredDocument,
     StoredPassage,
@@ -44,7 +44,7 @@ from shortlist_server.storage.opening.facts import Settings
 from shortlist_server.storage.opening.openings import Openings
 from shortlist_server.storage.opening.residency import Residency
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.rows import dead_letters as quarantine
+from shortlist_server.storage.rows import dead_letters
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -221,7 +221,7 @@ class EmbeddedCollection:
         self,
         changes: Sequence[Change],
         position: StreamPosition | None = None,
-        failures: Sequence[Quarantined] = (),
+        failures: Sequence[DeadLetter] = (),
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
         changes = tuple(changes)
@@ -231,15 +231,21 @@ class EmbeddedCollection:
         """Deletes the documents that pass now, in several transactions, so that other writes go on between them."""
         return self._residency.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
 
-    def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably."""
+    def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
+        """Replaces the search defaults, durably, where they are as expected; see the protocol."""
+        as_expected = True
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
+            nonlocal as_expected
+            as_expected = expected in (None, config.search_defaults)
+            if not as_expected:
+                return config, raised
             if _recall_preset(defaults) != _recall_preset(config.search_defaults):
                 raised = NOT_RAISED
             return replace(config, search_defaults=defaults), raised
 
         self._residency.until_done(lambda opened: opened.save_settings(change)).result()
+        return as_expected
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
         """Raises the ``ef`` of searches that set none, durably; see ``CollectionStore.raise_ef``."""
@@ -258,26 +264,26 @@ class EmbeddedCollection:
         with self._residency.use() as opened:
             return opened.reader.stream_position(stream)
 
-    def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
+    def failures(self, stream: str, first: int, last: int) -> Mapping[int, DeadLetter]:
         """The recorded failures of a stream between two positions, by position."""
         with self.reading() as connection:
-            return quarantine.of_stream(connection, stream, first, last)
+            return dead_letters.of_stream(connection, stream, first, last)
 
-    def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
-        """A page of the recorded failures; see ``CollectionStore.quarantined``."""
+    def dead_letters(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], int | None]:
+        """A page of the recorded failures; see ``CollectionStore.dead_letters``."""
         with self.reading() as connection:
-            return quarantine.page(connection, after, limit)
+            return dead_letters.page(connection, after, limit)
 
-    def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
+    def dead_letters_by_number(self, numbers: Sequence[int]) -> Sequence[DeadLetter]:
         """The recorded failures with these numbers that are there, oldest first."""
         with self.reading() as connection:
-            return quarantine.by_number(connection, numbers)
+            return dead_letters.by_number(connection, numbers)
 
-    def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
+    def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
         """Forgets failures by number; the future has how many were there."""
         numbers = tuple(numbers)
         return self.submit(
-            Task(lambda truth: quarantine.forget(truth.connection, numbers), lambda forgotten: forgotten)
+            Task(lambda truth: dead_letters.forget(truth.connection, numbers), lambda forgotten: forgotten)
         )
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:

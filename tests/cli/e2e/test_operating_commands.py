@@ -110,26 +110,26 @@ def test_collections_are_backed_up_listed_and_restored(notes: TestServer) -> Non
     assert "collection notes exists" in again.stderr
 
 
-def test_the_quarantine_is_listed_retried_and_emptied(notes: TestServer) -> None:
+def test_dead_letters_are_listed_retried_and_deleted(notes: TestServer) -> None:
     lines = '{"id": "bad", "text": "x", "vector": [1, 2, 3]}\n{"id": "worse", "vector": [0, 0]}\n'
     assert shortlist("ingest", "-", "-c", "vectors", "--target", notes.target, stdin=lines).returncode == 3
-    listed = table(shortlist("quarantine", "list", "vectors", "--target", notes.target).stdout)
+    listed = table(shortlist("dead-letters", "list", "vectors", "--target", notes.target).stdout)
     assert [(row["id"], row["reason"]) for row in listed] == [("bad", "INVALID_VECTOR"), ("worse", "INVALID_VECTOR")]
-    documents = shortlist("quarantine", "list", "vectors", "--documents", "--target", notes.target).stdout
+    documents = shortlist("dead-letters", "list", "vectors", "--documents", "--target", notes.target).stdout
     assert json.loads(documents.splitlines()[0])["vector"] == [1.0, 2.0, 3.0]
-    run = shortlist("quarantine", "retry", "vectors", "--target", notes.target)
+    run = shortlist("dead-letters", "retry", "vectors", "--target", notes.target)
     assert (run.returncode, run.stdout) == (3, "vectors: 2 failed\n")
     assert "bad: document.vector: " in run.stderr
-    failures = json.loads(shortlist("quarantine", "list", "vectors", "--json", "--target", notes.target).stdout)
+    failures = json.loads(shortlist("dead-letters", "list", "vectors", "--json", "--target", notes.target).stdout)
     first = str(failures[0]["number"])
-    assert shortlist("quarantine", "delete", "vectors", first, "--target", notes.target).stderr == "deleted 1\n"
-    asked = shortlist("quarantine", "delete", "vectors", "--target", notes.target, stdin="n\n")
+    assert shortlist("dead-letters", "delete", "vectors", first, "--target", notes.target).stderr == "deleted 1\n"
+    asked = shortlist("dead-letters", "delete", "vectors", "--target", notes.target, stdin="n\n")
     assert asked.returncode == 1
     mended = documents.splitlines()[1].replace("[0.0, 0.0]", "[0.0, 1.0]")
     assert shortlist("ingest", "-", "-c", "vectors", "--target", notes.target, stdin=mended).returncode == 0
-    run = shortlist("quarantine", "retry", "vectors", "--target", notes.target)
+    run = shortlist("dead-letters", "retry", "vectors", "--target", notes.target)
     assert (run.returncode, run.stdout) == (0, "vectors: nothing to retry\n")
-    assert shortlist("quarantine", "delete", "vectors", "-y", "--target", notes.target).stderr == "deleted 0\n"
+    assert shortlist("dead-letters", "delete", "vectors", "-y", "--target", notes.target).stderr == "deleted 0\n"
 
 
 def test_a_folder_and_a_backup_are_verified_without_a_server(folder: Path) -> None:
@@ -177,8 +177,8 @@ def test_damage_is_the_exit_code_and_leaves_the_others_checked(folder: Path) -> 
         (("verify", "-c", "absent", "--target", "{target}"), 1, "no collection"),
         (("backup", "../out", "--target", "{target}"), 1, "name: "),
         (("restore", "absent", "notes", "--target", "{target}"), 1, "no backup"),
-        (("quarantine", "list", "absent", "--target", "{target}"), 1, "no collection"),
-        (("quarantine", "list", "notes", "--json", "--documents", "--target", "{target}"), 2, "--documents"),
+        (("dead-letters", "list", "absent", "--target", "{target}"), 1, "no collection"),
+        (("dead-letters", "list", "notes", "--json", "--documents", "--target", "{target}"), 2, "--documents"),
         (("backup", "late", "--timeout", "0.000001", "--target", "{target}"), 1, "eadline"),
     ],
 )

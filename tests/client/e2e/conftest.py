@@ -22,7 +22,7 @@ class Awaiting:
         if not callable(value):
             return value
         # What returns an iterator returns at once, in both clients.
-        if name in ("list", "list_collections", "list_backups", "list_quarantine", "ingest", "pages"):
+        if name in ("list", "list_collections", "list_backups", "list_dead_letters", "ingest", "pages"):
             return lambda *args, **kwargs: Awaiting(value(*args, **kwargs))
 
         async def call(*args: Any, **kwargs: Any) -> Any:

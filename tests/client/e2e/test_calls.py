@@ -171,7 +171,7 @@ async def test_pages_of_large_documents_end_early(connect: Any, tmp_path: Path) 
         bad = [Document(id=f"bad{n}", text="x" * 30_000, vector=[0, 0]) for n in range(7)]
         await client.ingest("large", [*good, *bad]).finish(check=False)
         assert [document.id async for document in client.list("large")] == [document.id for document in good]
-        kept = [one.document.id async for one in client.list_quarantine("large", include_document=True)]
+        kept = [one.document.id async for one in client.list_dead_letters("large", include_document=True)]
         assert kept == [document.id for document in bad]
         assert [len(page) async for page in client.list("large").pages()] == [1] * 7
 
@@ -202,7 +202,7 @@ async def test_own_writes_are_read_with_their_sequence(client: Any, books: str) 
     ("arguments", "error", "field"),
     [
         ({"text": ""}, shortlist.InvalidArgument, "query"),
-        ({"text": "x", "limit": 0}, shortlist.InvalidArgument, "limit"),
+        ({"text": "x", "limit": -1}, shortlist.InvalidArgument, "limit"),
         ({"text": "x", "mode": "sideways"}, shortlist.InvalidArgument, "mode"),
         ({"text": "\ud800"}, shortlist.InvalidArgument, "query.text"),
         ({"vector": [1.0]}, shortlist.InvalidVector, "query.vector"),

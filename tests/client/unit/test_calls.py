@@ -8,7 +8,11 @@ import pytest
 from shortlist import Candidates, Chunking, CollectionConfig, Fusion, InvalidArgument, Rerank, SearchDefaults
 from shortlist import _admin_calls as admin
 from shortlist import _calls as calls
-from shortlist import _quarantine_calls as quarantine
+from shortlist import _dead_letter_calls as dead_letters
+
+
+def update(search_defaults: SearchDefaults) -> Any:
+    return calls.update_collection("books", search_defaults, (), "")
 
 
 def search(**options: Any) -> Any:
@@ -27,7 +31,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("candidates.ef", lambda value: search(candidates=Candidates(ef=value))),
     ("fusion.rrf_k", lambda value: search(fusion=Fusion(rrf_k=value))),
     ("rerank.depth", lambda value: search(rerank=Rerank(depth=value))),
-    ("rerank.depth", lambda value: calls.update_collection("books", SearchDefaults(rerank=Rerank(depth=value)))),
+    ("rerank.depth", lambda value: update(SearchDefaults(rerank=Rerank(depth=value)))),
     ("config.dimension", lambda value: create(CollectionConfig(dimension=value))),
     ("config.chunking.max_tokens", lambda value: create(CollectionConfig(chunking=Chunking(max_tokens=value)))),
     ("config.chunking.overlap_tokens", lambda value: create(CollectionConfig(chunking=Chunking(overlap_tokens=value)))),
@@ -36,10 +40,10 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("page_size", lambda value: admin.list_backups(value, "")),
     (
         "page_size",
-        lambda value: quarantine.list_quarantine("books", include_document=False, page_size=value, page_token=""),
+        lambda value: dead_letters.list_dead_letters("books", include_document=False, page_size=value, page_token=""),
     ),
     ("sample", lambda value: admin.verify("books", sample=value, repair=False, accept_loss=False)),
-    ("judgements", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
+    ("qrels", lambda value: admin.evaluate("books", {"q": "t"}, {"q": {"d": value}}, [], include_queries=False)),
 ]
 
 
@@ -71,8 +75,8 @@ def test_a_sequence_may_be_larger() -> None:
     [
         ("collection", lambda text: search(collection=text)),
         ("collection", lambda text: calls.count(text, None)),
-        ("collection", lambda text: quarantine.retry_quarantine(text, [1])),
-        ("name", lambda text: calls.create_collection(text, None)),
+        ("collection", lambda text: dead_letters.retry_dead_letters(text, [1])),
+        ("collection", lambda text: calls.create_collection(text, None)),
         ("name", lambda text: admin.backup(text, [])),
         ("instruction", lambda text: search(instruction=text)),
         ("rerank.model", lambda text: search(rerank=Rerank(model=text))),

@@ -78,9 +78,9 @@ def test_every_call_has_a_deadline(bare: Bare, target: str) -> None:
 def test_calls_that_take_as_long_as_they_need_have_a_deadline_only_when_it_is_given(bare: Bare, target: str) -> None:
     with Client(target, timeout_seconds=7) as client:
         client.verify()
-        client.retry_quarantine("books", [1])
+        client.retry_dead_letters("books", [1])
         client.verify(timeout_seconds=3)
-        client.list_quarantine("books").pages().__next__()
+        client.list_dead_letters("books").pages().__next__()
     verified, retried, given, listed = (left for _, _, left in bare.calls)
     assert all(left is None or left > 1e6 for left in (verified, retried))
     assert given is not None and given < 3.5

@@ -1,4 +1,4 @@
-"""What is made of gRPC's words where a connection fails slowly; ``tests/client/e2e`` has the quick ways."""
+"""What the client makes of gRPC's words when a connection fails slowly; ``tests/client/e2e`` has the quick ways."""
 
 from __future__ import annotations
 

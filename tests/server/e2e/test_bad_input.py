@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import math
 import sqlite3
@@ -29,6 +28,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from shortlist_server.rpc.convert import pages
 from shortlist_server.testing import server
 
 C = collection_service_pb2
@@ -41,9 +41,9 @@ DIMENSION = 8
 def channel(target: str) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(target) as channel:
         collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
-        collections.CreateCollection(C.CreateCollectionRequest(name="texts"), timeout=10)
+        collections.CreateCollection(C.CreateCollectionRequest(collection="texts"), timeout=10)
         vectors = collection_pb2.CollectionConfig(embedder="none", dimension=DIMENSION)
-        collections.CreateCollection(C.CreateCollectionRequest(name="vectors", config=vectors), timeout=10)
+        collections.CreateCollection(C.CreateCollectionRequest(collection="vectors", config=vectors), timeout=10)
         yield channel
 
 
@@ -58,12 +58,11 @@ def vector(*values: float) -> search_pb2.Query:
 
 
 def create(name: str = "new", **config: Any) -> C.CreateCollectionRequest:
-    return C.CreateCollectionRequest(name=name, config=collection_pb2.CollectionConfig(**config))
+    return C.CreateCollectionRequest(collection=name, config=collection_pb2.CollectionConfig(**config))
 
 
-TOO_FAR, TOO_DEEP = (
-    base64.urlsafe_b64encode(token).decode() for token in (b'["texts", 0, %d]' % 10**30, b"[" * 100_000)
-)
+TEXTS = D.ListRequest(collection="texts")
+FOREIGN, TOO_FAR = pages.next_token(D.ListRequest(collection="vectors"), 1), pages.next_token(TEXTS, 10**30)
 BAD_FILTER = filter_pb2.Filter(all_of=filter_pb2.AllOf())
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 EXISTS, PRECONDITION = grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION
@@ -72,7 +71,7 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("Search", search(query=search_pb2.Query()), INVALID, "INVALID_ARGUMENT", "query"),
     ("Search", search(query=search_pb2.Query(text=" \n ")), INVALID, "INVALID_ARGUMENT", "query"),
     ("Search", search(query=search_pb2.Query(text="x" * 40_000)), INVALID, "INVALID_ARGUMENT", "query.text"),
-    ("Search", search(limit=0), INVALID, "INVALID_ARGUMENT", "limit"),
+    ("Search", search(limit=1001), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(limit=-1), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(limit=10**9), INVALID, "INVALID_ARGUMENT", "limit"),
     ("Search", search(offset=-1), INVALID, "INVALID_ARGUMENT", "offset"),
@@ -129,17 +128,17 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ("List", D.ListRequest(collection="texts", page_size=-1), INVALID, "INVALID_ARGUMENT", "page_size"),
     ("List", D.ListRequest(collection="texts", page_token="garbage"), INVALID, "INVALID_ARGUMENT", "page_token"),
     ("List", D.ListRequest(collection="texts", page_token=TOO_FAR), INVALID, "INVALID_ARGUMENT", "page_token"),
-    ("List", D.ListRequest(collection="texts", page_token=TOO_DEEP), INVALID, "INVALID_ARGUMENT", "page_token"),
+    ("List", D.ListRequest(collection="texts", page_token=FOREIGN), INVALID, "INVALID_ARGUMENT", "page_token"),
     (
-        "ListQuarantine",
-        D.ListQuarantineRequest(collection="texts", page_token="9" * 30),
+        "ListDeadLetters",
+        D.ListDeadLettersRequest(collection="texts", page_token="9" * 30),
         INVALID,
         "INVALID_ARGUMENT",
         "page_token",
     ),
     ("Count", D.CountRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("CreateCollection", create("Bad Name"), INVALID, "INVALID_ARGUMENT", "name"),
-    ("CreateCollection", create("x" * 65), INVALID, "INVALID_ARGUMENT", "name"),
+    ("CreateCollection", create("Bad Name"), INVALID, "INVALID_ARGUMENT", "collection"),
+    ("CreateCollection", create("x" * 65), INVALID, "INVALID_ARGUMENT", "collection"),
     ("CreateCollection", create("texts"), EXISTS, "COLLECTION_EXISTS", ""),
     ("CreateCollection", create(embedder="absent"), NOT_FOUND, "MODEL_NOT_FOUND", ""),
     ("CreateCollection", create(embedder="none"), INVALID, "INVALID_ARGUMENT", "config.dimension"),
@@ -167,10 +166,11 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
         "config.chunking.overlap_tokens",
     ),
     ("CreateCollection", create(filterable_fields=["a..b"]), INVALID, "INVALID_FILTER", "config.filterable_fields[0]"),
-    ("GetCollection", C.GetCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("DeleteCollection", C.DeleteCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
-    ("ListCollections", C.ListCollectionsRequest(page_size=5000), INVALID, "INVALID_ARGUMENT", "page_size"),
-    ("UpdateCollection", C.UpdateCollectionRequest(name="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("GetCollection", C.GetCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("DeleteCollection", C.DeleteCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
+    ("ListCollections", C.ListCollectionsRequest(page_size=-1), INVALID, "INVALID_ARGUMENT", "page_size"),
+    ("ListCollections", C.ListCollectionsRequest(page_token="texts"), INVALID, "INVALID_ARGUMENT", "page_token"),
+    ("UpdateCollection", C.UpdateCollectionRequest(collection="absent"), NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
 ]
 
 
@@ -274,7 +274,8 @@ OPERATIONS: list[tuple[str, D.IngestOperation, str, str]] = [
         "document.metadata",
     ),
     ("texts", put(1, id="a", text="b", metadata=deep(20)), "DOCUMENT_TOO_LARGE", "document.metadata"),
-    ("texts", put(1, id="a", text="b", metadata={"k": math.nan}), "INVALID_ARGUMENT", "document.metadata"),
+    ("texts", put(1, id="a", text="b", metadata={"k": math.nan}), "INVALID_ARGUMENT", "document.metadata.k"),
+    ("texts", put(1, id="a", text="b", metadata={"k": {"": 1}}), "INVALID_ARGUMENT", "document.metadata.k"),
     ("texts", put(1, id="a", vector=[1.0]), "INVALID_VECTOR", "document.vector"),
     ("vectors", put(1, id="a", vector=[math.nan] * 8), "INVALID_VECTOR", "document.vector"),
     ("vectors", put(1, id="a", vector=[0.0] * 8), "INVALID_VECTOR", "document.vector"),
@@ -303,7 +304,7 @@ def test_one_bad_document_fails_alone(
 def test_one_bad_search_of_a_batch_fails_alone(channel: grpc.Channel) -> None:
     ingest(channel, start(), batch(put(1, id="one", text="a question about owls")))
     answer = search_service_pb2_grpc.SearchServiceStub(channel).BatchSearch(
-        S.BatchSearchRequest(requests=[search(), search(limit=0), search(collection="absent")]), timeout=10
+        S.BatchSearchRequest(requests=[search(), search(limit=-1), search(collection="absent")]), timeout=10
     )
     assert [result.WhichOneof("result") for result in answer.results] == ["response", "error", "error"]
     assert answer.results[1].error.field == "limit"

@@ -13,6 +13,7 @@ from shortlist import (
     CollectionNotFound,
     EvaluateProgress,
     InvalidArgument,
+    ModelVersion,
     Rerank,
     SearchDefaults,
 )
@@ -25,7 +26,7 @@ CORPUS = {
     "lynx": "The lynx hunts hares at night in the snow and has tufts on its ears.",
 }
 QUERIES = {"q1": "which bird hunts mice at night", "q2": "walks for days without water", "q3": "animal of cold seas"}
-JUDGEMENTS = {"q1": {"owl": 2, "lynx": 1}, "q2": {"camel": 1}, "q3": {"whale": 1, "camel": 0}}
+QRELS = {"q1": {"owl": 2, "lynx": 1}, "q2": {"camel": 1}, "q3": {"whale": 1, "camel": 0}}
 
 
 @pytest.fixture
@@ -38,28 +39,30 @@ def client(target: str) -> Iterator[Client]:
 
 
 def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(client: Client) -> None:
-    (report,) = client.evaluate("animals", QUERIES, JUDGEMENTS, include_queries=True)
+    (report,) = client.evaluate("animals", QUERIES, QRELS, include_queries=True)
     asked = {"dense": {"mode": "dense", "rerank": False}, "lexical": {"mode": "lexical", "rerank": False}}
     for ranking, settings in {**asked, "fused": {"rerank": False}, "final": {}}.items():
         found = {
             query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]  # type: ignore[arg-type]
             for query, text in QUERIES.items()
         }
-        means, each = judge(found, JUDGEMENTS), judge_each(found, JUDGEMENTS)
+        means, each = judge(found, QRELS), judge_each(found, QRELS)
         for measure, mean in means.items():
             assert getattr(report.rankings[ranking], measure) == pytest.approx(mean)
             for query in QUERIES:
                 assert getattr(report.queries[query][ranking], measure) == pytest.approx(each[query][measure])
     assert report.sequence == client.get_collection("animals").sequence
-    assert report.embedder.startswith("hashing@")
-    assert report.reranker.startswith("late-interaction@")
+    info = client.server_info()
+    embedder, reranker = info.embedders[0], info.rerankers[0]
+    assert report.embedder == ModelVersion(name=embedder.name, revision=embedder.revision)
+    assert report.reranker == ModelVersion(name=reranker.name, revision=reranker.revision)
     assert report.degraded_searches == 0
 
 
 def test_each_of_the_settings_has_a_report_and_progress_is_told(client: Client) -> None:
     told: list[EvaluateProgress] = []
     settings = [SearchDefaults(), SearchDefaults(mode="lexical", rerank=Rerank(enabled=False))]
-    reports = client.evaluate("animals", QUERIES, JUDGEMENTS, settings=settings, progress=told.append)
+    reports = client.evaluate("animals", QUERIES, QRELS, settings=settings, progress=told.append)
     assert [report.setting for report in reports] == [0, 1]
     assert reports[1].rankings["final"] == reports[1].rankings["lexical"] == reports[0].rankings["lexical"]
     assert not reports[0].queries
@@ -70,26 +73,24 @@ def test_a_collection_without_an_embedder_has_the_rankings_it_can_have(client: C
     client.create_collection("words", CollectionConfig(embedder="none", dimension=2))
     rows = [{"id": id, "text": text, "vector": [1.0, 0.0]} for id, text in CORPUS.items()]
     client.ingest("words", rows).finish()
-    (report,) = client.evaluate("words", QUERIES, JUDGEMENTS)
+    (report,) = client.evaluate("words", QUERIES, QRELS)
     assert set(report.rankings) == {"lexical", "final"}
     assert report.rankings["lexical"].mrr_at_10 == 1
 
 
 async def test_the_client_for_asyncio_has_the_same_answer(client: Client, target: str) -> None:
     async with AsyncClient(target) as connected:
-        assert await connected.evaluate("animals", QUERIES, JUDGEMENTS) == client.evaluate(
-            "animals", QUERIES, JUDGEMENTS
-        )
+        assert await connected.evaluate("animals", QUERIES, QRELS) == client.evaluate("animals", QUERIES, QRELS)
 
 
 @pytest.mark.parametrize(
-    ("queries", "judgements", "settings", "field"),
+    ("queries", "qrels", "settings", "field"),
     [
         ({}, {}, [], "queries"),
         ({"q": " "}, {"q": {"owl": 1}}, [], "queries[0].text"),
-        ({"q": "x"}, {"q": {"owl": 0}}, [], "queries[0].judgements"),
-        ({"q": "x"}, {"q": {"owl": 101}}, [], "queries[0].judgements[0].grade"),
-        ({"q": "x"}, {}, [], "judgements"),
+        ({"q": "x"}, {"q": {"owl": 0}}, [], "queries[0].qrels"),
+        ({"q": "x"}, {"q": {"owl": 101}}, [], "queries[0].qrels[0].grade"),
+        ({"q": "x"}, {}, [], "qrels"),
         ({"q": "x"}, {"q": {"owl": 1}}, [SearchDefaults(rerank=Rerank(weight=2.0))], "settings[0].rerank.weight"),
         ({"q": "x"}, {"q": {"owl": 1}}, [SearchDefaults()] * 33, "settings"),
     ],
@@ -97,18 +98,18 @@ async def test_the_client_for_asyncio_has_the_same_answer(client: Client, target
 def test_what_cannot_be_measured_is_refused_with_its_field(
     client: Client,
     queries: dict[str, str],
-    judgements: dict[str, dict[str, int]],
+    qrels: dict[str, dict[str, int]],
     settings: list[SearchDefaults],
     field: str,
 ) -> None:
     with pytest.raises(InvalidArgument) as error:
-        client.evaluate("animals", queries, judgements, settings=settings)
+        client.evaluate("animals", queries, qrels, settings=settings)
     assert error.value.field == field
 
 
 def test_a_collection_that_is_not_there_is_an_error(client: Client) -> None:
     with pytest.raises(CollectionNotFound):
-        client.evaluate("nowhere", QUERIES, JUDGEMENTS)
+        client.evaluate("nowhere", QUERIES, QRELS)
 
 
 def test_an_evaluation_whose_caller_is_gone_makes_room_for_the_next(client: Client) -> None:
@@ -118,5 +119,5 @@ def test_an_evaluation_whose_caller_is_gone_makes_room_for_the_next(client: Clie
     many = {f"q{number}": "hunts at night" for number in range(500)}
     with pytest.raises(KeyError):
         client.evaluate("animals", many, {query: {"owl": 1} for query in many}, progress=give_up)
-    (report,) = client.evaluate("animals", QUERIES, JUDGEMENTS, timeout_seconds=20)
+    (report,) = client.evaluate("animals", QUERIES, QRELS, timeout_seconds=20)
     assert report.rankings["lexical"].mrr_at_10 > 0

@@ -187,7 +187,7 @@ def test_a_panel_of_the_dashboard_has_what_grafana_needs(panel: dict[str, Any]) 
 async def ingest_an_owl(channel: grpc.aio.Channel) -> None:
     """One document in a new collection."""
     await collection_service_pb2_grpc.CollectionServiceStub(channel).CreateCollection(
-        collection_service_pb2.CreateCollectionRequest(name="docs"), timeout=10
+        collection_service_pb2.CreateCollectionRequest(collection="docs"), timeout=10
     )
     operation = documents_pb.IngestOperation(position=1)
     operation.upsert.id, operation.upsert.text = "a", "an owl"

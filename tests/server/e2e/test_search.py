@@ -41,7 +41,9 @@ class Service:
 
     def create(self, name: str, **config: Any) -> None:
         self.collections.CreateCollection(
-            collection_service_pb2.CreateCollectionRequest(name=name, config=collection_pb2.CollectionConfig(**config)),
+            collection_service_pb2.CreateCollectionRequest(
+                collection=name, config=collection_pb2.CollectionConfig(**config)
+            ),
             timeout=10,
         )
 
@@ -110,8 +112,11 @@ def test_the_best_document_comes_first_with_the_account_of_every_stage(service: 
     assert report.mode == search_pb2.RETRIEVAL_MODE_HYBRID
     assert report.dense_candidates == len(ANIMALS)
     assert report.reranked == len(ANIMALS)
-    assert report.embedder.startswith("hashing@")
-    assert report.reranker.startswith("late-interaction@")
+    collection = service.collections.GetCollection(
+        collection_service_pb2.GetCollectionRequest(collection="animals"), timeout=10
+    ).collection
+    assert report.embedder == search_pb2.ModelVersion(name="hashing", revision=collection.embedder_revision)
+    assert report.reranker.name == "late-interaction"
     assert not report.degraded
     for stage in ("total", "embed", "dense", "lexical", "fuse", "fetch", "rerank", "group"):
         assert getattr(report.timings, stage).ToNanoseconds() > 0, stage
@@ -239,7 +244,7 @@ def test_passages_overlap_by_an_eighth_unless_told_otherwise(
 ) -> None:
     name = f"overlap-{size}"
     service.create(name, chunking=collection_pb2.Chunking(**asked))
-    request = collection_service_pb2.GetCollectionRequest(name=name)
+    request = collection_service_pb2.GetCollectionRequest(collection=name)
     made = service.collections.GetCollection(request, timeout=10).collection.config.chunking
     assert (made.max_tokens, made.overlap_tokens) == (size, overlap)
 
@@ -312,13 +317,18 @@ def test_a_collection_shows_its_settings_and_takes_new_search_defaults(service: 
         mode=search_pb2.RETRIEVAL_MODE_LEXICAL, rerank=search_pb2.Rerank(enabled=False)
     )
     service.collections.UpdateCollection(
-        collection_service_pb2.UpdateCollectionRequest(name="tuned", search_defaults=defaults), timeout=10
+        collection_service_pb2.UpdateCollectionRequest(collection="tuned", search_defaults=defaults), timeout=10
     )
     shown = service.collections.GetCollection(
-        collection_service_pb2.GetCollectionRequest(name="tuned"), timeout=10
+        collection_service_pb2.GetCollectionRequest(collection="tuned"), timeout=10
     ).collection
     assert shown.config.search_defaults.mode == search_pb2.RETRIEVAL_MODE_LEXICAL
     assert shown.config.search_defaults.rerank.enabled is False
+    assert not shown.config.search_defaults.candidates.HasField("dense")
+    effective = shown.effective_search_defaults
+    assert effective.mode == search_pb2.RETRIEVAL_MODE_LEXICAL
+    assert effective.candidates.dense == 100
+    assert (effective.rerank.enabled, effective.rerank.model) == (False, "late-interaction")
     assert shown.config.embedder == "hashing"
     assert shown.config.dimension > 0
     service.put("tuned", "d", "some words")

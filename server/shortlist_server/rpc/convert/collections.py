@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
 
 from shortlist.v1 import collection_pb2 as pb
+from shortlist.v1 import collection_service_pb2 as service_pb
 from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
+from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import NewCollection
+from shortlist_server.pipeline.plan import effective_defaults
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.filters import path_in
 from shortlist_server.rpc.convert.search import enum_in, settings_in, settings_out
+
+WHOLE = "search_defaults"
+"""The field of a collection's settings that can change."""
 
 
 def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -> NewCollection:
@@ -24,7 +33,7 @@ def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -
         path_in(path, f"config.filterable_fields[{i}]")
     chunking = message.chunking
     return NewCollection(
-        name=fields.collection_name(name, "name"),
+        name=fields.collection_name(name),
         embedder=message.embedder,
         dimension=fields.within(message.dimension, 0, 2**31 - 1, "config.dimension"),
         reranker=message.reranker,
@@ -40,23 +49,14 @@ def new_collection_in(name: str, message: pb.CollectionConfig, config: Config) -
     )
 
 
-def collection_out(info: domain.CollectionInfo) -> pb.Collection:
-    """A collection."""
+def collection_out(info: domain.CollectionInfo, models: ModelCatalog) -> pb.Collection:
+    """A collection; ``models`` complete its search defaults."""
     config = info.config
     created = timestamp_pb2.Timestamp()
     created.FromMilliseconds(round(info.create_time_seconds * 1000))
     return pb.Collection(
         name=info.name,
-        config=pb.CollectionConfig(
-            embedder=config.embedder,
-            dimension=config.dimension,
-            reranker=config.reranker,
-            chunking=pb.Chunking(max_tokens=config.chunking.max_tokens, overlap_tokens=config.chunking.overlap_tokens),
-            overflow=pb.OverflowPolicy.Value(f"OVERFLOW_POLICY_{config.overflow.name}"),
-            filterable_fields=config.filterable_fields,
-            search_defaults=settings_out(config.search_defaults),
-            query_instruction=config.query_instruction,
-        ),
+        config=_config_out(config),
         create_time=created,
         sequence=info.sequence,
         document_count=info.document_count,
@@ -65,4 +65,61 @@ def collection_out(info: domain.CollectionInfo) -> pb.Collection:
         segment_count=info.segment_count,
         disk_bytes=info.disk_bytes,
         embedder_revision=config.embedder_revision,
+        effective_search_defaults=settings_out(effective_defaults(config, models)),
+        etag=etag_of(config),
+    )
+
+
+def etag_of(config: domain.CollectionConfig) -> str:
+    """Identifies the settings of a collection."""
+    return blake2b(_config_out(config).SerializeToString(deterministic=True), digest_size=8).hexdigest()
+
+
+def updated_defaults_in(
+    request: service_pb.UpdateCollectionRequest, stored: domain.SearchDefaults, config: Config
+) -> domain.SearchDefaults:
+    """The search defaults of a collection after an update of those that are stored.
+
+    Raises:
+        InvalidArgument: a setting is out of its range, or the mask names a field that there is not.
+    """
+    updated = service_pb.UpdateCollectionRequest(search_defaults=settings_out(stored))
+    paths = list(request.update_mask.paths)
+    for i, path in enumerate([WHOLE] if paths in ([], ["*"]) else paths):
+        if path.partition(".")[0] != WHOLE:
+            raise InvalidArgument(f"only fields of '{WHOLE}' can change", field=f"update_mask.paths[{i}]")
+        _copy_field(request, updated, path, f"update_mask.paths[{i}]")
+    return settings_in(updated.search_defaults, f"{WHOLE}.", config)
+
+
+def _copy_field(source: Message, target: Message, path: str, at: str) -> None:
+    """Sets the field that a path names as it is in ``source``, or clears it where it is not set there."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        field = source.DESCRIPTOR.fields_by_name.get(parent)
+        if field is None or field.message_type is None:
+            raise InvalidArgument("there is no such field", field=at)
+        source, target = getattr(source, parent), getattr(target, parent)
+    field = source.DESCRIPTOR.fields_by_name.get(name)
+    if field is None:
+        raise InvalidArgument("there is no such field", field=at)
+    target.ClearField(name)
+    if field.has_presence and not source.HasField(name):
+        return
+    if field.message_type is not None:
+        getattr(target, name).CopyFrom(getattr(source, name))
+    else:
+        setattr(target, name, getattr(source, name))
+
+
+def _config_out(config: domain.CollectionConfig) -> pb.CollectionConfig:
+    return pb.CollectionConfig(
+        embedder=config.embedder,
+        dimension=config.dimension,
+        reranker=config.reranker,
+        chunking=pb.Chunking(max_tokens=config.chunking.max_tokens, overlap_tokens=config.chunking.overlap_tokens),
+        overflow=pb.OverflowPolicy.Value(f"OVERFLOW_POLICY_{config.overflow.name}"),
+        filterable_fields=config.filterable_fields,
+        search_defaults=settings_out(config.search_defaults),
+        query_instruction=config.query_instruction,
     )

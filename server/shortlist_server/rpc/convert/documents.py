@@ -60,17 +60,17 @@ def _no_payload() -> bytes | None:
     return None
 
 
-def retried_in(failure: domain.Quarantined, config: Config) -> Operation:
-    """The operation of a document that was kept in the quarantine; its position is the failure's number."""
+def retried_in(failure: domain.DeadLetter, config: Config) -> Operation:
+    """The operation that retries a dead letter; its position is the dead letter's number."""
     assert failure.document is not None
     operation = service_pb.IngestOperation(position=failure.number)
     operation.upsert.ParseFromString(failure.document)
     return operation_in(operation, config)
 
 
-def quarantined_out(failure: domain.Quarantined, *, with_document: bool) -> service_pb.QuarantinedDocument:
-    """A document of the quarantine."""
-    message = service_pb.QuarantinedDocument(
+def dead_letter_out(failure: domain.DeadLetter, *, with_document: bool) -> service_pb.DeadLetter:
+    """A dead letter."""
+    message = service_pb.DeadLetter(
         number=failure.number,
         id=failure.id,
         stream=failure.stream,

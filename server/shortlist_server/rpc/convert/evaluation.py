@@ -11,7 +11,7 @@ from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.evaluate import Evaluation, JudgedQuery, Measures, Progress
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.search import settings_in
+from shortlist_server.rpc.convert.search import model_version_out, settings_in
 
 MAX_QUERIES = 10_000
 MAX_SETTINGS = 32
@@ -35,13 +35,13 @@ def queries_in(request: pb.EvaluateRequest, config: Config) -> list[JudgedQuery]
         if not text:
             raise InvalidArgument("a query needs a text", field=f"{at}.text")
         grades = {
-            fields.document_id(one.document_id, f"{at}.judgements[{j}].document_id"): fields.within(
-                one.grade, 0, MAX_GRADE, f"{at}.judgements[{j}].grade"
+            fields.document_id(one.document_id, f"{at}.qrels[{j}].document_id"): fields.within(
+                one.grade, 0, MAX_GRADE, f"{at}.qrels[{j}].grade"
             )
-            for j, one in enumerate(query.judgements)
+            for j, one in enumerate(query.qrels)
         }
         if not any(grades.values()):
-            raise InvalidArgument("no document is judged relevant", field=f"{at}.judgements")
+            raise InvalidArgument("no document is judged relevant", field=f"{at}.qrels")
         queries.append(JudgedQuery(id=fields.document_id(query.id, f"{at}.id"), text=text, qrels=grades))
     if len({query.id for query in queries}) < len(queries):
         raise InvalidArgument("the ids of queries repeat", field="queries")
@@ -66,8 +66,8 @@ def report_out(evaluation: Evaluation, *, include_queries: bool) -> pb.EvaluateR
         setting=evaluation.setting,
         rankings=[_quality_out(ranking, evaluation.mean(ranking)) for ranking in evaluation.queries],
         sequence=evaluation.sequence,
-        embedder=evaluation.embedder,
-        reranker=evaluation.reranker,
+        embedder=model_version_out(evaluation.embedder),
+        reranker=model_version_out(evaluation.reranker),
         degraded_searches=evaluation.degraded,
     )
     if include_queries:

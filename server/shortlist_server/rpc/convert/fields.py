@@ -12,8 +12,6 @@ Number = TypeVar("Number", int, float)
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_ID_BYTES = 512
-MAX_NUMBER_DIGITS = 18
-"""Digits of the largest number of a token; it stays under 2^63, which is what SQLite takes."""
 MAX_INSTRUCTION_BYTES = 4096
 MAX_FILTERABLE_FIELDS = 32
 
@@ -69,17 +67,3 @@ def within(value: Number, low: Number, high: Number, field: str) -> Number:
             metadata={"minimum": str(low), "maximum": str(high)},
         )
     return value
-
-
-def page_number(token: str) -> int:
-    """The number that a page's token is; 0 where there is none."""
-    if not token:
-        return 0
-    if not token.isdecimal() or len(token) > MAX_NUMBER_DIGITS:
-        raise InvalidArgument("not a token of this server", field="page_token")
-    return int(token)
-
-
-def page_size(value: int, field: str = "page_size") -> int:
-    """A page size; 0 means 100."""
-    return within(value, 0, 1000, field) or 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from shortlist.v1 import filter_pb2 as pb
@@ -11,6 +12,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
 
 MAX_PATH_BYTES = 512
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def filter_in(message: pb.Filter, config: Config) -> domain.Filter:
@@ -39,9 +41,19 @@ def path_in(text: str, field: str) -> tuple[str, ...]:
         else:
             key += character
     keys.append(key)
-    if "" in keys or any(ord(character) < 32 for key in keys for character in key):
+    if not all(map(can_be_named, keys)):
         raise InvalidFilter("a key in a field is empty or has control characters", field=field)
     return tuple(keys)
+
+
+def can_be_named(key: str) -> bool:
+    """Whether a metadata path can name this key."""
+    return bool(key) and _CONTROL.search(key) is None
+
+
+def key_in_path(key: str) -> str:
+    """A key as a path spells it."""
+    return key.replace("\\", "\\\\").replace(".", "\\.") if "." in key or "\\" in key else key
 
 
 class _Reader:

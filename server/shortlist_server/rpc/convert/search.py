@@ -21,6 +21,7 @@ from shortlist_server.rpc.convert.filters import filter_in
 
 E = TypeVar("E", bound=Enum)
 
+DEFAULT_LIMIT = 10
 MAX_EF = 10_000
 
 
@@ -30,7 +31,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
     values = message.query.vector
     if not text and not values:
         raise InvalidArgument("a query needs a text or a vector", field="query")
-    limit = fields.within(message.limit if message.HasField("limit") else 10, 1, config.max_hits, "limit")
+    limit = fields.within(message.limit or DEFAULT_LIMIT, 1, config.max_hits, "limit")
     fields.within(message.offset, 0, config.max_hits, "offset")
     fields.within(limit + message.offset, 1, config.max_hits, "limit + offset")
     vector = None
@@ -253,8 +254,8 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
         query_truncated_tokens=report.query_truncated_tokens,
         rerank_tokens=report.rerank_tokens,
         sequence=report.sequence,
-        embedder=report.embedder,
-        reranker=report.reranker,
+        embedder=model_version_out(report.embedder),
+        reranker=model_version_out(report.reranker),
         degraded=bool(report.degradations),
         degradations=[
             pb.Degradation(
@@ -267,6 +268,11 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
     if report.dense_strategy is not None:
         message.dense_strategy = pb.DenseStrategy.Value(f"DENSE_STRATEGY_{report.dense_strategy.name}")
     return message
+
+
+def model_version_out(version: domain.ModelVersion | None) -> pb.ModelVersion | None:
+    """A model and its revision; None where none was used."""
+    return None if version is None else pb.ModelVersion(name=version.name, revision=version.revision)
 
 
 def enum_in(kind: type[E], names: Any, number: int, field: str) -> E | None:

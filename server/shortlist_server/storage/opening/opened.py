@@ -21,10 +21,10 @@ from shortlist_server.domain import (
     CollectionConfig,
     CollectionInfo,
     Commit,
+    DeadLetter,
     Deletion,
     DenseCandidates,
     Filter,
-    Quarantined,
     StreamPosition,
     Vector,
 )
@@ -168,7 +168,7 @@ class OpenCollection:
         return self.writer.submit(task)
 
     def commit(
-        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[Quarantined]
+        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[DeadLetter]
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
 

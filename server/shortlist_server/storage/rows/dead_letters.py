@@ -1,8 +1,8 @@
-"""Documents that an ingest stream could not take, kept so that they can be seen and tried again.
+"""Dead letters: documents that an ingest stream could not take, kept to be listed and tried again.
 
 The rows change in the same transaction as the documents and the stream's position: a failure is recorded before its
 acknowledgement leaves, and a later success with the same id removes it. Functions over a connection that the caller
-owns.
+owns. The table is called "quarantine", the word of the first data formats.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from sqlite_utils import Database
 
-from shortlist_server.domain import Quarantined
+from shortlist_server.domain import DeadLetter
 
 MAX_ROWS = 10_000
-"""Failures kept in a collection; beyond, the oldest go."""
+"""Dead letters that a collection keeps; beyond, the oldest go."""
 
 _COLUMNS = "number, id, stream, position, time, reason, message, field, retryable, document"
 
@@ -33,7 +33,7 @@ def create_table(db: Database) -> None:
     db.table("quarantine").create_index(["stream", "position"], index_name="quarantine_by_position")
 
 
-def add(connection: sqlite3.Connection, failures: Sequence[Quarantined]) -> None:
+def add(connection: sqlite3.Connection, failures: Sequence[DeadLetter]) -> None:
     """Records failures; one takes the place of an earlier one with the same id, and the oldest beyond the limit go.
 
     So does one at the same position of the same stream; streams without a name have nothing to do with each other.
@@ -81,7 +81,7 @@ def forget(connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
     return cursor.rowcount
 
 
-def page(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[Quarantined], int | None]:
+def page(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[DeadLetter], int | None]:
     """Up to ``limit`` failures with a number over ``after``, oldest first, and the next page's ``after`` or None."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM quarantine WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608
@@ -90,7 +90,7 @@ def page(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[Q
     return [_read(row) for row in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else None
 
 
-def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Quarantined]:
+def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[DeadLetter]:
     """The failures with these numbers that are there, oldest first."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM quarantine WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number",  # noqa: S608
@@ -99,7 +99,7 @@ def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Qu
     return [_read(row) for row in rows]
 
 
-def of_stream(connection: sqlite3.Connection, stream: str, first: int, last: int) -> dict[int, Quarantined]:
+def of_stream(connection: sqlite3.Connection, stream: str, first: int, last: int) -> dict[int, DeadLetter]:
     """The failures of a stream between two positions, both included, by position."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND position BETWEEN ? AND ?",  # noqa: S608
@@ -108,9 +108,9 @@ def of_stream(connection: sqlite3.Connection, stream: str, first: int, last: int
     return {failure.position: failure for failure in map(_read, rows)}
 
 
-def _read(row: tuple[int, str, str, int, float, str, str, str, int, bytes | None]) -> Quarantined:
+def _read(row: tuple[int, str, str, int, float, str, str, str, int, bytes | None]) -> DeadLetter:
     number, id, stream, position, time, reason, message, field, retryable, document = row
-    return Quarantined(
+    return DeadLetter(
         number=number,
         id=id,
         stream=stream,

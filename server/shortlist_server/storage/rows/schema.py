@@ -20,8 +20,7 @@ from sqlite_utils.migrations import Migrations
 from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import DataCorrupted, NewerDataFormat
 from shortlist_server.storage.disk.files import new_file
-from shortlist_server.storage.rows import dead_letters as quarantine
-from shortlist_server.storage.rows import settings
+from shortlist_server.storage.rows import dead_letters, settings
 from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum
 from shortlist_server.storage.rows.filters import index_columns
 from shortlist_server.storage.rows.id_index import all_ids
@@ -108,8 +107,8 @@ def _first(db: Database) -> None:
 
 
 @migrations(name="0002_quarantine")
-def _quarantine(db: Database) -> None:
-    quarantine.create_table(db)
+def _dead_letters(db: Database) -> None:
+    dead_letters.create_table(db)
     db.execute("PRAGMA user_version = 2")
 
 

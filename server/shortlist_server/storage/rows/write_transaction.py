@@ -19,12 +19,11 @@ from operator import xor
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, Quarantined, StreamPosition, Upsert
+from shortlist_server.domain import Change, CollectionConfig, Commit, DeadLetter, Deletion, StreamPosition, Upsert
 from shortlist_server.errors import DataCorrupted, InvalidVector
 from shortlist_server.storage.disk.commit_record import CommitRecord, Mark
 from shortlist_server.storage.disk.faults import lexical_index
-from shortlist_server.storage.rows import dead_letters as quarantine
-from shortlist_server.storage.rows import settings
+from shortlist_server.storage.rows import dead_letters, settings
 from shortlist_server.storage.rows.checksums import (
     document_checksum,
     id_checksum,
@@ -88,7 +87,7 @@ class Truth:
         )
 
     def apply(
-        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[Quarantined] = ()
+        self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[DeadLetter] = ()
     ) -> tuple[Commit, Effect]:
         """Applies changes in order, the last one of each id winning, the stream position and the failures.
 
@@ -171,9 +170,9 @@ class Truth:
             [(label, zlib.crc32(vector), vector) for label, vector in zip(effect.labels, vectors, strict=True)],
         )
         insert("INSERT INTO token_vectors (label, vectors) VALUES (?, ?)", new_token_vectors)
-        quarantine.settle(self.connection, list(last))
+        dead_letters.settle(self.connection, list(last))
         if failures:
-            quarantine.add(self.connection, failures)
+            dead_letters.add(self.connection, failures)
         if position is not None:
             self.connection.execute(
                 "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"

@@ -1,5 +1,6 @@
 """What a search runs with: which level of settings decides, and what the query's own parts allow."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,11 +8,18 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import FusionMethod, RetrievalMode, SearchDefaults, SearchRequest
+from shortlist_server.domain import (
+    Chunking,
+    CollectionConfig,
+    FusionMethod,
+    RetrievalMode,
+    SearchDefaults,
+    SearchRequest,
+)
 from shortlist_server.errors import InvalidArgument, ModelNotFound, UnsupportedByCollection
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
-from shortlist_server.pipeline.plan import DEFAULTS, Plan, merged, plan
+from shortlist_server.pipeline.plan import DEFAULTS, Plan, effective_defaults, merged, plan
 from shortlist_server.storage.store import open_store
 
 Planned = Callable[..., Plan]
@@ -68,6 +76,49 @@ def test_the_reranker_gives_its_own_depth_and_weight(planned: Planned) -> None:
     assert (found.rerank_depth, found.rerank_weight) == (info.default_depth, info.default_weight)
     assert planned(SearchDefaults(rerank_weight=0.0)).rerank_weight == 0.0
     assert planned(SearchDefaults(rerank=False)).reranker is None
+
+
+@pytest.mark.parametrize(
+    "presets",
+    [
+        SearchDefaults(),
+        SearchDefaults(mode=RetrievalMode.LEXICAL, ef=77, exact=True, fusion=FusionMethod.RRF, rerank_weight=0.0),
+        SearchDefaults(rerank_depth=3, rerank_instruction="be strict", rerank_deadline_share=0.5, dense_candidates=7),
+    ],
+)
+def test_the_effective_defaults_are_what_a_search_without_settings_runs_with(
+    tmp_path: Path, presets: SearchDefaults
+) -> None:
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), open_store(config)
+    collection = create_collection(store, models, NewCollection(name="c", search_defaults=presets))
+    effective = effective_defaults(collection.config, models)
+    unset = {field.name for field in dataclasses.fields(effective) if getattr(effective, field.name) is None}
+    assert unset <= {"ef"}
+    assert effective.ef == presets.ef
+    found = plan(SearchRequest(collection="c", text="a text", limit=1), collection, models)
+    for field in dataclasses.fields(effective):
+        if field.name in {"ef", "rerank", "reranker", "recall_target"}:
+            continue
+        assert getattr(found, field.name) == getattr(effective, field.name), field.name
+    assert found.reranker is not None
+    assert (effective.rerank, effective.reranker) == (True, found.reranker.info.name)
+    store.close()
+    models.close()
+
+
+def test_without_a_reranker_the_effective_defaults_do_not_rerank(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models = load_models(config)
+    chunking = Chunking(max_tokens=16, overlap_tokens=0)
+    for reranker in ("none", "not-served"):
+        made = CollectionConfig(
+            embedder="none", embedder_revision="", dimension=3, reranker=reranker, chunking=chunking
+        )
+        effective = effective_defaults(made, models)
+        assert (effective.rerank, effective.reranker) == (reranker != "none", reranker)
+        assert (effective.rerank_depth, effective.rerank_weight) == (None, None)
+    models.close()
 
 
 def test_each_index_is_asked_for_what_the_answer_needs(planned: Planned) -> None:

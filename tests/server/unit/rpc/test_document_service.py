@@ -55,16 +55,16 @@ async def test_a_retry_that_the_servers_end_cuts_short_forgets_only_what_it_trie
         session = await ingester.open("docs", stream="", dry_run=False)
         _ = [acks async for acks in session.run(failures())]
         ingester.close(session)
-        kept, _ = session.collection.quarantined(0, 100)
-        request = pb.RetryQuarantineRequest(collection="docs", numbers=[failure.number for failure in kept])
+        kept, _ = session.collection.dead_letters(0, 100)
+        request = pb.RetryDeadLettersRequest(collection="docs", numbers=[failure.number for failure in kept])
         go_on.clear()
-        retry = asyncio.ensure_future(servicer.RetryQuarantine(request, CONTEXT))
+        retry = asyncio.ensure_future(servicer.RetryDeadLetters(request, CONTEXT))
         await asyncio.to_thread(committing.wait, 30)
         ingester.drain()
         go_on.set()
         with pytest.raises(Unavailable, match="not tried"):
             await retry
-        left = {failure.id for failure in session.collection.quarantined(0, 100)[0]}
+        left = {failure.id for failure in session.collection.dead_letters(0, 100)[0]}
         taken = set(session.collection.keys(IDS))
     store.close()
     models.close()

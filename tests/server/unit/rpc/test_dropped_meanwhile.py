@@ -12,6 +12,7 @@ import pytest
 from shortlist.v1 import admin_service_pb2 as admin_pb
 from shortlist.v1 import collection_service_pb2 as pb
 from shortlist_server.config import Config
+from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.rpc.admin_service import AdminServicer
@@ -21,15 +22,17 @@ from shortlist_server.storage.store import EmbeddedStore
 UNUSED: Any = None
 
 
-async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config) -> list[str]:
-    answer = await CollectionServicer(store, UNUSED, threads, config).ListCollections(
+async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog) -> list[str]:
+    answer = await CollectionServicer(store, models, threads, config).ListCollections(
         pb.ListCollectionsRequest(), UNUSED
     )
     return [collection.name for collection in answer.collections]
 
 
-async def verified(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config) -> list[str]:
-    servicer = AdminServicer(store, UNUSED, threads, threads, config.data_dir, UNUSED, UNUSED, UNUSED, config)
+async def verified(
+    store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog
+) -> list[str]:
+    servicer = AdminServicer(store, models, threads, threads, config.data_dir, UNUSED, UNUSED, UNUSED, config)
     messages = [message async for message in servicer.Verify(admin_pb.VerifyRequest(), UNUSED)]
     return [message.report.collection for message in messages if message.HasField("report")]
 
@@ -45,7 +48,7 @@ async def test_all_are_those_that_are_still_there(ask: Any, tmp_path: Path) -> N
     with ThreadPoolExecutor(2) as threads:
         # Whoever opens b waits here until it is gone.
         with store._naming("b"):
-            answer = asyncio.ensure_future(ask(store, threads, config))
+            answer = asyncio.ensure_future(ask(store, threads, config, models))
             async with asyncio.timeout(30):
                 while not store.known():
                     await asyncio.sleep(0.001)

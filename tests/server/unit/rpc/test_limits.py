@@ -1,4 +1,4 @@
-"""Slots, turns and rates: what is let through, in which order, and what is left when all have gone."""
+"""Slots, the queue and rates: what is let through, in which order, and what is left when all have gone."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import pytest
 
 from shortlist_server.errors import InvalidArgument, Overloaded
 from shortlist_server.rpc.answers import AnswerRoom, UnsentAnswers
-from shortlist_server.rpc.limits import Rates, Shared, Turns
+from shortlist_server.rpc.limits import AdmissionQueue, Rates, Shared
 from shortlist_server.rpc.slots import Slots
 
 
@@ -39,10 +39,10 @@ def test_a_slot_is_given_back_when_its_call_fails() -> None:
 
 
 async def test_those_who_wait_get_their_turn_in_the_order_they_came() -> None:
-    turns, order = Turns(1, 5.0), []
+    queue, order = AdmissionQueue(1, 5.0), []
 
     async def one(number: int) -> None:
-        async with turns.taking():
+        async with queue.taking():
             await asyncio.sleep(0.002)
             order.append(number)
 
@@ -51,7 +51,7 @@ async def test_those_who_wait_get_their_turn_in_the_order_they_came() -> None:
 
 
 async def test_who_would_wait_too_long_is_told_at_once_and_how_long_it_would_be() -> None:
-    turns = Turns(1, 0.1)
+    queue = AdmissionQueue(1, 0.1)
     refused: list[tuple[float, float]] = []
     served = 0
 
@@ -59,7 +59,7 @@ async def test_who_would_wait_too_long_is_told_at_once_and_how_long_it_would_be(
         nonlocal served
         begin = time.monotonic()
         try:
-            async with turns.taking():
+            async with queue.taking():
                 await asyncio.sleep(0.02)
                 served += 1
         except Overloaded as error:
@@ -75,16 +75,16 @@ async def test_who_would_wait_too_long_is_told_at_once_and_how_long_it_would_be(
 
 
 async def test_one_who_gives_up_waiting_leaves_no_gap() -> None:
-    turns = Turns(1, 5.0)
-    async with turns.taking():
-        waiting = asyncio.create_task(turns.taking().__aenter__())
+    queue = AdmissionQueue(1, 5.0)
+    async with queue.taking():
+        waiting = asyncio.create_task(queue.taking().__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
-    async with asyncio.timeout(1), turns.taking():
+    async with asyncio.timeout(1), queue.taking():
         pass
-    assert turns._waiting == 0
+    assert queue._waiting == 0
 
 
 def test_a_rate_allows_a_seconds_worth_at_once_and_then_its_pace() -> None:
@@ -124,20 +124,20 @@ def test_who_has_nothing_gets_any_amount_and_others_what_is_left() -> None:
 
 
 async def test_the_parts_of_a_call_share_one_turn_from_the_first_to_the_last() -> None:
-    turns = Turns(1, 0.0)
-    shared = Shared(turns.taking)
+    queue = AdmissionQueue(1, 0.0)
+    shared = Shared(queue.taking)
     async with shared.taking():
         async with shared.taking():
-            assert turns.all_taken
-        assert turns.all_taken
-    assert not turns.all_taken
-    async with turns.taking():
+            assert queue.all_taken
+        assert queue.all_taken
+    assert not queue.all_taken
+    async with queue.taking():
         with pytest.raises(Overloaded):
             async with shared.taking():
                 pass
     async with shared.taking():
-        assert turns.all_taken
-    assert not turns.all_taken
+        assert queue.all_taken
+    assert not queue.all_taken
 
 
 def test_an_answer_of_parts_is_refused_with_the_part_that_is_too_much() -> None:

@@ -66,14 +66,14 @@ def test_the_error_is_the_one_of_the_field() -> None:
 
 @pytest.mark.parametrize("numbers", [[1], [1, 300, 2**40, -1], [0] * 5])
 def test_packed_and_unpacked_numbers_are_counted_alike(numbers: list[int]) -> None:
-    packed = document_service_pb2.RetryQuarantineRequest(numbers=numbers).SerializeToString()
+    packed = document_service_pb2.RetryDeadLettersRequest(numbers=numbers).SerializeToString()
     unpacked = b"".join(
-        b"\x10" + document_service_pb2.RetryQuarantineRequest(numbers=[n]).SerializeToString()[2:] for n in numbers
+        b"\x10" + document_service_pb2.RetryDeadLettersRequest(numbers=[n]).SerializeToString()[2:] for n in numbers
     )
     for data in (packed, unpacked):
-        assert list(document_service_pb2.RetryQuarantineRequest.FromString(data).numbers) == numbers
-        assert field_of(walker(document_service_pb2.RetryQuarantineRequest, numbers=len(numbers)), data) == ""
-        over = walker(document_service_pb2.RetryQuarantineRequest, numbers=len(numbers) - 1)
+        assert list(document_service_pb2.RetryDeadLettersRequest.FromString(data).numbers) == numbers
+        assert field_of(walker(document_service_pb2.RetryDeadLettersRequest, numbers=len(numbers)), data) == ""
+        over = walker(document_service_pb2.RetryDeadLettersRequest, numbers=len(numbers) - 1)
         assert field_of(over, data) == "numbers"
 
 

@@ -245,6 +245,15 @@ def test_search_defaults_are_replaced_durably(collection, store, open_store):
     assert open_store().open("papers").config == collection.config
 
 
+def test_search_defaults_are_replaced_where_they_are_as_expected(collection):
+    first = SearchDefaults(rrf_k=7)
+    assert collection.update_search_defaults(first, expected=SearchDefaults())
+    assert not collection.update_search_defaults(SearchDefaults(rrf_k=8), expected=SearchDefaults())
+    assert collection.config.search_defaults == first
+    assert collection.update_search_defaults(SearchDefaults(rrf_k=9), expected=first)
+    assert collection.config.search_defaults.rrf_k == 9
+
+
 def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collection, store, open_store):
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9))
     collection.raise_ef(256, filtered=True, under=collection.config.search_defaults)

@@ -1,4 +1,4 @@
-"""``shortlist quarantine``: documents that ingests could not take are listed, retried and deleted."""
+"""``shortlist dead-letters``: lists, retries and deletes the documents that ingests could not take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shortlist import Ack, AckStatus, Document, QuarantinedDocument
+from shortlist import Ack, AckStatus, DeadLetter, Document
 from shortlist_cli import output
 from shortlist_cli.commands.ingest import EXIT_FAILED_DOCUMENTS, SHOWN_FAILURES
 from shortlist_cli.connection import client_options, connect, connect_for_long, long_client_options
@@ -16,15 +16,15 @@ from shortlist_cli.group import explain
 numbers_argument = click.argument("numbers", nargs=-1, type=click.IntRange(0), metavar="[NUMBER]...")
 
 
-@click.group("quarantine")
-def quarantine_group() -> None:
+@click.group("dead-letters")
+def dead_letters_group() -> None:
     """Lists, retries and deletes the documents that ingests could not take.
 
     The server keeps the newest failure of each id. A later success with the same id removes it.
     """
 
 
-@quarantine_group.command("list")
+@dead_letters_group.command("list")
 @click.argument("collection")
 @click.option("--documents", is_flag=True, help='Print the kept documents as JSON lines for "ingest".')
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -34,7 +34,7 @@ def list_command(collection: str, *, documents: bool, as_json: bool, **options: 
     if documents and as_json:
         raise click.UsageError("give --documents or --json, not both")
     with connect(options) as client:
-        found = client.list_quarantine(collection, include_document=documents)
+        found = client.list_dead_letters(collection, include_document=documents)
         if documents:
             for one in found:
                 if one.document is not None:
@@ -59,7 +59,7 @@ def list_command(collection: str, *, documents: bool, as_json: bool, **options: 
     output.print_table(columns, rows, right=("number",), styles={"id": "bold", "reason": "red"})
 
 
-@quarantine_group.command("retry")
+@dead_letters_group.command("retry")
 @click.argument("collection")
 @numbers_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome of each document as JSON.")
@@ -67,12 +67,12 @@ def list_command(collection: str, *, documents: bool, as_json: bool, **options: 
 def retry_command(collection: str, numbers: tuple[int, ...], *, as_json: bool, **options: Any) -> None:
     """Ingests failed documents of COLLECTION again: all, or those with a NUMBER of the list.
 
-    What is taken leaves the quarantine; what fails again stays, under a new number. The exit code is 3 when some failed
-    again.
+    Those that succeed leave the list; one that fails again stays, with a new number. The exit code is 3 when some
+    failed again.
     """
     client, timeout = connect_for_long(options)
     with client:
-        acks = client.retry_quarantine(collection, numbers or None, timeout_seconds=timeout)
+        acks = client.retry_dead_letters(collection, numbers or None, timeout_seconds=timeout)
     failed = [ack for ack in acks if not ack.ok]
     if as_json:
         output.print_json([_ack_to_json(ack) for ack in acks])
@@ -89,7 +89,7 @@ def retry_command(collection: str, numbers: tuple[int, ...], *, as_json: bool, *
         raise click.exceptions.Exit(EXIT_FAILED_DOCUMENTS)
 
 
-@quarantine_group.command("delete")
+@dead_letters_group.command("delete")
 @click.argument("collection")
 @numbers_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting all.")
@@ -99,11 +99,11 @@ def delete_command(collection: str, numbers: tuple[int, ...], *, yes: bool, **op
     with connect(options) as client:
         if not numbers and not yes:
             click.confirm(f"Forget all failed documents of {collection}?", abort=True, err=True)
-        deleted = client.delete_quarantine(collection, numbers or None)
+        deleted = client.delete_dead_letters(collection, numbers or None)
     output.note(f"deleted {deleted:,}")
 
 
-def to_json(failure: QuarantinedDocument) -> dict[str, Any]:
+def to_json(failure: DeadLetter) -> dict[str, Any]:
     """A failure as JSON values."""
     return {
         "number": failure.number,

@@ -1,6 +1,6 @@
-"""How long a broken ingest waits between connections, and when it has waited enough.
+"""How long a broken ingest waits between connections, and when it gives up.
 
-Of one run; not thread-safe. Times are of the monotonic clock.
+A ``Backoff`` belongs to one run and is not thread-safe. Times are of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 import time
 
-FIRST_BACKOFF_SECONDS = 0.1
-MAX_BACKOFF_SECONDS = 5.0
+FIRST_WAIT_SECONDS = 0.1
+MAX_WAIT_SECONDS = 5.0
 
 
-class Patience:
+class Backoff:
     """The waits of one run.
 
     Attributes:
@@ -25,12 +25,12 @@ class Patience:
         self.open_seconds = open_seconds
         self._broken_at: float | None = None
         self._opened = False
-        self._backoff_seconds = FIRST_BACKOFF_SECONDS
+        self._next_wait_seconds = FIRST_WAIT_SECONDS
 
     def opened(self, *, idle: bool) -> None:
         """A connection was made; ``idle`` when no ack is to be expected on it."""
         self._opened = True
-        self._backoff_seconds = FIRST_BACKOFF_SECONDS
+        self._next_wait_seconds = FIRST_WAIT_SECONDS
         if idle:
             self._broken_at = None
 
@@ -52,9 +52,9 @@ class Patience:
         return self._broken_for(self.reconnect_seconds)
 
     def wait_seconds(self, at_least: float | None) -> float:
-        """The time until the next connection: longer and longer, and random, so that clients come apart."""
-        wait = self._backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients, hides nothing
-        self._backoff_seconds = min(MAX_BACKOFF_SECONDS, self._backoff_seconds * 2)
+        """The time until the next connection: it doubles each time, and is random so that clients spread out."""
+        wait = self._next_wait_seconds * random.uniform(0.5, 1.0)  # noqa: S311 -- spreads clients, protects nothing
+        self._next_wait_seconds = min(MAX_WAIT_SECONDS, self._next_wait_seconds * 2)
         return max(wait, at_least or 0.0)
 
     def _broken_for(self, seconds: float) -> bool:

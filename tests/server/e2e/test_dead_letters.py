@@ -22,7 +22,7 @@ def documents(target: str, request: pytest.FixtureRequest) -> Iterator[tuple[pb_
         collections = collection_service_pb2_grpc.CollectionServiceStub(channel)
         config = collection_pb2.CollectionConfig(embedder="none", dimension=2)
         collections.CreateCollection(
-            collection_service_pb2.CreateCollectionRequest(name=name, config=config), timeout=10
+            collection_service_pb2.CreateCollectionRequest(collection=name, config=config), timeout=10
         )
         yield pb_grpc.DocumentServiceStub(channel), name
 
@@ -41,9 +41,9 @@ def ingest(
     return [ack for response in stub.Ingest(iter(messages), timeout=20) for ack in response.acks.acks]
 
 
-def quarantine(stub: pb_grpc.DocumentServiceStub, collection: str) -> list[pb.QuarantinedDocument]:
-    request = pb.ListQuarantineRequest(collection=collection, include_document=True)
-    return list(stub.ListQuarantine(request, timeout=10).documents)
+def dead_letters(stub: pb_grpc.DocumentServiceStub, collection: str) -> list[pb.DeadLetter]:
+    request = pb.ListDeadLettersRequest(collection=collection, include_document=True)
+    return list(stub.ListDeadLetters(request, timeout=10).dead_letters)
 
 
 def test_a_failure_is_listed_with_its_reason_and_its_document(
@@ -51,7 +51,7 @@ def test_a_failure_is_listed_with_its_reason_and_its_document(
 ) -> None:
     stub, name = documents
     ingest(stub, name, put(1, "good", 1, 0), put(2, "bad", 1, 2, 3))
-    (kept,) = quarantine(stub, name)
+    (kept,) = dead_letters(stub, name)
     assert (kept.id, kept.stream, kept.position, kept.retriable) == ("bad", "s", 2, True)
     assert kept.error.reason == error_pb2.ERROR_REASON_INVALID_VECTOR
     assert kept.error.field == "document.vector"
@@ -67,14 +67,14 @@ def test_a_replayed_failure_is_answered_as_failed_again(documents: tuple[pb_grpc
     assert [ack.status for ack in first] == [pb.ACK_STATUS_DURABLE, pb.ACK_STATUS_FAILED, pb.ACK_STATUS_DURABLE]
     assert [ack.status for ack in again] == [pb.ACK_STATUS_REPLAYED, pb.ACK_STATUS_FAILED, pb.ACK_STATUS_REPLAYED]
     assert again[1].error.reason == first[1].error.reason
-    assert len(quarantine(stub, name)) == 1
+    assert len(dead_letters(stub, name)) == 1
 
 
-def test_a_later_success_leaves_the_quarantine(documents: tuple[pb_grpc.DocumentServiceStub, str]) -> None:
+def test_a_later_success_removes_the_dead_letter(documents: tuple[pb_grpc.DocumentServiceStub, str]) -> None:
     stub, name = documents
     ingest(stub, name, put(1, "bad", 1, 2, 3), put(2, "worse", 1))
     ingest(stub, name, put(3, "bad", 1, 2))
-    assert [kept.id for kept in quarantine(stub, name)] == ["worse"]
+    assert [kept.id for kept in dead_letters(stub, name)] == ["worse"]
 
 
 def test_the_newest_failure_of_an_id_takes_the_place_of_the_last(
@@ -83,7 +83,7 @@ def test_the_newest_failure_of_an_id_takes_the_place_of_the_last(
     stub, name = documents
     ingest(stub, name, put(1, "bad", 1, 2, 3))
     ingest(stub, name, put(2, "bad", 0, 0))
-    assert [kept.position for kept in quarantine(stub, name)] == [2]
+    assert [kept.position for kept in dead_letters(stub, name)] == [2]
 
 
 def test_failures_of_streams_without_a_name_do_not_replace_each_other(
@@ -92,7 +92,7 @@ def test_failures_of_streams_without_a_name_do_not_replace_each_other(
     stub, name = documents
     ingest(stub, name, put(1, "bad", 1, 2, 3), stream="")
     ingest(stub, name, put(1, "worse", 1), stream="")
-    assert [kept.id for kept in quarantine(stub, name)] == ["bad", "worse"]
+    assert [kept.id for kept in dead_letters(stub, name)] == ["bad", "worse"]
 
 
 def test_a_retry_that_fails_again_stays_and_one_can_be_forgotten(
@@ -100,14 +100,14 @@ def test_a_retry_that_fails_again_stays_and_one_can_be_forgotten(
 ) -> None:
     stub, name = documents
     ingest(stub, name, put(1, "bad", 1, 2, 3), put(2, "worse", 1))
-    numbers = [kept.number for kept in quarantine(stub, name)]
-    acks = stub.RetryQuarantine(pb.RetryQuarantineRequest(collection=name, numbers=numbers), timeout=10).acks
+    numbers = [kept.number for kept in dead_letters(stub, name)]
+    acks = stub.RetryDeadLetters(pb.RetryDeadLettersRequest(collection=name, numbers=numbers), timeout=10).acks
     assert [(ack.position, ack.status) for ack in acks] == [(n, pb.ACK_STATUS_FAILED) for n in numbers]
-    left = quarantine(stub, name)
+    left = dead_letters(stub, name)
     assert sorted(kept.id for kept in left) == ["bad", "worse"]
-    request = pb.DeleteQuarantineRequest(collection=name, numbers=[left[0].number, 10**9])
-    assert stub.DeleteQuarantine(request, timeout=10).deleted_count == 1
-    assert len(quarantine(stub, name)) == 1
+    request = pb.DeleteDeadLettersRequest(collection=name, numbers=[left[0].number, 10**9])
+    assert stub.DeleteDeadLetters(request, timeout=10).deleted_count == 1
+    assert len(dead_letters(stub, name)) == 1
 
 
 def test_a_dry_run_leaves_nothing_behind(documents: tuple[pb_grpc.DocumentServiceStub, str]) -> None:
@@ -118,10 +118,10 @@ def test_a_dry_run_leaves_nothing_behind(documents: tuple[pb_grpc.DocumentServic
     ]
     acks = [ack for response in stub.Ingest(iter(messages), timeout=20) for ack in response.acks.acks]
     assert acks[0].status == pb.ACK_STATUS_FAILED
-    assert quarantine(stub, name) == []
+    assert dead_letters(stub, name) == []
 
 
-def test_a_retry_after_the_limit_was_raised_succeeds_and_leaves_the_quarantine(tmp_path: Path) -> None:
+def test_a_retry_after_the_limit_was_raised_succeeds_and_removes_the_dead_letter(tmp_path: Path) -> None:
     message = document_pb2.Document(id="long", text="word " * 50)
     with server(data_dir=tmp_path, max_document_bytes=100) as small, Client(small.target) as client:
         client.create_collection("texts")
@@ -130,11 +130,11 @@ def test_a_retry_after_the_limit_was_raised_succeeds_and_leaves_the_quarantine(t
     assert acks[0].error.reason == error_pb2.ERROR_REASON_DOCUMENT_TOO_LARGE
     with server(data_dir=tmp_path) as large, grpc.insecure_channel(large.target) as channel:
         stub = pb_grpc.DocumentServiceStub(channel)
-        (kept,) = quarantine(stub, "texts")
-        request = pb.RetryQuarantineRequest(collection="texts", numbers=[kept.number])
-        acks = list(stub.RetryQuarantine(request, timeout=10).acks)
+        (kept,) = dead_letters(stub, "texts")
+        request = pb.RetryDeadLettersRequest(collection="texts", numbers=[kept.number])
+        acks = list(stub.RetryDeadLetters(request, timeout=10).acks)
         assert [(ack.position, ack.status) for ack in acks] == [(kept.number, pb.ACK_STATUS_DURABLE)]
-        assert quarantine(stub, "texts") == []
+        assert dead_letters(stub, "texts") == []
         assert stub.Count(pb.CountRequest(collection="texts"), timeout=5).count == 1
 
 

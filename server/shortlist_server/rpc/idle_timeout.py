@@ -1,6 +1,6 @@
 """How long a server waits for a client's next message on a stream.
 
-Coroutines on the server's event loop; one ``Patience`` belongs to one stream.
+Coroutines on the server's event loop; one ``IdleTimeout`` belongs to one stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shortlist_server.errors import Unavailable
 Message = TypeVar("Message")
 
 
-class Patience:
+class IdleTimeout:
     """Reads a stream's messages, and ends it when nothing has moved for too long, either way."""
 
     def __init__(self, *, first_seconds: float, idle_seconds: float) -> None:
@@ -24,7 +24,7 @@ class Patience:
         self._timer: asyncio.Timeout | None = None
 
     def moved(self) -> None:
-        """Something went to the client: it may well be waiting for more, so the wait for it begins anew."""
+        """Something went to the client: it may be waiting for more, so the time begins anew."""
         if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(asyncio.get_running_loop().time() + self._idle_seconds)
 

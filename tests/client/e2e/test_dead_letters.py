@@ -19,7 +19,7 @@ BAD = [
 
 
 async def make(client: Any) -> None:
-    """The collection "texts" with one document, and three in its quarantine."""
+    """The collection "texts" with one document, and three dead letters."""
     await client.create_collection("texts")
     run = client.ingest("texts", [Document(id="good", text="a text"), *BAD], stream="s")
     assert [ack.id async for ack in run if not ack.ok] == ["long", "flat", "longer"]
@@ -29,7 +29,7 @@ async def test_failures_are_listed_with_their_reason_and_their_document(connect:
     with server(tmp_path, max_document_bytes=100) as running:
         client = connect(running.target)
         await make(client)
-        long, flat, longer = [one async for one in client.list_quarantine("texts", include_document=True)]
+        long, flat, longer = [one async for one in client.list_dead_letters("texts", include_document=True)]
         assert (long.id, long.stream, long.position, long.retriable) == ("long", "s", 2, True)
         assert isinstance(long.error, shortlist.DocumentTooLarge)
         assert long.time.utcoffset() is not None
@@ -37,7 +37,7 @@ async def test_failures_are_listed_with_their_reason_and_their_document(connect:
         assert isinstance(flat.error, shortlist.InvalidVector)
         assert flat.document.vector == (1.0, 2.0, 3.5)
         assert long.number < flat.number < longer.number
-        pages = [page async for page in client.list_quarantine("texts", page_size=2).pages()]
+        pages = [page async for page in client.list_dead_letters("texts", page_size=2).pages()]
         assert [[one.id for one in page] for page in pages] == [["long", "flat"], ["longer"]]
         assert pages[0][0].document is None
 
@@ -47,54 +47,54 @@ async def test_a_retry_takes_what_can_be_taken_now_and_keeps_the_rest(connect: A
         await make(connect(small.target))
     with server(tmp_path) as large:
         client = connect(large.target)
-        numbers = [one.number async for one in client.list_quarantine("texts")]
-        (first,) = await client.retry_quarantine("texts", numbers[:1])
+        numbers = [one.number async for one in client.list_dead_letters("texts")]
+        (first,) = await client.retry_dead_letters("texts", numbers[:1])
         assert (first.index, first.id, first.status) == (numbers[0], "long", AckStatus.DURABLE)
-        again = await client.retry_quarantine("texts")
+        again = await client.retry_dead_letters("texts")
         assert [(ack.index, ack.id, ack.ok) for ack in again] == [
             (numbers[1], "flat", False),
             (numbers[2], "longer", True),
         ]
         assert await client.count("texts") == 3
-        (left,) = [one async for one in client.list_quarantine("texts")]
+        (left,) = [one async for one in client.list_dead_letters("texts")]
         assert left.id == "flat"
 
 
 async def test_more_than_a_page_is_retried_once_though_all_fails_again(client: Any, collection: str) -> None:
     bad = (Document(id=f"bad{number}", vector=[1.0]) for number in range(1_050))
     assert len([ack async for ack in client.ingest(collection, bad) if not ack.ok]) == 1_050
-    acks = await client.retry_quarantine(collection)
+    acks = await client.retry_dead_letters(collection)
     assert {ack.id for ack in acks} == {f"bad{number}" for number in range(1_050)}
     assert not any(ack.ok for ack in acks)
-    assert await client.delete_quarantine(collection) == 1_050
+    assert await client.delete_dead_letters(collection) == 1_050
 
 
 async def test_what_is_named_is_forgotten_and_nothing_else(client: Any, collection: str) -> None:
     bad = [Document(id=f"bad{number}", vector=[1.0]) for number in range(3)]
     assert not [ack async for ack in client.ingest(collection, bad) if ack.ok]
-    numbers = [one.number async for one in client.list_quarantine(collection)]
-    assert await client.delete_quarantine(collection, []) == 0
-    assert await client.retry_quarantine(collection, []) == []
-    assert await client.delete_quarantine(collection, [numbers[0], 10**9]) == 1
-    assert [one.number async for one in client.list_quarantine(collection)] == numbers[1:]
-    assert await client.delete_quarantine(collection) == 2
-    assert [one async for one in client.list_quarantine(collection)] == []
+    numbers = [one.number async for one in client.list_dead_letters(collection)]
+    assert await client.delete_dead_letters(collection, []) == 0
+    assert await client.retry_dead_letters(collection, []) == []
+    assert await client.delete_dead_letters(collection, [numbers[0], 10**9]) == 1
+    assert [one.number async for one in client.list_dead_letters(collection)] == numbers[1:]
+    assert await client.delete_dead_letters(collection) == 2
+    assert [one async for one in client.list_dead_letters(collection)] == []
 
 
 @pytest.mark.parametrize("numbers", [["1"], [-1], [1.5], [True], 3])
 async def test_what_is_no_number_is_refused(client: Any, collection: str, numbers: Any) -> None:
-    for method in (client.retry_quarantine, client.delete_quarantine):
+    for method in (client.retry_dead_letters, client.delete_dead_letters):
         with pytest.raises(shortlist.InvalidArgument) as caught:
             await method(collection, numbers)
         assert caught.value.field == "numbers"
 
 
 async def test_a_collection_that_is_not_there_is_an_error(client: Any) -> None:
-    for call in (client.retry_quarantine("nowhere"), client.delete_quarantine("nowhere", [1])):
+    for call in (client.retry_dead_letters("nowhere"), client.delete_dead_letters("nowhere", [1])):
         with pytest.raises(shortlist.CollectionNotFound):
             await call
     with pytest.raises(shortlist.CollectionNotFound):
-        [one async for one in client.list_quarantine("nowhere")]
+        [one async for one in client.list_dead_letters("nowhere")]
 
 
 async def test_a_collection_without_an_embedder_takes_vectors_of_its_dimension(client: Any) -> None:
@@ -102,7 +102,7 @@ async def test_a_collection_without_an_embedder_takes_vectors_of_its_dimension(c
     try:
         ingested = client.ingest("own-vectors", [Document(id="a", vector=[3, 4]), Document(id="b", vector=[0.0, 0])])
         assert [ack.ok async for ack in ingested] == [True, False]
-        (kept,) = [one async for one in client.list_quarantine("own-vectors", include_document=True)]
+        (kept,) = [one async for one in client.list_dead_letters("own-vectors", include_document=True)]
         assert kept.document.vector == (0.0, 0.0)
     finally:
         await client.delete_collection("own-vectors")
