@@ -155,9 +155,11 @@ class Play:
     def publish(self, job: Job, segment: Segment | None, watch: Watch):
         index = self.collection._residency.opened.index
 
-        def apply(truth) -> None:
+        def apply(transaction) -> None:
             index.admit(job, segment, watch)
-            truth.replace_segments([old.row.uid for old in job.replaced], None if segment is None else segment.row)
+            transaction.replace_segments(
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+            )
 
         return self.collection.submit(Task(apply, lambda _: index.swap(job, segment, watch)))
 

@@ -277,7 +277,7 @@ class EmbeddedCollection:
         """Forgets failures by number; the future has how many were there."""
         numbers = tuple(numbers)
         return self.submit(
-            Task(lambda truth: quarantine.forget(truth.connection, numbers), lambda forgotten: forgotten)
+            Task(lambda transaction: quarantine.forget(transaction.connection, numbers), lambda forgotten: forgotten)
         )
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:

@@ -131,7 +131,7 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
 
 def _check_lexical(collection: EmbeddedCollection) -> Check:
     try:
-        collection.run(Task(lambda truth: truth.check_lexical(), lambda _: None))
+        collection.run(Task(lambda transaction: transaction.check_lexical(), lambda _: None))
     except ShortlistError as error:
         return Check(name="lexical index", ok=False, detail=error.message)
     return Check(name="lexical index", ok=True)

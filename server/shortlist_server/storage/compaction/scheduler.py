@@ -19,7 +19,7 @@ from shortlist_server.storage.clock import Alarm
 from shortlist_server.storage.compaction.compactor import Caretaker, Tally, next_merge, next_seal
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.search import View
@@ -220,9 +220,11 @@ class Upkeep:
         """Flips the manifest; runs on a caretaker's thread and waits for the writer's."""
         crash_point = self._parameters.crash_point
 
-        def apply(truth: Truth) -> None:
+        def apply(transaction: WriteTransaction) -> None:
             self._index.admit(job, segment, watch)
-            truth.replace_segments([old.row.uid for old in job.replaced], None if segment is None else segment.row)
+            transaction.replace_segments(
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+            )
             crash_point("publish:before")
 
         def publish(_: None) -> None:

@@ -1,7 +1,7 @@
 """An open collection: its connections, its indexes in memory, its writer and its upkeep, put together.
 
 It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
-outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
+outlives both. The writer thread changes the database and then, in the same order, what searches see: it alone appends to
 the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread may call.
 """
 
@@ -43,7 +43,7 @@ from shortlist_server.storage.rows.id_index import check_id_index
 from shortlist_server.storage.rows.metadata import parse_field
 from shortlist_server.storage.rows.reader import Reader, ReaderPool
 from shortlist_server.storage.rows.settings import RaisedEf
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task, Writer
 from shortlist_server.storage.values import Effect
 from shortlist_server.storage.vectors import search as dense
@@ -99,7 +99,7 @@ class OpenCollection:
         self.writer = Writer(
             name,
             self._connection,
-            self._truth,
+            self._transaction,
             threads=parameters.writing_threads,
             clock=parameters.clock,
             has_room=self.upkeep.has_room,
@@ -113,16 +113,16 @@ class OpenCollection:
         self.settings = Settings.read(self._connection, self._name)
         dimension = self.settings.config.dimension
         check_id_index(self._connection, self._name)
-        self._truth = Truth(self._connection, dimension, self._record)
+        self._transaction = WriteTransaction(self._connection, dimension, self._record)
         recovered = recover(
             self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
         )
         self.damage = recovered.damage
-        self.index = DenseIndex(recovered.segments, recovered.tail, self._truth.counters)
+        self.index = DenseIndex(recovered.segments, recovered.tail, self._transaction.counters)
         found = sum(segment.live for segment in recovered.segments) + recovered.tail.live
-        if found != self._truth.counters.passages:
+        if found != self._transaction.counters.passages:
             raise DataCorrupted(
-                f"collection {self._name} counts {self._truth.counters.passages} passages but holds {found};"
+                f"collection {self._name} counts {self._transaction.counters.passages} passages but holds {found};"
                 " restore a backup"
             )
 
@@ -179,7 +179,7 @@ class OpenCollection:
         deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
         return self.submit(
             Task(
-                lambda truth: truth.apply(changes, position, failures),
+                lambda transaction: transaction.apply(changes, position, failures),
                 publish,
                 weight=len(changes),
                 grows=bool(changes) and not deletes,
@@ -192,13 +192,13 @@ class OpenCollection:
     ) -> Future[None]:
         """Changes the settings that may change, durably, and then for those who ask."""
 
-        def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
-            before = truth.config(), truth.raised_ef()
+        def apply(transaction: WriteTransaction) -> tuple[CollectionConfig, RaisedEf]:
+            before = transaction.config(), transaction.raised_ef()
             config, raised = change(*before)
             if config != before[0]:
-                truth.save_config(config)
+                transaction.save_config(config)
             if raised != before[1]:
-                truth.save_raised_ef(raised)
+                transaction.save_raised_ef(raised)
             return config, raised
 
         def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
@@ -260,7 +260,7 @@ class OpenCollection:
                 f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
             )
         if lexical:
-            self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
+            self.submit(Task(lambda transaction: transaction.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
         done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.upkeep.rebuild(one)]
         if count := self.upkeep.seal_now():

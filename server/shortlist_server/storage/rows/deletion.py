@@ -12,7 +12,7 @@ from typing import Any
 
 from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.storage.disk.files import CrashPoint, pass_by
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.values import Effect
 
@@ -68,8 +68,8 @@ class BulkDeletion:
             return
         chunk = keys[start : start + max(1, at_once)]
 
-        def apply(truth: Truth) -> Effect:
-            effect = truth.remove(chunk)
+        def apply(transaction: WriteTransaction) -> Effect:
+            effect = transaction.remove(chunk)
             self._crash_point("delete:removed")
             return effect
 
@@ -94,8 +94,8 @@ class BulkDeletion:
             done.set_exception(error)
 
     def _reclaim(self) -> None:
-        def apply(truth: Truth) -> bool:
-            return truth.merge_lexical(_PAGES_AT_ONCE) < 2 and truth.reclaim(_PAGES_AT_ONCE) == 0
+        def apply(transaction: WriteTransaction) -> bool:
+            return transaction.merge_lexical(_PAGES_AT_ONCE) < 2 and transaction.reclaim(_PAGES_AT_ONCE) == 0
 
         def go_on(step: Future[bool]) -> None:
             # An error, such as a full disk, ends it: the next large deletion tries again.

@@ -19,7 +19,7 @@ from pathlib import Path
 from shortlist_server.errors import OutOfSpace
 from shortlist_server.storage.disk.files import FILE_MODE
 from shortlist_server.storage.layout import RESERVE_FILE
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +102,12 @@ def make_room(connection: sqlite3.Connection, reserve: Reserve) -> None:
     _fold(connection)
 
 
-def return_room(truth: Truth, reserve: Reserve) -> None:
+def return_room(transaction: WriteTransaction, reserve: Reserve) -> None:
     """Gives back to the disk what a deletion freed, and takes the reserve again when it fits. Writer thread only."""
     try:
         for _ in range(_ROUNDS):
-            left = truth.reclaim(_PAGES_AT_ONCE)
-            if not _fold(truth.connection) or not left:
+            left = transaction.reclaim(_PAGES_AT_ONCE)
+            if not _fold(transaction.connection) or not left:
                 break
     except sqlite3.Error as error:
         # It is tried again with the next deletion.

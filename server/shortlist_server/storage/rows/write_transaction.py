@@ -1,9 +1,10 @@
-"""Changes to the truth: the SQL of one collection's writing transaction.
+"""The SQL that changes a collection.
 
-A ``Truth`` belongs to the writer thread, which begins and commits; here rows are changed and counters kept. Keys,
-labels and sequences come from the counters, which only ever grow and are committed with the rows they numbered, so none
-is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes down outside the
-database before it is acknowledged. The lexical index changes in the same transaction as the documents.
+A ``WriteTransaction`` belongs to the writer thread, which begins and commits; this module changes rows and keeps the
+counters. Keys, labels and sequences come from the counters, which only ever grow and are committed with the rows they
+numbered. None is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes
+down outside the database before the commit is acknowledged. The lexical index changes in the same transaction as the
+documents.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from shortlist_server.storage.rows.metadata import encode
 from shortlist_server.storage.values import Counters, Effect, SegmentOutdated, SegmentRow
 
 
-class Truth:
+class WriteTransaction:
     """The rows of one collection, from the side that writes."""
 
     def __init__(self, connection: sqlite3.Connection, dimension: int, record: CommitRecord) -> None:

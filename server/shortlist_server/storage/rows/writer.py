@@ -28,7 +28,7 @@ from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, pass_by
 from shortlist_server.storage.rows.reserve import Reserve, make_room, return_room
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.values import Counters
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Task(Generic[T]):
 
     def __init__(
         self,
-        apply: Callable[[Truth], Any],
+        apply: Callable[[WriteTransaction], Any],
         publish: Callable[[Any], T],
         *,
         weight: int = 1,
@@ -77,7 +77,7 @@ class Writer:
         self,
         name: str,
         connection: sqlite3.Connection,
-        truth: Truth,
+        transaction: WriteTransaction,
         *,
         threads: Executor,
         clock: Clock,
@@ -89,7 +89,7 @@ class Writer:
         """``has_room``: whether groups that grow may go on; ``waited`` is told the seconds for which one could not."""
         self._name = name
         self._connection = connection
-        self._truth = truth
+        self._transaction = transaction
         self._threads = threads
         self._clock = clock
         self._has_room = has_room
@@ -209,7 +209,7 @@ class Writer:
             for task in group:
                 if not task.future.done():
                     task.future.set_exception(failed_again or failed)
-            return_room(self._truth, self._reserve)
+            return_room(self._transaction, self._reserve)
 
     def _commit(self, group: list[Task[Any]]) -> Exception | None:
         """Commits a group and settles its tasks; deletions that found no room are left to be tried again.
@@ -217,14 +217,14 @@ class Writer:
         Returns:
             What the group failed with.
         """
-        before = self._truth.counters
+        before = self._transaction.counters
         applied: list[tuple[Task[Any], Any]] = []
         try:
             with translated(self._name):
                 self._connection.execute("BEGIN IMMEDIATE")
                 for task in group:
                     self._apply(task, applied)
-                self._truth.save_counters()
+                self._transaction.save_counters()
                 self._crash_point("commit:before")
                 self._connection.execute("COMMIT")
                 self._crash_point("commit:after")
@@ -252,7 +252,7 @@ class Writer:
         """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
         try:
             with translated(self._name):
-                self._truth.record_commit()
+                self._transaction.record_commit()
                 self._crash_point("commit:recorded")
         except Exception as error:
             logger.error("collection %s: a commit could not be recorded: %s", self._name, error)
@@ -260,25 +260,25 @@ class Writer:
         return None
 
     def _apply(self, task: Task[Any], applied: list[tuple[Task[Any], Any]]) -> None:
-        before = self._truth.counters
+        before = self._transaction.counters
         self._connection.execute("SAVEPOINT task")
         try:
             with translated(self._name):
-                effect = task.apply(self._truth)
+                effect = task.apply(self._transaction)
         except Exception as error:
             # A full disk rolls the whole transaction back by itself; then the group fails as one.
             if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
                 raise
             self._connection.execute("ROLLBACK TO task")
             self._connection.execute("RELEASE task")
-            self._truth.counters = before
+            self._transaction.counters = before
             task.future.set_exception(error)
             return
         self._connection.execute("RELEASE task")
         applied.append((task, effect))
 
     def _undo(self, before: Counters) -> None:
-        self._truth.counters = before
+        self._transaction.counters = before
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

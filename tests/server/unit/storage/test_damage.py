@@ -299,7 +299,10 @@ def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store
 
     def limit(pages):
         collection.run(
-            Task(lambda truth: truth.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(), lambda _: None)
+            Task(
+                lambda transaction: transaction.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(),
+                lambda _: None,
+            )
         )
 
     limit(1)

@@ -58,11 +58,11 @@ def collection(store):
 
 def write(collection, change):
     """Changes the database, and shows nobody."""
-    collection.run(Task(lambda truth: truth.apply([change], None), lambda _: None))
+    collection.run(Task(lambda transaction: transaction.apply([change], None), lambda _: None))
 
 
 def execute(collection, sql, *values):
-    collection.run(Task(lambda truth: truth.connection.execute(sql, values).fetchall(), lambda _: None))
+    collection.run(Task(lambda transaction: transaction.connection.execute(sql, values).fetchall(), lambda _: None))
 
 
 def show(collection, change):
@@ -243,7 +243,7 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
     row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.view.segments]
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
-            collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
+            collection.run(Task(lambda transaction, gone=gone: transaction.replace_segments(gone, row), lambda _: None))
     assert collection.difference().problems == ()
 
 
