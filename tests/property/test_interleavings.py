@@ -102,7 +102,7 @@ class Play:
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, view = self.collection._residency.opened.index, self.collection.view
+        index, view = self.collection._lifecycle.opened.index, self.collection.view
         job = next_seal(view, 1, MOST) if kind == "seal" else next_merge(view, 1, MOST, idle=True)
         if job is None:
             return
@@ -153,7 +153,7 @@ class Play:
             self.builds.pop(kind)[0].close()
 
     def publish(self, job: Job, segment: Segment | None, watch: Watch):
-        index = self.collection._residency.opened.index
+        index = self.collection._lifecycle.opened.index
 
         def apply(transaction) -> None:
             index.admit(job, segment, watch)

@@ -41,8 +41,8 @@ from shortlist_server.storage.compaction.reconcile import Difference
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.compaction.scheduler import CollectionStats, stats_of
 from shortlist_server.storage.opening.facts import Settings
-from shortlist_server.storage.opening.openings import Openings
-from shortlist_server.storage.opening.residency import Residency
+from shortlist_server.storage.opening.lifecycle import Lifecycle
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows import dead_letters as quarantine
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
@@ -57,47 +57,47 @@ T = TypeVar("T")
 class EmbeddedCollection:
     """A ``CollectionStore`` over SQLite and HNSW segments in one folder."""
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, openings: Openings) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, open_cache: OpenCollectionCache) -> None:
         """Nothing is opened yet."""
         self._name = name
         self._folder = folder
-        self._residency = Residency(name, folder, parameters, openings)
+        self._lifecycle = Lifecycle(name, folder, parameters, open_cache)
 
     @property
     def is_open(self) -> bool:
         """Whether it is open now."""
-        return self._residency.opened is not None
+        return self._lifecycle.opened is not None
 
     @property
     def problem(self) -> str:
         """Why it could not be opened, or looked at, the last time; empty when it could, or was not tried."""
-        return self._residency.problem
+        return self._lifecycle.problem
 
     @property
     def damage(self) -> tuple[Damage, ...]:
         """The segments that were forgotten when it was opened last."""
-        return self._residency.damage
+        return self._lifecycle.damage
 
     @property
     def unused_since(self) -> float:
         """When it was opened or leased last, on the monotonic clock; 0 when it never was."""
-        return self._residency.unused_since
+        return self._lifecycle.unused_since
 
     def lease(self) -> Lease[EmbeddedCollection]:
         """Keeps it open until the lease is released, and counts as a use of it. Opens it when it is closed."""
-        self._residency.begin()
+        self._lifecycle.begin()
         return self._leased()
 
     def try_lease(self) -> Lease[EmbeddedCollection] | None:
         """The same where it is open already, else None. Never blocks."""
-        return None if self._residency.try_begin() is None else self._leased()
+        return None if self._lifecycle.try_begin() is None else self._leased()
 
     def _leased(self) -> Lease[EmbeddedCollection]:
-        self._residency.touch()
+        self._lifecycle.touch()
 
         def release() -> None:
-            self._residency.touch()
-            self._residency.end()
+            self._lifecycle.touch()
+            self._lifecycle.end()
 
         return Lease(self, release)
 
@@ -107,11 +107,11 @@ class EmbeddedCollection:
         Raises:
             Unavailable: it is open.
         """
-        return self._residency.while_closed(work)
+        return self._lifecycle.while_closed(work)
 
     def close(self) -> None:
         """Closes it for good: from now on its methods raise ``Unavailable``. Idempotent."""
-        self._residency.close()
+        self._lifecycle.close()
 
     # ------------------------------------------------------------------------------------------------- what it is
 
@@ -128,8 +128,8 @@ class EmbeddedCollection:
     @property
     def sequence(self) -> int:
         """Sequence of the last commit."""
-        opened = self._residency.opened
-        return self._residency.facts().info.sequence if opened is None else opened.view.sequence
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().info.sequence if opened is None else opened.view.sequence
 
     def ef(self, *, filtered: bool) -> int:
         """Breadth of dense searches that ask for none."""
@@ -138,16 +138,16 @@ class EmbeddedCollection:
 
     def info(self) -> CollectionInfo:
         """Counts and sizes now, from memory and a few ``stat`` calls; of a closed collection, as it was closed."""
-        return self._residency.facts().info
+        return self._lifecycle.facts().info
 
     def stats(self) -> CollectionStats:
         """How maintenance is doing, for an operator. Of a closed collection, without its segments."""
-        opened = self._residency.opened
-        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.view)
+        opened = self._lifecycle.opened
+        return stats_of(self._lifecycle.tally, self.damage, None if opened is None else opened.view)
 
     def _settings(self) -> Settings:
-        opened = self._residency.opened
-        return self._residency.facts().settings if opened is None else opened.settings
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().settings if opened is None else opened.settings
 
     def seal_now(self) -> int:
         """Seals the whole tail, waiting for the builds; returns the number of segments made.
@@ -155,7 +155,7 @@ class EmbeddedCollection:
         Raises:
             BuildFailed: a build failed; nothing of it has changed anything.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.upkeep.seal_now()
 
     def merge_now(self) -> int:
@@ -164,7 +164,7 @@ class EmbeddedCollection:
         Raises:
             BuildFailed: a build failed; what it was to replace is as it was.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.upkeep.merge_now()
 
     # ------------------------------------------------------------------------------- for verification and backup
@@ -182,18 +182,18 @@ class EmbeddedCollection:
     @property
     def view(self) -> dense.View:
         """What searches see now."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.view
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A reading connection for the time of a block."""
-        with self._residency.use() as opened, opened.pool.connection() as connection:
+        with self._lifecycle.use() as opened, opened.pool.connection() as connection:
             yield connection
 
     def submit(self, task: Task[T]) -> Future[T]:
         """Has the writer thread do a task."""
-        return self._residency.until_done(lambda opened: opened.submit(task))
+        return self._lifecycle.until_done(lambda opened: opened.submit(task))
 
     def run(self, task: Task[T]) -> T:
         """Runs a task on the writer thread and waits for it."""
@@ -201,7 +201,7 @@ class EmbeddedCollection:
 
     def difference(self) -> Difference:
         """What the dense index shows beside what the database has; commits wait while they are compared."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.difference()
 
     def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
@@ -212,7 +212,7 @@ class EmbeddedCollection:
         Returns:
             What was done, a line each.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.repair(lexical=lexical, dense=dense, segments=segments)
 
     # ------------------------------------------------------------------------------------------------------ writes
@@ -225,11 +225,11 @@ class EmbeddedCollection:
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
         changes = tuple(changes)
-        return self._residency.until_done(lambda opened: opened.commit(changes, position, failures))
+        return self._lifecycle.until_done(lambda opened: opened.commit(changes, position, failures))
 
     def delete_matching(self, filter: Filter) -> Future[int]:
         """Deletes the documents that pass now, in several transactions, so that other writes go on between them."""
-        return self._residency.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
+        return self._lifecycle.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
 
     def update_search_defaults(self, defaults: SearchDefaults) -> None:
         """Replaces the search defaults, durably."""
@@ -239,7 +239,7 @@ class EmbeddedCollection:
                 raised = NOT_RAISED
             return replace(config, search_defaults=defaults), raised
 
-        self._residency.until_done(lambda opened: opened.save_settings(change)).result()
+        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
         """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""
@@ -249,13 +249,13 @@ class EmbeddedCollection:
                 raised = (raised[0], ef) if filtered else (ef, raised[1])
             return config, raised
 
-        self._residency.until_done(lambda opened: opened.save_settings(change)).result()
+        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
 
     # ------------------------------------------------------------------------------------------------------- reads
 
     def stream_position(self, stream: str) -> int:
         """The last position committed for a named stream; 0 for an unknown one."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.stream_position(stream)
 
     def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
@@ -282,47 +282,47 @@ class EmbeddedCollection:
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
         """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.unchanged(hashes)
 
     def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Document key of each id that exists."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.keys(ids)
 
     def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
         """The documents with these ids that exist, by id, with the parts asked for."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.documents_by_id(ids, parts)
 
     def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.documents(keys, parts)
 
     def page(
         self, filter: Filter | None, after: int, limit: int, parts: Parts
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """A page of the documents that pass, by sequence, and where the next one starts."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             condition = None if filter is None else opened.condition(filter)
             return opened.reader.page(condition, after, limit, parts)
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.view.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
         """Resolves a filter at the present sequence; cached by filter and sequence."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.select(filter)
 
     def passages(
         self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
     ) -> Mapping[int, StoredPassage]:
         """The passages with these labels that still exist, by label."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.reader.passages(labels, vectors=vectors, token_vectors=token_vectors)
 
     def dense(
@@ -336,19 +336,19 @@ class EmbeddedCollection:
     ) -> DenseCandidates:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         assert selection is None or isinstance(selection, KeySelection)
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             breadth = ef or self.ef(filtered=selection is not None)
             return opened.dense(self._checked(vector), documents, selection, ef=breadth, exact=exact)
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.dense_scores(self._checked(vector), keys)
 
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
         """The documents that share words with ``text``, best by BM25 first."""
         assert selection is None or isinstance(selection, KeySelection)
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.lexicon.search(text, documents, selection)
 
     def _checked(self, vector: Vector) -> Vector:

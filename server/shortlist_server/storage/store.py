@@ -8,8 +8,8 @@ A collection is made under a temporary name and renamed when complete, and dropp
 that its folder is there as a whole or not at all. Names that start with a dot are such leftovers; they go at the next
 start.
 
-Collections are opened when they are used and closed when they are not (``openings.py``). Threads, reading connections
-and the clock are the store's, and shared by all of them. Any thread may call.
+The store opens a collection on first use and closes it when it is idle (``opening/open_cache.py``). All collections
+share the store's threads, reading connections and clock. Any thread may call.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, Files, pass_by
 from shortlist_server.storage.layout import COLLECTIONS_FOLDER, DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import accept_loss, start_record
-from shortlist_server.storage.opening.openings import Openings
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.survey import begin_survey
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows import schema
@@ -119,7 +119,7 @@ class EmbeddedStore:
             connections=ReadingConnections(),
             maintain=maintain,
         )
-        self._openings = Openings(
+        self._open_cache = OpenCollectionCache(
             most=config.max_open_collections,
             most_descriptors=descriptors.share_of_collections() - 2 * KEPT_CONNECTIONS,
             idle_seconds=config.collection_idle_seconds,
@@ -181,7 +181,7 @@ class EmbeddedStore:
             if known is None:
                 if NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
                     raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._openings)
+                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._open_cache)
                 self._collections[name] = known
             return known
 
@@ -213,7 +213,7 @@ class EmbeddedStore:
     @property
     def open_count(self) -> int:
         """How many collections are open."""
-        return len(self._openings)
+        return len(self._open_cache)
 
     def known(self) -> Sequence[EmbeddedCollection]:
         """The collections that were looked at since the start, those used last first."""
@@ -225,7 +225,7 @@ class EmbeddedStore:
         One that is damaged is logged and answers its own calls with the reason; no other is affected.
         """
         names = self.names()
-        if len(names) > self._openings.most:
+        if len(names) > self._open_cache.most:
             return False
         for name in names:
             try:
@@ -380,7 +380,7 @@ class EmbeddedStore:
             if self._closed:
                 return
             self._closed = True
-        self._openings.close()
+        self._open_cache.close()
         for collection in list(self._collections.values()):
             collection.close()
         self._clock.close()

@@ -1,8 +1,9 @@
-"""An open collection: its connections, its indexes in memory, its writer and its upkeep, put together.
+"""An open collection: puts together its connections, its indexes in memory, its writer and its upkeep.
 
-It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
-outlives both. The writer thread changes the database and then, in the same order, what searches see: it alone appends to
-the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread may call.
+An ``OpenCollection`` lives from the opening to the closing of a collection; callers hold the ``EmbeddedCollection``,
+which outlives it. The writer thread changes the database first and then, in the same order, what searches see: it alone
+appends to the tail, marks rows dead and replaces the ``View``. Searches read the view once and take no lock. Any thread
+may call.
 """
 
 from __future__ import annotations

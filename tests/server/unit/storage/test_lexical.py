@@ -23,7 +23,7 @@ def filled(open_store, maker):
 
 
 def lexicon(collection, budget):
-    return Lexicon(collection._residency.opened.pool, lambda: collection.view.documents, budget)
+    return Lexicon(collection._lifecycle.opened.pool, lambda: collection.view.documents, budget)
 
 
 def test_within_the_budget_every_word_counts(filled):

@@ -93,14 +93,14 @@ def dead_in_a_segment(collection, maker):
 
 
 def dead_in_the_tail(collection, maker):
-    show(collection, lambda: collection._residency.opened.index._tail.remove(np.array([105])))
+    show(collection, lambda: collection._lifecycle.opened.index._tail.remove(np.array([105])))
 
 
 def in_a_segment_and_in_the_tail(collection, maker):
-    tail = collection._residency.opened.index._tail
+    tail = collection._lifecycle.opened.index._tail
     tail.drop_range(0, 1000)
     tail.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
-    show(collection, collection._residency.opened.index._show)
+    show(collection, collection._lifecycle.opened.index._show)
 
 
 def maker_rows(maker, numbers):
@@ -111,7 +111,7 @@ def in_two_segments(collection, maker):
     row = begun(collection, 0, 100)
     values = (row.uid, row.low, row.high, row.passages, row.checksum)
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
-    index = collection._residency.opened.index
+    index = collection._lifecycle.opened.index
 
     def both() -> None:
         index._segments = (loaded(collection, row), *index._segments)
@@ -201,7 +201,7 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection
 
 
 def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection, store, maker):
-    index = collection._residency.opened.index
+    index = collection._lifecycle.opened.index
     with index.watching() as watch:
         row = begun(collection, 0, 50)
         segment = loaded(collection, row)
@@ -214,7 +214,7 @@ def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection
 
 def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
     started, go_on = threading.Event(), threading.Event()
-    upkeep = collection._residency.opened.upkeep
+    upkeep = collection._lifecycle.opened.upkeep
     real = upkeep._publish
 
     def late(job, segment, watch) -> None:

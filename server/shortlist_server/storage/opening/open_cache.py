@@ -57,7 +57,7 @@ class Closable(Protocol):
         """Closes it, unless it is in use or, without ``even_busy``, building a segment; says whether it did."""
 
 
-class Openings:
+class OpenCollectionCache:
     """The open collections of a store, and when which of them is closed."""
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Whether a collection is open: its opening at the first use, its closing when it is unused, and what is known of it
-while it is closed.
+"""The lifecycle of a collection: opened on first use, closed when idle, and what is known of it while it is closed.
 
-A ``Residency`` counts the uses of its collection and closes it only while there are none. Opening and closing exclude
-each other and may take long; asking for what is known takes no lock that either holds. Any thread may call.
+A ``Lifecycle`` counts the uses of its collection and closes it only while there are none. Opening and closing exclude
+each other and may take long. Reading the known facts takes no lock that either of them holds. Any thread may call.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, 
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.compaction.scheduler import UpkeepTally
 from shortlist_server.storage.opening.facts import Facts, needs_recovery, read_facts
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.opened import OpenCollection
-from shortlist_server.storage.opening.openings import Openings
 from shortlist_server.storage.parameters import Parameters
 
 logger = logging.getLogger(__name__)
@@ -29,24 +28,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Residency:
-    """One collection's.
+class Lifecycle:
+    """The lifecycle of one collection.
 
     Attributes:
-        opened: the open collection; None while it is closed. Whoever reads it without a use reads only its memory.
+        opened: the open collection; None while it is closed. Without a use, read only what is in its memory.
         tally: what its maintenance has done so far.
         damage: the segments that its last opening forgot.
-        problem: why it could not be opened, or looked at, the last time; empty when it could, or was not tried.
+        problem: why the last attempt to open or inspect it failed; empty after a success, or before any attempt.
         unused_since: when it was opened or leased last, on the monotonic clock.
         open_seconds: how long its last opening took.
     """
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, openings: Openings) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, open_cache: OpenCollectionCache) -> None:
         """Nothing is opened yet."""
         self.name = name
         self._folder = folder
         self._parameters = parameters
-        self._openings = openings
+        self._open_cache = open_cache
         # Held while it is opened or closed; the other one guards the fields below, and no more.
         self._transition = threading.Lock()
         self._lock = threading.Lock()
@@ -109,8 +108,8 @@ class Residency:
         with self._lock:
             self._uses -= 1
             unused = not self._uses
-        if unused and self._openings.crowded:
-            self._openings.sweep_soon()
+        if unused and self._open_cache.crowded:
+            self._open_cache.sweep_soon()
 
     def touch(self) -> None:
         """It is worth being kept open from now on."""
@@ -191,7 +190,7 @@ class Residency:
         opened.close()
         # Again: the log was folded in, and what was under way is counted.
         self._facts = opened.facts()
-        self._openings.leave(self)
+        self._open_cache.leave(self)
 
     def _open(self) -> OpenCollection | None:
         """Opens it and begins a use; None when another thread opened it first."""
@@ -200,12 +199,12 @@ class Residency:
                 return None
             if self._gone:
                 raise Unavailable(f"collection {self.name} is closed")
-            self._openings.admit(self)
+            self._open_cache.admit(self)
             begin = time.monotonic()
             try:
                 opened = self._opened_within_limit()
             except BaseException as error:
-                self._openings.leave(self)
+                self._open_cache.leave(self)
                 self._note(error)
                 raise
             self._note(None)
@@ -215,7 +214,7 @@ class Residency:
             with self._lock:
                 self.opened = opened
                 self._uses += 1
-        self._openings.entered()
+        self._open_cache.entered()
         return opened
 
     def _opened_within_limit(self) -> OpenCollection:
@@ -224,7 +223,7 @@ class Residency:
                 return OpenCollection(self.name, self._folder, self._parameters, self.tally)
             except Overloaded:
                 # Connections of callers may have taken the descriptors that collections were to have.
-                if not self._openings.make_way(self):
+                if not self._open_cache.make_way(self):
                     raise
 
     def _note(self, error: BaseException | None) -> None:
