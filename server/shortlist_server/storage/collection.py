@@ -1,10 +1,10 @@
 """One collection of the embedded store, open or closed.
 
-An ``EmbeddedCollection`` is there as long as its folder is. What takes memory, descriptors and work is in its
-``OpenCollection``, which comes with the first use and goes when the collection has not been used for a while. Every
-method opens the collection when it is closed, and keeps it open until it returns, or until its future is done; a
-``lease`` keeps it open for longer, so that the methods called meanwhile never wait for an opening. What is asked for
-often (``name``, ``config``, ``sequence``, ``ef``, ``info``, ``stats``) never opens it. Any thread may call any method.
+An ``EmbeddedCollection`` exists as long as its folder. Its ``OpenCollection`` holds everything that costs memory,
+descriptors and work; it is made on first use and closed when the collection is idle. Every method opens a closed
+collection, and keeps it open until the method returns or its future is done. A ``lease`` keeps it open for longer, so
+methods called meanwhile never wait for an opening. ``name``, ``config``, ``sequence``, ``ef``, ``info`` and ``stats``
+are read often and never open it. Any thread may call any method.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from shortlist_server.storage.opening.facts import Settings
 from shortlist_server.storage.opening.lifecycle import Lifecycle
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.rows import dead_letters as quarantine
+from shortlist_server.storage.rows import dead_letters
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -70,26 +70,26 @@ class EmbeddedCollection:
 
     @property
     def problem(self) -> str:
-        """Why it could not be opened, or looked at, the last time; empty when it could, or was not tried."""
+        """Why the last attempt to open or inspect it failed; empty after a success, or before any attempt."""
         return self._lifecycle.problem
 
     @property
     def damage(self) -> tuple[Damage, ...]:
-        """The segments that were forgotten when it was opened last."""
+        """The damaged segments that its last opening dropped."""
         return self._lifecycle.damage
 
     @property
     def unused_since(self) -> float:
-        """When it was opened or leased last, on the monotonic clock; 0 when it never was."""
+        """When it was opened or leased last, on the monotonic clock; 0 if it never was."""
         return self._lifecycle.unused_since
 
     def lease(self) -> Lease[EmbeddedCollection]:
-        """Keeps it open until the lease is released, and counts as a use of it. Opens it when it is closed."""
+        """Keeps the collection open until the lease is released; opens it first if it is closed."""
         self._lifecycle.begin()
         return self._leased()
 
     def try_lease(self) -> Lease[EmbeddedCollection] | None:
-        """The same where it is open already, else None. Never blocks."""
+        """Leases the collection if it is open already, else returns None. Never blocks."""
         return None if self._lifecycle.try_begin() is None else self._leased()
 
     def _leased(self) -> Lease[EmbeddedCollection]:
@@ -102,10 +102,10 @@ class EmbeddedCollection:
         return Lease(self, release)
 
     def while_closed(self, work: Callable[[], T]) -> T:
-        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+        """Does work that needs the files for itself; meanwhile the collection cannot be opened.
 
         Raises:
-            Unavailable: it is open.
+            Unavailable: the collection is open.
         """
         return self._lifecycle.while_closed(work)
 
@@ -122,7 +122,7 @@ class EmbeddedCollection:
 
     @property
     def config(self) -> CollectionConfig:
-        """What it was made with, with the search defaults as last updated."""
+        """The settings with which it was made, and the search defaults as last updated."""
         return self._settings().config
 
     @property
@@ -132,16 +132,16 @@ class EmbeddedCollection:
         return self._lifecycle.facts().info.sequence if opened is None else opened.view.sequence
 
     def ef(self, *, filtered: bool) -> int:
-        """Breadth of dense searches that ask for none."""
+        """The ``ef`` of dense searches that name none; see ``CollectionStore.ef``."""
         settings = self._settings()
         return max(settings.config.search_defaults.ef or dense.DEFAULT_BREADTH, settings.raised_ef[filtered])
 
     def info(self) -> CollectionInfo:
-        """Counts and sizes now, from memory and a few ``stat`` calls; of a closed collection, as it was closed."""
+        """Counts and sizes now, from memory and a few ``stat`` calls; for a closed collection, as of its closing."""
         return self._lifecycle.facts().info
 
     def stats(self) -> CollectionStats:
-        """How maintenance is doing, for an operator. Of a closed collection, without its segments."""
+        """The state of maintenance, for an operator; for a closed collection, without its segments."""
         opened = self._lifecycle.opened
         return stats_of(self._lifecycle.tally, self.damage, None if opened is None else opened.view)
 
@@ -176,7 +176,7 @@ class EmbeddedCollection:
 
     @property
     def uid(self) -> str:
-        """What its segments are marked with."""
+        """Its identity, which its segments carry."""
         return self._settings().uid
 
     @property
@@ -187,12 +187,12 @@ class EmbeddedCollection:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A reading connection for the time of a block."""
+        """A reading connection for a ``with`` block."""
         with self._lifecycle.use() as opened, opened.pool.connection() as connection:
             yield connection
 
     def submit(self, task: Task[T]) -> Future[T]:
-        """Has the writer thread do a task."""
+        """Queues a task for the writer thread."""
         return self._lifecycle.until_done(lambda opened: opened.submit(task))
 
     def run(self, task: Task[T]) -> T:
@@ -200,17 +200,17 @@ class EmbeddedCollection:
         return self.submit(task).result()
 
     def difference(self) -> Difference:
-        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        """Compares the dense index with the database; commits wait meanwhile."""
         with self._lifecycle.use() as opened:
             return opened.difference()
 
     def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
-        """Rebuilds from the database: the lexical index, the segments named, and those that are missing.
+        """Rebuilds the lexical index, the named segments and missing segments from the database.
 
-        With ``dense``, first makes the dense index show what the database has. Searches go on throughout.
+        With ``dense``, first makes the dense index agree with the database. Searches go on throughout.
 
         Returns:
-            What was done, a line each.
+            What was done, one line for each repair.
         """
         with self._lifecycle.use() as opened:
             return opened.repair(lexical=lexical, dense=dense, segments=segments)
@@ -228,11 +228,11 @@ class EmbeddedCollection:
         return self._lifecycle.until_done(lambda opened: opened.commit(changes, position, failures))
 
     def delete_matching(self, filter: Filter) -> Future[int]:
-        """Deletes the documents that pass now, in several transactions, so that other writes go on between them."""
+        """Deletes the documents that pass now, in several transactions; other writes run between them."""
         return self._lifecycle.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
 
     def update_search_defaults(self, defaults: SearchDefaults) -> None:
-        """Replaces the search defaults, durably."""
+        """Replaces the search defaults durably."""
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
             if _recall_preset(defaults) != _recall_preset(config.search_defaults):
@@ -242,7 +242,7 @@ class EmbeddedCollection:
         self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
-        """Raises the breadth of searches that ask for none, durably; see ``CollectionStore.raise_ef``."""
+        """Raises the ``ef`` of searches that name none, durably; see ``CollectionStore.raise_ef``."""
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
             if _recall_preset(config.search_defaults) == _recall_preset(under):
@@ -261,27 +261,27 @@ class EmbeddedCollection:
     def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
         """The recorded failures of a stream between two positions, by position."""
         with self.reading() as connection:
-            return quarantine.of_stream(connection, stream, first, last)
+            return dead_letters.of_stream(connection, stream, first, last)
 
     def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
         """A page of the recorded failures; see ``CollectionStore.quarantined``."""
         with self.reading() as connection:
-            return quarantine.page(connection, after, limit)
+            return dead_letters.page(connection, after, limit)
 
     def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
-        """The recorded failures with these numbers that are there, oldest first."""
+        """The recorded failures that exist among these numbers, oldest first."""
         with self.reading() as connection:
-            return quarantine.by_number(connection, numbers)
+            return dead_letters.by_number(connection, numbers)
 
     def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
-        """Forgets failures by number; the future has how many were there."""
+        """Removes failures by number; the future gets how many existed."""
         numbers = tuple(numbers)
         return self.submit(
-            Task(lambda transaction: quarantine.forget(transaction.connection, numbers), lambda forgotten: forgotten)
+            Task(lambda transaction: dead_letters.forget(transaction.connection, numbers), lambda forgotten: forgotten)
         )
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
-        """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
+        """The sequence of each document that is stored with the given content hash, by id."""
         with self._lifecycle.use() as opened:
             return opened.reader.unchanged(hashes)
 
@@ -314,7 +314,7 @@ class EmbeddedCollection:
             return opened.view.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
-        """Resolves a filter at the present sequence; cached by filter and sequence."""
+        """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
         with self._lifecycle.use() as opened:
             return opened.select(filter)
 
@@ -337,8 +337,8 @@ class EmbeddedCollection:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         assert selection is None or isinstance(selection, KeySelection)
         with self._lifecycle.use() as opened:
-            breadth = ef or self.ef(filtered=selection is not None)
-            return opened.dense(self._checked(vector), documents, selection, ef=breadth, exact=exact)
+            ef = ef or self.ef(filtered=selection is not None)
+            return opened.dense(self._checked(vector), documents, selection, ef=ef, exact=exact)
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
@@ -355,12 +355,13 @@ class EmbeddedCollection:
         dimension = self.config.dimension
         if vector.shape != (dimension,):
             raise UnsupportedByCollection(
-                f"collection {self._name} has vectors of {dimension} dimensions, the query's has shape {vector.shape}",
+                f"the vectors of collection '{self._name}' have {dimension} dimensions; the query's shape is"
+                f" {vector.shape}",
                 metadata={"collection": self._name, "dimension": str(dimension)},
             )
         return np.ascontiguousarray(vector, dtype=np.float32)
 
 
 def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:
-    """What a raised breadth was measured against: with another, raising begins anew."""
+    """The settings against which a raised ``ef`` was measured; when they change, raising starts over."""
     return defaults.ef, defaults.recall_target

@@ -107,7 +107,7 @@ def test_collections_are_backed_up_listed_and_restored(notes: TestServer) -> Non
     assert run.stdout == "notes-again: 30 documents, 30 passages\n"
     again = shortlist("restore", "one", "notes", "--target", notes.target)
     assert again.returncode == 1
-    assert "collection notes exists" in again.stderr
+    assert "collection 'notes' exists" in again.stderr
 
 
 def test_the_quarantine_is_listed_retried_and_emptied(notes: TestServer) -> None:
@@ -242,7 +242,7 @@ def test_one_damaged_collection_leaves_the_others_listed_and_named_in_a_backup(f
         run = shortlist("collections", "list", "--target", running.target)
         assert run.returncode == 0
         assert "notes cannot be used" in run.stderr
-        with pytest.raises(DataCorrupted, match=r"nothing was backed up.*collection notes"):
+        with pytest.raises(DataCorrupted, match=r"nothing was backed up.*collection 'notes'"):
             client.backup("all")
         assert [one.name for one in client.backup("some", ["vectors"]).collections] == ["vectors"]
         with pytest.raises(DataCorrupted):

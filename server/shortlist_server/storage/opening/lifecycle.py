@@ -46,7 +46,7 @@ class Lifecycle:
         self._folder = folder
         self._parameters = parameters
         self._open_cache = open_cache
-        # Held while it is opened or closed; the other one guards the fields below, and no more.
+        # Held while the collection is opened or closed; ``_lock`` only guards the fields below.
         self._transition = threading.Lock()
         self._lock = threading.Lock()
         self._uses = 0
@@ -61,13 +61,13 @@ class Lifecycle:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, but for those of the logs of its reading connections."""
+        """File descriptors in use now, without those for the logs of its reading connections."""
         opened = self.opened
         return 0 if opened is None else opened.descriptors
 
     @contextmanager
     def use(self) -> Iterator[OpenCollection]:
-        """The open collection, which stays open for the time of a block."""
+        """The open collection, which stays open for the ``with`` block."""
         opened = self.begin()
         try:
             yield opened
@@ -75,7 +75,7 @@ class Lifecycle:
             self.end()
 
     def until_done(self, start: Callable[[OpenCollection], Future[T]]) -> Future[T]:
-        """Starts something on the open collection, which stays open until that is done."""
+        """Starts work on the open collection, which stays open until the future is done."""
         opened = self.begin()
         try:
             future = start(opened)
@@ -86,10 +86,10 @@ class Lifecycle:
         return future
 
     def begin(self) -> OpenCollection:
-        """Begins a use, which another thread may end. Opens the collection when it is closed.
+        """Begins a use, which another thread may end. Opens the collection if it is closed.
 
         Raises:
-            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: the collection cannot be opened.
         """
         while True:
             opened = self.try_begin() or self._open()
@@ -97,7 +97,7 @@ class Lifecycle:
                 return opened
 
     def try_begin(self) -> OpenCollection | None:
-        """The same where it is open already, else None. Never blocks."""
+        """Begins a use if the collection is open already, else returns None. Never blocks."""
         with self._lock:
             if self.opened is not None:
                 self._uses += 1
@@ -112,11 +112,11 @@ class Lifecycle:
             self._open_cache.sweep_soon()
 
     def touch(self) -> None:
-        """It is worth being kept open from now on."""
+        """Restarts the collection's idle time."""
         self.unused_since = time.monotonic()
 
     def facts(self) -> Facts:
-        """What is known of it: now, or as it was closed, or as its database has it where it was not open yet.
+        """The present facts, or those from its closing, or those in its database if it was never open.
 
         Raises:
             DataCorrupted, NewerDataFormat: the database cannot be read.
@@ -132,17 +132,17 @@ class Lifecycle:
                 facts = read_facts(self._folder, self.name)
             except Exception as error:
                 if self._gone:
-                    raise Unavailable(f"collection {self.name} is closed") from error
+                    raise Unavailable(f"collection '{self.name}' is closed") from error
                 self._note(error)
                 raise
             self._note(None)
             with self._lock:
-                # It may have been opened, changed and closed meanwhile.
+                # Meanwhile it may have been opened, changed and closed.
                 self._facts = self._facts or facts
         return self._facts
 
     def close_unused(self, *, even_busy: bool) -> bool:
-        """Closes it, unless it is in use or, without ``even_busy``, building a segment; says whether it did."""
+        """Closes it, unless it is in use or, without ``even_busy``, building a segment; returns whether it did."""
         if not self._transition.acquire(blocking=False):
             return False
         try:
@@ -157,21 +157,21 @@ class Lifecycle:
             self._transition.release()
 
     def while_closed(self, work: Callable[[], T]) -> T:
-        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+        """Does work that needs the files for itself; meanwhile the collection cannot be opened.
 
         Raises:
-            Unavailable: it is open.
+            Unavailable: the collection is open.
         """
         with self._transition:
             if self.opened is not None:
-                raise Unavailable(f"collection {self.name} is in use")
+                raise Unavailable(f"collection '{self.name}' is in use")
             try:
                 return work()
             finally:
                 self._facts = None
 
     def close(self) -> None:
-        """Closes it for good, used or not: from now on it cannot be opened. Idempotent."""
+        """Closes it for good, even if it is in use; it cannot be opened again. Idempotent."""
         self._gone = True
         with self._transition:
             with self._lock:
@@ -182,13 +182,13 @@ class Lifecycle:
             self._close(opened)
 
     def _leave_facts(self, opened: OpenCollection) -> None:
-        # Without a look at the disk, because those wait who are on the event loop; the size follows soon.
+        # Does not look at the disk, because callers on the event loop wait for the lock; the size follows soon.
         self._facts = opened.facts(0 if self._facts is None else self._facts.info.disk_bytes)
         self.opened = None
 
     def _close(self, opened: OpenCollection) -> None:
         opened.close()
-        # Again: the log was folded in, and what was under way is counted.
+        # Once more: closing moved the log into the database and finished the commits under way.
         self._facts = opened.facts()
         self._open_cache.leave(self)
 
@@ -198,7 +198,7 @@ class Lifecycle:
             if self.opened is not None:
                 return None
             if self._gone:
-                raise Unavailable(f"collection {self.name} is closed")
+                raise Unavailable(f"collection '{self.name}' is closed")
             self._open_cache.admit(self)
             begin = time.monotonic()
             try:
@@ -222,12 +222,12 @@ class Lifecycle:
             try:
                 return OpenCollection(self.name, self._folder, self._parameters, self.tally)
             except Overloaded:
-                # Connections of callers may have taken the descriptors that collections were to have.
+                # Callers' connections may have taken the descriptors meant for collections.
                 if not self._open_cache.make_way(self):
                     raise
 
     def _note(self, error: BaseException | None) -> None:
-        """Remembers, and logs once, what keeps the collection from being used."""
+        """Remembers why the collection cannot be used, and logs each reason once."""
         before = self.problem
         self.problem = error.message if isinstance(error, DataCorrupted | NewerDataFormat) else ""
         if self.problem and self.problem != before:

@@ -57,23 +57,23 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OWN_DESCRIPTORS = 4
-"""Of the writing connection: the database, its log and the log's index; and the record of commits. Each segment has one
-more, of its mapped vectors."""
+"""Descriptors of the database, its log, the log's index and the record of commits. Each segment adds one, for its
+mapped vectors."""
 
 
 class OpenCollection:
-    """What there is of a collection while it is open.
+    """The open parts of a collection.
 
     Attributes:
-        settings: what the database says of the collection; the writer thread replaces it.
-        damage: the segments that were forgotten at the opening.
+        settings: the settings in the database; the writer thread replaces the value.
+        damage: the damaged segments that the opening dropped.
     """
 
     def __init__(self, name: str, folder: Path, parameters: Parameters, tally: UpkeepTally) -> None:
-        """Opens it, and recovers what a crash left.
+        """Opens the collection and recovers from a crash, if there was one.
 
         Raises:
-            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: the collection cannot be opened.
         """
         self._name = name
         self._folder = folder
@@ -123,7 +123,7 @@ class OpenCollection:
         found = sum(segment.live for segment in recovered.segments) + recovered.tail.live
         if found != self._transaction.counters.passages:
             raise DataCorrupted(
-                f"collection {self._name} counts {self._transaction.counters.passages} passages but holds {found};"
+                f"collection '{self._name}' counts {self._transaction.counters.passages} passages but holds {found};"
                 " restore a backup"
             )
 
@@ -134,16 +134,16 @@ class OpenCollection:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, but for those of the logs of its reading connections."""
+        """File descriptors in use now, without those for the logs of its reading connections."""
         return _OWN_DESCRIPTORS + len(self.index.view.segments) + self.pool.most_used
 
     @property
     def busy(self) -> bool:
-        """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
+        """Whether closing would interrupt work: a build of a segment, or giving space back to the disk."""
         return self.upkeep.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
-        """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
+        """Settings, counts and sizes, from memory and a few ``stat`` calls; none of those if ``size`` is given."""
         view = self.index.view
         if size is None:
             size = disk_bytes(self._folder, [segment.row.uid for segment in view.segments])
@@ -164,7 +164,7 @@ class OpenCollection:
     # ------------------------------------------------------------------------------------------------------ writes
 
     def submit(self, task: Task[T]) -> Future[T]:
-        """Has the writer thread do a task."""
+        """Queues a task for the writer thread."""
         return self.writer.submit(task)
 
     def commit(
@@ -191,7 +191,7 @@ class OpenCollection:
     def save_settings(
         self, change: Callable[[CollectionConfig, RaisedEf], tuple[CollectionConfig, RaisedEf]]
     ) -> Future[None]:
-        """Changes the settings that may change, durably, and then for those who ask."""
+        """Changes settings durably; readers see the change after the commit."""
 
         def apply(transaction: WriteTransaction) -> tuple[CollectionConfig, RaisedEf]:
             before = transaction.config(), transaction.raised_ef()
@@ -242,12 +242,12 @@ class OpenCollection:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Unavailable(f"collection {self._name} is closed")
+            raise Unavailable(f"collection '{self._name}' is closed")
 
     # ------------------------------------------------------------------------------------------ repair, and the end
 
     def difference(self) -> Difference:
-        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        """Compares the dense index with the database; commits wait meanwhile."""
         return difference(self.index, self.submit)
 
     def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
@@ -279,10 +279,10 @@ class OpenCollection:
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
-            # All is in the write-ahead log, which the next opening reads.
-            logger.warning("collection %s: the last checkpoint failed: %s", self._name, error)
+            # The write-ahead log has everything, and the next opening reads it.
+            logger.warning("collection '%s': the last checkpoint failed: %s", self._name, error)
         try:
             self._connection.close()
         except sqlite3.Error as error:
-            logger.warning("collection %s: closing failed: %s", self._name, error)
+            logger.warning("collection '%s': closing failed: %s", self._name, error)
         self._record.close()

@@ -1,8 +1,7 @@
-"""Reads of one collection: its reading connections and the queries on them.
+"""Reads a collection: its reading connections and the queries on them.
 
-A connection is used by one thread at a time and returned after each call, so there are as many as calls at once, and a
-few that are kept for later calls, of all collections together. Every call sees all that was committed before it began.
-Any thread may call.
+Each call uses a connection of its own and then returns it. The connections kept for later calls are few, for all
+collections together. Every call sees all that was committed before it began. Any thread may call.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from shortlist_server.storage.rows.filters import Condition
 from shortlist_server.storage.rows.metadata import decode
 
 KEPT_CONNECTIONS = 16
-"""Idle reading connections that are kept, each with two descriptors and its cache: opening one takes half a
+"""Idle reading connections that are kept; each has two descriptors and a cache. Opening one takes half a
 millisecond."""
 
 
 class ReadingConnections:
-    """Reading connections of all collections of a store that nobody uses at the moment; a bounded number is kept.
+    """The idle reading connections of all collections of a store, up to a limit.
 
-    The connection that was idle longest goes first.
+    Beyond the limit, the connection that was idle longest is closed.
     """
 
     def __init__(self, most: int = KEPT_CONNECTIONS) -> None:
@@ -49,7 +48,7 @@ class ReadingConnections:
         return len(self._idle)
 
     def take(self, pool: ReaderPool) -> sqlite3.Connection | None:
-        """The connection of a collection that was used last, if any is idle."""
+        """The collection's most recently used idle connection, if it has any."""
         with self._lock:
             pool.used += 1
             pool.most_used = max(pool.most_used, pool.used)
@@ -59,8 +58,11 @@ class ReadingConnections:
             return found
 
     def give_back(self, connection: sqlite3.Connection | None, pool: ReaderPool) -> None:
-        """Keeps a connection that is no longer used, and closes another when there are too many, or that one when its
-        collection was closed meanwhile. None: it could not be made."""
+        """Ends the use of a connection; ``connection`` is None if it could not be made.
+
+        Keeps the connection, and closes the one idle longest if there are too many. If the collection was closed
+        meanwhile, closes this one instead.
+        """
         surplus = connection
         with self._lock:
             pool.used -= 1
@@ -71,7 +73,7 @@ class ReadingConnections:
             surplus.close()
 
     def close(self, pool: ReaderPool) -> None:
-        """Closes the idle connections of a collection, and from now on each that is in use when its use ends."""
+        """Closes the idle connections of a collection now, and those in use when their use ends."""
         with self._lock:
             pool.closed = True
             idle = [one for one, of in self._idle.items() if of is pool]
@@ -84,12 +86,12 @@ class ReadingConnections:
 class ReaderPool:
     """The reading connections of one collection, made when needed.
 
-    SQLite keeps a descriptor of the database for each of a collection's connections that ever were open at once, to be
-    used by later ones, until the collection is closed.
+    Until the collection is closed, SQLite keeps as many descriptors of the database as connections were ever open at
+    once, and reuses them.
 
     Attributes:
         closed: whether the collection is closed.
-        used, most_used: connections in use now, and the most at once. ``ReadingConnections`` sets all three.
+        used, most_used: connections in use now, and the most in use at once. ``ReadingConnections`` sets all three.
     """
 
     def __init__(self, path: Path, name: str, connections: ReadingConnections) -> None:
@@ -101,10 +103,10 @@ class ReaderPool:
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the time of a block; errors inside leave as typed ones."""
+        """A connection for a ``with`` block; raises errors inside the block as typed ones."""
         with translated(self._name):
             if self.closed:
-                raise Unavailable(f"collection {self._name} is closed")
+                raise Unavailable(f"collection '{self._name}' is closed")
             connection = self._connections.take(self)
             try:
                 connection = connection or schema.open_reader(self._path, self._name)
@@ -132,7 +134,7 @@ class Reader:
         return int(row[0]) if row else 0
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> dict[str, int]:
-        """Of documents by id, those stored with an equal hash, with their sequence."""
+        """The sequence of each document that is stored with the given hash, by id."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 "SELECT id, content_hash, sequence FROM documents WHERE id IN (SELECT value FROM json_each(?))",
@@ -171,7 +173,7 @@ class Reader:
     def page(
         self, condition: Condition | None, after: int, limit: int, parts: Parts
     ) -> tuple[list[StoredDocument], int | None]:
-        """Documents that pass with a sequence over ``after``, by sequence, and where the next page starts."""
+        """Documents that pass with a sequence above ``after``, by sequence, and the next page's ``after`` or None."""
         where = condition or Condition("1", ())
         with self._pool.connection() as connection, _snapshot(connection):
             rows = connection.execute(
@@ -183,7 +185,7 @@ class Reader:
         return documents, documents[-1].sequence if len(rows) > limit else None
 
     def select(self, condition: Condition, after: int = 0) -> NDArray[np.int64]:
-        """Keys of the documents that pass with a sequence over ``after``, ascending, shape (n,)."""
+        """Keys of the documents that pass with a sequence above ``after``, ascending, shape (n,)."""
         with self._pool.connection() as connection:
             rows = connection.execute(
                 f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608

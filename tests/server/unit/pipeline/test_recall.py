@@ -319,7 +319,7 @@ async def test_a_collection_that_is_dropped_is_checked_no_more(
         await check
         await searching.check(3)
     assert [record.getMessage() for record in caplog.records] == [
-        "collection c: its recall could not be checked: collection c is closed"
+        "collection c: its recall could not be checked: collection 'c' is closed"
     ]
 
 

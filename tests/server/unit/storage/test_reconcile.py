@@ -260,7 +260,7 @@ def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(c
 @pytest.mark.parametrize("harm", [listed_by_no_manifest, listed_under_another_name])
 def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(collection, store, maker, harm):
     harm(collection, maker)
-    with pytest.raises(BuildFailed, match="not there any more"):
+    with pytest.raises(BuildFailed, match="no longer exists"):
         collection.merge_now()
     assert store.verify("papers", repair=True).ok
     assert collection.merge_now() == 1
