@@ -51,7 +51,7 @@ class Lease(Generic[C_co]):
     """
 
     def __init__(self, collection: C_co, release: Callable[[], None]) -> None:
-        """``release`` is called once."""
+        """``release`` is called at most once."""
         self.collection = collection
         self._release: Callable[[], None] | None = release
 

@@ -10,7 +10,7 @@ are read often and never open it. Any thread may call any method.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +31,6 @@ from shortlist_server.domain import (
     Quarantined,
     SearchDefaults,
     StoredDocument,
-    StoredPassage,
     StreamPosition,
     Vector,
 )
@@ -45,6 +44,7 @@ from shortlist_server.storage.opening.lifecycle import Lifecycle
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows import dead_letters
+from shortlist_server.storage.rows.reader import RowReader, read_page
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -54,7 +54,7 @@ from shortlist_server.storage.vectors.selection import KeySelection
 T = TypeVar("T")
 
 
-class EmbeddedCollection:
+class EmbeddedCollection(RowReader):
     """A ``CollectionStore`` over SQLite and HNSW segments in one folder."""
 
     def __init__(self, name: str, folder: Path, parameters: Parameters, open_cache: OpenCollectionCache) -> None:
@@ -113,8 +113,6 @@ class EmbeddedCollection:
         """Closes it for good: from now on its methods raise ``Unavailable``. Idempotent."""
         self._lifecycle.close()
 
-    # ------------------------------------------------------------------------------------------------- what it is
-
     @property
     def name(self) -> str:
         """The collection's name."""
@@ -167,8 +165,6 @@ class EmbeddedCollection:
         with self._lifecycle.use() as opened:
             return opened.upkeep.merge_now()
 
-    # ------------------------------------------------------------------------------- for verification and backup
-
     @property
     def folder(self) -> Path:
         """Where its files are."""
@@ -215,8 +211,6 @@ class EmbeddedCollection:
         with self._lifecycle.use() as opened:
             return opened.repair(lexical=lexical, dense=dense, segments=segments)
 
-    # ------------------------------------------------------------------------------------------------------ writes
-
     def commit(
         self,
         changes: Sequence[Change],
@@ -251,28 +245,6 @@ class EmbeddedCollection:
 
         self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
 
-    # ------------------------------------------------------------------------------------------------------- reads
-
-    def stream_position(self, stream: str) -> int:
-        """The last position committed for a named stream; 0 for an unknown one."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.stream_position(stream)
-
-    def failures(self, stream: str, first: int, last: int) -> Mapping[int, Quarantined]:
-        """The recorded failures of a stream between two positions, by position."""
-        with self.reading() as connection:
-            return dead_letters.of_stream(connection, stream, first, last)
-
-    def quarantined(self, after: int, limit: int) -> tuple[Sequence[Quarantined], int | None]:
-        """A page of the recorded failures; see ``CollectionStore.quarantined``."""
-        with self.reading() as connection:
-            return dead_letters.page(connection, after, limit)
-
-    def quarantined_by_number(self, numbers: Sequence[int]) -> Sequence[Quarantined]:
-        """The recorded failures that exist among these numbers, oldest first."""
-        with self.reading() as connection:
-            return dead_letters.by_number(connection, numbers)
-
     def forget_quarantined(self, numbers: Sequence[int]) -> Future[int]:
         """Removes failures by number; the future gets how many existed."""
         numbers = tuple(numbers)
@@ -280,33 +252,13 @@ class EmbeddedCollection:
             Task(lambda transaction: dead_letters.forget(transaction.connection, numbers), lambda forgotten: forgotten)
         )
 
-    def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
-        """The sequence of each document that is stored with the given content hash, by id."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.unchanged(hashes)
-
-    def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Document key of each id that exists."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.keys(ids)
-
-    def documents_by_id(self, ids: Sequence[str], parts: Parts) -> Mapping[str, StoredDocument]:
-        """The documents with these ids that exist, by id, with the parts asked for."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.documents_by_id(ids, parts)
-
-    def documents(self, keys: Sequence[int], parts: Parts) -> Mapping[int, StoredDocument]:
-        """The documents with these keys that still exist, by key, with the parts asked for."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.documents(keys, parts)
-
     def page(
         self, filter: Filter | None, after: int, limit: int, parts: Parts
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """A page of the documents that pass, by sequence, and where the next one starts."""
-        with self._lifecycle.use() as opened:
+        with self._lifecycle.use() as opened, opened.pool.connection() as connection:
             condition = None if filter is None else opened.condition(filter)
-            return opened.reader.page(condition, after, limit, parts)
+            return read_page(connection, condition, after, limit, parts)
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
@@ -317,13 +269,6 @@ class EmbeddedCollection:
         """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
         with self._lifecycle.use() as opened:
             return opened.select(filter)
-
-    def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
-    ) -> Mapping[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
-        with self._lifecycle.use() as opened:
-            return opened.reader.passages(labels, vectors=vectors, token_vectors=token_vectors)
 
     def dense(
         self,

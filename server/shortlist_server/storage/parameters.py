@@ -22,7 +22,7 @@ class Parameters:
     Attributes:
         builder: the command of the process that builds segments.
         reserve: disk space kept back for deletions.
-        pool: threads that search segments beside the caller's.
+        pool: threads that search segments in parallel with the caller's.
         writing_threads: threads that take turns at the collections' writers.
         sealing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
         clock: calls functions at their due times.

@@ -2,8 +2,7 @@
 
 The name of the folder, the name and the identity in the database's settings, the identity beside its counters, and the
 record of the last commit must agree. A file that disagrees was damaged, or comes from another collection or another
-time. The database is first opened read-only, because even an ordinary close would fold a damaged write-ahead log into
-it.
+time. The database is first opened read-only, because even an ordinary close would checkpoint a damaged write-ahead log.
 """
 
 from __future__ import annotations

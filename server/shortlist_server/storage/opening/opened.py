@@ -16,6 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shortlist_server.domain import (
     Change,
     CollectionConfig,
@@ -42,7 +45,7 @@ from shortlist_server.storage.rows.deletion import BulkDeletion
 from shortlist_server.storage.rows.filters import Condition, cache_key, compile_filter
 from shortlist_server.storage.rows.id_index import check_id_index
 from shortlist_server.storage.rows.metadata import parse_field
-from shortlist_server.storage.rows.reader import Reader, ReaderPool
+from shortlist_server.storage.rows.reader import ReaderPool, select_keys
 from shortlist_server.storage.rows.settings import RaisedEf
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task, Writer
@@ -90,7 +93,6 @@ class OpenCollection:
         config = self.settings.config
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
-        self.reader = Reader(self.pool)
         self.lexicon = Lexicon(self.pool, lambda: self.index.view.documents)
         self._selections = SelectionCache()
         self.upkeep = Upkeep(
@@ -161,8 +163,6 @@ class OpenCollection:
         )
         return Facts(info=info, settings=settings)
 
-    # ------------------------------------------------------------------------------------------------------ writes
-
     def submit(self, task: Task[T]) -> Future[T]:
         """Queues a task for the writer thread."""
         return self.writer.submit(task)
@@ -213,18 +213,19 @@ class OpenCollection:
         self.index.publish(effect, effect.counters)
         self.upkeep.changed()
 
-    # ------------------------------------------------------------------------------------------------------- reads
-
     def condition(self, filter: Filter) -> Condition:
         """A filter as SQL."""
         return compile_filter(filter, self._declared)
 
     def select(self, filter: Filter) -> KeySelection:
-        """Resolves a filter at the present sequence; cached by filter and sequence."""
+        """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
         condition = self.condition(filter)
-        return self._selections.resolve(
-            cache_key(filter), self.index.view.sequence, lambda after: self.reader.select(condition, after)
-        )
+
+        def select(after: int) -> NDArray[np.int64]:
+            with self.pool.connection() as connection:
+                return select_keys(connection, condition, after)
+
+        return self._selections.resolve(cache_key(filter), self.index.view.sequence, select)
 
     def dense(
         self, vector: Vector, documents: int, selection: KeySelection | None, *, ef: int, exact: bool
@@ -243,8 +244,6 @@ class OpenCollection:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable(f"collection '{self._name}' is closed")
-
-    # ------------------------------------------------------------------------------------------ repair, and the end
 
     def difference(self) -> Difference:
         """Compares the dense index with the database; commits wait meanwhile."""

@@ -37,7 +37,7 @@ def check_id_index(connection: sqlite3.Connection, name: str) -> None:
         raise DataCorrupted(
             f"the ids of documents in collection '{name}' are damaged; restore a backup", metadata={"collection": name}
         )
-    logger.warning("collection '%s': the index of document ids was damaged and was made anew from the documents", name)
+    logger.warning("collection '%s': the index of document ids was damaged and is rebuilt from the documents", name)
 
 
 def all_ids(connection: sqlite3.Connection) -> int:

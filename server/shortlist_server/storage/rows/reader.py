@@ -1,4 +1,4 @@
-"""Reads a collection: its reading connections and the queries on them.
+"""Reads a collection: its reading connections, and the queries on them.
 
 Each call uses a connection of its own and then returns it. The connections kept for later calls are few, for all
 collections together. Every call sees all that was committed before it began. Any thread may call.
@@ -10,19 +10,20 @@ import json
 import sqlite3
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Parts, StoredDocument, StoredPassage
+from shortlist_server.domain import Parts, Quarantined, StoredDocument, StoredPassage
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.disk.faults import translated
-from shortlist_server.storage.rows import schema
+from shortlist_server.storage.rows import dead_letters, schema
 from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
 from shortlist_server.storage.rows.filters import Condition
 from shortlist_server.storage.rows.metadata import decode
@@ -119,23 +120,39 @@ class ReaderPool:
         self._connections.close(self)
 
 
-class Reader:
-    """The read queries of one collection."""
+class RowReader(ABC):
+    """The reads of one collection that need only its database."""
 
-    def __init__(self, pool: ReaderPool) -> None:
-        self._pool = pool
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A reading connection for a ``with`` block."""
 
     def stream_position(self, stream: str) -> int:
         """The last position committed for a stream; 0 for an unknown one."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             row = connection.execute("SELECT position, checksum FROM streams WHERE name = ?", (stream,)).fetchone()
         if row and stream_checksum(stream, row[0]) != row[1]:
             raise damaged(f"the position of stream {stream!r}")
         return int(row[0]) if row else 0
 
+    def failures(self, stream: str, first: int, last: int) -> dict[int, Quarantined]:
+        """The recorded failures of a stream between two positions, both included, by position."""
+        with self.reading() as connection:
+            return dead_letters.of_stream(connection, stream, first, last)
+
+    def quarantined(self, after: int, limit: int) -> tuple[list[Quarantined], int | None]:
+        """Up to ``limit`` failures with a number above ``after``, oldest first, and the next ``after`` or None."""
+        with self.reading() as connection:
+            return dead_letters.page(connection, after, limit)
+
+    def quarantined_by_number(self, numbers: Sequence[int]) -> list[Quarantined]:
+        """The recorded failures that exist among these numbers, oldest first."""
+        with self.reading() as connection:
+            return dead_letters.by_number(connection, numbers)
+
     def unchanged(self, hashes: Mapping[str, bytes]) -> dict[str, int]:
-        """The sequence of each document that is stored with the given hash, by id."""
-        with self._pool.connection() as connection:
+        """The sequence of each document that is stored with the given content hash, by id."""
+        with self.reading() as connection:
             rows = connection.execute(
                 "SELECT id, content_hash, sequence FROM documents WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(hashes), ensure_ascii=False),),
@@ -144,7 +161,7 @@ class Reader:
 
     def keys(self, ids: Sequence[str]) -> dict[str, int]:
         """Document key of each id that exists."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(ids), ensure_ascii=False),),
@@ -152,8 +169,8 @@ class Reader:
             return dict(rows.fetchall())
 
     def documents_by_id(self, ids: Sequence[str], parts: Parts) -> dict[str, StoredDocument]:
-        """The documents with these ids that exist, by id."""
-        with self._pool.connection() as connection, _snapshot(connection):
+        """The documents with these ids that exist, by id, with the parts asked for."""
+        with self.reading() as connection, _snapshot(connection):
             rows = connection.execute(
                 f"SELECT {_columns(parts)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (json.dumps(list(ids), ensure_ascii=False),),
@@ -161,42 +178,45 @@ class Reader:
             return {document.id: document for document in _assemble(connection, rows, parts)}
 
     def documents(self, keys: Sequence[int], parts: Parts) -> dict[int, StoredDocument]:
-        """The documents with these keys that still exist, by key."""
+        """The documents with these keys that still exist, by key, with the parts asked for."""
         chosen = json.dumps([int(key) for key in keys])
-        with self._pool.connection() as connection, _snapshot(connection):
+        with self.reading() as connection, _snapshot(connection):
             rows = connection.execute(
                 f"SELECT {_columns(parts)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (chosen,),
             ).fetchall()
             return {document.key: document for document in _assemble(connection, rows, parts)}
 
-    def page(
-        self, condition: Condition | None, after: int, limit: int, parts: Parts
-    ) -> tuple[list[StoredDocument], int | None]:
-        """Documents that pass with a sequence above ``after``, by sequence, and the next page's ``after`` or None."""
-        where = condition or Condition("1", ())
-        with self._pool.connection() as connection, _snapshot(connection):
-            rows = connection.execute(
-                f"SELECT {_columns(parts)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
-                " ORDER BY sequence LIMIT ?",
-                (after, *where.parameters, limit + 1),
-            ).fetchall()
-            documents = _assemble(connection, rows[:limit], parts)
-        return documents, documents[-1].sequence if len(rows) > limit else None
-
-    def select(self, condition: Condition, after: int = 0) -> NDArray[np.int64]:
-        """Keys of the documents that pass with a sequence above ``after``, ascending, shape (n,)."""
-        with self._pool.connection() as connection:
-            rows = connection.execute(
-                f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608
-                (after, *condition.parameters),
-            ).fetchall()
-        return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
-
-    def passages(self, labels: Sequence[int], *, vectors: bool, token_vectors: bool) -> dict[int, StoredPassage]:
+    def passages(
+        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+    ) -> dict[int, StoredPassage]:
         """The passages with these labels that still exist, by label."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             return _passages(connection, "label", labels, vectors=vectors, token_vectors=token_vectors)
+
+
+def read_page(
+    connection: sqlite3.Connection, condition: Condition | None, after: int, limit: int, parts: Parts
+) -> tuple[list[StoredDocument], int | None]:
+    """Documents that pass with a sequence above ``after``, by sequence, and the next page's ``after`` or None."""
+    where = condition or Condition("1", ())
+    with _snapshot(connection):
+        rows = connection.execute(
+            f"SELECT {_columns(parts)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
+            " ORDER BY sequence LIMIT ?",
+            (after, *where.parameters, limit + 1),
+        ).fetchall()
+        documents = _assemble(connection, rows[:limit], parts)
+    return documents, documents[-1].sequence if len(rows) > limit else None
+
+
+def select_keys(connection: sqlite3.Connection, condition: Condition, after: int = 0) -> NDArray[np.int64]:
+    """Keys of the documents that pass with a sequence above ``after``, ascending, shape (n,)."""
+    rows = connection.execute(
+        f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608
+        (after, *condition.parameters),
+    ).fetchall()
+    return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
 
 
 @contextmanager
@@ -252,7 +272,7 @@ def checked_vector(label: int, vector: bytes, checksum: int) -> NDArray[np.float
     """A stored vector, shape (dimension,).
 
     Raises:
-        DataCorrupted: it is not what was stored.
+        DataCorrupted: the vector differs from what was stored.
     """
     if zlib.crc32(vector) != checksum:
         raise damaged(f"the vector of passage {label}")

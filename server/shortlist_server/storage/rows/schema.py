@@ -20,8 +20,7 @@ from sqlite_utils.migrations import Migrations
 from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import DataCorrupted, NewerDataFormat
 from shortlist_server.storage.disk.files import new_file
-from shortlist_server.storage.rows import dead_letters
-from shortlist_server.storage.rows import settings
+from shortlist_server.storage.rows import dead_letters, settings
 from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum
 from shortlist_server.storage.rows.filters import index_columns
 from shortlist_server.storage.rows.id_index import all_ids
@@ -180,7 +179,7 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
     """The writing connection of an existing collection, with its migrations applied.
 
     Raises:
-        DataCorrupted: the file is missing, is no collection, or is damaged.
+        DataCorrupted: the file is missing, damaged, or not a collection.
         NewerDataFormat: a newer release wrote it.
     """
     connection = _connect(path, name)
@@ -208,7 +207,7 @@ def check_format(connection: sqlite3.Connection, name: str) -> int:
     """The data format of a database.
 
     Raises:
-        DataCorrupted: it is no collection.
+        DataCorrupted: the database is not a collection.
         NewerDataFormat: a newer release wrote it.
     """
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:

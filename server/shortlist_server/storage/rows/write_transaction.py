@@ -24,8 +24,7 @@ from shortlist_server.domain import Change, CollectionConfig, Commit, Deletion, 
 from shortlist_server.errors import DataCorrupted, InvalidVector
 from shortlist_server.storage.disk.commit_record import CommitRecord, Mark
 from shortlist_server.storage.disk.faults import lexical_index
-from shortlist_server.storage.rows import dead_letters
-from shortlist_server.storage.rows import settings
+from shortlist_server.storage.rows import dead_letters, settings
 from shortlist_server.storage.rows.checksums import (
     document_checksum,
     id_checksum,
