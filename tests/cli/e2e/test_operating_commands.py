@@ -237,7 +237,7 @@ def test_one_damaged_collection_leaves_the_others_listed_and_named_in_a_backup(f
     with server(folder) as running, Client(running.target) as client:
         notes, vectors = client.list_collections()
         assert (notes.name, notes.document_count) == ("notes", 0)
-        assert "collection notes" in notes.problem
+        assert "collection 'notes'" in notes.problem
         assert (vectors.name, vectors.document_count, vectors.problem) == ("vectors", 1, "")
         run = shortlist("collections", "list", "--target", running.target)
         assert run.returncode == 0
