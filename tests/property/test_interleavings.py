@@ -102,7 +102,7 @@ class Play:
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, snapshot = self.collection._residency.opened.index, self.collection.snapshot
+        index, snapshot = self.collection._lifecycle.opened.index, self.collection.snapshot
         job = next_flush(snapshot, 1, MOST) if kind == "flush" else next_merge(snapshot, 1, MOST, idle=True)
         if job is None:
             return
@@ -153,11 +153,13 @@ class Play:
             self.builds.pop(kind)[0].close()
 
     def publish(self, job: Job, segment: Segment | None, watch: Watch):
-        index = self.collection._residency.opened.index
+        index = self.collection._lifecycle.opened.index
 
-        def apply(truth) -> None:
+        def apply(transaction) -> None:
             index.admit(job, segment, watch)
-            truth.replace_segments([old.row.uid for old in job.replaced], None if segment is None else segment.row)
+            transaction.replace_segments(
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+            )
 
         return self.collection.submit(Task(apply, lambda _: index.swap(job, segment, watch)))
 

@@ -117,7 +117,7 @@ class OpenAndClosed(RuleBasedStateMachine):
     def close(self, name, even_busy):
         if name in self.model:
             collection = self.store.find(name)
-            closed = collection._residency.close_unused(even_busy=even_busy)
+            closed = collection._lifecycle.close_unused(even_busy=even_busy)
             if collection in [lease.collection for lease in self.leases]:
                 assert not closed
                 assert collection.is_open

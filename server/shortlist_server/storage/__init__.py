@@ -1,1 +1,1 @@
-"""Collections on disk: SQLite as truth, indexes that can be rebuilt from it."""
+"""Collections on disk: SQLite holds the truth, and the indexes can be rebuilt from it."""

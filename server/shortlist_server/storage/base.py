@@ -1,11 +1,11 @@
-"""What the rest of the server may ask of a store.
+"""The interface between storage and the rest of the server.
 
-Two protocols: a ``Store`` of collections and the ``CollectionStore`` of one. No SQLite or hnswlib type crosses them.
-All methods block, unless they say otherwise, and may be called from any thread; reads never wait for writes. Every
-method may raise ``DataCorrupted``, ``OutOfSpace``, ``Overloaded`` and, after ``close``, ``Unavailable``.
+Two protocols: a ``Store`` holds collections, and a ``CollectionStore`` is one of them. No SQLite or hnswlib type
+crosses them. All methods block, unless they say otherwise, and may be called from any thread. Reads never wait for
+writes. Every method may raise ``DataCorrupted``, ``OutOfSpace``, ``Overloaded`` and, after ``close``, ``Unavailable``.
 
-A store opens collections when they are used and closes them when they are not. A method opens a closed collection by
-itself; a ``Lease`` keeps it open from one method to the next.
+A store opens a collection on use and closes it when it is idle. A method opens a closed collection by itself; a
+``Lease`` keeps the collection open from one method to the next.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Selection(Protocol):
 
     @property
     def matches(self) -> int:
-        """Number of documents that pass."""
+        """Number of documents that pass the filter."""
 
 
 C_co = TypeVar("C_co", bound="CollectionStore", covariant=True)
 
 
 class Lease(Generic[C_co]):
-    """A collection that stays open until the lease is released, at the end of a ``with`` block or by its method.
+    """Keeps a collection open until ``release`` is called or the ``with`` block ends.
 
     Attributes:
-        collection: what is leased.
+        collection: the leased collection.
     """
 
     def __init__(self, collection: C_co, release: Callable[[], None]) -> None:
-        """``release`` is called once."""
+        """``release`` is called at most once."""
         self.collection = collection
         self._release: Callable[[], None] | None = release
 
@@ -62,7 +62,7 @@ class Lease(Generic[C_co]):
         self.release()
 
     def release(self) -> None:
-        """The collection may be closed again. Never blocks. Idempotent; one thread at a time."""
+        """Lets the store close the collection again. Never blocks. Idempotent; one thread at a time."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -77,11 +77,11 @@ class CollectionStore(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open now."""
+        """Whether the collection is open now."""
 
     @property
     def config(self) -> CollectionConfig:
-        """What it was made with, with the search defaults as last updated."""
+        """The settings with which it was made, and the search defaults as last updated."""
 
     @property
     def sequence(self) -> int:
@@ -90,7 +90,7 @@ class CollectionStore(Protocol):
     def info(self) -> CollectionInfo:
         """Counts and sizes now. Cheap: no table is scanned.
 
-        Of a collection that was not open since the start, passages that died in segments still count as theirs.
+        If the collection has not been open since the start, the counts of segments include dead passages.
         """
 
     def commit(
@@ -99,17 +99,17 @@ class CollectionStore(Protocol):
         position: StreamPosition | None = None,
         failures: Sequence[DeadLetter] = (),
     ) -> Future[Commit]:
-        """Applies changes in order, all or none, and with them the stream position and what could not be taken.
+        """Applies changes in order, all or none, together with the stream position and the failures.
 
-        The future is done when they are synced to disk and searchable. Commits of several callers are grouped into one
-        transaction; an error fails only its own caller's changes. With no changes it records the position alone.
+        The future is done when the changes are synced to disk and searchable. Commits of several callers share one
+        transaction; an error fails only its own caller's changes. Without changes, it records only the position.
 
         Raises (through the future):
-            OutOfSpace: nothing of these changes was written.
+            OutOfSpace: the disk is full; none of these changes was written.
         """
 
     def delete_matching(self, filter: Filter) -> Future[int]:
-        """Deletes the documents that pass; the future has their number when that is durable."""
+        """Deletes the documents that pass; the future gets their number when all deletions are durable."""
 
     def stream_position(self, stream: str) -> int:
         """The last position committed for a named stream; 0 for an unknown one."""
@@ -118,16 +118,16 @@ class CollectionStore(Protocol):
         """The recorded failures of a stream between two positions, both included, by position."""
 
     def dead_letters(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], int | None]:
-        """Up to ``limit`` recorded failures with a number over ``after``, oldest first, and the next ``after``."""
+        """Up to ``limit`` failures with a number above ``after``, oldest first, and the next ``after`` or None."""
 
     def dead_letters_by_number(self, numbers: Sequence[int]) -> Sequence[DeadLetter]:
-        """The recorded failures with these numbers that are there, oldest first."""
+        """The recorded failures that exist among these numbers, oldest first."""
 
     def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
-        """Forgets failures by number; the future has how many were there."""
+        """Removes failures by number; the future gets how many existed."""
 
     def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
-        """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
+        """The sequence of each document that is stored with the given content hash, by id."""
 
     def documents_by_id(self, ids: Sequence[str], include: Include) -> Mapping[str, StoredDocument]:
         """The documents with these ids that exist, by id, with the parts asked for."""
@@ -138,16 +138,16 @@ class CollectionStore(Protocol):
     def page(
         self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
-        """Up to ``limit`` documents that pass with a sequence over ``after``, by sequence, and the next ``after``.
+        """Up to ``limit`` documents that pass with a sequence above ``after``, by sequence, and the next ``after``.
 
-        The latter is None on the last page.
+        The next ``after`` is None on the last page.
         """
 
     def count(self, filter: Filter | None) -> int:
-        """Number of live documents that pass. Without a filter it is read from a counter."""
+        """Number of live documents that pass; without a filter, from a counter."""
 
     def select(self, filter: Filter) -> Selection:
-        """Resolves a filter at the present sequence; cached by filter and sequence."""
+        """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
 
     def dense(
         self,
@@ -158,17 +158,17 @@ class CollectionStore(Protocol):
         ef: int | None = None,
         exact: bool = False,
     ) -> DenseCandidates:
-        """The passages nearest to ``vector`` by cosine, enough of them to cover ``documents`` distinct documents.
+        """The passages nearest to ``vector`` by cosine, enough to cover ``documents`` distinct documents.
 
-        Covers fewer only when fewer are live (or selected). With ``exact`` every vector is scored. ``ef`` None: that
-        of the method ``ef``.
+        They cover fewer only if fewer are live (or selected). With ``exact``, every vector is scored. If ``ef`` is
+        None, the method ``ef`` gives it.
 
         Raises:
-            UnsupportedByCollection: ``vector`` is not of the collection's dimension.
+            UnsupportedByCollection: ``vector`` does not have the collection's dimension.
         """
 
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
-        """The documents that share words with ``text``, best by BM25 first, at most ``documents``; any text will do."""
+        """Up to ``documents`` documents that share words with ``text``, best by BM25 first. Accepts any text."""
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
@@ -179,20 +179,20 @@ class CollectionStore(Protocol):
         """The passages with these labels that still exist, by label."""
 
     def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
-        """Replaces the search defaults, durably; another ``ef`` or ``recall_target`` undoes what ``raise_ef`` did.
+        """Replaces the search defaults durably. A new ``ef`` or ``recall_target`` undoes what ``raise_ef`` did.
 
         Returns:
-            False, with nothing changed, where they are not ``expected``; None expects any.
+            False, with nothing changed, where the search defaults are not ``expected``; None expects any.
         """
 
     def ef(self, *, filtered: bool) -> int:
-        """The ``ef`` of dense searches that set none: the larger of the preset (or default) and the raised one."""
+        """The ``ef`` of dense searches that name none: the preset or the store's default, raised by ``raise_ef``."""
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
-        """Raises that ``ef``, durably; the search defaults stay as they are.
+        """Raises the ``ef`` of searches that name none, durably. Leaves the search defaults as they are.
 
-        Does nothing if ``ef`` or ``recall_target`` of the search defaults has changed since ``under``, the defaults
-        for which recall was measured.
+        ``under`` are the search defaults for which the recall was too low. Does nothing if the ``ef`` or
+        ``recall_target`` of the search defaults has changed since.
         """
 
 
@@ -203,7 +203,7 @@ class Store(Protocol):
         """Makes a collection, durably.
 
         Raises:
-            CollectionExists: there is one of that name.
+            CollectionExists: a collection has that name.
             InvalidArgument: the name is not allowed.
         """
 
@@ -211,21 +211,21 @@ class Store(Protocol):
         """The collection of that name, open or not; the same object each time.
 
         Raises:
-            CollectionNotFound: there is none.
+            CollectionNotFound: no collection has that name.
         """
 
     def lease(self, name: str) -> Lease[CollectionStore]:
-        """The collection of that name, opened and kept open.
+        """Opens the collection of that name and keeps it open.
 
         Raises:
-            CollectionNotFound: there is none.
+            CollectionNotFound: no collection has that name.
             DataCorrupted: its database is damaged.
             NewerDataFormat: a newer release wrote it.
-            Overloaded: too many others are in use to open it now.
+            Overloaded: too many other collections are in use.
         """
 
     def try_lease(self, name: str) -> Lease[CollectionStore] | None:
-        """The same where the collection is open already, else None. Never blocks."""
+        """Leases the collection if it is open already, else returns None. Never blocks."""
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
@@ -234,4 +234,4 @@ class Store(Protocol):
         """Removes a collection and its files, durably. Raises ``CollectionNotFound``."""
 
     def close(self) -> None:
-        """Finishes commits under way, checkpoints and closes. Idempotent."""
+        """Finishes pending commits, checkpoints and closes. Idempotent."""

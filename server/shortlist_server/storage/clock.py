@@ -1,7 +1,6 @@
-"""A clock that all collections of a store share: one thread that calls functions when their time has come.
+"""One thread that calls functions at their due times, shared by all collections of a store.
 
-A function that an alarm calls must return at once, so it only wakes others: it hands work to an executor. Any thread
-may call any method.
+An alarm's function must return at once, so it only hands work to an executor. Any thread may call any method.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Alarm:
-    """A call that is due later. ``cancel`` takes it back."""
+    """A call that is due later."""
 
     __slots__ = ("function",)
 
@@ -25,7 +24,7 @@ class Alarm:
         self.function: Callable[[], object] | None = function
 
     def cancel(self) -> None:
-        """The function is not called any more, unless its call has begun. Idempotent."""
+        """Prevents the call, unless it has begun. Idempotent."""
         self.function = None
 
 
@@ -41,7 +40,7 @@ class Clock:
         self._thread.start()
 
     def after(self, seconds: float, function: Callable[[], object]) -> Alarm:
-        """Calls ``function`` in so many seconds, unless the clock is closed or the alarm cancelled before."""
+        """Calls ``function`` after ``seconds``, unless the clock is closed or the alarm cancelled first."""
         alarm = Alarm(function)
         with self._changed:
             heapq.heappush(self._alarms, (time.monotonic() + seconds, next(self._numbers), alarm))
@@ -50,7 +49,7 @@ class Clock:
         return alarm
 
     def close(self) -> None:
-        """Ends the thread; alarms that are not due yet come to nothing. Idempotent."""
+        """Ends the thread and drops the alarms that are not due yet. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -69,5 +68,5 @@ class Clock:
             try:
                 function()
             except Exception:
-                # One collection's fault must not stop the clock of the others.
+                # One collection's error must not stop the clock for the others.
                 logger.exception("an alarm failed")

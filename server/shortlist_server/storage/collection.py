@@ -1,16 +1,16 @@
 """One collection of the embedded store, open or closed.
 
-An ``EmbeddedCollection`` is there as long as its folder is. What takes memory, descriptors and work is in its
-``OpenCollection``, which comes with the first use and goes when the collection has not been used for a while. Every
-method opens the collection when it is closed, and keeps it open until it returns, or until its future is done; a
-``lease`` keeps it open for longer, so that the methods called meanwhile never wait for an opening. What is asked for
-often (``name``, ``config``, ``sequence``, ``ef``, ``info``, ``stats``) never opens it. Any thread may call any method.
+An ``EmbeddedCollection`` exists as long as its folder. Its ``OpenCollection`` holds everything that costs memory,
+descriptors and work; it is made on first use and closed when the collection is idle. Every method opens a closed
+collection, and keeps it open until the method returns or its future is done. A ``lease`` keeps it open for longer, so
+methods called meanwhile never wait for an opening. ``name``, ``config``, ``sequence``, ``ef``, ``info`` and ``stats``
+are read often and never open it. Any thread may call any method.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +31,6 @@ from shortlist_server.domain import (
     LexicalCandidates,
     SearchDefaults,
     StoredDocument,
-    StoredPassage,
     StreamPosition,
     Vector,
 )
@@ -41,10 +40,11 @@ from shortlist_server.storage.compaction.reconcile import Difference
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.compaction.scheduler import CollectionStats, stats_of
 from shortlist_server.storage.opening.facts import Settings
-from shortlist_server.storage.opening.openings import Openings
-from shortlist_server.storage.opening.residency import Residency
+from shortlist_server.storage.opening.lifecycle import Lifecycle
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows import dead_letters
+from shortlist_server.storage.rows.reader import RowReader, read_page
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -54,66 +54,64 @@ from shortlist_server.storage.vectors.selection import KeySelection
 T = TypeVar("T")
 
 
-class EmbeddedCollection:
+class EmbeddedCollection(RowReader):
     """A ``CollectionStore`` over SQLite and HNSW segments in one folder."""
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, openings: Openings) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, open_cache: OpenCollectionCache) -> None:
         """Nothing is opened yet."""
         self._name = name
         self._folder = folder
-        self._residency = Residency(name, folder, parameters, openings)
+        self._lifecycle = Lifecycle(name, folder, parameters, open_cache)
 
     @property
     def is_open(self) -> bool:
         """Whether it is open now."""
-        return self._residency.opened is not None
+        return self._lifecycle.opened is not None
 
     @property
     def problem(self) -> str:
-        """Why it could not be opened, or looked at, the last time; empty when it could, or was not tried."""
-        return self._residency.problem
+        """Why the last attempt to open or inspect it failed; empty after a success, or before any attempt."""
+        return self._lifecycle.problem
 
     @property
     def damage(self) -> tuple[Damage, ...]:
-        """The segments that were forgotten when it was opened last."""
-        return self._residency.damage
+        """The damaged segments that its last opening dropped."""
+        return self._lifecycle.damage
 
     @property
     def unused_since(self) -> float:
-        """When it was opened or leased last, on the monotonic clock; 0 when it never was."""
-        return self._residency.unused_since
+        """When it was opened or leased last, on the monotonic clock; 0 if it never was."""
+        return self._lifecycle.unused_since
 
     def lease(self) -> Lease[EmbeddedCollection]:
-        """Keeps it open until the lease is released, and counts as a use of it. Opens it when it is closed."""
-        self._residency.begin()
+        """Keeps the collection open until the lease is released; opens it first if it is closed."""
+        self._lifecycle.begin()
         return self._leased()
 
     def try_lease(self) -> Lease[EmbeddedCollection] | None:
-        """The same where it is open already, else None. Never blocks."""
-        return None if self._residency.try_begin() is None else self._leased()
+        """Leases the collection if it is open already, else returns None. Never blocks."""
+        return None if self._lifecycle.try_begin() is None else self._leased()
 
     def _leased(self) -> Lease[EmbeddedCollection]:
-        self._residency.touch()
+        self._lifecycle.touch()
 
         def release() -> None:
-            self._residency.touch()
-            self._residency.end()
+            self._lifecycle.touch()
+            self._lifecycle.end()
 
         return Lease(self, release)
 
     def while_closed(self, work: Callable[[], T]) -> T:
-        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+        """Does work that needs the files for itself; meanwhile the collection cannot be opened.
 
         Raises:
-            Unavailable: it is open.
+            Unavailable: the collection is open.
         """
-        return self._residency.while_closed(work)
+        return self._lifecycle.while_closed(work)
 
     def close(self) -> None:
         """Closes it for good: from now on its methods raise ``Unavailable``. Idempotent."""
-        self._residency.close()
-
-    # ------------------------------------------------------------------------------------------------- what it is
+        self._lifecycle.close()
 
     @property
     def name(self) -> str:
@@ -122,32 +120,32 @@ class EmbeddedCollection:
 
     @property
     def config(self) -> CollectionConfig:
-        """What it was made with, with the search defaults as last updated."""
+        """The settings with which it was made, and the search defaults as last updated."""
         return self._settings().config
 
     @property
     def sequence(self) -> int:
         """Sequence of the last commit."""
-        opened = self._residency.opened
-        return self._residency.facts().info.sequence if opened is None else opened.snapshot.sequence
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().info.sequence if opened is None else opened.snapshot.sequence
 
     def ef(self, *, filtered: bool) -> int:
-        """The ``ef`` of dense searches that set none."""
+        """The ``ef`` of dense searches that name none; see ``CollectionStore.ef``."""
         settings = self._settings()
         return max(settings.config.search_defaults.ef or dense.DEFAULT_EF, settings.raised_ef[filtered])
 
     def info(self) -> CollectionInfo:
-        """Counts and sizes now, from memory and a few ``stat`` calls; of a closed collection, as it was closed."""
-        return self._residency.facts().info
+        """Counts and sizes now, from memory and a few ``stat`` calls; for a closed collection, as of its closing."""
+        return self._lifecycle.facts().info
 
     def stats(self) -> CollectionStats:
-        """How maintenance is doing, for an operator. Of a closed collection, without its segments."""
-        opened = self._residency.opened
-        return stats_of(self._residency.tally, self.damage, None if opened is None else opened.snapshot)
+        """The state of maintenance, for an operator; for a closed collection, without its segments."""
+        opened = self._lifecycle.opened
+        return stats_of(self._lifecycle.tally, self.damage, None if opened is None else opened.snapshot)
 
     def _settings(self) -> Settings:
-        opened = self._residency.opened
-        return self._residency.facts().settings if opened is None else opened.settings
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().settings if opened is None else opened.settings
 
     def flush_now(self) -> int:
         """Flushes the whole growing segment and waits for the builds; returns the number of segments made.
@@ -155,7 +153,7 @@ class EmbeddedCollection:
         Raises:
             BuildFailed: a build failed; the collection is as it was before that build.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.compaction.flush_now()
 
     def merge_now(self) -> int:
@@ -164,10 +162,8 @@ class EmbeddedCollection:
         Raises:
             BuildFailed: a build failed; the segments it was to replace stay.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.compaction.merge_now()
-
-    # ------------------------------------------------------------------------------- for verification and backup
 
     @property
     def folder(self) -> Path:
@@ -176,46 +172,44 @@ class EmbeddedCollection:
 
     @property
     def uid(self) -> str:
-        """What its segments are marked with."""
+        """Its identity, which its segments carry."""
         return self._settings().uid
 
     @property
     def snapshot(self) -> dense.Snapshot:
         """What searches see now."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.snapshot
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A reading connection for the time of a block."""
-        with self._residency.use() as opened, opened.pool.connection() as connection:
+        """A reading connection for a ``with`` block."""
+        with self._lifecycle.use() as opened, opened.pool.connection() as connection:
             yield connection
 
     def submit(self, task: Task[T]) -> Future[T]:
-        """Has the writer thread do a task."""
-        return self._residency.until_done(lambda opened: opened.submit(task))
+        """Queues a task for the writer thread."""
+        return self._lifecycle.until_done(lambda opened: opened.submit(task))
 
     def run(self, task: Task[T]) -> T:
         """Runs a task on the writer thread and waits for it."""
         return self.submit(task).result()
 
     def difference(self) -> Difference:
-        """What the dense index shows beside what the database has; commits wait while they are compared."""
-        with self._residency.use() as opened:
+        """Compares the dense index with the database; commits wait meanwhile."""
+        with self._lifecycle.use() as opened:
             return opened.difference()
 
     def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
-        """Rebuilds from the database: the lexical index, the segments named, and those that are missing.
+        """Rebuilds the lexical index, the named segments and missing segments from the database.
 
-        With ``dense``, first makes the dense index show what the database has. Searches go on throughout.
+        With ``dense``, first makes the dense index agree with the database. Searches go on throughout.
 
         Returns:
-            What was done, a line each.
+            What was done, one line for each repair.
         """
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.repair(lexical=lexical, dense=dense, segments=segments)
-
-    # ------------------------------------------------------------------------------------------------------ writes
 
     def commit(
         self,
@@ -225,14 +219,14 @@ class EmbeddedCollection:
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
         changes = tuple(changes)
-        return self._residency.until_done(lambda opened: opened.commit(changes, position, failures))
+        return self._lifecycle.until_done(lambda opened: opened.commit(changes, position, failures))
 
     def delete_matching(self, filter: Filter) -> Future[int]:
-        """Deletes the documents that pass now, in several transactions, so that other writes go on between them."""
-        return self._residency.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
+        """Deletes the documents that pass now, in several transactions; other writes run between them."""
+        return self._lifecycle.until_done(lambda opened: opened.deletions.delete(opened.select(filter).keys.tolist()))
 
     def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
-        """Replaces the search defaults, durably, where they are as expected; see the protocol."""
+        """Replaces the search defaults durably, where they are as expected; see the protocol."""
         as_expected = True
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
@@ -244,92 +238,43 @@ class EmbeddedCollection:
                 raised = NOT_RAISED
             return replace(config, search_defaults=defaults), raised
 
-        self._residency.until_done(lambda opened: opened.save_settings(change)).result()
+        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
         return as_expected
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
-        """Raises the ``ef`` of searches that set none, durably; see ``CollectionStore.raise_ef``."""
+        """Raises the ``ef`` of searches that name none, durably; see ``CollectionStore.raise_ef``."""
 
         def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
             if _recall_preset(config.search_defaults) == _recall_preset(under):
                 raised = (raised[0], ef) if filtered else (ef, raised[1])
             return config, raised
 
-        self._residency.until_done(lambda opened: opened.save_settings(change)).result()
-
-    # ------------------------------------------------------------------------------------------------------- reads
-
-    def stream_position(self, stream: str) -> int:
-        """The last position committed for a named stream; 0 for an unknown one."""
-        with self._residency.use() as opened:
-            return opened.reader.stream_position(stream)
-
-    def failures(self, stream: str, first: int, last: int) -> Mapping[int, DeadLetter]:
-        """The recorded failures of a stream between two positions, by position."""
-        with self.reading() as connection:
-            return dead_letters.of_stream(connection, stream, first, last)
-
-    def dead_letters(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], int | None]:
-        """A page of the recorded failures; see ``CollectionStore.dead_letters``."""
-        with self.reading() as connection:
-            return dead_letters.page(connection, after, limit)
-
-    def dead_letters_by_number(self, numbers: Sequence[int]) -> Sequence[DeadLetter]:
-        """The recorded failures with these numbers that are there, oldest first."""
-        with self.reading() as connection:
-            return dead_letters.by_number(connection, numbers)
+        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
 
     def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
-        """Forgets failures by number; the future has how many were there."""
+        """Removes failures by number; the future gets how many existed."""
         numbers = tuple(numbers)
         return self.submit(
-            Task(lambda truth: dead_letters.forget(truth.connection, numbers), lambda forgotten: forgotten)
+            Task(lambda transaction: dead_letters.forget(transaction.connection, numbers), lambda forgotten: forgotten)
         )
-
-    def unchanged(self, hashes: Mapping[str, bytes]) -> Mapping[str, int]:
-        """Of documents by id with their content hashes, those stored with an equal hash, with their sequence."""
-        with self._residency.use() as opened:
-            return opened.reader.unchanged(hashes)
-
-    def keys(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Document key of each id that exists."""
-        with self._residency.use() as opened:
-            return opened.reader.keys(ids)
-
-    def documents_by_id(self, ids: Sequence[str], include: Include) -> Mapping[str, StoredDocument]:
-        """The documents with these ids that exist, by id, with the parts asked for."""
-        with self._residency.use() as opened:
-            return opened.reader.documents_by_id(ids, include)
-
-    def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
-        """The documents with these keys that still exist, by key, with the parts asked for."""
-        with self._residency.use() as opened:
-            return opened.reader.documents(keys, include)
 
     def page(
         self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """A page of the documents that pass, by sequence, and where the next one starts."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened, opened.pool.connection() as connection:
             condition = None if filter is None else opened.condition(filter)
-            return opened.reader.page(condition, after, limit, include)
+            return read_page(connection, condition, after, limit, include)
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.snapshot.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
-        """Resolves a filter at the present sequence; cached by filter and sequence."""
-        with self._residency.use() as opened:
+        """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
+        with self._lifecycle.use() as opened:
             return opened.select(filter)
-
-    def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
-    ) -> Mapping[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
-        with self._residency.use() as opened:
-            return opened.reader.passages(labels, vectors=vectors, token_vectors=token_vectors)
 
     def dense(
         self,
@@ -342,31 +287,32 @@ class EmbeddedCollection:
     ) -> DenseCandidates:
         """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
         assert selection is None or isinstance(selection, KeySelection)
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             ef = ef or self.ef(filtered=selection is not None)
             return opened.dense(self._checked(vector), documents, selection, ef=ef, exact=exact)
 
     def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
         """All live passages of these documents with their exact cosine, best first."""
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.dense_scores(self._checked(vector), keys)
 
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
         """The documents that share words with ``text``, best by BM25 first."""
         assert selection is None or isinstance(selection, KeySelection)
-        with self._residency.use() as opened:
+        with self._lifecycle.use() as opened:
             return opened.lexicon.search(text, documents, selection)
 
     def _checked(self, vector: Vector) -> Vector:
         dimension = self.config.dimension
         if vector.shape != (dimension,):
             raise UnsupportedByCollection(
-                f"collection {self._name} has vectors of {dimension} dimensions, the query's has shape {vector.shape}",
+                f"the vectors of collection '{self._name}' have {dimension} dimensions; the query's shape is"
+                f" {vector.shape}",
                 metadata={"collection": self._name, "dimension": str(dimension)},
             )
         return np.ascontiguousarray(vector, dtype=np.float32)
 
 
 def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:
-    """The settings a raised ``ef`` was measured against: when they change, raising begins anew."""
+    """The settings against which a raised ``ef`` was measured; when they change, raising starts over."""
     return defaults.ef, defaults.recall_target

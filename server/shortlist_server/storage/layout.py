@@ -1,6 +1,6 @@
-"""Where a store keeps what: the name of every file and folder, once.
+"""The name of every file and folder of a store.
 
-DATA_DIR/LOCK                                  held by the one process that has the store open
+DATA_DIR/LOCK                                  locked by the one process that has the store open
 DATA_DIR/RESERVE                               space kept back for deletions on a full disk
 DATA_DIR/collections/NAME/collection.db        the database of a collection
 DATA_DIR/collections/NAME/last-commit          the last commit, recorded outside the database

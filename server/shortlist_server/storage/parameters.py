@@ -1,4 +1,4 @@
-"""What a store gives to each of its collections. An immutable value."""
+"""The configuration and shared resources that a store gives to each of its collections. An immutable value."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shortlist_server.storage.rows.reserve import Reserve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """What a collection is given by its store.
+    """What a store gives to each of its collections.
 
-    All but ``config`` and ``maintain`` are shared by the store's collections, so that neither threads nor descriptors
-    grow with their number.
+    The collections share all of it except ``config`` and ``maintain``, so threads and descriptors do not grow with the
+    number of collections.
 
     Attributes:
         builder: the command of the process that builds segments.
-        reserve: space kept back for deletions.
-        pool: threads that search segments beside the caller's.
+        reserve: disk space kept back for deletions.
+        pool: threads that search segments in parallel with the caller's.
         writing_threads: threads that take turns at the collections' writers.
         flushing_threads, merging_threads: threads that wait for builds of segments; apart, as merges take minutes.
-        clock: calls what is due later.
+        clock: calls functions at their due times.
         connections: the reading connections.
         maintain: whether segments are flushed and merged in the background; tests and tools may do without.
     """

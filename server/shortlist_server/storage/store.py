@@ -4,12 +4,12 @@
     <data_dir>/collections/<name>/collection.db    the truth
     <data_dir>/collections/<name>/segments/<uid>/  disposable indexes
 
-A collection is made under a temporary name and renamed when complete, and dropped by renaming before it is removed, so
-that its folder is there as a whole or not at all. Names that start with a dot are such leftovers; they go at the next
-start.
+A collection is made under a temporary name and renamed when complete. To drop one, the store renames its folder before
+removing it. A collection's folder is therefore either complete or absent. The temporary names start with a dot; the
+next start removes what a crash left under them.
 
-Collections are opened when they are used and closed when they are not (``openings.py``). Threads, reading connections
-and the clock are the store's, and shared by all of them. Any thread may call.
+The store opens a collection on first use and closes it when it is idle (``opening/open_cache.py``). All collections
+share the store's threads, reading connections and clock. Any thread may call.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, Files, pass_by
 from shortlist_server.storage.layout import COLLECTIONS_FOLDER, DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import accept_loss, start_record
-from shortlist_server.storage.opening.openings import Openings
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.survey import begin_survey
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows import schema
@@ -62,18 +62,18 @@ from shortlist_server.storage.verify import CollectionReport, verify_collection
 logger = logging.getLogger(__name__)
 
 WRITING_THREADS = 8
-"""Threads that the collections' writers share; a turn takes one for a transaction, most of it the disk's time."""
+"""Threads that the collections' writers share. A turn occupies one for a transaction and mostly waits for the disk."""
 
 FLUSHING_THREADS = 2
 MERGING_THREADS = 2
-"""Builds of segments at once, each in a process that takes half of the cores."""
+"""How many builds of segments run at once, each in a process that uses half of the cores."""
 
 
 def open_store(config: Config) -> EmbeddedStore:
-    """Opens the data folder, making it when missing; collections are opened when first asked for.
+    """Opens the data folder, which is made if missing; collections are opened on first use.
 
     Raises:
-        Unavailable: another process has it open.
+        Unavailable: another process has the folder open.
     """
     return EmbeddedStore(config)
 
@@ -119,7 +119,7 @@ class EmbeddedStore:
             connections=ReadingConnections(),
             maintain=maintain,
         )
-        self._openings = Openings(
+        self._open_cache = OpenCollectionCache(
             most=config.max_open_collections,
             most_descriptors=descriptors.share_of_collections() - 2 * KEPT_CONNECTIONS,
             idle_seconds=config.collection_idle_seconds,
@@ -127,7 +127,7 @@ class EmbeddedStore:
             threads=self._threads["closing"],
         )
         self._lock = threading.Lock()
-        # Kept while they are held, and not for each name that somebody made up.
+        # Locks exist only while held, so requests for unknown names cannot grow the table.
         self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._collections: dict[str, EmbeddedCollection] = {}
         self._backing_up: set[Path] = set()
@@ -156,7 +156,7 @@ class EmbeddedStore:
         with self._naming(name), translated(name):
             target = self._folder / name
             if target.exists():
-                raise CollectionExists(f"collection {name} exists", metadata={"collection": name})
+                raise CollectionExists(f"collection '{name}' exists", metadata={"collection": name})
             temporary = self._folder / f".creating-{uuid.uuid4().hex}"
             try:
                 fill(temporary)
@@ -166,7 +166,7 @@ class EmbeddedStore:
             except BaseException:
                 self._files.remove_tree(temporary)
                 raise
-            # It is there, whether or not others leave it room to be opened now.
+            # The collection exists, even if the others leave no room to open it now.
             with suppress(Overloaded):
                 return self.open(name)
             return self.find(name)
@@ -181,12 +181,12 @@ class EmbeddedStore:
             if known is None:
                 if NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
                     raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._openings)
+                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._open_cache)
                 self._collections[name] = known
             return known
 
     def open(self, name: str) -> EmbeddedCollection:
-        """The collection of that name, opened. It may be closed again when it is not used; its methods open it.
+        """Opens the collection of that name. It may be closed again when idle; its methods reopen it.
 
         Raises:
             CollectionNotFound, DataCorrupted, NewerDataFormat, Overloaded: as ``lease``.
@@ -195,49 +195,49 @@ class EmbeddedStore:
             return collection
 
     def lease(self, name: str) -> Lease[EmbeddedCollection]:
-        """The collection of that name, opened and kept open; see ``Store.lease``."""
+        """Opens the collection of that name and keeps it open; see ``Store.lease``."""
         collection = self.find(name)
         try:
             return collection.lease()
         except Unavailable:
-            # Dropped between the two; one of the same name may have come since.
+            # It was dropped meanwhile, and a new one may have the name by now.
             if self._collections.get(name) is collection:
                 raise
             return self.find(name).lease()
 
     def try_lease(self, name: str) -> Lease[EmbeddedCollection] | None:
-        """The same where the collection is open already, else None; see ``Store.try_lease``."""
+        """Leases the collection if it is open already, else returns None; see ``Store.try_lease``."""
         collection = self._collections.get(name)
         return None if collection is None else collection.try_lease()
 
     @property
     def open_count(self) -> int:
         """How many collections are open."""
-        return len(self._openings)
+        return len(self._open_cache)
 
     def known(self) -> Sequence[EmbeddedCollection]:
-        """The collections that were looked at since the start, those used last first."""
+        """The collections used or inspected since the start, most recently used first."""
         return sorted(self._collections.copy().values(), key=lambda one: (-one.unused_since, one.name))
 
     def open_all(self) -> bool:
-        """Opens every collection where all of them may stay open; False, and nothing is done, where they are too many.
+        """Opens every collection, if all of them may stay open; if they are too many, returns False and does nothing.
 
-        One that is damaged is logged and answers its own calls with the reason; no other is affected.
+        A damaged collection is logged and answers its own calls with the reason. It does not affect the others.
         """
         names = self.names()
-        if len(names) > self._openings.most:
+        if len(names) > self._open_cache.most:
             return False
         for name in names:
             try:
                 self.open(name)
             except (DataCorrupted, NewerDataFormat):
-                continue  # It is logged already.
+                continue  # Logged already.
             except ShortlistError as error:
                 logger.error("collection '%s' cannot be opened: %s", name, error.message)
         return True
 
     def survey(self) -> None:
-        """Looks at each collection once, slowly and in the background, so that damage is logged. Never blocks."""
+        """Inspects each collection once, slowly and in the background, and so logs damage early. Never blocks."""
         begin_survey(
             self.names(),
             lambda name: self.find(name).info(),
@@ -251,7 +251,7 @@ class EmbeddedStore:
             return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir())
 
     def drop(self, name: str) -> None:
-        """Removes a collection and its files, durably; calls under way on it may raise ``Unavailable``."""
+        """Removes a collection and its files, durably. Calls in progress on it may raise ``Unavailable``."""
         with self._naming(name), translated(name):
             folder = self._folder / name
             if NAME.fullmatch(name) is None or not folder.is_dir():
@@ -272,10 +272,10 @@ class EmbeddedStore:
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Backup:
-        """Backs up all collections, or those named, into a new folder; see ``write_backup``.
+        """Backs up all collections, or the named ones, into a new folder; see ``write_backup``.
 
         Raises:
-            DataCorrupted: collections cannot be opened; the message names each. Nothing was copied.
+            DataCorrupted: some collections cannot be opened; the message names each. Nothing was copied.
         """
         chosen = self._all() if names is None else self._opened_all(dict.fromkeys(names))
         with self._lock:
@@ -290,11 +290,11 @@ class EmbeddedStore:
                 self._backing_up.discard(folder)
 
     def _all(self) -> list[EmbeddedCollection]:
-        """All collections, without those that are dropped meanwhile."""
+        """Opens all collections, except those that are dropped meanwhile."""
         return self._opened_all(self.names(), missing_ok=True)
 
     def _opened_all(self, names: Iterable[str], *, missing_ok: bool = False) -> list[EmbeddedCollection]:
-        """These collections, or an error that names every one that is damaged."""
+        """Opens these collections, or raises an error that names each damaged one."""
         found, damage = [], []
         for name in names:
             try:
@@ -307,8 +307,8 @@ class EmbeddedStore:
         if damage:
             problems = "; ".join(error.message for error in damage)
             raise DataCorrupted(
-                f"nothing was backed up, because not every collection can be opened: {problems}. The others can be"
-                " backed up by their names",
+                f"nothing was backed up, because some collections cannot be opened: {problems}. Back up the others by"
+                " their names",
                 metadata={"collection": ", ".join(error.metadata.get("collection", "") for error in damage)},
             )
         return found
@@ -324,9 +324,9 @@ class EmbeddedStore:
         """Makes a collection from a backup, durably, under its own name or a new one.
 
         Raises:
-            CollectionExists: there is one of that name.
-            CollectionNotFound: the backup has none.
-            InvalidArgument: the folder is no backup, or the new name is not allowed.
+            CollectionExists: a collection has that name already.
+            CollectionNotFound: the backup has no collection of that name.
+            InvalidArgument: the folder is not a backup, or the new name is not allowed.
             DataCorrupted: the backup is damaged.
         """
         target_name = new_name or name
@@ -348,9 +348,9 @@ class EmbeddedStore:
         accept_loss: bool = False,
         progress: Callable[[str], None] = lambda step: None,
     ) -> CollectionReport:
-        """Checks a collection, and repairs it when asked; see ``verify_collection``.
+        """Checks a collection, and with ``repair`` repairs it; see ``verify_collection``.
 
-        A collection that cannot be opened gives a report that says so. With ``repair`` and ``accept_loss``, one that
+        If the collection cannot be opened, the report says so. With ``repair`` and ``accept_loss``, a collection that
         lacks acknowledged commits goes on without them.
         """
         repairs = []
@@ -375,12 +375,12 @@ class EmbeddedStore:
             return self.find(name).while_closed(lambda: accept_loss(folder, name, self._files))
 
     def close(self) -> None:
-        """Finishes commits under way, checkpoints and closes. Idempotent."""
+        """Finishes pending commits, checkpoints and closes. Idempotent."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._openings.close()
+        self._open_cache.close()
         for collection in list(self._collections.values()):
             collection.close()
         self._clock.close()
@@ -390,7 +390,7 @@ class EmbeddedStore:
 
     @contextmanager
     def _naming(self, name: str) -> Iterator[None]:
-        # One lock a name: a collection that takes long to open must not hold up the others.
+        # One lock for each name, so a collection that opens slowly does not delay the others.
         with self._lock:
             if self._closed:
                 raise Unavailable("the store is closed")
@@ -400,10 +400,10 @@ class EmbeddedStore:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that cannot be a collection's.
+    """Refuses a name that a collection may not have.
 
     Raises:
-        InvalidArgument: it is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
+        InvalidArgument: the name is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
     """
     if NAME.fullmatch(name) is None:
         raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Values that the rooms of the store hand to each other."""
+"""Values that the packages of the store pass to each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """The one row that numbers everything."""
+    """The row of counters, from which all numbers are assigned."""
 
     sequence: int
     next_key: int
@@ -23,11 +23,11 @@ class Counters:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Effect:
-    """What a change did to the passages, for those who keep vectors in memory.
+    """What a change did to the passages; the dense index in memory follows it.
 
     Attributes:
-        counters: the counters after it.
-        removed_keys: documents that are gone, replaced ones included.
+        counters: the counters after the change.
+        removed_keys: documents that were deleted or replaced.
         removed_labels: shape (r,), int64: their passages.
         labels, keys: shape (n,), int64: the new passages, ascending.
         vectors: n arrays of shape (dimension,), float32.
@@ -42,12 +42,12 @@ class Effect:
 
 
 class SegmentOutdated(Exception):
-    """What a new segment was to replace has changed since its build began. Never reaches a caller."""
+    """The segments that a new one replaces have changed since its build began. Never reaches a caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRow:
-    """A segment in the database: it holds the passages with ``low < label <= high`` that lived when it was built."""
+    """A segment's row in the database. It has the passages with ``low < label <= high`` that were live at its build."""
 
     uid: str
     low: int

@@ -1,12 +1,15 @@
-"""Proves that a collection is what it should be, or names what is wrong.
+"""Verifies a collection: proves that it is sound, or names what is wrong.
 
-The database is checked by SQLite itself, by counting, and by the checksum of every vector and text; the segments file
-by file; and the invariant of the dense index, at one moment on the writer thread: the live labels in the database are
-those in the segments and the growing segment, each in one place. A sample of vectors is looked up by itself in each
-graph, because a graph can be whole and still have rows that no search reaches. A search that ends far from where it
-should is damage; one that finds near neighbours of the vector but not the vector is as approximate as a graph is. Any
-thread may call; a large collection takes minutes. Searches go on meanwhile; commits wait while the lexical index and
-the labels are compared.
+- The database: SQLite's own check, the counts, and the checksum of every row.
+- The segments: the checksum of every file.
+- The invariant of the dense index: the live labels in the database are those in the segments and the growing segment,
+  with none in two places. It is checked at one moment, on the writer thread.
+- Reachability: a sample of each graph's vectors is searched for, because an undamaged graph can have rows that no
+  search reaches. A search that ends far from its vector is damage. One that finds only near neighbours of its vector is
+  not: a graph is approximate.
+
+Any thread may call; a large collection takes minutes. Searches go on meanwhile. Commits wait while the lexical index
+and the labels are compared.
 """
 
 from __future__ import annotations
@@ -40,10 +43,10 @@ class CollectionReport:
     """What a verification found.
 
     Attributes:
-        sampled: vectors that were looked up by themselves.
-        reached: those that were found.
+        sampled: number of vectors that were searched for.
+        reached: number of those that were found.
         repairs: what ``repair`` did.
-        notes: what the reader should know besides.
+        notes: what else the reader should know.
     """
 
     name: str
@@ -64,7 +67,7 @@ class CollectionReport:
 
     @property
     def problems(self) -> list[str]:
-        """What does not hold, a line each."""
+        """One line for each check that failed."""
         return [f"{check.name}: {check.detail}" for check in self.checks if not check.ok]
 
 
@@ -78,8 +81,8 @@ def verify_collection(
     """Checks a collection; with ``repair``, rebuilds what can be rebuilt from the database and checks again.
 
     Args:
-        sample: vectors of each segment to look up by themselves.
-        progress: called with the name of each step before it.
+        sample: how many vectors of each segment to search for.
+        progress: called with the name of each step before the step.
 
     Raises:
         Unavailable: the collection was closed meanwhile.
@@ -131,7 +134,7 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
 
 def _check_lexical(collection: EmbeddedCollection) -> Check:
     try:
-        collection.run(Task(lambda truth: truth.check_lexical(), lambda _: None))
+        collection.run(Task(lambda transaction: transaction.check_lexical(), lambda _: None))
     except ShortlistError as error:
         return Check(name="lexical index", ok=False, detail=error.message)
     return Check(name="lexical index", ok=True)
@@ -147,7 +150,7 @@ def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
                 collection.config.dimension,
             )
         except SegmentDamaged as error:
-            # Replaced meanwhile by a merge, its files are rightly gone.
+            # If a merge replaced the segment meanwhile, its files are rightly gone.
             if segment in collection.snapshot.segments:
                 yield Check(name=f"segment {segment.row.uid}", ok=False, detail=str(error))
         else:
@@ -165,7 +168,7 @@ def _check_reachability(segment: Segment, sample: _Sample) -> Check:
     lost, missed = int((~sample.near).sum()), int((sample.near & ~sample.found).sum())
     detail = f"searches for {lost} of {len(sample.rows)} vectors find none of the {_SAMPLE_EF} nearest" if lost else ""
     if missed:
-        # Not damage: in a crowd of all but equal vectors, a graph finds some and not all.
+        # Not damage: among many almost equal vectors, a graph finds only some.
         note = f"searches for {missed} find others as near that are not the vector itself"
         detail = f"{detail}; {note}" if detail else note
     return Check(
@@ -175,11 +178,11 @@ def _check_reachability(segment: Segment, sample: _Sample) -> Check:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sample:
-    """Rows of a segment, and how the search for each by its own vector ended; arrays of shape (n,).
+    """Rows of a segment, and the results of a search for each row's own vector; arrays of shape (n,).
 
     Attributes:
-        found: it found the row, or nothing but rows that are as near.
-        near: it found some of the rows that are nearest in truth, among which a graph may miss a few.
+        found: whether the search found the row, or only rows that are as near.
+        near: whether it found at least one of the rows that are truly nearest; a graph may miss a few of them.
     """
 
     rows: NDArray[np.int64]
@@ -197,28 +200,28 @@ def _sample(segment: Segment, sample: int) -> _Sample:
             found, scores = _nearest(segment, vector)
         except Unreachable:
             continue
-        # Among many equal vectors any is as good as itself.
+        # Among many equal vectors, any is as good as the row itself.
         reached[at] = row in found or scores[-1] >= float(vector @ vector) - 1e-5
         near[at] = reached[at] or scores[0] >= _true_score(segment, vector) - 1e-5
-    # What died meanwhile is rightly found no more.
+    # Searches rightly miss rows that died meanwhile.
     alive = segment.alive[rows]
     return _Sample(rows[alive], reached[alive], near[alive])
 
 
 def _true_score(segment: Segment, vector: Vector) -> float:
-    """Cosine of the last of the rows that are nearest in truth, which are as many as a search is asked for."""
+    """Cosine of the least near of the rows that an exact search would return."""
     scores = (segment.vectors @ vector)[segment.alive.copy()]
     return float(np.sort(scores)[-_SAMPLE_EF:][0]) if len(scores) else -np.inf
 
 
 def _nearest(segment: Segment, vector: Vector) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The rows found; asks for fewer where there are fewer since the question was put."""
+    """The rows found and their cosines; asks for fewer rows if some died during the search."""
     while True:
-        ef = min(_SAMPLE_EF, segment.live)
+        count = min(_SAMPLE_EF, segment.live)
         try:
-            return segment.nearest(vector, ef)
+            return segment.nearest(vector, count)
         except Unreachable:
-            if segment.live >= ef:
+            if segment.live >= count:
                 raise
 
 

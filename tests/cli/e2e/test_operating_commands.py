@@ -107,7 +107,7 @@ def test_collections_are_backed_up_listed_and_restored(notes: TestServer) -> Non
     assert run.stdout == "notes-again: 30 documents, 30 passages\n"
     again = shortlist("restore", "one", "notes", "--target", notes.target)
     assert again.returncode == 1
-    assert "collection notes exists" in again.stderr
+    assert "collection 'notes' exists" in again.stderr
 
 
 def test_dead_letters_are_listed_retried_and_deleted(notes: TestServer) -> None:
@@ -237,12 +237,12 @@ def test_one_damaged_collection_leaves_the_others_listed_and_named_in_a_backup(f
     with server(folder) as running, Client(running.target) as client:
         notes, vectors = client.list_collections()
         assert (notes.name, notes.document_count) == ("notes", 0)
-        assert "collection notes" in notes.problem
+        assert "collection 'notes'" in notes.problem
         assert (vectors.name, vectors.document_count, vectors.problem) == ("vectors", 1, "")
         run = shortlist("collections", "list", "--target", running.target)
         assert run.returncode == 0
         assert "notes cannot be used" in run.stderr
-        with pytest.raises(DataCorrupted, match=r"nothing was backed up.*collection notes"):
+        with pytest.raises(DataCorrupted, match=r"nothing was backed up.*collection 'notes'"):
             client.backup("all")
         assert [one.name for one in client.backup("some", ["vectors"]).collections] == ["vectors"]
         with pytest.raises(DataCorrupted):

@@ -77,7 +77,7 @@ def test_a_data_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
 def test_a_disk_that_is_nearly_full_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(data_dir=tmp_path, listen="127.0.0.1:0", min_free_disk_bytes=2**62)
     check(config, keeps_collections=True)
-    assert "fewer than min_free_disk_bytes: free some space" in caplog.text
+    assert "less than min_free_disk_bytes: free some space" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------------------- addresses

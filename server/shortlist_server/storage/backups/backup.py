@@ -1,11 +1,11 @@
 """Backups of collections, made while they are in use.
 
-A backup is a folder: collections in the layout of the store, and a ``backup.json`` that says what each of them must be;
-see ``backup_manifest``. SQLite's backup API copies the database as of one commit; segments never change and are copied
-as files. A segment that a merge removed meanwhile is left out, as is one whose copy fails its checksum: a restored
+A backup is a folder: collections in the layout of the store, and a ``backup.json`` that describes each of them (see
+``backups/manifest.py``). SQLite's backup API copies the database as of one commit; segments never change and are copied
+as files. A backup leaves out a segment that a merge removed meanwhile or whose copy fails its checksum: a restored
 collection rebuilds it. Every backup is checked when it is made, and appears under its name only when it is complete and
-synced. Until then it has a name that starts with a dot, and a lock, so that the next start removes what a kill left.
-Any thread may call.
+synced. Until then its name starts with a dot, and a lock marks it as in progress. The next start removes a backup that
+a killed server left unfinished. Any thread may call.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a backup or restore has come.
+    """The progress of a backup or restore.
 
     Attributes:
-        collection: the one it is at.
-        done_bytes, total_bytes: of that collection; the total may still grow.
-        note: what the caller should know of it, a sentence; "" as a rule.
+        collection: the collection being copied.
+        done_bytes, total_bytes: bytes of that collection; the total may still grow.
+        note: a sentence that the caller should read; usually "".
     """
 
     collection: str
@@ -65,8 +65,8 @@ def write_backup(
 
     Raises:
         InvalidArgument: ``target`` exists or is being made, or its parent does not exist.
-        DataCorrupted: a copied database fails its check: the collection itself is damaged.
-        OutOfSpace: the target's disk is full; nothing is left there.
+        DataCorrupted: a copied database fails its check, because the collection itself is damaged.
+        OutOfSpace: the target's disk is full; the unfinished copy is removed.
     """
     if target.exists() or not target.parent.is_dir():
         raise InvalidArgument(f"{target} must be a new folder in an existing one", field="folder")
@@ -91,7 +91,10 @@ def write_backup(
 
 
 def remove_partial(folder: Path, files: Files) -> int:
-    """Removes what killed backups left in a folder of backups; returns their number. Those being made stay."""
+    """Removes unfinished backups of killed servers from a backup folder; returns their number.
+
+    Backups in progress stay.
+    """
     removed = 0
     for path in folder.iterdir() if folder.is_dir() else ():
         if _PARTIAL.fullmatch(path.name) and path.is_dir():
@@ -108,7 +111,7 @@ def remove_partial(folder: Path, files: Files) -> int:
 
 @contextlib.contextmanager
 def _claimed(temporary: Path, files: Files) -> Iterator[None]:
-    """Makes the folder of an unfinished backup and holds its lock; removes it when the block fails."""
+    """Makes the folder of a backup in progress and holds its lock; removes the folder if the block fails."""
     remove_partial(temporary.parent, files)
     try:
         files.make_folder(temporary)
@@ -143,7 +146,7 @@ def _copy_collection(
                 size = (target / DATABASE_FILE).stat().st_size
                 progress(Progress(collection=collection.name, done_bytes=int(share * size), total_bytes=total))
 
-            # An open transaction pins the commit that is copied; without it every commit would start the copy anew.
+            # An open transaction pins the commit that is copied. Without it, every commit would restart the copy.
             connection.execute("BEGIN")
             try:
                 connection.execute("SELECT count(*) FROM settings").fetchone()
@@ -170,7 +173,7 @@ def _copy_collection(
     problem = database_problem(target / DATABASE_FILE)
     if problem is not None:
         raise DataCorrupted(
-            f"the database of collection {collection.name} is damaged ({problem}); restore it from an earlier backup",
+            f"the database of collection '{collection.name}' is damaged ({problem}); restore it from an earlier backup",
             metadata={"collection": collection.name},
         )
     start_record(target, collection.name, files)
@@ -191,7 +194,7 @@ def _copy_collection(
 
 
 def copy_segment(source: Path, target: Path, files: Files) -> int:
-    """Copies a segment's folder, synced; returns its bytes. Raises ``FileNotFoundError`` where a file is missing."""
+    """Copies and syncs a segment's folder; returns its bytes. Raises ``FileNotFoundError`` if a file is missing."""
     files.make_folder(target)
     for path in source.iterdir():
         files.copy(path, target / path.name)
@@ -201,7 +204,7 @@ def copy_segment(source: Path, target: Path, files: Files) -> int:
 
 
 def database_problem(path: Path) -> str | None:
-    """What SQLite finds wrong with a database that nobody has open; None when it is sound."""
+    """What SQLite finds wrong with a database that nobody has open; None if it is sound."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     return None if found == "ok" else found

@@ -1,8 +1,8 @@
-"""What a backup says it holds, and whether its files are those it says.
+"""Reads and writes ``backup.json``, and compares a backup's files with it.
 
-``backup.json`` lists each collection with its identity, its counts, and size and SHA-256 of each of its files, and has
-a checksum of its own. Format 1, of earlier releases, has the counts alone. A file of this kind may come from anywhere,
-so every value is checked for its type and range before it is used. Any thread may call.
+``backup.json`` lists each collection with its identity, its counts, and the size and SHA-256 of each of its files. It
+also has a checksum of its own. Format 1, of earlier releases, has only the counts. The file may come from anywhere, so
+every value's type and range are checked before use. Any thread may call.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from shortlist_server.storage.vectors.manifest import FileEntry, describe, sha25
 BACKUP_FORMAT = 2
 
 WITHOUT_CHECKSUMS = (
-    "an earlier release made this backup without checksums: its counts can be compared, but not whether each file is"
-    " the one that was written"
+    "an earlier release made this backup without checksums: its counts can be checked, but changes within its files"
+    " cannot be found"
 )
 
 _YEAR_10000 = 253_402_300_800
@@ -40,12 +40,12 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackedUp:
-    """A collection in a backup: what it held as of ``sequence``.
+    """A collection in a backup, as of ``sequence``.
 
     Attributes:
-        bytes: of all its files.
+        bytes: size of all its files.
         uid: its identity; "" in format 1.
-        files: each file by its path in the collection's folder; empty in format 1.
+        files: its files by their paths in the collection's folder; empty in format 1.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Backup:
         raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
 
     def path(self, name: str) -> Path:
-        """The folder of a collection in it."""
+        """The folder of a collection in the backup."""
         return self.folder / COLLECTIONS_FOLDER / name
 
 
@@ -102,24 +102,24 @@ def dump(backup: Backup) -> bytes:
 
 
 def read_backup(folder: Path) -> Backup:
-    """What a backup folder says it holds.
+    """Reads the ``backup.json`` of a backup folder.
 
     Raises:
-        InvalidArgument: it is no backup, or one of a newer release.
+        InvalidArgument: the folder is not a complete backup, or a newer release made it.
         DataCorrupted: its ``backup.json`` is damaged.
     """
     try:
         values = json.loads((folder / BACKUP_FILE).read_bytes())
         format = _number(values, "format")
         if not format:
-            raise ValueError("format is none")
+            raise ValueError("format 0 does not exist")
         if format > BACKUP_FORMAT:
-            raise InvalidArgument(f"{folder} was made by a newer release; restore it with that", field="folder")
+            raise InvalidArgument(f"a newer release made {folder}; use that release to restore it", field="folder")
         if format > 1 and values.get("checksum") != _checksum({k: v for k, v in values.items() if k != "checksum"}):
             raise DataCorrupted(f"{folder / BACKUP_FILE} is damaged: its checksum differs; use another backup")
         time = values["create_time_seconds"]
         if type(time) not in (int, float) or not 0 <= time < _YEAR_10000:
-            raise ValueError("create_time_seconds is no time")
+            raise ValueError("create_time_seconds is not a time")
         entries = tuple(_entry(entry, format) for entry in values["collections"])
         if len({entry.name for entry in entries}) < len(entries):
             raise ValueError("a collection is named twice")
@@ -131,9 +131,9 @@ def read_backup(folder: Path) -> Backup:
 
 
 def file_problems(backup: Backup, entry: BackedUp) -> Iterator[tuple[str, str]]:
-    """Files of a collection that are not those of the backup: path and what is wrong. Reads every byte.
+    """Yields the path of each file that differs from the list, and what is wrong. Reads every byte.
 
-    In format 1 there is nothing to compare with.
+    Yields nothing in format 1, which has no list.
     """
     folder = backup.path(entry.name)
     for path, expected in entry.files.items():
@@ -147,7 +147,7 @@ def file_problems(backup: Backup, entry: BackedUp) -> Iterator[tuple[str, str]]:
 
 
 def file_problem(path: Path, expected: FileEntry) -> str | None:
-    """What is wrong with a file, as the end of a sentence; None when it is what it should be."""
+    """What is wrong with a file, as the end of a sentence; None if the file is right."""
     try:
         found = describe(path)
     except FileNotFoundError:
@@ -160,24 +160,24 @@ def file_problem(path: Path, expected: FileEntry) -> str | None:
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
-    """Size and checksum of each file under a collection's folder, by its path in it."""
+    """Size and checksum of each file in a collection's folder, by its path there."""
     return {path.relative_to(folder).as_posix(): describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _entry(values: Any, format: int) -> BackedUp:
     name = values["name"]
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        raise ValueError("a collection's name is none")
+        raise ValueError("the name of a collection is not allowed")
     files = {}
     uid = ""
     if format > 1:
         uid = _hexadecimal(values, "uid", 32)
         for path, file in values["files"].items():
             if _FILE.fullmatch(path) is None:
-                raise ValueError("a path of a file is none")
+                raise ValueError("the path of a file is not allowed")
             files[path] = FileEntry(bytes=_number(file, "bytes"), sha256=_hexadecimal(file, "sha256", 64))
         if DATABASE_FILE not in files:
-            raise ValueError(f"collection {name} has no {DATABASE_FILE}")
+            raise ValueError(f"collection '{name}' has no {DATABASE_FILE}")
     return BackedUp(
         name=name,
         sequence=_number(values, "sequence"),
@@ -193,14 +193,14 @@ def _entry(values: Any, format: int) -> BackedUp:
 def _number(values: Mapping[str, Any], name: str) -> int:
     value = values[name]
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError(f"{name} is no number that fits")
+        raise ValueError(f"{name} is not a number from 0 to 2^63 - 1")
     return value
 
 
 def _hexadecimal(values: Mapping[str, Any], name: str, length: int) -> str:
     value = values[name]
     if not isinstance(value, str) or len(value) != length or _HEXADECIMAL.fullmatch(value) is None:
-        raise ValueError(f"{name} is not of {length} hexadecimal digits")
+        raise ValueError(f"{name} does not have {length} hexadecimal digits")
     return value
 
 

@@ -1,8 +1,8 @@
-"""A collection of a backup, back into a data folder.
+"""Restores a collection from a backup into a data folder.
 
-Nothing of the backup is changed or trusted: each file is compared with ``backup.json`` after it was copied, and the
-database with the counts there. The copy gets an identity of its own, so that its files and those of the collection it
-was made from are never taken for each other. A segment that is damaged is left out and rebuilt. Any thread may call.
+Restoring never changes the backup and never trusts it: it compares each copied file with ``backup.json``, and the
+database with the counts there. The copy gets a new identity, so its files cannot be mistaken for those of the original
+collection. A damaged segment is left out and rebuilt later. Any thread may call.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def copy_back(
 
     Raises:
         CollectionNotFound: the backup has no collection of that name.
-        DataCorrupted: the backup's database is missing, damaged, or not the one that was backed up.
+        DataCorrupted: the database in the backup is missing, damaged, or not the one that was backed up.
     """
     entry = backup.entry(name)
     source = backup.path(name)
     note = "" if entry.files else WITHOUT_CHECKSUMS
     if note:
-        logger.warning("restoring collection %s from %s: %s", name, backup.folder, note)
+        logger.warning("restoring collection '%s' from %s: %s", name, backup.folder, note)
     with translated(name, advice="use another backup"):
         if not (source / DATABASE_FILE).is_file():
             raise _damaged(name, f"{DATABASE_FILE} is missing")
@@ -88,36 +88,36 @@ def _check_database(path: Path, entry: BackedUp) -> None:
 
 
 def _check_contents(connection: sqlite3.Connection, entry: BackedUp) -> None:
-    """Compares a database with what the backup says of it."""
+    """Raises ``DataCorrupted`` if a database differs from its description in the backup."""
     problem = content_problem(connection, entry)
     if problem is not None:
         raise _damaged(entry.name, problem)
 
 
 def content_problem(connection: sqlite3.Connection, entry: BackedUp) -> str | None:
-    """In what a database, of any format, differs from what the backup says of it; None where it does not."""
+    """How a database of any format differs from its description in the backup; None if it does not."""
     identity = read_identity(connection, entry.name)
     if not identity.settings_sound:
         return "its settings are damaged"
     if identity.name != entry.name or entry.uid not in ("", identity.uid):
-        return f"its database is that of another collection, {identity.name}"
+        return f"its database is that of another collection, '{identity.name}'"
     counters = connection.execute("SELECT sequence, documents, passages FROM counters").fetchone()
     if counters != (entry.sequence, entry.documents, entry.passages):
         return (
             f"the backup should have sequence {entry.sequence} with {entry.documents} documents and {entry.passages}"
-            f" passages, and has sequence {counters[0]} with {counters[1]} and {counters[2]}"
+            f" passages, but has sequence {counters[0]} with {counters[1]} and {counters[2]}"
         )
     for table, expected in (("documents", entry.documents), ("passages", entry.passages)):
         found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
         if found != expected:
-            return f"the backup should have {expected} {table}, and has {found}"
+            return f"the backup should have {expected} {table}, but has {found}"
     return None
 
 
 def _copy_segments(
     connection: sqlite3.Connection, entry: BackedUp, source: Path, target: Path, before: str, uid: str, files: Files
 ) -> Iterator[int]:
-    """Copies the segments that are sound, with the new identity; yields the bytes of each."""
+    """Copies the sound segments and gives them the new identity; yields the bytes of each."""
     dimension = settings.load(schema.read_settings(connection)["config"]).dimension
     for row in segment_rows(connection):
         folder = target / SEGMENTS_FOLDER / row.uid
@@ -126,7 +126,7 @@ def _copy_segments(
             manifest = check_folder(folder, row, before, dimension)
             _check_listed(folder, row, manifest, entry)
         except (FileNotFoundError, SegmentDamaged) as error:
-            logger.warning("collection %s: segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)
+            logger.warning("collection '%s': segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)
             files.remove_tree(folder)
             connection.execute("DELETE FROM segments WHERE uid = ?", (row.uid,))
             continue
@@ -152,5 +152,5 @@ def _rewrite(path: Path, manifest: Manifest, uid: str, files: Files) -> bytes:
 
 def _damaged(name: str, problem: str) -> DataCorrupted:
     return DataCorrupted(
-        f"the backup of collection {name} is damaged: {problem}; use another backup", metadata={"collection": name}
+        f"the backup of collection '{name}' is damaged: {problem}; use another backup", metadata={"collection": name}
     )

@@ -1,7 +1,7 @@
-"""Verifies a backup as it lies, without changing a byte of it.
+"""Verifies a backup in place, without changing a byte of it.
 
-Each file is compared with ``backup.json``, and the database in it is checked as that of a collection is, through a
-connection that takes no lock and makes no file. Any thread may call; it takes about as long as reading the backup.
+Compares each file with ``backup.json`` and checks each database like that of a live collection, through a connection
+that takes no lock and makes no file. Takes about as long as reading the backup. Any thread may call.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ ADVICE = "use another backup"
 def verify_backup(
     folder: Path, collection: str | None = None, *, progress: Callable[[str, str], None] = lambda name, step: None
 ) -> list[CollectionReport]:
-    """Checks each collection of a backup, or one of them; also those that lie there without being listed.
+    """Checks one collection of a backup, or all of them. The latter also reports folders that are not listed.
 
     Args:
-        progress: called with the collection and the step before each.
+        progress: called with the collection and the step before each step.
 
     Raises:
-        InvalidArgument: it is no backup, or a newer release's.
+        InvalidArgument: the folder is not a complete backup, or a newer release made it.
         DataCorrupted: its ``backup.json`` is damaged.
-        CollectionNotFound: it has no such collection.
+        CollectionNotFound: the backup has no such collection.
     """
     backup = read_backup(folder)
     entries = backup.collections if collection is None else [backup.entry(collection)]
@@ -71,9 +71,9 @@ def _verified(backup: Backup, entry: BackedUp, progress: Callable[[str, str], No
 def _database_checks(backup: Backup, entry: BackedUp) -> Iterator[Check]:
     path = backup.path(entry.name) / DATABASE_FILE
     if not path.is_file():
-        yield Check(name="database", ok=False, detail=f"it is missing; {ADVICE}")
+        yield Check(name="database", ok=False, detail=f"{DATABASE_FILE} is missing; {ADVICE}")
         return
-    # immutable: neither a lock nor a log beside it, which the backup would then have too many of.
+    # immutable: SQLite makes no lock and no log, which would be extra files in the backup.
     uri = path.absolute().as_uri() + "?mode=ro&immutable=1"
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         schema.check_format(connection, entry.name)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.storage.compaction.recovery import LAST_LABEL, live_labels, read_growing, segment_rows
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.values import Counters, SegmentRow
 from shortlist_server.storage.vectors.growing import GrowingSegment
@@ -45,8 +45,8 @@ class Difference:
 def difference(index: DenseIndex, submit: Submit) -> Difference:
     """Compares the index with the database at one moment; commits wait meanwhile."""
 
-    def read(truth: Truth) -> tuple[NDArray[np.int64], list[SegmentRow]]:
-        return live_labels(truth.connection, 0, LAST_LABEL), segment_rows(truth.connection)
+    def read(transaction: WriteTransaction) -> tuple[NDArray[np.int64], list[SegmentRow]]:
+        return live_labels(transaction.connection, 0, LAST_LABEL), segment_rows(transaction.connection)
 
     def compare(stored: tuple[NDArray[np.int64], list[SegmentRow]]) -> Difference:
         return _compare(index, *stored)
@@ -69,10 +69,10 @@ def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
     """
     unfit = difference(index, submit).unfit
 
-    def read(truth: Truth) -> tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]:
-        kept = _drop_rows(truth.connection, unfit)
-        growing = read_growing(truth.connection, kept, dimension)
-        return kept, live_labels(truth.connection, 0, LAST_LABEL), growing, truth.counters
+    def read(transaction: WriteTransaction) -> tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]:
+        kept = _drop_rows(transaction.connection, unfit)
+        growing = read_growing(transaction.connection, kept, dimension)
+        return kept, live_labels(transaction.connection, 0, LAST_LABEL), growing, transaction.counters
 
     def show(stored: tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]) -> list[str]:
         rows, live, growing, counters = stored

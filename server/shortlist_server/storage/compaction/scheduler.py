@@ -21,7 +21,7 @@ from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.search import Snapshot
@@ -222,9 +222,11 @@ class CompactionScheduler:
         """Replaces the segments in database and index; runs on a compactor's thread and waits for the writer's."""
         crash_point = self._parameters.crash_point
 
-        def apply(truth: Truth) -> None:
+        def apply(transaction: WriteTransaction) -> None:
             self._index.admit(job, segment, watch)
-            truth.replace_segments([old.row.uid for old in job.replaced], None if segment is None else segment.row)
+            transaction.replace_segments(
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+            )
             crash_point("publish:before")
 
         def publish(_: None) -> None:

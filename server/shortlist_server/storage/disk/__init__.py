@@ -1,1 +1,1 @@
-"""The files of a data folder: locks, permissions, reserve, commit records, and faults of the disk."""
+"""The files of a data folder: permissions, locks, commit records, descriptors and errors of the disk."""

@@ -1,12 +1,12 @@
 """The record of a collection's last commit: a small file beside its database, synced after each commit.
 
 SQLite cannot tell a write-ahead log that is gone, or cut short by a damaged frame, from one that never had more. The
-record can: it says how many commits were acknowledged and how far sequences, keys and labels had come.
+record can: it says how many commits were acknowledged, and how far sequences, keys and labels had come.
 
-The file has two slots of 4,096 bytes, one for even and one for odd commits, so a write that is torn leaves the record
-of the commit before. It is written in place, without growing, after the commit of the database and before any
-acknowledgement. A database may therefore be one commit ahead of its record, and is never behind it. A ``CommitRecord``
-belongs to the writer thread.
+The file has two slots of 4,096 bytes, one for even and one for odd commits, so a torn write leaves the record of the
+commit before. The writer overwrites a slot in place after the database's commit and before any acknowledgement. A
+database may therefore be one commit ahead of its record, and is never behind it. A ``CommitRecord`` belongs to the
+writer thread.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from shortlist_server.storage.disk.files import Files
 
 _MAGIC = b"SLCOMMIT"
 _SLOT_BYTES = 4096
-# Magic, identity of the collection, commits, sequence, next key, next label; a CRC-32 of all that follows it.
+# Magic, identity of the collection, commits, sequence, next key, next label. A CRC-32 of all this precedes it.
 _SLOT = struct.Struct("<8s16sqqqq")
 _CHECKSUM = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """How far a collection had come with a commit.
+    """The state of a collection's counters after a commit.
 
     Attributes:
         uid: the collection's identity, 32 hexadecimal digits.
-        commits: transactions of the writer so far.
-        sequence: the last one given out.
-        next_key, next_label: the first ones not given out.
+        commits: number of the writer's transactions so far.
+        sequence: the last sequence assigned.
+        next_key, next_label: the next key and label to assign.
     """
 
     uid: str
@@ -46,14 +46,14 @@ class Mark:
 
 
 class CommitRecord:
-    """The open file."""
+    """The open record file."""
 
     def __init__(self, path: Path) -> None:
         # O_DSYNC: each write returns when its bytes are on the disk, as with fdatasync.
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
 
     def write(self, mark: Mark) -> None:
-        """Records a commit; on disk when it returns."""
+        """Records a commit; the record is on disk when this returns."""
         assert self._descriptor is not None
         packed = _pack(mark)
         if os.pwrite(self._descriptor, packed, _place(mark)) != len(packed):
@@ -67,7 +67,7 @@ class CommitRecord:
 
 
 def create_record(path: Path, mark: Mark, files: Files) -> None:
-    """Makes the file, or makes it anew, with one mark in it. Not durable before its folder is synced."""
+    """Makes the file, or replaces it, with one mark in it. Durable only once its folder is synced."""
     content = bytearray(2 * _SLOT_BYTES)
     packed = _pack(mark)
     content[_place(mark) : _place(mark) + len(packed)] = packed
@@ -76,7 +76,7 @@ def create_record(path: Path, mark: Mark, files: Files) -> None:
 
 
 def read_record(path: Path) -> Mark | None:
-    """The newest mark of a file; None when it is missing or neither slot is whole."""
+    """The newest mark in a file; None if the file is missing or neither slot is whole."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

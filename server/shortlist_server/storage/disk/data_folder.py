@@ -1,11 +1,11 @@
-"""The data folder: what it must be before anything in it is opened, and who else on the machine could read it.
+"""Opens the data folder: checks and locks it, and warns if other users of the machine can read it.
 
     <data_dir>/LOCK                 held by the one process that has the folder open
     <data_dir>/collections/<name>/  a folder for each collection
     <data_dir>/backups/             backups, unless the settings name another folder
 
-What Shortlist makes is for its user alone. What exists with wider permissions is left as it is, and named in the log
-with the command that mends it.
+Only its own user may read what Shortlist makes. It leaves existing files with wider permissions as they are, and logs
+them with the command that narrows them.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def backup_folder(config: Config) -> Path:
 
 
 def open_data_folder(config: Config) -> int:
-    """Makes the data folder when it is missing, and takes its lock; the descriptor holds it.
+    """Makes the data folder if it is missing, and locks it; the returned descriptor holds the lock.
 
     Raises:
-        InvalidArgument: something of another kind is where the folder, or one in it, belongs; or it is a backup.
+        InvalidArgument: a file is where a folder belongs, or the reverse; or the folder is a backup.
         Unavailable: another process has it open, or it cannot be written to.
         OutOfSpace: the disk is full.
     """
     folder = config.data_dir
     if (folder / BACKUP_FILE).exists():
         raise InvalidArgument(
-            f"{folder} is a backup, and opening it as a data folder would change it: put it into the backup folder of a"
-            " server and restore it there",
+            f"{folder} is a backup, and opening it as a data folder would change it: put it into a server's backup"
+            " folder and restore it there",
             field="data_dir",
         )
     try:
@@ -65,7 +65,7 @@ def open_data_folder(config: Config) -> int:
     exposed = list(_exposed(config))
     if exposed:
         logger.warning(
-            "other users of this machine can read documents in %s; take that from them: chmod -R go= %s",
+            "other users of this machine can read documents in %s; close it to them: chmod -R go= %s",
             ", ".join(map(str, exposed)),
             " ".join(shlex.quote(str(path)) for path in exposed),
         )
@@ -73,7 +73,7 @@ def open_data_folder(config: Config) -> int:
 
 
 def _lock(path: Path) -> int:
-    # A child that a killed server was just starting holds the lock until it runs its own program.
+    # A child process that a killed server was just starting holds the lock until it runs its own program.
     until = time.monotonic() + _LOCK_SECONDS
     while (descriptor := try_lock(path)) is None:
         if time.monotonic() > until:
@@ -107,10 +107,10 @@ def _unusable(folder: Path, error: OSError) -> InvalidArgument | Unavailable | O
 
 
 def _exposed(config: Config) -> Iterator[Path]:
-    """The folders of collections and of backups in which others could read a file."""
+    """The folders of collections and backups that have a file which others can read."""
     backups = backup_folder(config)
     for path in (config.data_dir / COLLECTIONS_FOLDER, backups):
-        # A folder that is closed guards all in it.
+        # A closed folder protects everything in it.
         guards = [path, config.data_dir] if path.is_relative_to(config.data_dir) else [path]
         if all(map(_open_to_others, guards)) and _has_open_file(path):
             yield path

@@ -1,7 +1,7 @@
-"""File descriptors: how many this process may have, the share that collections may take, and what is said without any.
+"""File descriptors: the limit of this process, the share for collections, and the error when none is left.
 
-Connections of callers, models and logs need descriptors too, and the kernel refuses all alike once the limit is
-reached. So collections take a share that leaves room for the rest.
+Callers' connections, models and logs need descriptors too, and at the limit the kernel refuses them all alike.
+Therefore collections take a share that leaves room for the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import resource
 from shortlist_server.errors import Overloaded, Unavailable
 
 LEAST_LIMIT = 192
-"""Lowest limit of open files a server starts with: enough for itself, some connections and a few collections."""
+"""Lowest limit of open files with which a server starts: enough for itself, some connections and a few collections."""
 
 _OWN = 96
 _SHARE_OF_COLLECTIONS = 0.75
@@ -24,10 +24,10 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 
 
 def raise_limit() -> int:
-    """Raises this process's limit of open files as far as it may go; returns the limit that holds."""
+    """Raises this process's limit of open files as far as allowed; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # Some systems name a hard limit that they do not grant; what there is stays.
+        # Some systems state a hard limit that they do not grant; then the soft limit stays.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return limit()
@@ -40,10 +40,10 @@ def limit() -> int:
 
 
 def check_limit() -> None:
-    """Refuses to start where the limit of open files is too low to serve.
+    """Refuses to start if the limit of open files is too low to serve.
 
     Raises:
-        Unavailable: it is below ``LEAST_LIMIT``.
+        Unavailable: the limit is below ``LEAST_LIMIT``.
     """
     if limit() < LEAST_LIMIT:
         raise Unavailable(
@@ -53,15 +53,15 @@ def check_limit() -> None:
 
 
 def share_of_collections() -> int:
-    """How many descriptors open collections may take together, under the present limit."""
+    """How many descriptors all open collections together may take, under the present limit."""
     return max(0, int(_SHARE_OF_COLLECTIONS * (limit() - _OWN)))
 
 
 def are_exhausted(error: OSError | None = None) -> bool:
-    """Whether an error means that the limit of open files is reached; without one, whether that is so now.
+    """Whether ``error`` means that the limit of open files is reached; without ``error``, whether it is reached now.
 
-    SQLite and hnswlib say of such a failure only that they could not open a file, so the second form is for their
-    errors. What failed has given its own descriptors back by then, so that a few may be free.
+    The second form is for errors of SQLite and hnswlib, which say only that they could not open a file. It opens a few
+    files to find out, because the failed call has closed its own descriptors by then.
     """
     if error is not None:
         return error.errno in _EXHAUSTED
@@ -78,7 +78,7 @@ def are_exhausted(error: OSError | None = None) -> bool:
 
 
 def exhausted(name: str) -> Overloaded:
-    """The error for work on a collection that failed because no descriptor is left."""
+    """The error for work on a collection that failed for lack of a descriptor."""
     return Overloaded(
         f"the server has reached its limit of {limit()} open files; repeat the call later, or raise the limit"
         " (ulimit -n)",

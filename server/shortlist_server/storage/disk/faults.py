@@ -1,6 +1,6 @@
-"""Errors of SQLite and of the file system, as errors a caller can act on.
+"""Translates errors of SQLite and the file system into errors on which a caller can act.
 
-Used as a context manager around every piece of work that touches the disk; ``ShortlistError`` passes through unchanged.
+The context managers here surround all work that touches the disk. ``ShortlistError`` passes through unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESTORE = "restore it from a backup"
 
 @contextmanager
 def translated(name: str, advice: str = RESTORE) -> Iterator[None]:
-    """Raises typed errors for what goes wrong inside, naming the collection.
+    """Turns errors inside the block into typed errors that name the collection.
 
     Args:
         advice: what to do about a damaged database.
@@ -47,8 +47,8 @@ def translated(name: str, advice: str = RESTORE) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         if str(error).startswith("Could not decode"):
-            # The module's own error, without a code; its message has the text, which is for no log and no caller.
-            raise _damaged(name, "a text is no UTF-8", advice) from None
+            # The Python module's own error, without a code. It quotes the text, which no log or caller may see.
+            raise _damaged(name, "a text is not valid UTF-8", advice) from None
         raise _from_sqlite(name, error, advice) from error
     except sqlite3.Error as error:
         raise _from_sqlite(name, error, advice) from error
@@ -59,12 +59,12 @@ def translated(name: str, advice: str = RESTORE) -> Iterator[None]:
             raise _out_of_space(name) from error
         if descriptors.are_exhausted(error):
             raise descriptors.exhausted(name) from error
-        raise Unavailable(f"collection {name}: {_sentence(error)}") from error
+        raise Unavailable(f"collection '{name}': {_sentence(error)}") from error
 
 
 @contextmanager
 def lexical_index() -> Iterator[None]:
-    """Goes around statements on the lexical index, whose damage needs no backup.
+    """Surrounds statements on the lexical index, which can be rebuilt without a backup.
 
     Raises:
         DataCorrupted: SQLite found the index damaged.
@@ -103,23 +103,23 @@ def _from_sqlite(name: str, error: sqlite3.Error, advice: str) -> ShortlistError
         return descriptors.exhausted(name)
     if code == sqlite3.SQLITE_READONLY:
         return Unavailable(
-            f"the database of collection {name} cannot be written to: its file or file system is read-only ({error})"
+            f"the database of collection '{name}' cannot be written to: its file or file system is read-only ({error})"
         )
     if code in _OUT_OF_REACH:
-        return Unavailable(f"the database of collection {name} cannot be reached: {error}")
-    return ShortlistError(f"collection {name}: {error}")
+        return Unavailable(f"the database of collection '{name}' cannot be reached: {error}")
+    return ShortlistError(f"collection '{name}': {error}")
 
 
 def _damaged(name: str, problem: str, advice: str) -> DataCorrupted:
     return DataCorrupted(
-        f"the database of collection {name} is damaged ({problem}); {advice}",
+        f"the database of collection '{name}' is damaged ({problem}); {advice}",
         metadata={"collection": name},
     )
 
 
 def _out_of_space(name: str) -> OutOfSpace:
     return OutOfSpace(
-        f"the disk of collection {name} is full; nothing was written: free some space, then repeat",
+        f"the disk of collection '{name}' is full; nothing was written: free some space, then repeat",
         metadata={"collection": name},
         retry_after_seconds=5.0,
     )

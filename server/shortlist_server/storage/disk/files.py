@@ -1,9 +1,9 @@
-"""The one way by which storage changes the file system outside SQLite.
+"""File operations with explicit durability: all that storage changes on disk outside SQLite.
 
-Every write, fsync, rename and removal goes through a ``Files``, so that their order can be asserted by a recording
-double and a crash can be staged between any two of them. A file is durable once its content *and* the folder that names
-it are synced; nothing here promises more than that. What is made here is for its owner alone: folders have mode 0700
-and files 0600. Stateless: any thread may use one instance.
+Every write, fsync, rename and removal goes through a ``Files``. Tests replace it to record the order of operations and
+to stage a crash between any two of them. A file is durable once its content *and* the folder that names it are synced.
+Only the owner may read what is made here: folders have mode 0700 and files 0600. Stateless: any thread may use one
+instance.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 
 CrashPoint = Callable[[str], None]
-"""Called with the name of each point at which a crash must do no harm. Tests kill the process there."""
+"""Called with the name of each point where a crash must do no harm. Tests kill the process there."""
 
 
 def pass_by(point: str) -> None:
-    """The crash point of production: nothing happens."""
+    """The crash point for production: does nothing."""
 
 
 def new_file(path: Path) -> None:
-    """Makes an empty file that only its owner can read; one that exists is an error."""
+    """Makes an empty file that only its owner can read. Raises ``FileExistsError`` if the path exists."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
@@ -33,21 +33,21 @@ class Files:
     """File operations with explicit durability."""
 
     def make_folder(self, path: Path) -> None:
-        """Makes a folder; its parents must exist. Not durable until the parent is synced."""
+        """Makes a folder, whose parent must exist. Durable once the parent is synced."""
         path.mkdir(mode=FOLDER_MODE)
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Writes a file, anew where there is one. Not durable until ``sync`` and ``sync_folder``."""
+        """Writes a file, replacing the content of an existing one. Durable after ``sync`` and ``sync_folder``."""
         with open(path, "wb", opener=_narrow) as file:
             file.write(data)
 
     def copy(self, source: Path, target: Path) -> None:
-        """Copies a file's content into a new file. Not durable until ``sync`` and ``sync_folder``."""
+        """Copies a file's content into a new file. Durable after ``sync`` and ``sync_folder``."""
         new_file(target)
         shutil.copyfile(source, target)
 
     def narrow(self, path: Path) -> None:
-        """Takes a file that a library wrote from everyone but its owner."""
+        """Lets only the owner read a file that a library wrote."""
         path.chmod(FILE_MODE)
 
     def sync(self, path: Path) -> None:
@@ -67,11 +67,11 @@ class Files:
             os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Gives a file or folder its final name, atomically."""
+        """Renames a file or folder atomically."""
         source.rename(target)
 
     def remove_tree(self, path: Path) -> None:
-        """Removes a folder and all in it; a missing one is fine."""
+        """Removes a folder and all in it, if it exists."""
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Locks that a process holds on a file until it ends, however it ends."""
+"""File locks, which the kernel releases however the process that holds them ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shortlist_server.storage.disk.files import FILE_MODE
 
 
 def try_lock(path: Path) -> int | None:
-    """Locks a file, made when missing; the open descriptor holds the lock. None when another process has it.
+    """Locks a file, which is made if missing. The returned descriptor holds the lock; None if another process has it.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:

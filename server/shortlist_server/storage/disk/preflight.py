@@ -1,4 +1,4 @@
-"""What can be found wrong with the folders of data before anything is loaded. Changes nothing; any thread."""
+"""Checks the data folders before anything is loaded. Changes nothing; any thread may call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _FILES = ("LOCK",)
 
 
 def check_folders(config: Config, *, writes: bool) -> None:
-    """Refuses folders that cannot be used, and warns of a disk that is nearly full.
+    """Refuses folders that cannot be used, and warns if the disk is nearly full.
 
     Args:
-        writes: whether something is surely written there.
+        writes: whether the caller will write to the data folder.
 
     Raises:
-        InvalidArgument: a file stands where a folder belongs, or the other way round.
+        InvalidArgument: a file is where a folder belongs, or the reverse.
         Unavailable: this user may not write there.
     """
     _check_folder(config.data_dir, "data_dir", writes=writes)
     if config.backup_dir:
-        # It is made when it is first needed, and may be on a disk that comes later.
+        # The folder is made on first need, and its disk may be mounted later.
         _check_folder(Path(config.backup_dir), "backup_dir", writes=False)
     for name in _FOLDERS:
         if (path := config.data_dir / name).exists() and not path.is_dir():
@@ -39,7 +39,7 @@ def check_folders(config: Config, *, writes: bool) -> None:
     free = shutil.disk_usage(_nearest(config.data_dir)).free
     if writes and free < config.min_free_disk_bytes:
         logger.warning(
-            "%d MB are free for the data folder %s, fewer than min_free_disk_bytes: free some space",
+            "%d MB are free for the data folder %s, less than min_free_disk_bytes: free some space",
             free // 2**20,
             config.data_dir,
         )
@@ -61,6 +61,6 @@ def _check_folder(folder: Path, field: str, *, writes: bool) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest ancestor that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.is_symlink() or path.exists())

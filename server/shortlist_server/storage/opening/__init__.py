@@ -1,1 +1,1 @@
-"""Which collections are open: opening on use, closing when idle, and what is known of closed ones."""
+"""Opens collections on first use, closes idle ones, and answers for closed ones."""

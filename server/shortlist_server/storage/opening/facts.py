@@ -1,7 +1,7 @@
-"""What is known of a collection without opening it: its settings, counts and sizes.
+"""The settings, counts and sizes of a collection, without opening it.
 
-A collection that was open leaves its facts when it is closed. Of one that never was, they are read from the database: a
-millisecond, and nothing stays open. Any thread may call.
+A collection leaves its facts behind when it is closed. For one that was never open, ``read_facts`` takes them from the
+database: that takes a millisecond, and nothing stays open. Any thread may call.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from shortlist_server.storage.rows.settings import RaisedEf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a collection was made with, and what of it was changed since.
+    """The settings of a collection, with all changes since it was made.
 
     Attributes:
-        uid: what its segments are marked with.
+        uid: the collection's identity, which its segments carry.
     """
 
     uid: str
@@ -37,10 +37,10 @@ class Settings:
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, name: str) -> Settings:
-        """The settings in a collection's database.
+        """Reads the settings from a collection's database.
 
         Raises:
-            DataCorrupted: they cannot be read.
+            DataCorrupted: the settings cannot be read.
         """
         stored = schema.read_settings(connection)
         try:
@@ -52,7 +52,7 @@ class Settings:
             )
         except (KeyError, ValueError, TypeError) as error:
             raise DataCorrupted(
-                f"the settings of collection {name} cannot be read ({error}); restore a backup"
+                f"the settings of collection '{name}' cannot be read ({error}); restore a backup"
             ) from error
 
 
@@ -65,14 +65,14 @@ class Facts:
 
 
 def read_facts(folder: Path, name: str) -> Facts:
-    """The facts of a collection that is closed.
+    """Reads the facts of a closed collection.
 
-    Passages that died in a segment since it was built still count as the segment's here: only an open collection knows
-    them apart.
+    Here a segment's count includes the passages that died since it was built: only an open collection can tell them
+    apart.
 
     Raises:
         CommitsLost: acknowledged commits are missing.
-        DataCorrupted: the database is missing, damaged as far as this small part of it shows, or another collection's.
+        DataCorrupted: the database is missing or another collection's, or the small part read here is damaged.
         NewerDataFormat: a newer release wrote it.
     """
     with translated(name), contextlib.ExitStack() as stack:
@@ -98,7 +98,7 @@ def read_facts(folder: Path, name: str) -> Facts:
 
 
 def needs_recovery(folder: Path) -> bool:
-    """Whether a crash left commits in the write-ahead log: then only opening the collection tells what it holds."""
+    """Whether a crash left commits in the write-ahead log; then only opening the collection shows what it holds."""
     try:
         return (folder / (DATABASE_FILE + "-wal")).stat().st_size > 0
     except OSError:
@@ -106,7 +106,7 @@ def needs_recovery(folder: Path) -> bool:
 
 
 def disk_bytes(folder: Path, segments: Sequence[str]) -> int:
-    """Size of a collection's files, of which ``segments`` are the published ones."""
+    """Size of a collection's files in bytes, with those of the published ``segments``."""
     total = 0
     paths = [folder / (DATABASE_FILE + suffix) for suffix in ("", "-wal", "-shm")]
     for uid in segments:
@@ -115,6 +115,6 @@ def disk_bytes(folder: Path, segments: Sequence[str]) -> int:
         try:
             total += path.stat().st_size
         except OSError:
-            # A segment may be replaced, and the WAL removed, between two calls.
+            # Meanwhile a segment may have been replaced, or the log removed.
             continue
     return total

@@ -1,8 +1,8 @@
-"""Whether a collection's files belong together, asked before the first write to them.
+"""Checks that a collection's files belong together, before the first write to them.
 
 The name of the folder, the name and the identity in the database's settings, the identity beside its counters, and the
-record of the last commit must agree. What disagrees was damaged, or comes from another collection or another time. The
-database is first opened without leave to write: even an ordinary close would fold a damaged write-ahead log into it.
+record of the last commit must agree. A file that disagrees was damaged, or comes from another collection or another
+time. The database is first opened read-only, because even an ordinary close would checkpoint a damaged write-ahead log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shortlist_server.storage.rows.checksums import SETTINGS_CHECKSUM, settings_
 logger = logging.getLogger(__name__)
 
 
-# Beyond any number that a lost and never acknowledged commit may have shown to a reader.
+# More numbers than a lost commit can have shown to readers before it was acknowledged.
 _NUMBERS_LEFT_OUT = 1 << 20
 
 GO_ON = "shortlist verify --repair --accept-loss"
@@ -31,7 +31,7 @@ GO_ON = "shortlist verify --repair --accept-loss"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What a database says of itself; ``mark`` is None in a format without commits."""
+    """A database's own name, identity and counters; ``mark`` is None in a format that does not count commits."""
 
     name: str
     uid: str
@@ -42,7 +42,9 @@ class Stored:
 
 
 def open_database(folder: Path, name: str, files: Files) -> tuple[sqlite3.Connection, CommitRecord]:
-    """The writing connection of a collection, migrated, and its record of commits, once both are known to belong to it.
+    """Opens the writing connection and the record of commits, after checking that both belong to the collection.
+
+    Migrates the database if its format is older.
 
     Raises:
         CommitsLost: acknowledged commits are missing, or the record is.
@@ -51,7 +53,7 @@ def open_database(folder: Path, name: str, files: Files) -> tuple[sqlite3.Connec
     """
     stored, recorded = check_files(folder, name)
     if stored.mark is None:
-        # Before the migration, because from then on a collection without a record is damaged.
+        # Before the migration: after it, a collection without a record counts as damaged.
         create_record(folder / COMMIT_FILE, _first_mark(stored), files)
         files.sync_folder(folder)
     with contextlib.ExitStack() as undo:
@@ -59,19 +61,19 @@ def open_database(folder: Path, name: str, files: Files) -> tuple[sqlite3.Connec
         record = undo.enter_context(contextlib.closing(CommitRecord(folder / COMMIT_FILE)))
         mark = read_mark(connection)
         if mark != recorded:
-            # Just migrated, or killed between a commit and its record: nobody had an acknowledgement yet.
+            # Just migrated, or killed between a commit and its record, before anybody got an acknowledgement.
             record.write(mark)
         undo.pop_all()
     return connection, record
 
 
 def check_files(folder: Path, name: str) -> tuple[Stored, Mark | None]:
-    """Checks that a closed collection's files belong together and lack no commit; changes nothing. About 0.3 ms.
+    """Checks that a closed collection's files belong together and have all commits. Changes nothing; about 0.3 ms.
 
-    For whoever reads a closed collection: its database may look whole and lack commits.
+    Call it before reading a closed collection, because a database that lacks commits may look whole.
 
     Returns:
-        What the database says of itself, and its record.
+        The identity in the database, and the record.
 
     Raises:
         CommitsLost: acknowledged commits are missing, or the record is.
@@ -86,26 +88,26 @@ def check_files(folder: Path, name: str) -> tuple[Stored, Mark | None]:
 
 
 def start_record(folder: Path, name: str, files: Files) -> None:
-    """Makes the record of a database that was just made or copied; not durable before the folder is synced."""
+    """Makes the record of a database that was just made or copied. Durable once the folder is synced."""
     mark = _read(folder / DATABASE_FILE, name).mark
     assert mark is not None
     create_record(folder / COMMIT_FILE, mark, files)
 
 
 def accept_loss(folder: Path, name: str, files: Files) -> str:
-    """Makes a collection that raises ``CommitsLost`` usable with what it has; says what was done.
+    """Makes a collection that raises ``CommitsLost`` usable without the lost commits; returns what was done.
 
-    Sequences, keys and labels go on far above those that were recorded, so none is given out again.
+    Sequences, keys and labels go on far above the recorded ones, so none is given out twice.
 
     Raises:
-        DataCorrupted: something else is wrong with it.
+        DataCorrupted: the collection is damaged in another way.
     """
     stored = _read(folder / DATABASE_FILE, name)
     check_identity(stored, name)
     recorded = read_record(folder / COMMIT_FILE)
     problem = _loss(stored, recorded, name)
     if problem is None:
-        return f"collection {name} has all its commits"
+        return f"collection '{name}' has all its commits"
     with contextlib.closing(schema.open_writer(folder / DATABASE_FILE, name)) as connection:
         found = read_mark(connection)
         known = [found] if recorded is None else [found, recorded]
@@ -121,28 +123,28 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
             (mark.commits, mark.sequence, mark.next_key, mark.next_label),
         )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    # Last: a database that is ahead of its record opens, and brings it up.
+    # Last, because a database ahead of its record opens and updates the record.
     create_record(folder / COMMIT_FILE, mark, files)
     files.sync_folder(folder)
-    logger.warning("collection %s: %s; it goes on without them, as was asked", name, problem)
+    logger.warning("collection '%s': %s; it goes on without them, as requested", name, problem)
     return f"the loss was accepted: {problem}; sequences go on after {mark.sequence}"
 
 
 def read_mark(connection: sqlite3.Connection) -> Mark:
-    """How far a database of this release's format has come."""
+    """The counters of a database in this release's format."""
     row = connection.execute("SELECT uid, commits, sequence, next_key, next_label FROM counters").fetchone()
     return Mark(uid=row[0], commits=row[1], sequence=row[2], next_key=row[3], next_label=row[4])
 
 
 def check_identity(stored: Stored, name: str) -> None:
-    """Raises ``DataCorrupted`` where a database is not that of the collection ``name``."""
+    """Raises ``DataCorrupted`` if the database is not that of the collection ``name``."""
     if not stored.settings_sound:
         raise DataCorrupted(
-            f"the settings of collection {name} are damaged; restore a backup", metadata={"collection": name}
+            f"the settings of collection '{name}' are damaged; restore a backup", metadata={"collection": name}
         )
     if stored.name != name:
         raise DataCorrupted(
-            f"the folder of collection {name} has the database of collection {stored.name}; move it back to where it"
+            f"the folder of collection '{name}' has the database of collection '{stored.name}'; move it back where it"
             " was, or restore a backup under this name",
             metadata={"collection": name, "found": stored.name},
         )
@@ -155,13 +157,13 @@ def _check_commits(stored: Stored, recorded: Mark | None, name: str) -> None:
     if problem is not None:
         lost = 0 if recorded is None else recorded.commits - (stored.mark.commits if stored.mark else 0)
         raise CommitsLost(
-            f"collection {name}: {problem}. Restore a backup, or go on without them: {GO_ON}",
+            f"collection '{name}': {problem}. Restore a backup, or go on without them: {GO_ON}",
             metadata={"collection": name, "lost_commits": str(lost)} if lost else {"collection": name},
         )
 
 
 def _loss(stored: Stored, recorded: Mark | None, name: str) -> str | None:
-    """What is missing, as a clause; None when nothing is."""
+    """What is missing, as a clause; None if nothing is."""
     if recorded is None:
         if stored.mark is None:
             return None
@@ -174,25 +176,25 @@ def _loss(stored: Stored, recorded: Mark | None, name: str) -> str | None:
     if recorded.commits > has:
         return (
             f"{recorded.commits - has} acknowledged commits are missing, with {recorded.sequence - stored.sequence}"
-            " changes of documents: the write-ahead log of its database is lost, damaged, or of another time"
+            " changes of documents: the write-ahead log of its database is lost, damaged, or from another time"
         )
-    # With no commit yet, a kill may have come between a migration and the first record of its numbers.
+    # With no commit yet, the server may have been killed between a migration and the first record of its numbers.
     if stored.mark is not None and has and recorded.commits == has and recorded != stored.mark:
         raise DataCorrupted(
-            f"the counters of collection {name} are damaged; restore a backup", metadata={"collection": name}
+            f"the counters of collection '{name}' are damaged; restore a backup", metadata={"collection": name}
         )
     return None
 
 
 def _foreign(name: str, what: str) -> DataCorrupted:
     return DataCorrupted(
-        f"collection {name}: {what} belongs to another collection of this or another server; restore a backup",
+        f"collection '{name}': {what} belongs to another collection of this or another server; restore a backup",
         metadata={"collection": name},
     )
 
 
 def _first_mark(stored: Stored) -> Mark:
-    # The numbers of a mark without commits say nothing: the migration has them from the database.
+    # The numbers of a mark without commits mean nothing: the migration takes them from the database.
     return Mark(uid=stored.uid, commits=0, sequence=0, next_key=0, next_label=0)
 
 
@@ -202,10 +204,10 @@ def _read(path: Path, name: str) -> Stored:
 
 
 def read_identity(connection: sqlite3.Connection, name: str) -> Stored:
-    """What a database says of itself.
+    """Reads a database's own name, identity and counters.
 
     Raises:
-        DataCorrupted: it is no collection, or lacks settings.
+        DataCorrupted: it is not a collection, or lacks settings.
         NewerDataFormat: a newer release wrote it.
     """
     with_commits = schema.check_format(connection, name) >= schema.FIRST_FORMAT_WITH_COMMITS
@@ -222,5 +224,5 @@ def read_identity(connection: sqlite3.Connection, name: str) -> Stored:
         )
     except KeyError as error:
         raise DataCorrupted(
-            f"the settings of collection {name} lack {error}; restore a backup", metadata={"collection": name}
+            f"the settings of collection '{name}' lack {error}; restore a backup", metadata={"collection": name}
         ) from error

@@ -1,9 +1,9 @@
-"""An open collection: its connections, its indexes in memory, its writer and its compaction, put together.
+"""An open collection: puts together its connections, its indexes in memory, its writer and its compaction.
 
-It is made when a collection is opened and gone when it is closed; a caller holds the ``EmbeddedCollection``, which
-outlives both. The writer thread changes the truth and then, in the same order, what searches see: it alone appends to
-the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take no lock.
-Any thread may call.
+An ``OpenCollection`` lives from the opening to the closing of a collection; callers hold the ``EmbeddedCollection``,
+which outlives it. The writer thread changes the database first and then, in the same order, what searches see: it alone
+appends to the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take
+no lock. Any thread may call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shortlist_server.domain import (
     Change,
@@ -42,9 +45,9 @@ from shortlist_server.storage.rows.deletion import BulkDeletion
 from shortlist_server.storage.rows.filters import Condition, cache_key, compile_filter
 from shortlist_server.storage.rows.id_index import check_id_index
 from shortlist_server.storage.rows.metadata import parse_field
-from shortlist_server.storage.rows.reader import Reader, ReaderPool
+from shortlist_server.storage.rows.reader import ReaderPool, select_keys
 from shortlist_server.storage.rows.settings import RaisedEf
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task, Writer
 from shortlist_server.storage.values import Effect
 from shortlist_server.storage.vectors import search as dense
@@ -57,23 +60,23 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OWN_DESCRIPTORS = 4
-"""Of the writing connection: the database, its log and the log's index; and the record of commits. Each segment has one
-more, of its mapped vectors."""
+"""Descriptors of the database, its log, the log's index and the record of commits. Each segment adds one, for its
+mapped vectors."""
 
 
 class OpenCollection:
-    """What there is of a collection while it is open.
+    """The open parts of a collection.
 
     Attributes:
-        settings: what the database says of the collection; the writer thread replaces it.
-        damage: the segments that were forgotten at the opening.
+        settings: the settings in the database; the writer thread replaces the value.
+        damage: the damaged segments that the opening dropped.
     """
 
     def __init__(self, name: str, folder: Path, parameters: Parameters, tally: CompactionTally) -> None:
-        """Opens it, and recovers what a crash left.
+        """Opens the collection and recovers from a crash, if there was one.
 
         Raises:
-            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: the collection cannot be opened.
         """
         self._name = name
         self._folder = folder
@@ -90,7 +93,6 @@ class OpenCollection:
         config = self.settings.config
         self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
-        self.reader = Reader(self.pool)
         self.lexicon = LexicalIndex(self.pool, lambda: self.index.snapshot.documents)
         self._selections = SelectionCache()
         self.compaction = CompactionScheduler(
@@ -100,7 +102,7 @@ class OpenCollection:
         self.writer = Writer(
             name,
             self._connection,
-            self._truth,
+            self._transaction,
             threads=parameters.writing_threads,
             clock=parameters.clock,
             has_room=self.compaction.has_room,
@@ -114,16 +116,16 @@ class OpenCollection:
         self.settings = Settings.read(self._connection, self._name)
         dimension = self.settings.config.dimension
         check_id_index(self._connection, self._name)
-        self._truth = Truth(self._connection, dimension, self._record)
+        self._transaction = WriteTransaction(self._connection, dimension, self._record)
         recovered = recover(
             self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
         )
         self.damage = recovered.damage
-        self.index = DenseIndex(recovered.segments, recovered.growing, self._truth.counters)
+        self.index = DenseIndex(recovered.segments, recovered.growing, self._transaction.counters)
         found = sum(segment.live for segment in recovered.segments) + recovered.growing.live
-        if found != self._truth.counters.passages:
+        if found != self._transaction.counters.passages:
             raise DataCorrupted(
-                f"collection {self._name} counts {self._truth.counters.passages} passages but holds {found};"
+                f"collection '{self._name}' counts {self._transaction.counters.passages} passages but holds {found};"
                 " restore a backup"
             )
 
@@ -134,16 +136,16 @@ class OpenCollection:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, but for those of the logs of its reading connections."""
+        """File descriptors in use now, without those for the logs of its reading connections."""
         return _OWN_DESCRIPTORS + len(self.index.snapshot.segments) + self.pool.most_used
 
     @property
     def busy(self) -> bool:
-        """Whether it has begun something that closing would end: a build of a segment, or giving space back."""
+        """Whether closing would interrupt work: a build of a segment, or giving space back to the disk."""
         return self.compaction.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
-        """What is to be known of it, from memory and a few ``stat`` calls; none where its ``size`` is given."""
+        """Settings, counts and sizes, from memory and a few ``stat`` calls; none of those if ``size`` is given."""
         snapshot = self.index.snapshot
         if size is None:
             size = disk_bytes(self._folder, [segment.row.uid for segment in snapshot.segments])
@@ -161,10 +163,8 @@ class OpenCollection:
         )
         return Facts(info=info, settings=settings)
 
-    # ------------------------------------------------------------------------------------------------------ writes
-
     def submit(self, task: Task[T]) -> Future[T]:
-        """Has the writer thread do a task."""
+        """Queues a task for the writer thread."""
         return self.writer.submit(task)
 
     def commit(
@@ -180,7 +180,7 @@ class OpenCollection:
         deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
         return self.submit(
             Task(
-                lambda truth: truth.apply(changes, position, failures),
+                lambda transaction: transaction.apply(changes, position, failures),
                 publish,
                 weight=len(changes),
                 grows=bool(changes) and not deletes,
@@ -191,15 +191,15 @@ class OpenCollection:
     def save_settings(
         self, change: Callable[[CollectionConfig, RaisedEf], tuple[CollectionConfig, RaisedEf]]
     ) -> Future[None]:
-        """Changes the settings that may change, durably, and then for those who ask."""
+        """Changes settings durably; readers see the change after the commit."""
 
-        def apply(truth: Truth) -> tuple[CollectionConfig, RaisedEf]:
-            before = truth.config(), truth.raised_ef()
+        def apply(transaction: WriteTransaction) -> tuple[CollectionConfig, RaisedEf]:
+            before = transaction.config(), transaction.raised_ef()
             config, raised = change(*before)
             if config != before[0]:
-                truth.save_config(config)
+                transaction.save_config(config)
             if raised != before[1]:
-                truth.save_raised_ef(raised)
+                transaction.save_raised_ef(raised)
             return config, raised
 
         def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
@@ -213,18 +213,19 @@ class OpenCollection:
         self.index.publish(effect, effect.counters)
         self.compaction.changed()
 
-    # ------------------------------------------------------------------------------------------------------- reads
-
     def condition(self, filter: Filter) -> Condition:
         """A filter as SQL."""
         return compile_filter(filter, self._declared)
 
     def select(self, filter: Filter) -> KeySelection:
-        """Resolves a filter at the present sequence; cached by filter and sequence."""
+        """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
         condition = self.condition(filter)
-        return self._selections.resolve(
-            cache_key(filter), self.index.snapshot.sequence, lambda after: self.reader.select(condition, after)
-        )
+
+        def select(after: int) -> NDArray[np.int64]:
+            with self.pool.connection() as connection:
+                return select_keys(connection, condition, after)
+
+        return self._selections.resolve(cache_key(filter), self.index.snapshot.sequence, select)
 
     def dense(
         self, vector: Vector, documents: int, selection: KeySelection | None, *, ef: int, exact: bool
@@ -242,12 +243,10 @@ class OpenCollection:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Unavailable(f"collection {self._name} is closed")
-
-    # ------------------------------------------------------------------------------------------ repair, and the end
+            raise Unavailable(f"collection '{self._name}' is closed")
 
     def difference(self) -> Difference:
-        """What the dense index shows beside what the database has; commits wait while they are compared."""
+        """Compares the dense index with the database; commits wait meanwhile."""
         return difference(self.index, self.submit)
 
     def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
@@ -261,7 +260,7 @@ class OpenCollection:
                 f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
             )
         if lexical:
-            self.submit(Task(lambda truth: truth.rebuild_lexical(), lambda _: None)).result()
+            self.submit(Task(lambda transaction: transaction.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
         done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.compaction.rebuild(one)]
         if count := self.compaction.flush_now():
@@ -279,10 +278,10 @@ class OpenCollection:
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
-            # All is in the write-ahead log, which the next opening reads.
-            logger.warning("collection %s: the last checkpoint failed: %s", self._name, error)
+            # The write-ahead log has everything, and the next opening reads it.
+            logger.warning("collection '%s': the last checkpoint failed: %s", self._name, error)
         try:
             self._connection.close()
         except sqlite3.Error as error:
-            logger.warning("collection %s: closing failed: %s", self._name, error)
+            logger.warning("collection '%s': closing failed: %s", self._name, error)
         self._record.close()

@@ -1,6 +1,6 @@
-"""A look at each collection of a store, once and slowly, so that damage is logged before somebody needs the collection.
+"""Inspects each collection of a store once, slowly, so damage is logged before anybody needs the collection.
 
-It is for stores that have too many collections to open them all at the start. Any thread may begin one.
+Stores with too many collections to open at the start use it instead. Any thread may begin a survey.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.clock import Clock
 
 PAUSE = 200
-"""Times as long as a look at a collection took until the next one: half a percent of a core."""
+"""The pause between two collections, as a multiple of the time the last one took: half a percent of a core."""
 
 
 def begin_survey(names: Sequence[str], look: Callable[[str], object], *, clock: Clock, threads: Executor) -> None:
     """Calls ``look`` with each name, on one of ``threads``, until the clock is closed. Never blocks.
 
-    What ``look`` raises is passed over: whoever looks at a collection also notes what is wrong with it.
+    Ignores a ``ShortlistError`` of ``look``, which itself notes what is wrong with a collection.
     """
     left = iter(names)
 

@@ -1,8 +1,8 @@
-"""Dead letters: documents that an ingest stream could not take, kept to be listed and tried again.
+"""Dead letters: documents that an ingest stream could not store, kept for inspection and retry.
 
-The rows change in the same transaction as the documents and the stream's position: a failure is recorded before its
-acknowledgement leaves, and a later success with the same id removes it. Functions over a connection that the caller
-owns. The table is called "quarantine", the word of the first data formats.
+The rows change in the same transaction as the documents and the stream's position. A failure is recorded before its
+acknowledgement is sent, and a later success with the same id removes it. The functions use a connection that the caller
+owns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from shortlist_server.domain import DeadLetter
 
 MAX_ROWS = 10_000
-"""Dead letters that a collection keeps; beyond, the oldest go."""
+"""Failures kept in a collection; more push out the oldest."""
 
 _COLUMNS = "number, id, stream, position, time, reason, message, field, retryable, document"
 
@@ -34,9 +34,10 @@ def create_table(db: Database) -> None:
 
 
 def add(connection: sqlite3.Connection, failures: Sequence[DeadLetter]) -> None:
-    """Records failures; one takes the place of an earlier one with the same id, and the oldest beyond the limit go.
+    """Records failures, and removes the oldest beyond the limit.
 
-    So does one at the same position of the same stream; streams without a name have nothing to do with each other.
+    A failure replaces an earlier one with the same id, and one at the same position of the same named stream. Streams
+    without a name share no positions.
     """
     for failure in failures:
         connection.execute(
@@ -65,7 +66,7 @@ def add(connection: sqlite3.Connection, failures: Sequence[DeadLetter]) -> None:
 
 
 def settle(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    """Forgets the failures of documents that were taken or deleted since. Quick when there are none."""
+    """Removes the failures of documents that have since been stored or deleted. Fast when there are none."""
     if connection.execute("SELECT 1 FROM quarantine LIMIT 1").fetchone() is not None:
         connection.execute(
             "DELETE FROM quarantine WHERE id IN (SELECT value FROM json_each(?))",
@@ -74,7 +75,7 @@ def settle(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
 
 
 def forget(connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
-    """Forgets failures by number; returns how many were there."""
+    """Removes failures by number; returns how many existed."""
     cursor = connection.execute(
         "DELETE FROM quarantine WHERE number IN (SELECT value FROM json_each(?))", (json.dumps(list(numbers)),)
     )
@@ -82,7 +83,7 @@ def forget(connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
 
 
 def page(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[DeadLetter], int | None]:
-    """Up to ``limit`` failures with a number over ``after``, oldest first, and the next page's ``after`` or None."""
+    """Up to ``limit`` failures with a number above ``after``, oldest first, and the next page's ``after`` or None."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM quarantine WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608
         (after, limit + 1),
@@ -91,7 +92,7 @@ def page(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[D
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[DeadLetter]:
-    """The failures with these numbers that are there, oldest first."""
+    """The failures that exist among these numbers, oldest first."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM quarantine WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number",  # noqa: S608
         (json.dumps(list(numbers)),),

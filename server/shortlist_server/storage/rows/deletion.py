@@ -1,7 +1,7 @@
-"""Deleting many documents, and giving their space back, without holding up anybody else.
+"""Deletes many documents and gives their space back to the disk, without delaying other callers.
 
-Both run as a chain of small tasks on the writer thread: each step submits the next when it is done, so the writes of
-others come between, and a search never waits at all. Any thread may start one.
+Both run as a chain of small tasks on the writer thread. Each step submits the next when it is done, so the writes of
+others run between steps, and searches never wait. Any thread may start one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from shortlist_server.errors import OutOfSpace, Unavailable
 from shortlist_server.storage.disk.files import CrashPoint, pass_by
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.values import Effect
 
@@ -37,13 +37,13 @@ class BulkDeletion:
 
     @property
     def reclaiming(self) -> bool:
-        """Whether space is being given back now."""
+        """Whether space is now being given back."""
         return self._reclaiming
 
     def delete(self, keys: Sequence[int]) -> Future[int]:
-        """Deletes those that still exist; the future has their number when all of it is durable.
+        """Deletes the documents that still exist; the future gets their number once all deletions are durable.
 
-        Each step is a transaction of its own: an error leaves the steps before it done.
+        Each step is a transaction of its own. After an error, the steps before it stay done.
         """
         done: Future[int] = Future()
         done.set_running_or_notify_cancel()
@@ -59,7 +59,7 @@ class BulkDeletion:
         *,
         at_once: int = _DOCUMENTS_AT_ONCE,
     ) -> None:
-        """Deletes from ``start`` on, ``at_once`` in a transaction: fewer where the disk has no room for more."""
+        """Deletes from ``start`` on, ``at_once`` documents a transaction; a full disk makes the steps smaller."""
         if start >= len(keys):
             done.set_result(deleted)
             if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
@@ -68,8 +68,8 @@ class BulkDeletion:
             return
         chunk = keys[start : start + max(1, at_once)]
 
-        def apply(truth: Truth) -> Effect:
-            effect = truth.remove(chunk)
+        def apply(transaction: WriteTransaction) -> Effect:
+            effect = transaction.remove(chunk)
             self._crash_point("delete:removed")
             return effect
 
@@ -94,11 +94,11 @@ class BulkDeletion:
             done.set_exception(error)
 
     def _reclaim(self) -> None:
-        def apply(truth: Truth) -> bool:
-            return truth.merge_lexical(_PAGES_AT_ONCE) < 2 and truth.reclaim(_PAGES_AT_ONCE) == 0
+        def apply(transaction: WriteTransaction) -> bool:
+            return transaction.merge_lexical(_PAGES_AT_ONCE) < 2 and transaction.reclaim(_PAGES_AT_ONCE) == 0
 
         def go_on(step: Future[bool]) -> None:
-            # An error, such as a full disk, ends it: the next large deletion tries again.
+            # An error, such as a full disk, ends the chain; the next large deletion starts another.
             if step.exception() is not None or step.result():
                 self._reclaiming = False
             else:

@@ -1,8 +1,8 @@
 """Filters as parameterised SQL over the stored metadata.
 
-Nothing of a request ever becomes SQL text: values and JSON paths are parameters. Only the fields a collection declared
-appear as literals, quoted, because SQLite uses an expression index for the literal expression alone. Every condition is
-two-valued where it counts: a leaf may be NULL for "false", and a negation takes NULL for false. Pure functions.
+No part of a request becomes SQL text: values and JSON paths are parameters. Only the fields that a collection declared
+appear as quoted literals, because SQLite uses an expression index only for the literal expression. A leaf may evaluate
+to NULL, which counts as false, also under a negation. Pure functions.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def compile_filter(filter: Filter, declared: Collection[tuple[str, ...]] = ()) -
         declared: paths that have an expression index.
 
     Raises:
-        InvalidFilter: nested too deep, an empty conjunction, disjunction or list, bounds missing or of two types, or a
-            number that is not finite.
+        InvalidFilter: the filter is nested too deep; a conjunction, disjunction or list is empty; bounds are missing or
+            of two types; or a number is not finite.
     """
     return _compile(filter, frozenset(declared), 0)
 
 
 def cache_key(filter: Filter) -> str:
-    """A text equal for equal filters only; unlike the filter itself, it tells 1 from True."""
+    """A text that is equal only for equal filters. It distinguishes 1 from True, which comparing filters does not."""
     return repr(filter)
 
 
 def literal_path(path: tuple[str, ...]) -> str:
-    """The JSON path as a SQL string literal. Keys have their double quotes escaped; single quotes are doubled."""
+    """The JSON path as a SQL string literal. Double quotes in keys are escaped already; single quotes are doubled."""
     return "'" + json_path(path).replace("'", "''") + "'"
 
 

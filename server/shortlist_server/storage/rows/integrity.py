@@ -1,6 +1,6 @@
-"""The part of a verification that concerns the database: its pages, its counts, and the checksum of every row.
+"""Verifies a database: its pages, its counts, and the checksum of every row.
 
-Reads through a connection that the caller owns, in one transaction; a large database takes minutes.
+Reads in one transaction, through a connection that the caller owns. A large database takes minutes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAMED = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was checked, and what was found. ``detail`` is a sentence when it does not hold."""
+    """One thing that was checked, and what was found. ``detail`` is a sentence when the check failed."""
 
     name: str
     ok: bool
@@ -51,7 +51,7 @@ class Check:
 
 
 def database_checks(connection: sqlite3.Connection) -> Iterator[Check]:
-    """Checks a database, of this release's format or of an earlier one."""
+    """Checks a database in this release's format or an earlier one."""
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(10)")]
     yield Check(name="database pages", ok=found == ["ok"], detail="; ".join(found)[:500])
     connection.execute("BEGIN")
@@ -125,6 +125,6 @@ def _identity_checks(connection: sqlite3.Connection) -> Iterator[Check]:
 
 
 def _rows(name: str, what: str, rows: Iterable[tuple[Any, ...]], holds: Callable[..., bool]) -> Check:
-    """Checks each row; the first column says which it is."""
+    """Checks each row; the first column identifies it."""
     bad = [row[0] for row in rows if not holds(*row)]
     return Check(name=name, ok=not bad, detail=f"damaged: {what} {bad[:_NAMED]}")

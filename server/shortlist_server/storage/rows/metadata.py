@@ -1,9 +1,9 @@
-"""Metadata as SQLite's JSON functions can address it exactly.
+"""Encodes metadata for SQLite's JSON functions to address exactly.
 
-SQLite 3.40 compares a path's key with the raw JSON text, so a key with a quote, a backslash or a control character
-cannot be named, and it ends a string at U+0000. Both are escaped here, injectively and, for values, in a way that keeps
-the order of code points; the same escape is applied to the operands of filters. Almost no text needs it, and such text
-is stored as it is. Pure functions.
+SQLite 3.40 compares a path's key with the raw JSON text, so no path can name a key with a quote, a backslash or a
+control character. It also ends a string at U+0000. This module escapes both. The escape is injective, keeps the order
+of code points in values, and is applied to the operands of filters as well. Almost no text needs it; other text is
+stored unchanged. Pure functions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def escape_value(text: str) -> str:
-    """A string as it is stored: U+0000 and U+0001 become two characters, in the same order."""
+    """A string as it is stored: U+0000 and U+0001 become two characters each, and strings keep their order."""
     if "\x00" in text or "\x01" in text:
         return text.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
     return text
@@ -59,15 +59,15 @@ def escape_key(key: str) -> str:
 
 
 def json_path(path: tuple[str, ...]) -> str:
-    """The SQLite JSON path of a metadata path. Free of double quotes within keys, but not of single ones."""
+    """The SQLite JSON path of a metadata path. Its keys have no double quotes, but may have single ones."""
     return "$" + "".join(f'."{escape_key(key)}"' for key in path)
 
 
 def parse_field(field: str) -> tuple[str, ...]:
-    r"""The path a field name means: dots separate keys; ``\.`` and ``\\`` stand for a dot and a backslash in a key.
+    r"""Parses a field name into a path: dots separate keys; ``\.`` and ``\\`` are a dot and a backslash in a key.
 
     Raises:
-        InvalidFilter: the name is empty, has an empty key, or a backslash before another character.
+        InvalidFilter: the name or one of its keys is empty, or a backslash precedes another character.
     """
     keys, key, escaped = [], "", False
     for character in field:

@@ -1,8 +1,7 @@
-"""Reads of one collection: its reading connections and the queries on them.
+"""Reads a collection: its reading connections, and the queries on them.
 
-A connection is used by one thread at a time and returned after each call, so there are as many as calls at once, and a
-few that are kept for later calls, of all collections together. Every call sees all that was committed before it began.
-Any thread may call.
+Each call uses a connection of its own and then returns it. The connections kept for later calls are few, for all
+collections together. Every call sees all that was committed before it began. Any thread may call.
 """
 
 from __future__ import annotations
@@ -11,32 +10,33 @@ import json
 import sqlite3
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Include, StoredDocument, StoredPassage
+from shortlist_server.domain import DeadLetter, Include, StoredDocument, StoredPassage
 from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.disk.faults import translated
-from shortlist_server.storage.rows import schema
+from shortlist_server.storage.rows import dead_letters, schema
 from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
 from shortlist_server.storage.rows.filters import Condition
 from shortlist_server.storage.rows.metadata import decode
 
 KEPT_CONNECTIONS = 16
-"""Idle reading connections that are kept, each with two descriptors and its cache: opening one takes half a
+"""Idle reading connections that are kept; each has two descriptors and a cache. Opening one takes half a
 millisecond."""
 
 
 class ReadingConnections:
-    """Reading connections of all collections of a store that nobody uses at the moment; a bounded number is kept.
+    """The idle reading connections of all collections of a store, up to a limit.
 
-    The connection that was idle longest goes first.
+    Beyond the limit, the connection that was idle longest is closed.
     """
 
     def __init__(self, most: int = KEPT_CONNECTIONS) -> None:
@@ -49,7 +49,7 @@ class ReadingConnections:
         return len(self._idle)
 
     def take(self, pool: ReaderPool) -> sqlite3.Connection | None:
-        """The connection of a collection that was used last, if any is idle."""
+        """The collection's most recently used idle connection, if it has any."""
         with self._lock:
             pool.used += 1
             pool.most_used = max(pool.most_used, pool.used)
@@ -59,8 +59,11 @@ class ReadingConnections:
             return found
 
     def give_back(self, connection: sqlite3.Connection | None, pool: ReaderPool) -> None:
-        """Keeps a connection that is no longer used, and closes another when there are too many, or that one when its
-        collection was closed meanwhile. None: it could not be made."""
+        """Ends the use of a connection; ``connection`` is None if it could not be made.
+
+        Keeps the connection, and closes the one idle longest if there are too many. If the collection was closed
+        meanwhile, closes this one instead.
+        """
         surplus = connection
         with self._lock:
             pool.used -= 1
@@ -71,7 +74,7 @@ class ReadingConnections:
             surplus.close()
 
     def close(self, pool: ReaderPool) -> None:
-        """Closes the idle connections of a collection, and from now on each that is in use when its use ends."""
+        """Closes the idle connections of a collection now, and those in use when their use ends."""
         with self._lock:
             pool.closed = True
             idle = [one for one, of in self._idle.items() if of is pool]
@@ -84,12 +87,12 @@ class ReadingConnections:
 class ReaderPool:
     """The reading connections of one collection, made when needed.
 
-    SQLite keeps a descriptor of the database for each of a collection's connections that ever were open at once, to be
-    used by later ones, until the collection is closed.
+    Until the collection is closed, SQLite keeps as many descriptors of the database as connections were ever open at
+    once, and reuses them.
 
     Attributes:
         closed: whether the collection is closed.
-        used, most_used: connections in use now, and the most at once. ``ReadingConnections`` sets all three.
+        used, most_used: connections in use now, and the most in use at once. ``ReadingConnections`` sets all three.
     """
 
     def __init__(self, path: Path, name: str, connections: ReadingConnections) -> None:
@@ -101,10 +104,10 @@ class ReaderPool:
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the time of a block; errors inside leave as typed ones."""
+        """A connection for a ``with`` block; raises errors inside the block as typed ones."""
         with translated(self._name):
             if self.closed:
-                raise Unavailable(f"collection {self._name} is closed")
+                raise Unavailable(f"collection '{self._name}' is closed")
             connection = self._connections.take(self)
             try:
                 connection = connection or schema.open_reader(self._path, self._name)
@@ -117,23 +120,39 @@ class ReaderPool:
         self._connections.close(self)
 
 
-class Reader:
-    """The read queries of one collection."""
+class RowReader(ABC):
+    """The reads of one collection that need only its database."""
 
-    def __init__(self, pool: ReaderPool) -> None:
-        self._pool = pool
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A reading connection for a ``with`` block."""
 
     def stream_position(self, stream: str) -> int:
         """The last position committed for a stream; 0 for an unknown one."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             row = connection.execute("SELECT position, checksum FROM streams WHERE name = ?", (stream,)).fetchone()
         if row and stream_checksum(stream, row[0]) != row[1]:
             raise damaged(f"the position of stream {stream!r}")
         return int(row[0]) if row else 0
 
+    def failures(self, stream: str, first: int, last: int) -> dict[int, DeadLetter]:
+        """The recorded failures of a stream between two positions, both included, by position."""
+        with self.reading() as connection:
+            return dead_letters.of_stream(connection, stream, first, last)
+
+    def dead_letters(self, after: int, limit: int) -> tuple[list[DeadLetter], int | None]:
+        """Up to ``limit`` failures with a number above ``after``, oldest first, and the next ``after`` or None."""
+        with self.reading() as connection:
+            return dead_letters.page(connection, after, limit)
+
+    def dead_letters_by_number(self, numbers: Sequence[int]) -> list[DeadLetter]:
+        """The recorded failures that exist among these numbers, oldest first."""
+        with self.reading() as connection:
+            return dead_letters.by_number(connection, numbers)
+
     def unchanged(self, hashes: Mapping[str, bytes]) -> dict[str, int]:
-        """Of documents by id, those stored with an equal hash, with their sequence."""
-        with self._pool.connection() as connection:
+        """The sequence of each document that is stored with the given content hash, by id."""
+        with self.reading() as connection:
             rows = connection.execute(
                 "SELECT id, content_hash, sequence FROM documents WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(hashes), ensure_ascii=False),),
@@ -142,7 +161,7 @@ class Reader:
 
     def keys(self, ids: Sequence[str]) -> dict[str, int]:
         """Document key of each id that exists."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 "SELECT id, key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(ids), ensure_ascii=False),),
@@ -150,8 +169,8 @@ class Reader:
             return dict(rows.fetchall())
 
     def documents_by_id(self, ids: Sequence[str], include: Include) -> dict[str, StoredDocument]:
-        """The documents with these ids that exist, by id."""
-        with self._pool.connection() as connection, _snapshot(connection):
+        """The documents with these ids that exist, by id, with the include asked for."""
+        with self.reading() as connection, _snapshot(connection):
             rows = connection.execute(
                 f"SELECT {_columns(include)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (json.dumps(list(ids), ensure_ascii=False),),
@@ -159,42 +178,45 @@ class Reader:
             return {document.id: document for document in _assemble(connection, rows, include)}
 
     def documents(self, keys: Sequence[int], include: Include) -> dict[int, StoredDocument]:
-        """The documents with these keys that still exist, by key."""
+        """The documents with these keys that still exist, by key, with the include asked for."""
         chosen = json.dumps([int(key) for key in keys])
-        with self._pool.connection() as connection, _snapshot(connection):
+        with self.reading() as connection, _snapshot(connection):
             rows = connection.execute(
                 f"SELECT {_columns(include)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
                 (chosen,),
             ).fetchall()
             return {document.key: document for document in _assemble(connection, rows, include)}
 
-    def page(
-        self, condition: Condition | None, after: int, limit: int, include: Include
-    ) -> tuple[list[StoredDocument], int | None]:
-        """Documents that pass with a sequence over ``after``, by sequence, and where the next page starts."""
-        where = condition or Condition("1", ())
-        with self._pool.connection() as connection, _snapshot(connection):
-            rows = connection.execute(
-                f"SELECT {_columns(include)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
-                " ORDER BY sequence LIMIT ?",
-                (after, *where.parameters, limit + 1),
-            ).fetchall()
-            documents = _assemble(connection, rows[:limit], include)
-        return documents, documents[-1].sequence if len(rows) > limit else None
-
-    def select(self, condition: Condition, after: int = 0) -> NDArray[np.int64]:
-        """Keys of the documents that pass with a sequence over ``after``, ascending, shape (n,)."""
-        with self._pool.connection() as connection:
-            rows = connection.execute(
-                f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608
-                (after, *condition.parameters),
-            ).fetchall()
-        return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
-
-    def passages(self, labels: Sequence[int], *, vectors: bool, token_vectors: bool) -> dict[int, StoredPassage]:
+    def passages(
+        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+    ) -> dict[int, StoredPassage]:
         """The passages with these labels that still exist, by label."""
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             return _passages(connection, "label", labels, vectors=vectors, token_vectors=token_vectors)
+
+
+def read_page(
+    connection: sqlite3.Connection, condition: Condition | None, after: int, limit: int, include: Include
+) -> tuple[list[StoredDocument], int | None]:
+    """Documents that pass with a sequence above ``after``, by sequence, and the next page's ``after`` or None."""
+    where = condition or Condition("1", ())
+    with _snapshot(connection):
+        rows = connection.execute(
+            f"SELECT {_columns(include)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
+            " ORDER BY sequence LIMIT ?",
+            (after, *where.parameters, limit + 1),
+        ).fetchall()
+        documents = _assemble(connection, rows[:limit], include)
+    return documents, documents[-1].sequence if len(rows) > limit else None
+
+
+def select_keys(connection: sqlite3.Connection, condition: Condition, after: int = 0) -> NDArray[np.int64]:
+    """Keys of the documents that pass with a sequence above ``after``, ascending, shape (n,)."""
+    rows = connection.execute(
+        f"SELECT key FROM documents WHERE sequence > ? AND {condition.sql}",  # noqa: S608
+        (after, *condition.parameters),
+    ).fetchall()
+    return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
 
 
 @contextmanager
@@ -252,7 +274,7 @@ def checked_vector(label: int, vector: bytes, checksum: int) -> NDArray[np.float
     """A stored vector, shape (dimension,).
 
     Raises:
-        DataCorrupted: it is not what was stored.
+        DataCorrupted: the vector differs from what was stored.
     """
     if zlib.crc32(vector) != checksum:
         raise damaged(f"the vector of passage {label}")

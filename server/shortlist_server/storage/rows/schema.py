@@ -1,10 +1,10 @@
-"""The database of a collection: its connections, its tables and how they came to be.
+"""The database of a collection: its connections, tables and migrations.
 
-``user_version`` is the number of the last migration; a database with a larger one was written by a newer release and is
-refused before anything is read. SQLite does not notice a flipped bit in a value, so vectors, texts, metadata and the
-columns that say what belongs to what carry a CRC-32 that is checked whenever they are read. Each migration runs in one
-transaction together with its record. The large columns have tables of their own, so that walking the passages reads a
-few bytes for each. Connections are not shared between threads.
+``user_version`` is the number of the last migration. A larger number means that a newer release wrote the database; it
+is refused before anything is read. SQLite does not notice a flipped bit in a value, so vectors, texts, metadata and the
+columns that say what belongs to what carry a CRC-32, which every read checks. Each migration runs in one transaction
+together with its record. The large columns have tables of their own, so a scan of the passages reads only a few bytes
+of each. Threads do not share connections.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SCHEMA_VERSION = 4
 """Number of the newest migration."""
 
 FIRST_FORMAT_WITH_COMMITS = 4
-"""The first one that counts commits, so that a record outside the database can be compared with it."""
+"""The first format that counts commits, so a record outside the database can be compared with it."""
 
 APPLICATION_ID = 0x53484C53
 """Marks a SQLite file as a Shortlist collection ("SHLS")."""
 
 TITLE_WEIGHT = 2.0
-"""Weight of the title in BM25, the text having 1; measured on SciFact."""
+"""Weight of the title in BM25, where the text has 1; measured on SciFact."""
 
 # 8 KiB holds five vectors of 384 dimensions with 5 % to spare; 4 KiB holds two and wastes a quarter.
 _PAGE_BYTES = 8192
@@ -54,7 +54,7 @@ def _first(db: Database) -> None:
         strict=True,
     )
     db.table("counters").insert({"id": 1, "sequence": 0, "next_key": 1, "next_label": 1, "documents": 0, "passages": 0})
-    # Metadata stands before the text, so that a filter never walks a document's overflow pages.
+    # Metadata comes before the text, so a filter never reads a document's overflow pages.
     db.table("documents").create(
         {
             "key": int,
@@ -107,20 +107,21 @@ def _first(db: Database) -> None:
 
 
 @migrations(name="0002_quarantine")
-def _dead_letters(db: Database) -> None:
+def _quarantine(db: Database) -> None:
     dead_letters.create_table(db)
     db.execute("PRAGMA user_version = 2")
 
 
 @migrations(name="0003_recall_target")
 def _recall_target(db: Database) -> None:
-    # No table changes: a config may have the key "recall_target", which older releases do not know.
+    # No table changes. From this version on, a config may have the key "recall_target", unknown to older releases.
     db.execute("PRAGMA user_version = 3")
 
 
 @migrations(name="0004_commits_and_checksums")
 def _commits_and_checksums(db: Database) -> None:
-    # A table of its own: a column behind the text would cost a walk over its pages, and one before it a rewritten row.
+    # A table of its own: reading a column behind the text costs a walk over the text's pages, and adding one before it
+    # rewrites every row.
     db.execute("CREATE TABLE identities (key INTEGER PRIMARY KEY, checksum INTEGER NOT NULL) STRICT")
     for table, column, kind in (
         ("counters", "commits", "INTEGER NOT NULL DEFAULT 0"),
@@ -144,8 +145,8 @@ def _commits_and_checksums(db: Database) -> None:
 
 
 def create(path: Path, name: str, config: CollectionConfig) -> None:
-    """Makes the database of a new, empty collection; complete, checkpointed and not synced when it returns."""
-    # Made here, so that SQLite gives the log and the shared memory the same narrow permissions.
+    """Makes the database of a new, empty collection: complete and checkpointed, but not synced."""
+    # Made before SQLite opens it, so SQLite gives the log and the shared memory the same narrow permissions.
     new_file(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -153,7 +154,7 @@ def create(path: Path, name: str, config: CollectionConfig) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _tune(connection)
-        # Nobody knows of the file yet, and the caller syncs it when it is whole: some hundred syncs less.
+        # Nobody knows of the file yet, and the caller syncs it when it is whole. This saves about a hundred syncs.
         connection.execute("PRAGMA synchronous = OFF")
         db = Database(connection)
         migrations.apply(db)
@@ -178,7 +179,7 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
     """The writing connection of an existing collection, with its migrations applied.
 
     Raises:
-        DataCorrupted: the file is missing, is no collection, or is damaged.
+        DataCorrupted: the file is missing, damaged, or not a collection.
         NewerDataFormat: a newer release wrote it.
     """
     connection = _connect(path, name)
@@ -194,7 +195,7 @@ def open_writer(path: Path, name: str) -> sqlite3.Connection:
 
 
 def open_untouched(path: Path, name: str) -> sqlite3.Connection:
-    """A connection that changes no file, not even by a checkpoint when it closes: for a look before the first write.
+    """A connection that changes no file, not even by a checkpoint at its end: for inspection before the first write.
 
     Raises:
         DataCorrupted: the file is missing.
@@ -206,15 +207,15 @@ def check_format(connection: sqlite3.Connection, name: str) -> int:
     """The data format of a database.
 
     Raises:
-        DataCorrupted: it is no collection.
+        DataCorrupted: the database is not a collection.
         NewerDataFormat: a newer release wrote it.
     """
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise DataCorrupted(f"the database of collection {name} is not a Shortlist collection; restore a backup")
+        raise DataCorrupted(f"the database of collection '{name}' is not a Shortlist collection; restore a backup")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise NewerDataFormat(
-            f"collection {name} has data format {version}, this release knows up to {SCHEMA_VERSION};"
+            f"collection '{name}' has data format {version}, and this release knows formats up to {SCHEMA_VERSION};"
             " use the newer release",
             metadata={"collection": name, "format": str(version), "supported": str(SCHEMA_VERSION)},
         )
@@ -230,7 +231,7 @@ def open_reader(path: Path, name: str) -> sqlite3.Connection:
 
 
 def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
-    """Name, uid, create_time and config of the collection, and raised_ef where it was raised, as text."""
+    """Name, uid, create_time and config of the collection, and raised_ef if it was raised, as text."""
     return dict(connection.execute("SELECT name, value FROM settings"))
 
 
@@ -238,7 +239,7 @@ def _connect(path: Path, name: str, mode: str = "rw") -> sqlite3.Connection:
     # Not mode=rwc: a missing database is damage, not an empty collection.
     if not path.is_file():
         raise DataCorrupted(
-            f"the database of collection {name} is missing; restore a backup", metadata={"collection": name}
+            f"the database of collection '{name}' is missing; restore a backup", metadata={"collection": name}
         )
     uri = path.absolute().as_uri() + f"?mode={mode}"
     return sqlite3.connect(

@@ -1,7 +1,7 @@
-"""A collection's settings as JSON, the form they have in its database.
+"""A collection's settings as JSON, as its database stores them.
 
-Unknown keys are an error rather than ignored: a newer release that adds one raises the schema version. The settings
-have one checksum, which whoever writes a setting writes anew in the same transaction. Functions without state.
+An unknown key is an error: a release that adds a key raises the schema version. One checksum covers all settings, and
+each write of a setting updates it in the same transaction. Functions without state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORMER_VALUES = {"convex": FusionMethod.WEIGHTED_SUM.value}
 
 
 RaisedEf = tuple[int, int]
-"""What the ``ef`` of searches without and with a filter was raised to; 0 where it was not."""
+"""The raised ``ef`` of searches without and with a filter; 0 where it was not raised."""
 
 NOT_RAISED: RaisedEf = (0, 0)
 
@@ -55,7 +55,7 @@ def load(text: str) -> CollectionConfig:
 
 
 def load_raised_ef(text: str | None) -> RaisedEf:
-    """The raised ``ef`` values of a JSON list; None where there never was one."""
+    """The raised ``ef`` values from a JSON list; None means that none was ever raised."""
     if text is None:
         return NOT_RAISED
     unfiltered, filtered = json.loads(text)
@@ -63,7 +63,7 @@ def load_raised_ef(text: str | None) -> RaisedEf:
 
 
 def save(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Writes one setting, and the checksum of all."""
+    """Writes one setting and the checksum of all."""
     connection.execute(
         "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         (name, value),
@@ -76,7 +76,7 @@ def save(connection: sqlite3.Connection, name: str, value: str) -> None:
 def identify(connection: sqlite3.Connection) -> None:
     """Writes the checksum of all settings, and the collection's identity beside the counters.
 
-    The counters are in every commit, so a write-ahead log of another collection brings that one's identity along.
+    Every commit writes the counters, so another collection's write-ahead log is recognised by the identity it brings.
     """
     stored = dict(connection.execute("SELECT name, value FROM settings"))
     save(connection, SETTINGS_CHECKSUM, str(settings_checksum(stored)))

@@ -1,9 +1,10 @@
-"""Changes to the truth: the SQL of one collection's writing transaction.
+"""The SQL that changes a collection.
 
-A ``Truth`` belongs to the writer thread, which begins and commits; here rows are changed and counters kept. Keys,
-labels and sequences come from the counters, which only ever grow and are committed with the rows they numbered, so none
-is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes down outside the
-database before it is acknowledged. The lexical index changes in the same transaction as the documents.
+A ``WriteTransaction`` belongs to the writer thread, which begins and commits; this module changes rows and keeps the
+counters. Keys, labels and sequences come from the counters, which only ever grow and are committed with the rows they
+numbered. None is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes
+down outside the database before the commit is acknowledged. The lexical index changes in the same transaction as the
+documents.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from shortlist_server.storage.rows.metadata import encode
 from shortlist_server.storage.values import Counters, Effect, SegmentOutdated, SegmentRow
 
 
-class Truth:
-    """The rows of one collection, from the side that writes."""
+class WriteTransaction:
+    """Changes the rows of one collection within the writer's transaction."""
 
     def __init__(self, connection: sqlite3.Connection, dimension: int, record: CommitRecord) -> None:
         self.connection = connection
@@ -57,7 +58,7 @@ class Truth:
         self._uid: str = row[7]
 
     def save_counters(self) -> None:
-        """Counts the commit and writes the counters into the transaction; called before each commit."""
+        """Counts the commit and writes the counters; the writer calls it before each commit."""
         now = self.counters = replace(self.counters, commits=self.counters.commits + 1)
         self.connection.execute(
             "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ?, commits = ?,"
@@ -74,7 +75,7 @@ class Truth:
         )
 
     def record_commit(self) -> None:
-        """Writes down that the last transaction is committed; called after each commit, before it is acknowledged."""
+        """Records the last commit outside the database; the writer calls it before it acknowledges the commit."""
         now = self.counters
         self._record.write(
             Mark(
@@ -89,7 +90,7 @@ class Truth:
     def apply(
         self, changes: Sequence[Change], position: StreamPosition | None, failures: Sequence[DeadLetter] = ()
     ) -> tuple[Commit, Effect]:
-        """Applies changes in order, the last one of each id winning, the stream position and the failures.
+        """Applies changes, the stream position and the failures. The last change of each id wins.
 
         Raises:
             InvalidVector: a passage's vector has the wrong size or is not finite; nothing is changed.
@@ -198,7 +199,7 @@ class Truth:
         return commit, effect
 
     def remove(self, keys: Sequence[int]) -> Effect:
-        """Deletes those of these documents that still exist; each deletion takes a sequence."""
+        """Deletes the documents that still exist; each deletion takes a sequence."""
         live = self.connection.execute(
             "SELECT key, id FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
         ).fetchall()
@@ -216,11 +217,11 @@ class Truth:
         return effect
 
     def config(self) -> CollectionConfig:
-        """The collection's settings, with what this transaction has changed of them."""
+        """The collection's settings, as changed by this transaction so far."""
         return settings.load(self._setting("config") or "")
 
     def raised_ef(self) -> settings.RaisedEf:
-        """The raised ``ef`` values, with what this transaction has changed of them."""
+        """The raised ``ef`` values, as changed by this transaction so far."""
         return settings.load_raised_ef(self._setting("raised_ef"))
 
     def save_config(self, config: CollectionConfig) -> None:
@@ -232,18 +233,18 @@ class Truth:
         settings.save(self.connection, "raised_ef", json.dumps(raised))
 
     def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
-        """Changes the manifest: the flip that makes a segment exist.
+        """Replaces segments in the manifest; once this is committed, the new segment exists.
 
         Raises:
             SegmentOutdated: one of ``gone`` is not listed, or the new range overlaps that of a segment that stays.
         """
         deleted = self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
         if gone and deleted.rowcount != len(gone):
-            raise SegmentOutdated("a segment that was to be replaced is not there any more")
+            raise SegmentOutdated("a segment that was to be replaced no longer exists")
         if new is not None:
             overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE low < ? AND high > ?)"
             if self.connection.execute(overlaps, (new.high, new.low)).fetchone()[0]:
-                raise SegmentOutdated("another segment has passages of its range by now")
+                raise SegmentOutdated("another segment now covers passages of its range")
             self.connection.execute(
                 "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
                 (new.uid, new.low, new.high, new.passages, new.checksum),
@@ -259,18 +260,18 @@ class Truth:
             self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('integrity-check', 1)")
 
     def rebuild_lexical(self) -> None:
-        """Makes the lexical index anew from the documents."""
+        """Rebuilds the lexical index from the documents."""
         self.connection.execute("INSERT INTO lexical (lexical) VALUES ('rebuild')")
 
     def merge_lexical(self, pages: int) -> int:
-        """Writes up to about this many pages of merged postings; returns the rows changed, under 2 when all is done."""
+        """Writes up to about this many pages of merged postings; returns the rows changed, under 2 once it is done."""
         before = self.connection.total_changes
         self.connection.execute("INSERT INTO lexical (lexical, rank) VALUES ('merge', ?)", (pages,))
         return self.connection.total_changes - before
 
     def reclaim(self, pages: int) -> int:
         """Gives up to this many free pages back to the file system; returns how many are still free."""
-        # The pragma yields a row for each page and works only as far as it is stepped.
+        # The pragma yields a row for each page, and frees only the pages whose rows are fetched.
         self.connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
         free: int = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free
@@ -280,7 +281,7 @@ class Truth:
         return None if row is None else str(row[0])
 
     def _stored(self, ids: list[str]) -> dict[str, int]:
-        """Key of each id that exists. A key from a damaged index would delete another document, so it is checked."""
+        """Key of each id that exists, checked: a wrong key from a damaged index would delete another document."""
         rows = self.connection.execute(
             "SELECT id, key, sequence, passage_count, content_hash, checksum FROM documents"
             " LEFT JOIN identities USING (key) WHERE id IN (SELECT value FROM json_each(?))",
@@ -299,7 +300,7 @@ class Truth:
         if not vectors:
             return []
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-        # The sum is not finite when any element is not: one pass instead of a mask of the same size.
+        # Any element that is not finite makes the sum not finite: one pass, and no mask of the same size.
         if not np.isfinite(np.sum(matrix, dtype=np.float64)):
             raise InvalidVector("a passage's vector has an element that is not finite", field="vector")
         return [row.tobytes() for row in matrix]
@@ -309,7 +310,7 @@ class Truth:
             return []
         run = self.connection.execute
         chosen = (json.dumps(list(keys)),)
-        # FTS5 with external content takes the old text back to find the postings; its rows go first.
+        # FTS5 with external content needs the old text to find its postings, so its rows are deleted first.
         with lexical_index():
             run(
                 "INSERT INTO lexical (lexical, rowid, title, text) SELECT 'delete', key, title, text FROM documents"

@@ -1,15 +1,15 @@
-"""The writer of a collection: every change goes through it, one transaction at a time, in the order of submission.
+"""The writer of a collection: makes every change, one transaction at a time, in the order of submission.
 
-All writers of a store share a few threads. A writer has at most one of them at a time, so whatever it does is done by
-one thread after the other, as by a single one; "writer thread" elsewhere in this package means the one that has the
-turn. A turn is one group, and then the next writer's turn comes, so no collection holds up the others for longer.
+All writers of a store share a few threads. A writer has at most one of them at a time and so behaves as if it had a
+single thread; "writer thread" elsewhere in this package means the thread that has the turn. A turn is one group. Then
+the next writer has its turn, so no collection delays the others by more than one group.
 
-Whatever waits when a turn begins is one group: one transaction, one sync, however many callers. Each task runs inside
-its own savepoint, so an error undoes its own changes alone. After the commit, and only then, each task's effect is
-shown to searches and its future is done. Any thread may submit.
+All tasks that wait when a turn begins form one group: one transaction and one sync, however many callers. Each task
+runs inside its own savepoint, so an error undoes only that task's changes. Only after the commit does the writer show
+each task's effect to searches and complete its future. Any thread may submit.
 
-While there is no room for growth, a group that grows waits, up to a second, without a thread. Only tasks that make room
-go before it.
+While there is no room for growth, a group that grows waits up to a second, without a thread. Only tasks that make room
+overtake it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, pass_by
 from shortlist_server.storage.rows.reserve import Reserve, make_room, return_room
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.values import Counters
 
 logger = logging.getLogger(__name__)
@@ -40,20 +40,20 @@ _ROOM_SECONDS = 1.0
 
 
 class Task(Generic[T]):
-    """A change: ``apply`` within the transaction, ``publish`` after the commit; the future gets what it returns.
+    """A change: ``apply`` runs within the transaction and ``publish`` after the commit. The future gets its result.
 
     Attributes:
         weight: documents it changes, which bounds the size of a group.
-        grows: whether it adds passages, and so waits while the growing segment is too long and needs room on the disk.
-        frees: whether it only deletes, and so may use the reserve of a full disk.
-        makes_room: whether it shortens the growing segment, and so need not wait behind tasks that grow.
+        grows: whether it adds passages: it needs room on the disk, and waits while the growing segment is too long.
+        frees: whether it only deletes: it may use the reserve of a full disk.
+        makes_room: whether it shortens the growing segment: it may overtake tasks that grow.
     """
 
     __slots__ = ("apply", "frees", "future", "grows", "makes_room", "publish", "weight")
 
     def __init__(
         self,
-        apply: Callable[[Truth], Any],
+        apply: Callable[[WriteTransaction], Any],
         publish: Callable[[Any], T],
         *,
         weight: int = 1,
@@ -77,7 +77,7 @@ class Writer:
         self,
         name: str,
         connection: sqlite3.Connection,
-        truth: Truth,
+        transaction: WriteTransaction,
         *,
         threads: Executor,
         clock: Clock,
@@ -86,10 +86,10 @@ class Writer:
         reserve: Reserve,
         crash_point: CrashPoint = pass_by,
     ) -> None:
-        """``has_room``: whether groups that grow may go on; ``waited`` is told the seconds for which one could not."""
+        """``has_room`` says whether groups that grow may run; ``waited`` gets the seconds for which one could not."""
         self._name = name
         self._connection = connection
-        self._truth = truth
+        self._transaction = transaction
         self._threads = threads
         self._clock = clock
         self._has_room = has_room
@@ -110,7 +110,7 @@ class Writer:
         """
         with self._changed:
             if self._closed:
-                raise Unavailable(f"collection {self._name} is closed")
+                raise Unavailable(f"collection '{self._name}' is closed")
             self._queue.append(task)
             self._ask_for_turn()
         return task.future
@@ -140,12 +140,12 @@ class Writer:
             if group:
                 self._do([task for task in group if task.future.set_running_or_notify_cancel()])
         except BaseException:
-            logger.exception("collection %s: a turn of the writer failed", self._name)
+            logger.exception("collection '%s': a turn of the writer failed", self._name)
             raise
         finally:
             with self._changed:
                 self._has_turn = False
-                # While the first group waits for room, whatever may end its wait asks for the next turn.
+                # While the first group waits for room, whoever may end the wait asks for the next turn.
                 if self._waiting_since is None or any(task.makes_room for task in self._queue) or self._may_grow():
                     self._ask_for_turn()
                 self._changed.notify_all()
@@ -171,7 +171,7 @@ class Writer:
         return group
 
     def _may_grow(self) -> bool:
-        """Whether there is room, or the group that comes next has waited for it long enough."""
+        """Whether there is room, or the next group has waited for it long enough."""
         if self._closed or self._has_room():
             return True
         if self._waiting_since is None:
@@ -190,7 +190,7 @@ class Writer:
             self._delete_without_room([task for task in group if task.frees and not task.future.done()], failed)
 
     def _with_room(self, group: list[Task[Any]]) -> list[Task[Any]]:
-        """Fails the tasks that grow while the disk has room for deletions only; returns the others."""
+        """Fails the tasks that grow while the disk has room only for deletions; returns the others."""
         if self._reserve.spent:
             try:
                 self._reserve.check_growth()
@@ -202,29 +202,29 @@ class Writer:
         return group
 
     def _delete_without_room(self, group: list[Task[Any]], failed: OutOfSpace) -> None:
-        """Tries deletions again that found the disk full, with the reserve."""
+        """Uses the reserve to retry deletions that found the disk full."""
         if group:
             make_room(self._connection, self._reserve)
             failed_again = self._commit(group)
             for task in group:
                 if not task.future.done():
                     task.future.set_exception(failed_again or failed)
-            return_room(self._truth, self._reserve)
+            return_room(self._transaction, self._reserve)
 
     def _commit(self, group: list[Task[Any]]) -> Exception | None:
-        """Commits a group and settles its tasks; deletions that found no room are left to be tried again.
+        """Commits a group and completes its tasks, except deletions that found no room: the caller retries those.
 
         Returns:
-            What the group failed with.
+            The error with which the group failed, if it did.
         """
-        before = self._truth.counters
+        before = self._transaction.counters
         applied: list[tuple[Task[Any], Any]] = []
         try:
             with translated(self._name):
                 self._connection.execute("BEGIN IMMEDIATE")
                 for task in group:
                     self._apply(task, applied)
-                self._truth.save_counters()
+                self._transaction.save_counters()
                 self._crash_point("commit:before")
                 self._connection.execute("COMMIT")
                 self._crash_point("commit:after")
@@ -239,7 +239,7 @@ class Writer:
             try:
                 result = task.publish(effect)
             except Exception as error:
-                logger.exception("collection %s: a committed change could not be shown", self._name)
+                logger.exception("collection '%s': a committed change could not be shown", self._name)
                 task.future.set_exception(error)
             else:
                 if unrecorded is None:
@@ -249,38 +249,38 @@ class Writer:
         return None
 
     def _record(self) -> Exception | None:
-        """Records the commit; what went wrong keeps it from being acknowledged, though it is committed."""
+        """Records the commit; returns the error if that fails, because the commit must then not be acknowledged."""
         try:
             with translated(self._name):
-                self._truth.record_commit()
+                self._transaction.record_commit()
                 self._crash_point("commit:recorded")
         except Exception as error:
-            logger.error("collection %s: a commit could not be recorded: %s", self._name, error)
+            logger.error("collection '%s': a commit could not be recorded: %s", self._name, error)
             return error
         return None
 
     def _apply(self, task: Task[Any], applied: list[tuple[Task[Any], Any]]) -> None:
-        before = self._truth.counters
+        before = self._transaction.counters
         self._connection.execute("SAVEPOINT task")
         try:
             with translated(self._name):
-                effect = task.apply(self._truth)
+                effect = task.apply(self._transaction)
         except Exception as error:
-            # A full disk rolls the whole transaction back by itself; then the group fails as one.
+            # On a full disk SQLite may roll back the whole transaction; then the group fails as one.
             if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
                 raise
             self._connection.execute("ROLLBACK TO task")
             self._connection.execute("RELEASE task")
-            self._truth.counters = before
+            self._transaction.counters = before
             task.future.set_exception(error)
             return
         self._connection.execute("RELEASE task")
         applied.append((task, effect))
 
     def _undo(self, before: Counters) -> None:
-        self._truth.counters = before
+        self._transaction.counters = before
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
-            logger.exception("collection %s: rollback failed", self._name)
+            logger.exception("collection '%s': rollback failed", self._name)

@@ -40,7 +40,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def is_used(store: EmbeddedStore) -> bool:
-    return not store.find("a")._residency.close_unused(even_busy=True)
+    return not store.find("a")._lifecycle.close_unused(even_busy=True)
 
 
 async def test_an_open_collection_takes_no_turn_in_a_thread(store: EmbeddedStore, threads: ThreadPoolExecutor) -> None:

@@ -319,7 +319,7 @@ async def test_a_collection_that_is_dropped_is_checked_no_more(
         await check
         await searching.check(3)
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot check the recall of collection 'c': collection c is closed"
+        "cannot check the recall of collection 'c': collection 'c' is closed"
     ]
 
 
@@ -328,7 +328,7 @@ async def test_a_closed_collection_is_not_checked_until_it_is_searched_again(
 ) -> None:
     await searching.search(3)
     known = searching.monitor.of(collection)
-    assert collection._residency.close_unused(even_busy=False)
+    assert collection._lifecycle.close_unused(even_busy=False)
     await searching.check(3)
     assert not collection.is_open
     assert searching.monitor.of(collection) == known

@@ -208,7 +208,7 @@ def test_a_backup_of_all_names_every_damaged_collection_before_it_starts(open_st
     for name in "ac":
         (tmp_path / f"data/collections/{name}/collection.db").write_bytes(b"")
     store = open_store(maintain=False)
-    with pytest.raises(DataCorrupted, match=r"collection a .*collection c "):
+    with pytest.raises(DataCorrupted, match=r"collection 'a' .*collection 'c' "):
         store.backup(tmp_path / "backup")
     assert not list(tmp_path.glob("*backup*"))
     assert [entry.name for entry in store.backup(tmp_path / "backup", ["b"]).collections] == ["b"]

@@ -284,7 +284,7 @@ def in_one_commit(collection, *calls):
     with ThreadPoolExecutor(len(calls)) as threads:
         done = [threads.submit(call) for call in calls]
         until = time.monotonic() + 30
-        while collection._residency.opened.writer.queued < len(calls):
+        while collection._lifecycle.opened.writer.queued < len(calls):
             assert time.monotonic() < until
             time.sleep(0.001)
         held.set()
@@ -390,7 +390,7 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection, ma
     assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
     commit(collection, maker.upsert("new"))
     until = time.monotonic() + 30
-    while collection._residency.opened.deletions.reclaiming:
+    while collection._lifecycle.opened.deletions.reclaiming:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4

@@ -208,11 +208,11 @@ def test_each_bit_of_a_mark_is_under_its_checksum(tmp_path):
 
 def test_a_commit_that_cannot_be_recorded_is_not_acknowledged(store, maker, monkeypatch):
     collection = store.create("a", collection_config())
-    descriptor = collection._residency.opened._record._descriptor
+    descriptor = collection._lifecycle.opened._record._descriptor
     # A descriptor that refuses to be written, as a disk that fails does.
-    collection._residency.opened._record._descriptor = 1_000_000
+    collection._lifecycle.opened._record._descriptor = 1_000_000
     with pytest.raises(Unavailable):
         collection.commit([maker.upsert("x")]).result(30)
-    collection._residency.opened._record._descriptor = descriptor
+    collection._lifecycle.opened._record._descriptor = descriptor
     collection.commit([maker.upsert("y")]).result(30)
     assert sorted(collection.keys(["x", "y"])) == ["x", "y"]

@@ -208,7 +208,7 @@ def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(fill
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE documents SET id = 'a6x' WHERE key = 7")
     connection.close()
-    with pytest.raises(DataCorrupted, match="ids of documents in collection a are damaged"):
+    with pytest.raises(DataCorrupted, match="ids of documents in collection 'a' are damaged"):
         open_store(maintain=False).open("a")
 
 
@@ -217,19 +217,19 @@ def test_a_changed_setting_is_refused(filled, open_store, name):
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE settings SET value = replace(value, '1', '2') || ' ' WHERE name = ?", (name,))
     connection.close()
-    with pytest.raises(DataCorrupted, match="settings of collection a are damaged"):
+    with pytest.raises(DataCorrupted, match="settings of collection 'a' are damaged"):
         open_store(maintain=False).open("a")
 
 
 def test_the_database_of_another_collection_is_not_served(filled, open_store):
     shutil.copyfile(filled.parent / "b" / "collection.db", filled / "collection.db")
-    with pytest.raises(DataCorrupted, match="has the database of collection b"):
+    with pytest.raises(DataCorrupted, match="has the database of collection 'b'"):
         open_store(maintain=False).open("a")
 
 
 def test_a_folder_that_was_renamed_is_not_served_under_its_new_name(filled, open_store):
     filled.rename(filled.with_name("c"))
-    with pytest.raises(DataCorrupted, match="has the database of collection a; move it back"):
+    with pytest.raises(DataCorrupted, match="has the database of collection 'a'; move it back"):
         open_store(maintain=False).open("c")
 
 
@@ -299,7 +299,10 @@ def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store
 
     def limit(pages):
         collection.run(
-            Task(lambda truth: truth.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(), lambda _: None)
+            Task(
+                lambda transaction: transaction.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(),
+                lambda _: None,
+            )
         )
 
     limit(1)

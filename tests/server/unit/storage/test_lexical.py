@@ -23,7 +23,7 @@ def filled(open_store, maker):
 
 
 def lexicon(collection, budget):
-    return LexicalIndex(collection._residency.opened.pool, lambda: collection.snapshot.documents, budget)
+    return LexicalIndex(collection._lifecycle.opened.pool, lambda: collection.snapshot.documents, budget)
 
 
 def test_within_the_budget_every_word_counts(filled):

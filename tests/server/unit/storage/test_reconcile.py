@@ -58,11 +58,11 @@ def collection(store):
 
 def write(collection, change):
     """Changes the database, and shows nobody."""
-    collection.run(Task(lambda truth: truth.apply([change], None), lambda _: None))
+    collection.run(Task(lambda transaction: transaction.apply([change], None), lambda _: None))
 
 
 def execute(collection, sql, *values):
-    collection.run(Task(lambda truth: truth.connection.execute(sql, values).fetchall(), lambda _: None))
+    collection.run(Task(lambda transaction: transaction.connection.execute(sql, values).fetchall(), lambda _: None))
 
 
 def show(collection, change):
@@ -93,14 +93,14 @@ def dead_in_a_segment(collection, maker):
 
 
 def dead_in_the_growing_segment(collection, maker):
-    show(collection, lambda: collection._residency.opened.index._growing.remove(np.array([105])))
+    show(collection, lambda: collection._lifecycle.opened.index._growing.remove(np.array([105])))
 
 
 def in_a_segment_and_in_the_growing_segment(collection, maker):
-    growing = collection._residency.opened.index._growing
+    growing = collection._lifecycle.opened.index._growing
     growing.drop_range(0, 1000)
     growing.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
-    show(collection, collection._residency.opened.index._show)
+    show(collection, collection._lifecycle.opened.index._show)
 
 
 def maker_rows(maker, numbers):
@@ -111,7 +111,7 @@ def in_two_segments(collection, maker):
     row = begun(collection, 0, 100)
     values = (row.uid, row.low, row.high, row.passages, row.checksum)
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
-    index = collection._residency.opened.index
+    index = collection._lifecycle.opened.index
 
     def both() -> None:
         index._segments = (loaded(collection, row), *index._segments)
@@ -201,7 +201,7 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection
 
 
 def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection, store, maker):
-    index = collection._residency.opened.index
+    index = collection._lifecycle.opened.index
     with index.watching() as watch:
         row = begun(collection, 0, 50)
         segment = loaded(collection, row)
@@ -214,7 +214,7 @@ def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection
 
 def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
     started, go_on = threading.Event(), threading.Event()
-    compaction = collection._residency.opened.compaction
+    compaction = collection._lifecycle.opened.compaction
     real = compaction._publish
 
     def late(job, segment, watch) -> None:
@@ -243,7 +243,7 @@ def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(
     row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.snapshot.segments]
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
-            collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
+            collection.run(Task(lambda transaction, gone=gone: transaction.replace_segments(gone, row), lambda _: None))
     assert collection.difference().problems == ()
 
 
@@ -260,7 +260,7 @@ def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(c
 @pytest.mark.parametrize("harm", [listed_by_no_manifest, listed_under_another_name])
 def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(collection, store, maker, harm):
     harm(collection, maker)
-    with pytest.raises(BuildFailed, match="not there any more"):
+    with pytest.raises(BuildFailed, match="no longer exists"):
         collection.merge_now()
     assert store.verify("papers", repair=True).ok
     assert collection.merge_now() == 1

@@ -294,7 +294,7 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     deletion = collection.commit([Deletion(id="d7")])
     flushing = threading.Thread(target=collection.flush_now)
     flushing.start()
-    wait_until(lambda: collection._residency.opened.writer.queued == 2)
+    wait_until(lambda: collection._lifecycle.opened.writer.queued == 2)
     gate.set()
     flushing.join()
     deletion.result(30)

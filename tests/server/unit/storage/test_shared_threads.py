@@ -103,7 +103,7 @@ def test_a_commit_that_waits_for_room_holds_no_thread_and_goes_on_when_a_segment
     waiting.result(30)
     behind.result(30)
     assert 0 < crowded.stats().waited_seconds < 60
-    wait_until(lambda: not crowded._residency.opened.busy)
+    wait_until(lambda: not crowded._lifecycle.opened.busy)
     assert crowded.count(None) == 161
     assert store.verify("crowded").ok
 
@@ -133,4 +133,4 @@ def test_an_idle_collection_asks_for_no_thread_and_no_alarm(open_store, maker):
     collection = store.create("papers", collection_config())
     collection.commit([maker.upsert("a")]).result(30)
     assert store._clock._alarms == []
-    assert not collection._residency.opened.busy
+    assert not collection._lifecycle.opened.busy

@@ -1,8 +1,7 @@
-"""Whether a collection is open: its opening at the first use, its closing when it is unused, and what is known of it
-while it is closed.
+"""The lifecycle of a collection: opened on first use, closed when idle, and what is known of it while it is closed.
 
-A ``Residency`` counts the uses of its collection and closes it only while there are none. Opening and closing exclude
-each other and may take long; asking for what is known takes no lock that either holds. Any thread may call.
+A ``Lifecycle`` counts the uses of its collection and closes it only while there are none. Opening and closing exclude
+each other and may take long. Reading the known facts takes no lock that either of them holds. Any thread may call.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, 
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.compaction.scheduler import CompactionTally
 from shortlist_server.storage.opening.facts import Facts, needs_recovery, read_facts
+from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.opened import OpenCollection
-from shortlist_server.storage.opening.openings import Openings
 from shortlist_server.storage.parameters import Parameters
 
 logger = logging.getLogger(__name__)
@@ -29,25 +28,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Residency:
-    """One collection's.
+class Lifecycle:
+    """The lifecycle of one collection.
 
     Attributes:
-        opened: the open collection; None while it is closed. Whoever reads it without a use reads only its memory.
+        opened: the open collection; None while it is closed. Without a use, read only what is in its memory.
         tally: what its maintenance has done so far.
         damage: the segments that its last opening forgot.
-        problem: why it could not be opened, or looked at, the last time; empty when it could, or was not tried.
+        problem: why the last attempt to open or inspect it failed; empty after a success, or before any attempt.
         unused_since: when it was opened or leased last, on the monotonic clock.
         open_seconds: how long its last opening took.
     """
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, openings: Openings) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, open_cache: OpenCollectionCache) -> None:
         """Nothing is opened yet."""
         self.name = name
         self._folder = folder
         self._parameters = parameters
-        self._openings = openings
-        # Held while it is opened or closed; the other one guards the fields below, and no more.
+        self._open_cache = open_cache
+        # Held while the collection is opened or closed; ``_lock`` only guards the fields below.
         self._transition = threading.Lock()
         self._lock = threading.Lock()
         self._uses = 0
@@ -62,13 +61,13 @@ class Residency:
 
     @property
     def descriptors(self) -> int:
-        """File descriptors it has now, but for those of the logs of its reading connections."""
+        """File descriptors in use now, without those for the logs of its reading connections."""
         opened = self.opened
         return 0 if opened is None else opened.descriptors
 
     @contextmanager
     def use(self) -> Iterator[OpenCollection]:
-        """The open collection, which stays open for the time of a block."""
+        """The open collection, which stays open for the ``with`` block."""
         opened = self.begin()
         try:
             yield opened
@@ -76,7 +75,7 @@ class Residency:
             self.end()
 
     def until_done(self, start: Callable[[OpenCollection], Future[T]]) -> Future[T]:
-        """Starts something on the open collection, which stays open until that is done."""
+        """Starts work on the open collection, which stays open until the future is done."""
         opened = self.begin()
         try:
             future = start(opened)
@@ -87,10 +86,10 @@ class Residency:
         return future
 
     def begin(self) -> OpenCollection:
-        """Begins a use, which another thread may end. Opens the collection when it is closed.
+        """Begins a use, which another thread may end. Opens the collection if it is closed.
 
         Raises:
-            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: it cannot be opened.
+            DataCorrupted, NewerDataFormat, OutOfSpace, Overloaded, Unavailable: the collection cannot be opened.
         """
         while True:
             opened = self.try_begin() or self._open()
@@ -98,7 +97,7 @@ class Residency:
                 return opened
 
     def try_begin(self) -> OpenCollection | None:
-        """The same where it is open already, else None. Never blocks."""
+        """Begins a use if the collection is open already, else returns None. Never blocks."""
         with self._lock:
             if self.opened is not None:
                 self._uses += 1
@@ -109,15 +108,15 @@ class Residency:
         with self._lock:
             self._uses -= 1
             unused = not self._uses
-        if unused and self._openings.crowded:
-            self._openings.sweep_soon()
+        if unused and self._open_cache.crowded:
+            self._open_cache.sweep_soon()
 
     def touch(self) -> None:
-        """It is worth being kept open from now on."""
+        """Restarts the collection's idle time."""
         self.unused_since = time.monotonic()
 
     def facts(self) -> Facts:
-        """What is known of it: now, or as it was closed, or as its database has it where it was not open yet.
+        """The present facts, or those from its closing, or those in its database if it was never open.
 
         Raises:
             DataCorrupted, NewerDataFormat: the database cannot be read.
@@ -133,17 +132,17 @@ class Residency:
                 facts = read_facts(self._folder, self.name)
             except Exception as error:
                 if self._gone:
-                    raise Unavailable(f"collection {self.name} is closed") from error
+                    raise Unavailable(f"collection '{self.name}' is closed") from error
                 self._note(error)
                 raise
             self._note(None)
             with self._lock:
-                # It may have been opened, changed and closed meanwhile.
+                # Meanwhile it may have been opened, changed and closed.
                 self._facts = self._facts or facts
         return self._facts
 
     def close_unused(self, *, even_busy: bool) -> bool:
-        """Closes it, unless it is in use or, without ``even_busy``, building a segment; says whether it did."""
+        """Closes it, unless it is in use or, without ``even_busy``, building a segment; returns whether it did."""
         if not self._transition.acquire(blocking=False):
             return False
         try:
@@ -158,21 +157,21 @@ class Residency:
             self._transition.release()
 
     def while_closed(self, work: Callable[[], T]) -> T:
-        """Does what needs the files for itself; the collection cannot be opened meanwhile.
+        """Does work that needs the files for itself; meanwhile the collection cannot be opened.
 
         Raises:
-            Unavailable: it is open.
+            Unavailable: the collection is open.
         """
         with self._transition:
             if self.opened is not None:
-                raise Unavailable(f"collection {self.name} is in use")
+                raise Unavailable(f"collection '{self.name}' is in use")
             try:
                 return work()
             finally:
                 self._facts = None
 
     def close(self) -> None:
-        """Closes it for good, used or not: from now on it cannot be opened. Idempotent."""
+        """Closes it for good, even if it is in use; it cannot be opened again. Idempotent."""
         self._gone = True
         with self._transition:
             with self._lock:
@@ -183,15 +182,15 @@ class Residency:
             self._close(opened)
 
     def _leave_facts(self, opened: OpenCollection) -> None:
-        # Without a look at the disk, because those wait who are on the event loop; the size follows soon.
+        # Does not look at the disk, because callers on the event loop wait for the lock; the size follows soon.
         self._facts = opened.facts(0 if self._facts is None else self._facts.info.disk_bytes)
         self.opened = None
 
     def _close(self, opened: OpenCollection) -> None:
         opened.close()
-        # Again: the log was folded in, and what was under way is counted.
+        # Once more: closing moved the log into the database and finished the commits under way.
         self._facts = opened.facts()
-        self._openings.leave(self)
+        self._open_cache.leave(self)
 
     def _open(self) -> OpenCollection | None:
         """Opens it and begins a use; None when another thread opened it first."""
@@ -199,13 +198,13 @@ class Residency:
             if self.opened is not None:
                 return None
             if self._gone:
-                raise Unavailable(f"collection {self.name} is closed")
-            self._openings.admit(self)
+                raise Unavailable(f"collection '{self.name}' is closed")
+            self._open_cache.admit(self)
             begin = time.monotonic()
             try:
                 opened = self._opened_within_limit()
             except BaseException as error:
-                self._openings.leave(self)
+                self._open_cache.leave(self)
                 self._note(error)
                 raise
             self._note(None)
@@ -215,7 +214,7 @@ class Residency:
             with self._lock:
                 self.opened = opened
                 self._uses += 1
-        self._openings.entered()
+        self._open_cache.entered()
         return opened
 
     def _opened_within_limit(self) -> OpenCollection:
@@ -223,12 +222,12 @@ class Residency:
             try:
                 return OpenCollection(self.name, self._folder, self._parameters, self.tally)
             except Overloaded:
-                # Connections of callers may have taken the descriptors that collections were to have.
-                if not self._openings.make_way(self):
+                # Callers' connections may have taken the descriptors meant for collections.
+                if not self._open_cache.make_way(self):
                     raise
 
     def _note(self, error: BaseException | None) -> None:
-        """Remembers, and logs once, what keeps the collection from being used."""
+        """Remembers why the collection cannot be used, and logs each reason once."""
         before = self.problem
         self.problem = error.message if isinstance(error, DataCorrupted | NewerDataFormat) else ""
         if self.problem and self.problem != before:

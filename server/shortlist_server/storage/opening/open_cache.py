@@ -1,12 +1,13 @@
-"""Which collections of a store are open: a bounded number, however many there are.
+"""Keeps a bounded number of a store's collections open, however many the store has.
 
-A collection that nobody uses is closed when its time is up, or earlier when others need its place. Its time is
-``collection_idle_seconds`` from its last use, or ten thousand times what its opening took, if that is longer: so that
-opening again what is large and used now and then costs at most a ten-thousandth of the time. The place is taken from
-the one whose time is up first.
+An unused collection is closed when its time is up, or earlier if another needs its place. Its time is
+``collection_idle_seconds`` from its last use, or ten thousand times as long as its opening took, whichever is longer.
+Reopening a large collection that is used now and then therefore costs at most a ten-thousandth of the time. The
+collection whose time is up first loses its place first.
 
-One that is in use is never closed, nor one that builds a segment. When all are, others are opened beside them as far as
-the limit of open files allows; beyond that the caller is told to come back. Any thread may call.
+A collection in use is never closed, and one that builds a segment only for want of descriptors. When all are in use,
+more are opened beside them as far as the limit of open files allows; beyond that, the caller is told to try again
+later. Any thread may call.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from shortlist_server.storage.disk import descriptors
 logger = logging.getLogger(__name__)
 
 KEPT_TIMES_OPENING = 10_000
-"""How many times as long as its opening took a collection stays open unused."""
+"""How long an unused collection stays open at least, as a multiple of the time its opening took."""
 
 _NEW_DESCRIPTORS = 5
 _LONGEST_SWEEP_INTERVAL = 30.0
@@ -35,7 +36,7 @@ _USUAL_IDLE_SECONDS = 600.0
 
 
 class Closable(Protocol):
-    """A collection, as its place is concerned."""
+    """What the cache needs to know of a collection."""
 
     @property
     def name(self) -> str:
@@ -51,24 +52,24 @@ class Closable(Protocol):
 
     @property
     def descriptors(self) -> int:
-        """How many it has."""
+        """How many file descriptors it has."""
 
     def close_unused(self, *, even_busy: bool) -> bool:
-        """Closes it, unless it is in use or, without ``even_busy``, building a segment; says whether it did."""
+        """Closes it, unless it is in use or, without ``even_busy``, building a segment; returns whether it did."""
 
 
-class Openings:
-    """The open collections of a store, and when which of them is closed."""
+class OpenCollectionCache:
+    """The open collections of a store; decides when to close which."""
 
     def __init__(
         self, *, most: int, most_descriptors: int, idle_seconds: float, clock: Clock, threads: Executor
     ) -> None:
-        """``most``: the open collections that are kept while unused; ``idle_seconds`` 0: as long as there is room."""
+        """``most``: how many unused collections stay open; ``idle_seconds`` 0: they stay while there is room."""
         self._most_descriptors = most_descriptors
         self._most = max(1, min(most, most_descriptors // _NEW_DESCRIPTORS))
         if self._most < most:
             logger.warning(
-                "max_open_collections is %d, but the limit of %d open files allows %d",
+                "max_open_collections is %d, but the limit of %d open files allows only %d",
                 most,
                 descriptors.limit(),
                 self._most,
@@ -88,19 +89,19 @@ class Openings:
 
     @property
     def most(self) -> int:
-        """How many may stay open while they are not used."""
+        """How many may stay open while unused."""
         return self._most
 
     @property
     def crowded(self) -> bool:
-        """Whether more are open than may stay so."""
+        """Whether more are open than may stay open."""
         return len(self._open) > self._most
 
     def admit(self, collection: Closable) -> None:
-        """Gives a collection that is about to be opened its place; where there is none, closes others for it.
+        """Gives a place to a collection that is about to be opened; if there is none, closes others.
 
         Raises:
-            Overloaded: all are in use, and the limit of open files allows no more.
+            Overloaded: all others are in use, and the limit of open files allows no more.
         """
         with self._lock:
             self._open[collection] = None
@@ -112,30 +113,30 @@ class Openings:
                     return
         self.leave(collection)
         raise Overloaded(
-            f"collection {collection.name} cannot be opened now: {len(self)} others are in use, and the limit of"
+            f"collection '{collection.name}' cannot be opened now: {len(self)} others are in use, and the limit of"
             f" {descriptors.limit()} open files allows no more; repeat the call later, or raise the limit (ulimit -n)",
             metadata={"collection": collection.name, "limit": str(descriptors.limit())},
             retry_after_seconds=_RETRY_SECONDS,
         )
 
     def make_way(self, collection: Closable) -> bool:
-        """Closes one that is not used, for a collection that found no descriptor left; says whether there was one."""
+        """Closes one unused collection for another that found no descriptor left; returns whether there was one."""
         return any(other is not collection and other.close_unused(even_busy=False) for other in self._by_time())
 
     def entered(self) -> None:
-        """A collection that was admitted is open."""
+        """Tells the cache that an admitted collection is open."""
         if self.crowded:
             self.sweep_soon()
         elif self._alarm is None:
             self._arm()
 
     def leave(self, collection: Closable) -> None:
-        """A collection was closed, or could not be opened."""
+        """Tells the cache that a collection was closed, or could not be opened."""
         with self._lock:
             self._open.pop(collection, None)
 
     def sweep_soon(self) -> None:
-        """Closes what need not be open, on a thread of its own. Never blocks."""
+        """Closes the collections that need not be open, on another thread. Never blocks."""
         with self._lock:
             if self._sweeping or self._closed:
                 return
@@ -143,7 +144,7 @@ class Openings:
         self._threads.submit(self._sweep)
 
     def close(self) -> None:
-        """Closes no collection by itself any more. Idempotent."""
+        """Stops closing collections. Idempotent."""
         with self._lock:
             self._closed = True
             if self._alarm is not None:
@@ -165,7 +166,7 @@ class Openings:
 
     def _sweep(self) -> None:
         with self._lock:
-            # From here on another sweep may be asked for: what asks may have come too late for this one.
+            # From here on another sweep may be requested, because this one may miss collections added later.
             self._sweeping = False
         now, freed = time.monotonic(), False
         for collection in self._by_time():
@@ -175,8 +176,8 @@ class Openings:
             try:
                 freed = (collection.close_unused(even_busy=False) and is_due) or freed
             except Exception:
-                # Whatever it was, the others are still to be closed.
-                logger.exception("collection %s could not be closed", collection.name)
+                # One collection's error must not keep the others open.
+                logger.exception("collection '%s' could not be closed", collection.name)
         if freed:
             memory.give_back()
         self._arm()

@@ -22,7 +22,7 @@ from shortlist_server.domain import Include, SearchDefaults
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, Overloaded, Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk import descriptors
-from shortlist_server.storage.opening.openings import KEPT_TIMES_OPENING
+from shortlist_server.storage.opening.open_cache import KEPT_TIMES_OPENING
 from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS
 from shortlist_server.storage.rows.writer import Task
 
@@ -45,7 +45,7 @@ def fill(collection: EmbeddedCollection, maker: Maker, count: int, prefix: str =
 
 
 def close_now(collection: EmbeddedCollection) -> bool:
-    return collection._residency.close_unused(even_busy=False)
+    return collection._lifecycle.close_unused(even_busy=False)
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def test_threads_and_descriptors_do_not_grow_with_collections(open_store, maker)
 def test_an_idle_collection_is_closed_and_answers_as_before(open_store, maker):
     store = open_store(collection_idle_seconds=0.1)
     collection = store.create("papers", collection_config())
-    collection._residency.open_seconds = 0.0
+    collection._lifecycle.open_seconds = 0.0
     fill(collection, maker, 10)
     before = collection.info()
     wait_until(lambda: store.open_count == 0)
@@ -90,7 +90,7 @@ def test_an_idle_collection_is_closed_and_answers_as_before(open_store, maker):
 def test_without_an_idle_time_a_collection_stays_open_while_there_is_room(open_store):
     store = open_store(collection_idle_seconds=0, max_open_collections=2)
     first, second = (store.create(name, collection_config()) for name in ("a", "b"))
-    store._openings._sweep()
+    store._open_cache._sweep()
     assert first.is_open
     assert second.is_open
     store.create("c", collection_config())
@@ -101,7 +101,7 @@ def test_without_an_idle_time_a_collection_stays_open_while_there_is_room(open_s
 def test_what_took_long_to_open_stays_open_longer(open_store):
     store = open_store(collection_idle_seconds=0.1)
     quick, slow = (store.create(name, collection_config()) for name in ("quick", "slow"))
-    quick._residency.open_seconds, slow._residency.open_seconds = 0.0, 60.0 / KEPT_TIMES_OPENING
+    quick._lifecycle.open_seconds, slow._lifecycle.open_seconds = 0.0, 60.0 / KEPT_TIMES_OPENING
     wait_until(lambda: not quick.is_open)
     assert slow.is_open
 
@@ -110,7 +110,7 @@ def test_the_place_is_taken_from_the_one_that_was_not_used_for_longest(open_stor
     store = open_store(max_open_collections=2)
     first, second = (store.create(name, collection_config()) for name in ("a", "b"))
     for one in (first, second):
-        one._residency.open_seconds = 0.0
+        one._lifecycle.open_seconds = 0.0
     with store.lease("a"):
         pass
     store.create("c", collection_config())
@@ -156,9 +156,9 @@ def test_a_collection_that_builds_a_segment_is_closed_only_where_the_limit_of_fi
     store = open_store(segment_min_passages=10, builder=(sys.executable, str(slow)))
     collection = store.create("a", collection_config())
     fill(collection, maker, 10)
-    wait_until(lambda: collection._residency.opened.busy)
+    wait_until(lambda: collection._lifecycle.opened.busy)
     assert not close_now(collection)
-    store._openings._most_descriptors = 5
+    store._open_cache._most_descriptors = 5
     store.create("b", collection_config())
     assert not collection.is_open
     assert collection.info().document_count == 10
@@ -183,7 +183,7 @@ def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_
     store = open_store()
     for name in ("a", "b", "c"):
         store.create(name, collection_config())
-    store._openings._most_descriptors = 10
+    store._open_cache._most_descriptors = 10
     assert close_now(store.find("c"))
     with store.lease("a"), store.lease("b"):
         with pytest.raises(Overloaded, match="open files") as caught:
@@ -255,7 +255,7 @@ def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_noth
     def close_all() -> None:
         while not stop.is_set():
             for name in names:
-                store.find(name)._residency.close_unused(even_busy=True)
+                store.find(name)._lifecycle.close_unused(even_busy=True)
 
     def work(seed: int) -> None:
         made = Maker(seed)
@@ -313,7 +313,7 @@ def test_a_survey_tells_of_damage_and_opens_nothing(store, open_store, tmp_path,
     again = open_store(max_open_collections=2)
     with caplog.at_level(logging.ERROR):
         again.survey()
-        wait_until(lambda: len(again.known()) == 3 and again.find("c")._residency._facts is not None)
+        wait_until(lambda: len(again.known()) == 3 and again.find("c")._lifecycle._facts is not None)
         with pytest.raises(DataCorrupted):
             again.open("b")
     assert [record.getMessage() for record in caplog.records if "'b' cannot be opened" in record.getMessage()]
@@ -334,7 +334,7 @@ def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segmen
         with pytest.raises(Overloaded, match=r"limit of \d+ open files"):
             collection.keys(["d1"])
         with pytest.raises(Overloaded):
-            collection._residency.opened or store.open("a")
+            collection._lifecycle.opened or store.open("a")
     assert collection.info().segment_count == 1
     assert collection.damage == ()
     assert collection.keys(["d1"])
