@@ -72,7 +72,7 @@ def test_an_encoder_is_no_reranker(tiny_bert: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["it=/no/such/folder", "it=no-such-organisation/no-such-model", "unknown"])
 def test_a_model_that_is_nowhere_is_refused_with_a_remedy(entry: str) -> None:
-    with pytest.raises(ModelNotFound, match=r"folder with the model's files|There is no model folder"):
+    with pytest.raises(ModelNotFound, match=r"folder with the model's files|there is no model folder"):
         load_models(Config(embedders=(entry,)))
 
 

@@ -48,7 +48,7 @@ def cpu_seconds() -> float:
         ("serve", "--tls-certificate {folder}/one.pem --tls-key {folder}/other.key", "issued together"),
         ("worker", "--tls-certificate {folder}/one.pem --tls-key {folder}/absent", "the TLS file cannot be read"),
         ("serve", "--api-keys-file {folder}/absent", "cannot read the API keys file"),
-        ("serve", "--reranker it={folder}/absent", "There is no model folder {folder}/absent: correct the path"),
+        ("serve", "--reranker it={folder}/absent", "there is no model folder {folder}/absent: correct the path"),
     ],
 )
 def test_what_keeps_it_from_starting_is_said_before_a_model_is_loaded(
