@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Commit, Deletion, Document, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import BuildSpec, build
 from shortlist_server.storage.compaction.compactor import next_merge, next_seal
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.rows.write_transaction import Truth
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.values import SegmentOutdated
-from shortlist_server.storage.vectors.index import Job, Watch
+from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
 DIMENSION = 4
@@ -99,10 +101,16 @@ class Play:
         self.model: dict[str, np.ndarray] = {}
         self.builds: dict[str, tuple[ExitStack, Job, Segment | None, Watch]] = {}
 
+    @property
+    def index(self) -> DenseIndex:
+        opened = self.collection._residency.opened
+        assert opened is not None
+        return opened.index
+
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, view = self.collection._residency.opened.index, self.collection.view
+        index, view = self.index, self.collection.view
         job = next_seal(view, 1, MOST) if kind == "seal" else next_merge(view, 1, MOST, idle=True)
         if job is None:
             return
@@ -133,8 +141,8 @@ class Play:
         """All changes in one transaction of the writer thread, in their order."""
         gate = threading.Event()
         blocked = self.collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
-        waiting = [blocked]
-        published = []
+        waiting: list[Future[None] | Future[Commit]] = [blocked]
+        published: list[tuple[str, Future[None]]] = []
         for change in changes:
             match change:
                 case Put(number):
@@ -152,10 +160,10 @@ class Play:
                 future.result()
             self.builds.pop(kind)[0].close()
 
-    def publish(self, job: Job, segment: Segment | None, watch: Watch):
-        index = self.collection._residency.opened.index
+    def publish(self, job: Job, segment: Segment | None, watch: Watch) -> Future[None]:
+        index = self.index
 
-        def apply(truth) -> None:
+        def apply(truth: Truth) -> None:
             index.admit(job, segment, watch)
             truth.replace_segments([old.row.uid for old in job.replaced], None if segment is None else segment.row)
 
@@ -191,7 +199,9 @@ class Play:
 @example([Begin("seal"), Begin("merge"), [Publish("merge")], [Delete(7), Publish("seal")]])
 @example([Begin("merge"), Begin("seal"), [Delete(0)], [Publish("seal"), Delete(6)], [Put(2), Publish("merge")]])
 @settings(max_examples=30, deadline=None)
-def test_the_index_shows_what_is_stored_in_whatever_order_builds_and_changes_come(steps):
+def test_the_index_shows_what_is_stored_in_whatever_order_builds_and_changes_come(
+    steps: list[Begin | Fail | list[Put | Delete | Publish]],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         play = Play(Path(folder))
         try:

@@ -83,7 +83,7 @@ def state_found(before: dict, found: dict, seed: int, begun: int, done: int) -> 
 
 
 @pytest.mark.parametrize("life", range(-(-ROUNDS // ROUNDS_OF_A_LIFE)))
-def test_the_index_agrees_with_the_documents_through_replacements_builds_and_kills(tmp_path, life):
+def test_the_index_agrees_with_the_documents_through_replacements_builds_and_kills(tmp_path: Path, life: int) -> None:
     model: dict = {}
     first = life * ROUNDS_OF_A_LIFE
     for seed in range(first, min(first + ROUNDS_OF_A_LIFE, ROUNDS)):

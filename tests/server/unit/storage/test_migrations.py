@@ -83,7 +83,7 @@ def make_golden(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("format", sorted(path.name for path in GOLDEN.iterdir()))
-def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format):
+def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, format: str) -> None:
     shutil.copytree(GOLDEN / format, tmp_path / "data")
     store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
     try:
@@ -108,7 +108,9 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format)
         store.close()
 
 
-def test_a_migration_that_fails_leaves_the_collection_as_it_was(tmp_path, monkeypatch):
+def test_a_migration_that_fails_leaves_the_collection_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_golden(tmp_path / "data")
     now = schema.SCHEMA_VERSION
     newer = Migrations("shortlist")
