@@ -78,4 +78,4 @@ def test_a_model_that_is_nowhere_is_refused_with_a_remedy(entry: str) -> None:
 @pytest.mark.parametrize("changes", [{"device": "abacus"}, {"dtype": "float16"}, {"backend": "steam"}])
 def test_unknown_settings_are_refused(tiny_bert: Path, changes: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="it may be"):
-        load_embedder("it", tiny_bert, "", Config(**({"backend": "torch", "device": "cpu"} | changes)))
+        load_embedder("it", tiny_bert, "", Config(backend="torch", device="cpu").replace(**changes))

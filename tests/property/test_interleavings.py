@@ -75,7 +75,7 @@ BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
 # Two segments and a tail, from which both kinds of build can begin.
-START = [
+START: list[Begin | Fail | list[Put | Delete | Publish]] = [
     [Put(0), Put(1), Put(2)],
     Begin("seal"),
     [Publish("seal"), Put(3), Put(4), Put(5)],

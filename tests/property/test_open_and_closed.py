@@ -112,7 +112,7 @@ class OpenAndClosed(RuleBasedStateMachine):
         if name in self.model:
             self.settle()
             stored = self.store.find(name).documents_by_id(IDS, Parts(vectors=True))
-            assert {id: d.passages[0].vector.tolist() for id, d in stored.items()} == {
+            assert {id: np.asarray(d.passages[0].vector).tolist() for id, d in stored.items()} == {
                 id: vector.tolist() for id, vector in self.model[name].items()
             }
 

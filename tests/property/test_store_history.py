@@ -41,6 +41,7 @@ from shortlist_server.domain import (
     Vector,
 )
 from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.vectors.selection import KeySelection
 from shortlist_server.storage.verify import verify_collection
 
 DIMENSION = 4
@@ -118,6 +119,8 @@ def passes(filter: Filter, metadata: Metadata) -> bool:
         case Range(_, lower, lower_inclusive, upper, upper_inclusive):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 return False
+            assert not isinstance(lower, str)
+            assert not isinstance(upper, str)
             above = lower is None or value > lower or (lower_inclusive and value == lower)
             return above and (upper is None or value < upper or (upper_inclusive and value == upper))
 
@@ -212,6 +215,7 @@ class History(RuleBasedStateMachine):
     @rule(filter=FILTERS, limit=st.integers(1, 15), exact=st.booleans())
     def search_filtered(self, filter: Filter, limit: int, exact: bool) -> None:
         selection = self.collection.select(filter)
+        assert isinstance(selection, KeySelection)
         expected = {id for id, (metadata, _, _) in self.model.items() if passes(filter, metadata)}
         names = {key: id for id, key in self.collection.keys(IDS).items()}
         assert {names[key] for key in selection.keys.tolist()} == expected

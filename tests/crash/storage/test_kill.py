@@ -81,6 +81,7 @@ def check(folder: Path, seed: int, begun: int, done: int) -> None:
         assert_is_a_state(found, seed, begun, done)
         for document in list(found.values())[:40]:
             vector = document.passages[0].vector
+            assert vector is not None
             assert document.key in collection.dense(vector, 3).keys.tolist()
         lexical = collection.lexical("common", 10 * load.IDS)
         assert set(lexical.keys.tolist()) == set(keys.values())
@@ -94,7 +95,7 @@ def check(folder: Path, seed: int, begun: int, done: int) -> None:
 
 def assert_is_a_state(found: dict[str, StoredDocument], seed: int, begun: int, done: int) -> None:
     """The documents are those after some operation from the last acknowledged to the last begun one."""
-    model: dict = {}
+    model: dict[str, Upsert] = {}
     states = [dict(model)] if done < 0 else []
     for number, kind, argument in load.operations(seed):
         if number > begun:
@@ -112,7 +113,7 @@ def equal(stored: StoredDocument, change: Upsert) -> bool:
     return (
         stored.text == change.document.text
         and dict(stored.metadata) == dict(change.document.metadata)
-        and np.array_equal([p.vector for p in stored.passages], [p.vector for p in change.passages])
+        and np.array_equal(np.array([p.vector for p in stored.passages]), np.array([p.vector for p in change.passages]))
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Parts
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
@@ -36,7 +37,7 @@ def same(one: EmbeddedCollection, other: EmbeddedCollection) -> bool:
 
 
 def test_a_backup_of_all_comes_back_under_a_new_name(filled: EmbeddedStore, tmp_path: Path, maker: Maker) -> None:
-    seen = []
+    seen: list[Progress] = []
     made = filled.backup(tmp_path / "backup", progress=seen.append)
     assert [(entry.name, entry.documents) for entry in made.collections] == [("a", 110), ("b", 0)]
     assert seen and seen[-1].done_bytes <= seen[-1].total_bytes

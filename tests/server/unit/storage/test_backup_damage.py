@@ -12,6 +12,7 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.backups.verify import verify_backup
 from shortlist_server.storage.disk.locking import try_lock
@@ -114,7 +115,7 @@ def test_a_backup_without_checksums_is_still_held_to_its_counts(
 
 
 def test_a_backup_of_format_1_restores_with_a_note(store: EmbeddedStore) -> None:
-    seen = []
+    seen: list[Progress] = []
     collection = store.restore(GOLDEN / "format-1", "golden", "copy", progress=seen.append)
     assert "without checksums" in seen[0].note
     assert collection.count(None) == 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,22 +15,23 @@ from shortlist_server.storage.store import EmbeddedStore
 from .conftest import DIMENSION, Maker, OpenStore, collection_config
 
 
+def noted(operation: str) -> Callable[..., Any]:
+    def method(self: RecordingFiles, *paths: Path) -> object:
+        named = paths[-1] if operation in ("rename", "copy") else paths[0]
+        self.log.append((operation, named.name))
+        return getattr(Files, operation)(self, *paths)
+
+    return method
+
+
 class RecordingFiles(Files):
     """Does what ``Files`` does and notes it: (operation, name)."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str]] = []
 
-    def _noted(operation) -> Callable[..., object]:  # noqa: N805
-        def method(self, *paths: Path) -> object:
-            named = paths[-1] if operation in ("rename", "copy") else paths[0]
-            self.log.append((operation, named.name))
-            return getattr(Files, operation)(self, *paths)
-
-        return method
-
     make_folder, write, copy, sync, sync_folder, rename, remove_tree = map(
-        _noted, ("make_folder", "write", "copy", "sync", "sync_folder", "rename", "remove_tree")
+        noted, ("make_folder", "write", "copy", "sync", "sync_folder", "rename", "remove_tree")
     )
 
 

@@ -11,6 +11,7 @@ from shortlist_server.errors import InvalidFilter
 from shortlist_server.storage.rows.filters import compile_filter
 from shortlist_server.storage.rows.metadata import parse_field
 from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.vectors.selection import KeySelection
 
 from .conftest import Maker, collection_config
 
@@ -72,7 +73,9 @@ def test_a_filter_passes_exactly_the_documents_of_its_definition(
     collection = store.create("c", collection_config(fields=declared))
     collection.commit([maker.upsert(name, **metadata) for name, metadata in DOCUMENTS.items()]).result(30)
     names = {key: name for name, key in collection.keys(list(DOCUMENTS)).items()}
-    assert {names[key] for key in collection.select(filter).keys.tolist()} == expected
+    selection = collection.select(filter)
+    assert isinstance(selection, KeySelection)
+    assert {names[key] for key in selection.keys.tolist()} == expected
 
 
 def test_a_declared_field_is_looked_up_in_its_index(store: EmbeddedStore, maker: Maker) -> None:

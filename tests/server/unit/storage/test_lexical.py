@@ -7,6 +7,7 @@ import pytest
 from shortlist_server.domain import Equals
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.lexical.index import Lexicon, words
+from shortlist_server.storage.vectors.selection import KeySelection
 
 from .conftest import Maker, OpenStore, collection_config, opened
 
@@ -55,6 +56,7 @@ def test_a_single_word_that_is_too_common_is_scored_on_the_newest_documents(fill
 
 def test_a_bounded_search_within_a_filter_says_so_and_returns_only_what_passes(filled: EmbeddedCollection) -> None:
     selection = filled.select(Equals(("n",), 1.0))
+    assert isinstance(selection, KeySelection)
     found = lexicon(filled, 50).search("common", 1000, selection)
     assert found.bounded
     assert sorted(found.keys.tolist()) == list(range(452, 501, 2))

@@ -99,7 +99,7 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, f
             document, expected = documents[keys[f"d{n}"]], upsert(n)
             assert (document.title, document.text) == (expected.document.title, expected.document.text)
             assert dict(document.metadata) == dict(expected.document.metadata)
-            assert np.allclose(document.passages[0].vector, vector(n))
+            assert np.allclose(np.asarray(document.passages[0].vector), vector(n))
             assert collection.dense(vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
         assert collection.count(Equals(("year",), 2001.0)) == 17
         assert len(collection.lexical("runs", 100).keys) == 50

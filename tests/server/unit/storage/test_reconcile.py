@@ -149,7 +149,9 @@ def begun(collection: EmbeddedCollection, low: int, high: int) -> SegmentRow:
         seed=None,
         threads=1,
     )
-    return build(spec, Files())
+    row = build(spec, Files())
+    assert row is not None
+    return row
 
 
 def loaded(collection: EmbeddedCollection, row: SegmentRow) -> Segment:
@@ -256,9 +258,13 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(
 
 def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection: EmbeddedCollection) -> None:
     row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.view.segments]
+
+    def replacing(gone: list[str]) -> Task[None]:
+        return Task(lambda truth: truth.replace_segments(gone, row), lambda _: None)
+
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
-            collection.run(Task(lambda truth, gone=gone: truth.replace_segments(gone, row), lambda _: None))
+            collection.run(replacing(gone))
     assert collection.difference().problems == ()
 
 

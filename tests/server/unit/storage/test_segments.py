@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def found_ids(collection: EmbeddedCollection, found: DenseCandidates, ids: Itera
     return list(dict.fromkeys(names[key] for key in found.keys.tolist()))
 
 
-def fill(collection: EmbeddedCollection, maker: Maker, n: int, start: int = 0, **metadata: object) -> list[str]:
+def fill(collection: EmbeddedCollection, maker: Maker, n: int, start: int = 0, **metadata: Any) -> list[str]:
     ids = [f"d{i}" for i in range(start, start + n)]
     collection.commit([maker.upsert(id, n=int(id[1:]), **metadata) for id in ids]).result(30)
     return ids
@@ -89,9 +90,13 @@ def test_a_segment_without_living_rows_goes_away(collection: EmbeddedCollection,
 
 def test_small_neighbours_are_merged(open_store: OpenStore, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = open_store().create("papers", collection_config())
+
+    def in_segments(passages: int) -> Callable[[], bool]:
+        return lambda: collection.info().segment_passage_count == passages
+
     for start in range(0, 400, 100):
         fill(collection, maker, 100, start=start)
-        wait_until(lambda start=start: collection.info().segment_passage_count == start + 100)
+        wait_until(in_segments(start + 100))
     wait_until(lambda: collection.info().segment_count == 1)
     collection.commit([Deletion(id="d5")]).result(30)
     query = maker.vectors["d5"][0]

@@ -143,7 +143,8 @@ def test_equal_vectors_die_one_by_one_and_all_together(collection: EmbeddedColle
 
 
 def crowding(content: Content) -> np.ndarray:
-    return ((content.vectors @ content.vectors[:50].T) > 0.999).sum(axis=0)
+    counts: np.ndarray = np.sum((content.vectors @ content.vectors[:50].T) > 0.999, axis=0)
+    return counts
 
 
 def reopened(open_store: OpenStore, collection: EmbeddedCollection) -> EmbeddedCollection:
@@ -273,8 +274,8 @@ def test_a_maintained_collection_of_one_vector_alone_settles(open_store: OpenSto
 def test_what_stands_for_a_vector_is_near_it_and_a_node(scale: float) -> None:
     random = np.random.default_rng(7)
     centres = random.standard_normal((20, DIMENSION))
-    vectors = centres[random.integers(0, 20, 2000)] + 1e-5 * random.standard_normal((2000, DIMENSION))
-    vectors = (scale * np.concatenate((vectors, random.standard_normal((500, DIMENSION))))).astype(np.float32)
+    crowds = centres[random.integers(0, 20, 2000)] + 1e-5 * random.standard_normal((2000, DIMENSION))
+    vectors = (scale * np.concatenate((crowds, random.standard_normal((500, DIMENSION))))).astype(np.float32)
     own = np.arange(len(vectors))
     first = represent(vectors[:1000], own[:1000], 0)
     assert len(np.unique(first)) < 20 * 4 * NODES
