@@ -232,16 +232,19 @@ def channel(target: str) -> Iterator[grpc.Channel]:
 def send(channel: grpc.Channel, method: Any, data: bytes) -> grpc.StatusCode:
     """Sends bytes to a method as they are; the status it ends with."""
     path = f"/{method.containing_service.full_name}/{method.name}"
+    stream_stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+    unary_stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+    unary_unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
     try:
         if method.client_streaming:
-            list(channel.stream_stream(path)(iter([data]), timeout=20))
-            list(channel.stream_stream(path)(iter([STARTS, data]), timeout=20))
+            list(stream_stream(iter([data]), timeout=20))
+            list(stream_stream(iter([STARTS, data]), timeout=20))
         elif method.name == "Watch":
-            next(channel.unary_stream(path)(data, timeout=20))
+            next(unary_stream(data, timeout=20))
         elif method.server_streaming:
-            list(channel.unary_stream(path)(data, timeout=20))
+            list(unary_stream(data, timeout=20))
         else:
-            channel.unary_unary(path)(data, timeout=20)
+            unary_unary(data, timeout=20)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code

@@ -81,7 +81,7 @@ def test_the_deepest_metadata_that_is_translated_can_be_sent() -> None:
         metadata = {"a": metadata}
     operation = document_service_pb2.IngestOperation()
     fill_document(operation.upsert, Document(id="a", metadata=metadata))
-    request = document_service_pb2.IngestRequest(batch={"operations": [operation]})
+    request = document_service_pb2.IngestRequest(batch=document_service_pb2.IngestBatch(operations=[operation]))
     assert document_service_pb2.IngestRequest.FromString(request.SerializeToString()) == request
     with pytest.raises(InvalidArgument, match="levels"):
         document_to_proto(Document(id="a", metadata={"a": metadata}))

@@ -11,8 +11,9 @@ from shortlist_server.inference.late_interaction import LateInteraction, maxsim,
 
 
 def unit_rows(count: int, width: int, seed: int = 0) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows: np.ndarray = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (4, 1), (5, 2), (128, 32)])

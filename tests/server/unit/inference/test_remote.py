@@ -77,7 +77,9 @@ class LengthReranker:
     def score(self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_go_on: MayGoOn) -> RerankScores:
         lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
         cut = np.zeros(len(candidates), dtype=np.int32)
-        return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
+        return RerankScores(
+            scores=lengths, probabilities=lengths / np.float32(1000), truncated_tokens=cut, tokens=len(candidates)
+        )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
         return [RenderedCandidate(text=f"{query.instruction}: {query.text}? {one.text}") for one in candidates]

@@ -198,6 +198,9 @@ class SlowReranker:
             scores=scores, probabilities=None, truncated_tokens=np.zeros(done, dtype=np.int32), tokens=done
         )
 
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        raise NotImplementedError
+
 
 async def test_a_reranker_answers_for_the_candidates_it_reached() -> None:
     service = ScheduledReranker(SlowReranker())
