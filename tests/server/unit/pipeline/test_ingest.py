@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,8 +155,9 @@ async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path
         assert len(asyncio.all_tasks() - others) > 3
         first.cancel()
         await asyncio.wait({first})
-        await asyncio.sleep(0.1)
-        left = asyncio.all_tasks() - others
+        end = time.monotonic() + 10
+        while (left := asyncio.all_tasks() - others) and time.monotonic() < end:
+            await asyncio.sleep(0.001)
         released.set()
         assert busy.result()
     store.close()
