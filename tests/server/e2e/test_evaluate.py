@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,13 @@ def client(target: str) -> Iterator[Client]:
 
 def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(client: Client) -> None:
     (report,) = client.evaluate("animals", QUERIES, JUDGEMENTS, include_queries=True)
-    asked = {"dense": {"mode": "dense", "rerank": False}, "lexical": {"mode": "lexical", "rerank": False}}
+    asked: dict[str, dict[str, Any]] = {
+        "dense": {"mode": "dense", "rerank": False},
+        "lexical": {"mode": "lexical", "rerank": False},
+    }
     for ranking, settings in {**asked, "fused": {"rerank": False}, "final": {}}.items():
         found = {
-            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]  # type: ignore[arg-type]
+            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]
             for query, text in QUERIES.items()
         }
         means, each = judge(found, JUDGEMENTS), judge_each(found, JUDGEMENTS)
