@@ -43,7 +43,7 @@ def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(c
     asked = {"dense": {"mode": "dense", "rerank": False}, "lexical": {"mode": "lexical", "rerank": False}}
     for ranking, settings in {**asked, "fused": {"rerank": False}, "final": {}}.items():
         found = {
-            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]  # type: ignore[arg-type]
+            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]
             for query, text in QUERIES.items()
         }
         means, each = judge(found, QRELS), judge_each(found, QRELS)
