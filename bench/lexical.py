@@ -26,7 +26,7 @@ from bars import at_most, finish, percentile
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.lexical.index import POSTING_BUDGET
+from shortlist_server.storage.lexical.index import POSTING_BUDGET, LexicalIndex
 from shortlist_server.storage.store import EmbeddedStore
 
 CANDIDATES = 100
@@ -140,11 +140,11 @@ def ndcg(
     collection = fill(store, name, ((document["title"], document["text"]) for document in corpus))
     total = 0.0
     with collection.lease():
-        opened = collection._residency.opened
+        opened = collection._lifecycle.opened
         assert opened is not None
-        lexicon = Lexicon(opened.pool, lambda: len(corpus), budget)
+        index = LexicalIndex(opened.pool, lambda: len(corpus), budget)
         for query, grades in judged.items():
-            found = lexicon.search(queries[query], 10, None).keys.tolist()
+            found = index.search(queries[query], 10, None).keys.tolist()
             gain = sum(grades.get(corpus[key - 1]["_id"], 0) / math.log2(rank + 2) for rank, key in enumerate(found))
             ideal = sorted(grades.values(), reverse=True)[:10]
             total += gain / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(ideal))

@@ -23,6 +23,7 @@ from shortlist_server.domain import Chunking, CollectionConfig, Commit, Deletion
 from shortlist_server.storage.compaction.builder import BuildSpec, build
 from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.values import SegmentOutdated
@@ -74,7 +75,7 @@ BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
 # Two segments and rows in the growing one, from which both kinds of build can begin.
-START = [
+START: list[Begin | Fail | list[Put | Delete | Publish]] = [
     [Put(0), Put(1), Put(2)],
     Begin("flush"),
     [Publish("flush"), Put(3), Put(4), Put(5)],
@@ -102,14 +103,14 @@ class Play:
 
     @property
     def index(self) -> DenseIndex:
-        opened = self.collection._residency.opened
+        opened = self.collection._lifecycle.opened
         assert opened is not None
         return opened.index
 
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, snapshot = self.collection._lifecycle.opened.index, self.collection.snapshot
+        index, snapshot = self.index, self.collection.snapshot
         job = next_flush(snapshot, 1, MOST) if kind == "flush" else next_merge(snapshot, 1, MOST, idle=True)
         if job is None:
             return
@@ -160,9 +161,9 @@ class Play:
             self.builds.pop(kind)[0].close()
 
     def publish(self, job: Job, segment: Segment | None, watch: Watch) -> Future[None]:
-        index = self.collection._lifecycle.opened.index
+        index = self.index
 
-        def apply(transaction) -> None:
+        def apply(transaction: WriteTransaction) -> None:
             index.admit(job, segment, watch)
             transaction.replace_segments(
                 [old.row.uid for old in job.replaced], None if segment is None else segment.row

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Include, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Include, NewPassage, Upsert, Vector
+from shortlist_server.storage.base import Lease
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 4
@@ -110,7 +112,7 @@ class OpenAndClosed(RuleBasedStateMachine):
         if name in self.model:
             self.settle()
             stored = self.store.find(name).documents_by_id(IDS, Include(vectors=True))
-            assert {id: d.passages[0].vector.tolist() for id, d in stored.items()} == {
+            assert {id: np.asarray(d.passages[0].vector).tolist() for id, d in stored.items()} == {
                 id: vector.tolist() for id, vector in self.model[name].items()
             }
 
@@ -134,7 +136,7 @@ class OpenAndClosed(RuleBasedStateMachine):
             self.leases.pop(0).release()
 
     @rule(name=NAMES)
-    def flush(self, name: str):
+    def flush(self, name: str) -> None:
         if name in self.model:
             self.settle()
             self.store.find(name).flush_now()

@@ -31,6 +31,7 @@ from shortlist_server.domain import (
     Document,
     Equals,
     Exists,
+    Filter,
     Include,
     Negation,
     NewPassage,
@@ -190,7 +191,7 @@ class History(RuleBasedStateMachine):
             del self.model[id]
 
     @rule()
-    def flush(self):
+    def flush(self) -> None:
         self.collection.flush_now()
 
     @rule()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Include
+from shortlist_server.domain import Include, StoredDocument, Upsert
 from shortlist_server.errors import CommitsLost
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore

@@ -14,7 +14,7 @@ import pytest
 from shortlist import Client, CollectionConfig, Document
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.testing import server
 
@@ -89,7 +89,7 @@ def test_documents_are_read_however_many_verifications_are_under_way(tmp_path: P
         # Verifications wait for the collection's writer.
         collection = running._server._store.open("a")
 
-        def hold(_: Truth) -> None:
+        def hold(_: WriteTransaction) -> None:
             busy.set()
             held.wait(60)
 

@@ -71,7 +71,7 @@ async def guarded(request: pytest.FixtureRequest, files: Path, tmp_path: Path) -
 async def embed(port: int, files: Path, **settings: str) -> int:
     """The dimension of a vector made by the worker on that port; settings name files in the folder."""
     named = {name: str(files / value) for name, value in settings.items()}
-    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",), **named))
+    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",)).replace(**named))
     try:
         embedder = models.embedder("hashing")
         found = await embedder.embed_query("q", instruction="", dimension=256, deadline=Deadline.after(10))

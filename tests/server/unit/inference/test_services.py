@@ -195,6 +195,7 @@ class SlowReranker:
     def score(
         self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
     ) -> RerankScores:
+        self.started.set()
         done = 0
         while done < len(candidates) and may_continue(0.01):
             threading.Event().wait(0.01)

@@ -38,7 +38,7 @@ def unit(values: ArrayLike) -> NDArray[np.float32]:
 
 def opened(collection: EmbeddedCollection) -> OpenCollection:
     """What the collection has in memory while it is open."""
-    now = collection._residency.opened
+    now = collection._lifecycle.opened
     assert now is not None
     return now
 

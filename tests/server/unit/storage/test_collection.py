@@ -25,13 +25,13 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
 from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
-from .conftest import DIMENSION, Maker, OpenStore, collection_config, unit
+from .conftest import DIMENSION, Maker, OpenStore, collection_config, opened, unit
 
 
 def commit(collection: EmbeddedCollection, *changes: Change, position: StreamPosition | None = None) -> Commit:
@@ -63,7 +63,7 @@ def test_a_document_comes_back_as_it_went_in(collection: EmbeddedCollection, mak
     assert (document.id, document.title, document.text) == ("id", "title", "text \u20ac")
     assert document.metadata == metadata
     assert [passage.ordinal for passage in document.passages] == [0, 1]
-    assert np.array_equal([passage.vector for passage in document.passages], maker.vectors["id"])
+    assert np.array_equal(np.array([passage.vector for passage in document.passages]), maker.vectors["id"])
     bare = collection.documents([key], Include(text=False, metadata=False))[key]
     assert (bare.title, bare.text, dict(bare.metadata), bare.passages) == ("", "", {}, ())
     assert bare.passage_count == 2
@@ -163,7 +163,9 @@ def test_pages_follow_the_sequence_and_end_with_none(collection: EmbeddedCollect
     commit(collection, *(maker.upsert(f"d{i}", even=i % 2 == 0) for i in range(5)))
     first, after = collection.page(None, 0, 2, Include())
     assert [document.id for document in first] == ["d0", "d1"]
+    assert after is not None
     second, after = collection.page(None, after, 2, Include())
+    assert after is not None
     third, end = collection.page(None, after, 2, Include())
     assert [document.id for document in (*second, *third)] == ["d2", "d3", "d4"]
     assert end is None
@@ -286,15 +288,15 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(
     assert again.config.search_defaults.ef == 64
 
 
-@pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
+@pytest.mark.parametrize("change", [SearchDefaults(ef=80), SearchDefaults(recall_target=0.0)])
 def test_another_preset_or_target_undoes_a_raised_ef_durably(
-    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore, change: dict[str, float]
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore, change: SearchDefaults
 ) -> None:
     assert collection.ef(filtered=False) == DEFAULT_EF
     collection.raise_ef(512, filtered=False, under=SearchDefaults())
     collection.raise_ef(256, filtered=True, under=SearchDefaults())
-    collection.update_search_defaults(SearchDefaults(**change))
-    expected = change.get("ef", DEFAULT_EF)
+    collection.update_search_defaults(change)
+    expected = change.ef or DEFAULT_EF
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
     store.close()
     assert open_store().open("papers").ef(filtered=False) == expected
@@ -304,7 +306,7 @@ def in_one_commit(collection: EmbeddedCollection, *calls: Callable[[], object]) 
     """Makes calls from threads of their own while the writer is held up, so that it takes them all together."""
     busy, held = threading.Event(), threading.Event()
 
-    def hold(_: Truth) -> None:
+    def hold(_: WriteTransaction) -> None:
         busy.set()
         held.wait(30)
 
@@ -313,7 +315,7 @@ def in_one_commit(collection: EmbeddedCollection, *calls: Callable[[], object]) 
     with ThreadPoolExecutor(len(calls)) as threads:
         done = [threads.submit(call) for call in calls]
         until = time.monotonic() + 30
-        while collection._lifecycle.opened.writer.queued < len(calls):
+        while opened(collection).writer.queued < len(calls):
             assert time.monotonic() < until
             time.sleep(0.001)
         held.set()
@@ -425,7 +427,7 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection: Em
     assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
     commit(collection, maker.upsert("new"))
     until = time.monotonic() + 30
-    while collection._lifecycle.opened.deletions.reclaiming:
+    while opened(collection).deletions.reclaiming:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4

@@ -19,7 +19,7 @@ from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import COMMIT_FILE
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import Maker, OpenStore, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 COMMITS = 12
 WRITE_AND_DIE = f"""
@@ -223,11 +223,11 @@ def test_a_commit_that_cannot_be_recorded_is_not_acknowledged(
     store: EmbeddedStore, maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection = store.create("a", collection_config())
-    descriptor = collection._lifecycle.opened._record._descriptor
+    descriptor = opened(collection)._record._descriptor
     # A descriptor that refuses to be written, as a disk that fails does.
-    collection._lifecycle.opened._record._descriptor = 1_000_000
+    opened(collection)._record._descriptor = 1_000_000
     with pytest.raises(Unavailable):
         collection.commit([maker.upsert("x")]).result(30)
-    collection._lifecycle.opened._record._descriptor = descriptor
+    opened(collection)._record._descriptor = descriptor
     collection.commit([maker.upsert("y")]).result(30)
     assert sorted(collection.keys(["x", "y"])) == ["x", "y"]

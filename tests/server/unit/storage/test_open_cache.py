@@ -27,7 +27,7 @@ from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import Maker, OpenStore, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -157,7 +157,7 @@ def test_a_collection_that_builds_a_segment_is_closed_only_where_the_limit_of_fi
     store = open_store(segment_min_passages=10, builder=(sys.executable, str(slow)))
     collection = store.create("a", collection_config())
     fill(collection, maker, 10)
-    wait_until(lambda: collection._lifecycle.opened.busy)
+    wait_until(lambda: opened(collection).busy)
     assert not close_now(collection)
     store._open_cache._most_descriptors = 5
     store.create("b", collection_config())

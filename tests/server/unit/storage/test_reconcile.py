@@ -26,7 +26,7 @@ from shortlist_server.storage.values import SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
-from .conftest import Maker, OpenStore, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def deleted_in_a_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     del maker.vectors["d7"]
 
 
-def deleted_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker):
+def deleted_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     write(collection, Deletion(id="d110"))
     del maker.vectors["d110"]
 
@@ -96,15 +96,15 @@ def dead_in_a_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     show(collection, lambda: collection.snapshot.segments[0].remove(np.array([8, 9])))
 
 
-def dead_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker):
-    show(collection, lambda: collection._lifecycle.opened.index._growing.remove(np.array([105])))
+def dead_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
+    show(collection, lambda: opened(collection).index._growing.remove(np.array([105])))
 
 
-def in_a_segment_and_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker):
-    growing = collection._lifecycle.opened.index._growing
+def in_a_segment_and_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
+    growing = opened(collection).index._growing
     growing.drop_range(0, 1000)
     growing.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
-    show(collection, collection._lifecycle.opened.index._show)
+    show(collection, opened(collection).index._show)
 
 
 def maker_rows(maker: Maker, numbers: list[int]) -> list[Vector]:
@@ -115,7 +115,7 @@ def in_two_segments(collection: EmbeddedCollection, maker: Maker) -> None:
     row = begun(collection, 0, 100)
     values = (row.uid, row.low, row.high, row.passages, row.checksum)
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
-    index = collection._lifecycle.opened.index
+    index = opened(collection).index
 
     def both() -> None:
         index._segments = (loaded(collection, row), *index._segments)
@@ -216,7 +216,7 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(
 def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(
     collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
 ) -> None:
-    index = collection._lifecycle.opened.index
+    index = opened(collection).index
     with index.watching() as watch:
         row = begun(collection, 0, 50)
         segment = loaded(collection, row)
@@ -231,7 +231,7 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(
     collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
-    compaction = collection._lifecycle.opened.compaction
+    compaction = opened(collection).compaction
     real = compaction._publish
 
     def late(job: Job, segment: Segment | None, watch: Watch) -> None:
@@ -258,9 +258,13 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(
 
 def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection: EmbeddedCollection) -> None:
     row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.snapshot.segments]
+
+    def replacing(gone: list[str]) -> Task[None]:
+        return Task(lambda transaction: transaction.replace_segments(gone, row), lambda _: None)
+
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
-            collection.run(Task(lambda transaction, gone=gone: transaction.replace_segments(gone, row), lambda _: None))
+            collection.run(replacing(gone))
     assert collection.difference().problems == ()
 
 

@@ -15,10 +15,11 @@ import pytest
 from shortlist_server.domain import Deletion, DenseCandidates, DenseStrategy, Equals, Range, SearchDefaults, Vector
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
-from .conftest import Maker, OpenStore, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -318,7 +319,7 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     deletion = collection.commit([Deletion(id="d7")])
     flushing = threading.Thread(target=collection.flush_now)
     flushing.start()
-    wait_until(lambda: collection._lifecycle.opened.writer.queued == 2)
+    wait_until(lambda: opened(collection).writer.queued == 2)
     gate.set()
     flushing.join()
     deletion.result(30)

@@ -14,11 +14,11 @@ from shortlist_server.storage import store as store_module
 from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows import writer as writer_module
-from shortlist_server.storage.rows.write_transaction import Truth
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import Maker, OpenStore, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 GATED_BUILDER = """
 import pathlib, time
@@ -62,8 +62,8 @@ def test_alarms_go_off_in_the_order_of_their_times_and_not_when_cancelled(clock:
 def test_a_collection_has_one_thread_at_a_time_and_takes_turns_in_order(collection: EmbeddedCollection) -> None:
     running, seen, problems = [], [], []
 
-    def step(number: int) -> Callable[[Truth], None]:
-        def apply(_: Truth) -> None:
+    def step(number: int) -> Callable[[WriteTransaction], None]:
+        def apply(_: WriteTransaction) -> None:
             running.append(number)
             if len(running) > 1:
                 problems.append(number)
@@ -111,7 +111,7 @@ def test_a_commit_that_waits_for_room_holds_no_thread_and_goes_on_when_a_segment
     waiting.result(30)
     behind.result(30)
     assert 0 < crowded.stats().waited_seconds < 60
-    wait_until(lambda: not crowded._lifecycle.opened.busy)
+    wait_until(lambda: not opened(crowded).busy)
     assert crowded.count(None) == 161
     assert store.verify("crowded").ok
 
@@ -143,4 +143,4 @@ def test_an_idle_collection_asks_for_no_thread_and_no_alarm(open_store: OpenStor
     collection = store.create("papers", collection_config())
     collection.commit([maker.upsert("a")]).result(30)
     assert store._clock._alarms == []
-    assert not collection._lifecycle.opened.busy
+    assert not opened(collection).busy

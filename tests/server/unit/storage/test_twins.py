@@ -86,7 +86,7 @@ def queries(content: Content, number: int = 40) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def flushed(tmp_path_factory: pytest.TempPathFactory):
+def flushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the documents of ``half_equal`` in one segment."""
     folder = tmp_path_factory.mktemp("twins") / "data"
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
@@ -98,7 +98,7 @@ def flushed(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def collection(flushed, tmp_path: Path, open_store: OpenStore) -> EmbeddedCollection:
+def collection(flushed: Path, tmp_path: Path, open_store: OpenStore) -> EmbeddedCollection:
     shutil.copytree(flushed, tmp_path / "data")
     return open_store(maintain=False).open("papers")
 
@@ -188,7 +188,7 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
 
 
 def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_anew(
-    flushed, tmp_path: Path, open_store: OpenStore
+    flushed: Path, tmp_path: Path, open_store: OpenStore
 ) -> None:
     shutil.copytree(flushed, tmp_path / "data")
     content = Content(half_equal())
