@@ -20,7 +20,7 @@ lint: type
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && cd proto && ../$(BIN)/buf lint
 
 type: $(READY)
-	$(BIN)/mypy -p shortlist -p shortlist_cli -p shortlist_server
+	$(BIN)/mypy
 
 bench: $(READY)
 	failed=0; for program in $(BENCHES); do $(BIN)/python bench/$$program.py $(ARGS) || failed=1; done; exit $$failed

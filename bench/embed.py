@@ -20,7 +20,7 @@ import numpy as np
 from bars import at_least, at_most, finish, percentile
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
-from shortlist_server.inference.base import Embedder, PassageText, QueryText
+from shortlist_server.inference.base import Embedder, PassageEmbedding, PassageText, QueryText
 from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.processors import threads
@@ -65,6 +65,15 @@ def query_ms(engine: Embedder, runs: int) -> float:
     return percentile(times, 0.5)
 
 
+def embedded(engine: Embedder, texts: Sequence[str]) -> list[PassageEmbedding]:
+    """Passages of which none may fail."""
+    made = []
+    for one in engine.embed_passages(texts, token_vectors=False):
+        assert isinstance(one, PassageEmbedding), one
+        made.append(one)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
@@ -74,9 +83,11 @@ def main() -> None:
     texts = make_texts(count, 110)
     with tempfile.TemporaryDirectory() as data:
         config = Config(device="cpu", inference_threads=options.threads, data_dir=Path(data))
-        load = lambda **changes: load_embedder(DEFAULT_EMBEDDER, bundled_minilm(), "", config.replace(**changes))  # noqa: E731
-        onnx, torch = load(backend="onnx", dtype="int8"), load(backend="torch", dtype="float32")
-    tokens = [one.tokens for one in onnx.embed_passages(texts, token_vectors=False)]
+        onnx, torch = (
+            load_embedder(DEFAULT_EMBEDDER, bundled_minilm(), "", config.replace(backend=backend, dtype=dtype))
+            for backend, dtype in (("onnx", "int8"), ("torch", "float32"))
+        )
+    tokens = [one.tokens for one in embedded(onnx, texts)]
     batches = sorted_batches(texts, tokens)
     service = ScheduledEmbedder(onnx)
     passages = [
@@ -84,7 +95,7 @@ def main() -> None:
     ]
 
     def bare(engine: Embedder) -> list[np.ndarray]:
-        return [one.vector for batch in batches for one in engine.embed_passages(batch, token_vectors=False)]
+        return [one.vector for batch in batches for one in embedded(engine, batch)]
 
     def scheduled() -> None:
         asyncio.run(service.embed_passages(passages, dimension=onnx.info.dimension, token_vectors=False))

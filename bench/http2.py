@@ -81,14 +81,15 @@ class Connection:
         if not data:
             return False
         for event in self._http.receive_data(data):
-            status = None
+            status: str | bytes | None = None
             if isinstance(event, h2.events.TrailersReceived | h2.events.ResponseReceived):
-                status = dict(event.headers or ()).get("grpc-status")
+                headers: dict[str | bytes, str | bytes] = dict(event.headers or ())
+                status = headers.get("grpc-status")
             elif isinstance(event, h2.events.StreamReset):
                 status = "reset"
             elif isinstance(event, h2.events.ConnectionTerminated):
                 return False
-            if status is not None:
+            if isinstance(status, str):
                 self.statuses[status] = self.statuses.get(status, 0) + 1
         self._flush()
         return True

@@ -138,13 +138,16 @@ def ndcg(
     budget: int,
 ) -> float:
     collection = fill(store, name, ((document["title"], document["text"]) for document in corpus))
-    lexicon = LexicalIndex(collection.readers, lambda: len(corpus), budget)
     total = 0.0
-    for query, grades in judged.items():
-        found = lexicon.search(queries[query], 10, None).keys.tolist()
-        gain = sum(grades.get(corpus[key - 1]["_id"], 0) / math.log2(rank + 2) for rank, key in enumerate(found))
-        best = sum(grade / math.log2(rank + 2) for rank, grade in enumerate(sorted(grades.values(), reverse=True)[:10]))
-        total += gain / best
+    with collection.lease():
+        opened = collection._lifecycle.opened
+        assert opened is not None
+        index = LexicalIndex(opened.pool, lambda: len(corpus), budget)
+        for query, grades in judged.items():
+            found = index.search(queries[query], 10, None).keys.tolist()
+            gain = sum(grades.get(corpus[key - 1]["_id"], 0) / math.log2(rank + 2) for rank, key in enumerate(found))
+            ideal = sorted(grades.values(), reverse=True)[:10]
+            total += gain / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(ideal))
     return total / len(judged)
 
 

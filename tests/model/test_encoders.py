@@ -17,6 +17,8 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.tokenization import TextTokenizer, open_tokenizer
 
+from .conftest import embedded
+
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 TEXTS = [
@@ -41,7 +43,7 @@ def load(folder: Path, exports: Path, backend: str, dtype: str = "float32") -> E
 
 
 def vectors(embedder: Embedder, texts: list[str]) -> Any:
-    return np.stack([one.vector for one in embedder.embed_passages(texts, token_vectors=False)])
+    return np.stack([one.vector for one in embedded(embedder, texts)])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_a_batch_has_the_vectors_of_single_texts(minilm: Path, exports: Path, ba
 def test_truncation_at_the_limit_is_the_references(minilm: Path, exports: Path, reference: Any, words: int) -> None:
     embedder = load(minilm, exports, "torch")
     text = "dog " * words
-    (ours,) = embedder.embed_passages([text], token_vectors=False)
+    (ours,) = embedded(embedder, [text])
     assert (ours.tokens, ours.truncated_tokens) == (min(words + 2, 256), max(words + 2 - 256, 0))
     assert np.abs(ours.vector - reference.encode([text])[0]).max() <= 1e-4
 
@@ -188,6 +190,6 @@ def test_passages_of_any_text_fit_and_cover_it(minilm: Path, exports: Path) -> N
         assert cut.passages[-1].end == len(text)
         assert all(left.end >= right.start for left, right in zip(cut.passages, cut.passages[1:], strict=False))
         sample = cut.passages[:40]
-        seen = embedder.embed_passages([passage.content for passage in sample], token_vectors=False)
+        seen = embedded(embedder, [passage.content for passage in sample])
         assert [one.tokens for one in seen] == [passage.tokens for passage in sample]
         assert max(passage.tokens for passage in cut.passages) <= 64

@@ -79,4 +79,4 @@ def test_a_model_that_is_nowhere_is_refused_with_a_remedy(entry: str) -> None:
 @pytest.mark.parametrize("changes", [{"device": "abacus"}, {"dtype": "float16"}])
 def test_unknown_settings_are_refused(tiny_bert: Path, changes: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="give "):
-        check_models(Config(embedders=(f"it={tiny_bert}",), **changes))
+        check_models(Config(embedders=(f"it={tiny_bert}",)).replace(**changes))

@@ -16,6 +16,8 @@ from shortlist_server.errors import ModelNotFound
 from shortlist_server.inference.base import Embedder, QueryText
 from shortlist_server.inference.loading import load_embedder
 
+from .conftest import embedded
+
 pytestmark = [
     pytest.mark.model,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -54,7 +56,7 @@ def save(folder: Path, modules: Sequence[Any], prompts: dict[str, str] | None = 
 def difference(embedder: Embedder, reference: Any, query_prompt: str = "", passage_prompt: str = "") -> float:
     """The largest between our vectors and the reference's, of queries and of passages."""
     queries = [one.vector for one in embedder.embed_queries([QueryText(text=text) for text in TEXTS])]
-    passages = [one.vector for one in embedder.embed_passages(TEXTS, token_vectors=False)]
+    passages = [one.vector for one in embedded(embedder, TEXTS)]
     expected = [
         reference.encode(TEXTS, prompt=prompt, normalize_embeddings=True) for prompt in (query_prompt, passage_prompt)
     ]
@@ -255,7 +257,7 @@ def test_a_text_of_which_a_static_model_knows_nothing_has_a_direction(
 ) -> None:
     save(tmp_path, [static])
     embedder = load(tmp_path, exports)
-    (nothing, something) = embedder.embed_passages(["\u200b", "owl"], token_vectors=False)
+    (nothing, something) = embedded(embedder, ["\u200b", "owl"])
     assert nothing.tokens == 0
     assert float(np.linalg.norm(nothing.vector)) == 1.0
     assert np.array_equal(nothing.vector, embedder.embed_queries([QueryText(text=" ")])[0].vector)

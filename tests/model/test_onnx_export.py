@@ -27,6 +27,8 @@ from shortlist_server.pipeline.plan import check_revision
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import open_store
 
+from .conftest import embedded
+
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 START = """
@@ -88,10 +90,10 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tiny_bert: Path, tmp_p
 
 @pytest.mark.parametrize("file", ["model.onnx", "export.json"])
 def test_a_torn_export_is_made_again(tiny_bert: Path, tmp_path: Path, file: str) -> None:
-    first = load_embedder("it", tiny_bert, "", config(tmp_path)).embed_passages(["a text"], token_vectors=False)
+    first = embedded(load_embedder("it", tiny_bert, "", config(tmp_path)), ["a text"])
     torn = exported(tmp_path) / file
     torn.write_bytes(torn.read_bytes()[:-20])
-    again = load_embedder("it", tiny_bert, "", config(tmp_path)).embed_passages(["a text"], token_vectors=False)
+    again = embedded(load_embedder("it", tiny_bert, "", config(tmp_path)), ["a text"])
     assert np.array_equal(first[0].vector, again[0].vector)
 
 

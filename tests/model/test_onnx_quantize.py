@@ -12,6 +12,8 @@ from shortlist_server.config import Config
 from shortlist_server.inference.base import Embedder
 from shortlist_server.inference.loading import load_embedder
 
+from .conftest import embedded
+
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 SCRIPTS = {
@@ -59,7 +61,7 @@ def engines(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Emb
 
 
 def vectors(engine: Embedder, texts: list[str]) -> np.ndarray:
-    return np.stack([one.vector for one in engine.embed_passages(texts, token_vectors=False)])
+    return np.stack([one.vector for one in embedded(engine, texts)])
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -71,9 +73,9 @@ def test_int8_is_near_float32(engines: tuple[Embedder, Embedder], kind: str) -> 
 def test_a_text_has_one_vector_whatever_its_batch(engines: tuple[Embedder, Embedder]) -> None:
     int8, _ = engines
     texts = [text for some in TEXTS.values() for text in some]
-    together = int8.embed_passages(texts, token_vectors=True)
+    together = embedded(int8, texts, token_vectors=True)
     for text, beside in zip(texts, together, strict=True):
-        (alone,) = int8.embed_passages([text], token_vectors=True)
+        (alone,) = embedded(int8, [text], token_vectors=True)
         assert np.abs(alone.vector - beside.vector).max() < 1e-5
         assert alone.tokens == beside.tokens
 

@@ -15,6 +15,8 @@ from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.services import shorten
 from shortlist_server.inference.tokenization import TextTokenizer
 
+from .conftest import embedded
+
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 END_OF_TEXT = 151643
@@ -43,7 +45,7 @@ def reference(tiny_qwen3_embedding: Path) -> Any:
 
 
 def test_documents_have_the_references_vectors(embedder: Embedder, reference: Any) -> None:
-    ours = np.stack([one.vector for one in embedder.embed_passages(TEXTS, token_vectors=False)])
+    ours = np.stack([one.vector for one in embedded(embedder, TEXTS)])
     assert np.abs(ours - reference.encode(TEXTS)).max() <= 1e-4
 
 
@@ -67,16 +69,16 @@ def test_an_instruction_replaces_the_default(embedder: Embedder, reference: Any)
 
 
 def test_a_batch_has_the_vectors_of_single_texts(embedder: Embedder) -> None:
-    batch = embedder.embed_passages(TEXTS, token_vectors=False)
+    batch = embedded(embedder, TEXTS)
     for text, together in zip(TEXTS, batch, strict=True):
-        (alone,) = embedder.embed_passages([text], token_vectors=False)
+        (alone,) = embedded(embedder, [text])
         assert float(alone.vector @ together.vector) >= 0.9999
 
 
 @pytest.mark.parametrize("length", [2045, 2046, 2047, 2048, 2049, 4000])
 def test_around_the_limit_the_end_of_text_token_is_kept(embedder: Embedder, reference: Any, length: int) -> None:
     text = " a" * length
-    (ours,) = embedder.embed_passages([text], token_vectors=False)
+    (ours,) = embedded(embedder, [text])
     assert ours.tokens == min(length + 1, 2048)
     assert ours.truncated_tokens == max(length + 1 - 2048, 0)
     assert np.abs(ours.vector - reference.encode([text])[0]).max() <= 1e-4
@@ -86,7 +88,7 @@ def test_around_the_limit_the_end_of_text_token_is_kept(embedder: Embedder, refe
 def test_shorter_vectors_are_the_first_components_renormalised(
     embedder: Embedder, reference: Any, dimension: int
 ) -> None:
-    (ours,) = embedder.embed_passages(["gravity"], token_vectors=False)
+    (ours,) = embedded(embedder, ["gravity"])
     theirs = reference.encode(["gravity"], truncate_dim=dimension, normalize_embeddings=True)[0]
     assert np.abs(shorten(ours.vector, dimension) - theirs).max() <= 1e-4
     assert embedder.info.min_dimension == 32
@@ -111,12 +113,12 @@ def test_a_tokenizer_without_the_end_of_text_step_gets_it(
     shutil.copytree(tiny_qwen3_embedding, folder)
     shutil.copy(qwen3_tokenizer_file, folder / "tokenizer.json")
     bare = load_embedder("bare", folder, "", Config(device="cpu"))
-    (ours,) = bare.embed_passages(["gravity"], token_vectors=False)
-    assert np.abs(ours.vector - embedder.embed_passages(["gravity"], token_vectors=False)[0].vector).max() <= 1e-6
+    (ours,) = embedded(bare, ["gravity"])
+    assert np.abs(ours.vector - embedded(embedder, ["gravity"])[0].vector).max() <= 1e-6
 
 
 def test_bfloat16_stays_near_float32(tiny_qwen3_embedding: Path, embedder: Embedder) -> None:
     half = load_embedder("half", tiny_qwen3_embedding, "", Config(device="cpu", dtype="bfloat16"))
-    (ours,) = half.embed_passages(["gravity"], token_vectors=False)
-    assert float(ours.vector @ embedder.embed_passages(["gravity"], token_vectors=False)[0].vector) >= 0.95
+    (ours,) = embedded(half, ["gravity"])
+    assert float(ours.vector @ embedded(embedder, ["gravity"])[0].vector) >= 0.95
     assert half.info.revision == embedder.info.revision

@@ -130,7 +130,9 @@ def test_the_heads_keys_and_values_are_shared_and_not_copied(tiny_qwen3: Path) -
         assert {layer.keys.shape[2] for layer in seen.layers} == {10}
 
 
-def test_a_lack_of_memory_halves_the_batch_and_changes_no_score(tiny_qwen3: Path, reranker: Reranker) -> None:
+def test_a_lack_of_memory_halves_the_batch_and_changes_no_score(
+    tiny_qwen3: Path, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     tight = load_reranker("tiny", tiny_qwen3, Config(device="cpu"))
@@ -143,7 +145,7 @@ def test_a_lack_of_memory_halves_the_batch_and_changes_no_score(tiny_qwen3: Path
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return whole(texts, *rest)
 
-    tight._run_tails = run  # type: ignore[method-assign]
+    monkeypatch.setattr(tight, "_run_tails", run)
     assert np.abs(score(tight, DOCUMENTS).scores - score(reranker, DOCUMENTS).scores).max() <= 1e-4
     assert batches[0] > 3
     assert max(batches[1:], default=0) <= batches[0] // 2

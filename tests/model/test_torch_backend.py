@@ -18,6 +18,8 @@ from shortlist_server.inference.pooling import Pooling
 from shortlist_server.inference.torch_backend import ENCODER, TorchTransformer
 from shortlist_server.observe.observer import Observer
 
+from .conftest import embedded
+
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 TEXTS = ["Beijing is the capital of China.", "", "gravity", "émigré 🎉", "word " * 60]
@@ -40,14 +42,14 @@ def test_the_hidden_states_of_a_decoder_stay_on_the_device(
     tiny_qwen3_embedding: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = load_embedder("it", tiny_qwen3_embedding, "", config())
-    before = embedder.embed_passages(TEXTS, token_vectors=True)
+    before = embedded(embedder, TEXTS, token_vectors=True)
 
     def run(self: TorchTransformer, ids: Ids, mask: Ids, segments: Ids | None = None) -> Floats:
         raise AssertionError("all hidden states were copied")
 
     monkeypatch.setattr(TorchTransformer, "run", run)
-    after = embedder.embed_passages(TEXTS, token_vectors=True)
-    assert all(np.array_equal(one.vector, other.vector) for one, other in zip(before, after, strict=True))  # type: ignore[union-attr]
+    after = embedded(embedder, TEXTS, token_vectors=True)
+    assert all(np.array_equal(one.vector, other.vector) for one, other in zip(before, after, strict=True))
     (query,) = embedder.embed_queries([QueryText(text="a query")])
     assert query.token_vectors is None
 
@@ -60,8 +62,8 @@ def test_bfloat16_is_within_the_tolerance_that_machines_of_one_revision_have(
     exact, short = (load_embedder("it", folder, "", config(dtype)) for dtype in ("float32", "bfloat16"))
     assert exact.info.revision == short.info.revision
     assert (exact.info.number_format, short.info.number_format) == ("float32", "bfloat16")
-    vectors = [np.array([one.vector for one in it.embed_passages(TEXTS, token_vectors=False)]) for it in (exact, short)]  # type: ignore[union-attr]
-    assert not np.array_equal(*vectors)
+    vectors = [np.array([one.vector for one in embedded(it, TEXTS)]) for it in (exact, short)]
+    assert not np.array_equal(vectors[0], vectors[1])
     assert vector_agreement(*vectors).holds, f"mean cosine under {MIN_COSINE}"
 
 

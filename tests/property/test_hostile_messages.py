@@ -117,8 +117,10 @@ def field_values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
         names = st.sampled_from(["texts", "vectors"]) if field.name in ("collection", "name") else st.nothing()
         return names | st.sampled_from(HOSTILE) | st.text(max_size=20)
     if kind == FieldDescriptor.CPPTYPE_MESSAGE:
+        assert field.message_type is not None
         return messages(field.message_type, depth + 1)
     if kind == FieldDescriptor.CPPTYPE_ENUM:
+        assert field.enum_type is not None
         return st.integers(0, len(field.enum_type.values) + 1)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return st.booleans()
@@ -153,7 +155,9 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Message
         message.ClearField(field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             for key in draw(st.lists(st.sampled_from(HOSTILE), max_size=2)):
-                value = draw(messages(field.message_type.fields_by_name["value"].message_type, depth + 1))
+                kind = field.message_type.fields_by_name["value"].message_type
+                assert kind is not None
+                value = draw(messages(kind, depth + 1))
                 getattr(message, field.name)[key].CopyFrom(value)
         elif field.is_repeated:
             size = draw(st.sampled_from([0, 1, 2, 8]))
@@ -228,16 +232,19 @@ def channel(target: str) -> Iterator[grpc.Channel]:
 def send(channel: grpc.Channel, method: Any, data: bytes) -> grpc.StatusCode:
     """Sends bytes to a method as they are; the status it ends with."""
     path = f"/{method.containing_service.full_name}/{method.name}"
+    stream_stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+    unary_stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+    unary_unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
     try:
         if method.client_streaming:
-            list(channel.stream_stream(path)(iter([data]), timeout=20))
-            list(channel.stream_stream(path)(iter([STARTS, data]), timeout=20))
+            list(stream_stream(iter([data]), timeout=20))
+            list(stream_stream(iter([STARTS, data]), timeout=20))
         elif method.name == "Watch":
-            next(channel.unary_stream(path)(data, timeout=20))
+            next(unary_stream(data, timeout=20))
         elif method.server_streaming:
-            list(channel.unary_stream(path)(data, timeout=20))
+            list(unary_stream(data, timeout=20))
         else:
-            channel.unary_unary(path)(data, timeout=20)
+            unary_unary(data, timeout=20)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code

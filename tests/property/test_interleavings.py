@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Commit, Deletion, Document, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import BuildSpec, build
 from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.values import SegmentOutdated
-from shortlist_server.storage.vectors.index import Job, Watch
+from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
 DIMENSION = 4
@@ -73,7 +75,7 @@ BEGINNINGS = st.builds(Begin, KINDS)
 STEPS = st.one_of(TRANSACTIONS, BEGINNINGS, TRANSACTIONS, BEGINNINGS, TRANSACTIONS, st.builds(Fail, KINDS))
 
 # Two segments and rows in the growing one, from which both kinds of build can begin.
-START = [
+START: list[Begin | Fail | list[Put | Delete | Publish]] = [
     [Put(0), Put(1), Put(2)],
     Begin("flush"),
     [Publish("flush"), Put(3), Put(4), Put(5)],
@@ -99,10 +101,16 @@ class Play:
         self.model: dict[str, np.ndarray] = {}
         self.builds: dict[str, tuple[ExitStack, Job, Segment | None, Watch]] = {}
 
+    @property
+    def index(self) -> DenseIndex:
+        opened = self.collection._lifecycle.opened
+        assert opened is not None
+        return opened.index
+
     def begin(self, kind: str) -> None:
         if kind in self.builds:
             return
-        index, snapshot = self.collection._lifecycle.opened.index, self.collection.snapshot
+        index, snapshot = self.index, self.collection.snapshot
         job = next_flush(snapshot, 1, MOST) if kind == "flush" else next_merge(snapshot, 1, MOST, idle=True)
         if job is None:
             return
@@ -133,8 +141,8 @@ class Play:
         """All changes in one transaction of the writer thread, in their order."""
         gate = threading.Event()
         blocked = self.collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
-        waiting = [blocked]
-        published = []
+        waiting: list[Future[None] | Future[Commit]] = [blocked]
+        published: list[tuple[str, Future[None]]] = []
         for change in changes:
             match change:
                 case Put(number):
@@ -152,10 +160,10 @@ class Play:
                 future.result()
             self.builds.pop(kind)[0].close()
 
-    def publish(self, job: Job, segment: Segment | None, watch: Watch):
-        index = self.collection._lifecycle.opened.index
+    def publish(self, job: Job, segment: Segment | None, watch: Watch) -> Future[None]:
+        index = self.index
 
-        def apply(transaction) -> None:
+        def apply(transaction: WriteTransaction) -> None:
             index.admit(job, segment, watch)
             transaction.replace_segments(
                 [old.row.uid for old in job.replaced], None if segment is None else segment.row
@@ -193,7 +201,9 @@ class Play:
 @example([Begin("flush"), Begin("merge"), [Publish("merge")], [Delete(7), Publish("flush")]])
 @example([Begin("merge"), Begin("flush"), [Delete(0)], [Publish("flush"), Delete(6)], [Put(2), Publish("merge")]])
 @settings(max_examples=30, deadline=None)
-def test_the_index_shows_what_is_stored_in_whatever_order_builds_and_changes_come(steps):
+def test_the_index_shows_what_is_stored_in_whatever_order_builds_and_changes_come(
+    steps: list[Begin | Fail | list[Put | Delete | Publish]],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         play = Play(Path(folder))
         try:

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Include, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Include, NewPassage, Upsert, Vector
+from shortlist_server.storage.base import Lease
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 4
@@ -37,29 +39,30 @@ class OpenAndClosed(RuleBasedStateMachine):
     """Rules act on the store and on ``self.model``: name -> id -> vector."""
 
     @initialize(seed=st.integers(0, 1000))
-    def begin(self, seed):
+    def begin(self, seed: int) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.random = np.random.default_rng(seed)
-        self.model = {}
-        self.leases = []
+        self.model: dict[str, dict[str, Vector]] = {}
+        self.leases: list[Lease[EmbeddedCollection]] = []
         self.store = self.open_store()
         for name in ("a", "b", "c"):
             self.create_or_drop(name)
 
-    def open_store(self):
+    def open_store(self) -> EmbeddedStore:
         return EmbeddedStore(Config(data_dir=self.folder, max_open_collections=MOST_OPEN), maintain=False)
 
-    def teardown(self):
+    def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close()
             shutil.rmtree(self.folder)
 
-    def vector(self):
+    def vector(self) -> Vector:
         vector = self.random.standard_normal(DIMENSION).astype(np.float32)
-        return vector / np.linalg.norm(vector)
+        unit: Vector = vector / np.linalg.norm(vector)
+        return unit
 
     @rule(name=NAMES)
-    def create_or_drop(self, name):
+    def create_or_drop(self, name: str) -> None:
         if name in self.model:
             self.store.drop(name)
             del self.model[name]
@@ -68,7 +71,7 @@ class OpenAndClosed(RuleBasedStateMachine):
             self.model[name] = {}
 
     @rule(name=NAMES, ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=4, unique=True))
-    def put(self, name, ids):
+    def put(self, name: str, ids: list[str]) -> None:
         if name not in self.model:
             return
         vectors = {id: self.vector() for id in ids}
@@ -85,13 +88,13 @@ class OpenAndClosed(RuleBasedStateMachine):
         self.model[name].update(vectors)
 
     @rule(name=NAMES, id=st.sampled_from(IDS))
-    def delete(self, name, id):
+    def delete(self, name: str, id: str) -> None:
         if name in self.model:
             self.store.find(name).commit([Deletion(id=id)]).result(30)
             self.model[name].pop(id, None)
 
     @rule(name=NAMES, limit=st.integers(1, 10))
-    def search(self, name, limit):
+    def search(self, name: str, limit: int) -> None:
         if name not in self.model:
             return
         self.settle()
@@ -105,16 +108,16 @@ class OpenAndClosed(RuleBasedStateMachine):
             assert {names[key] for key in collection.lexical("fox", 10).keys.tolist()} == set(self.model[name])
 
     @rule(name=NAMES)
-    def read(self, name):
+    def read(self, name: str) -> None:
         if name in self.model:
             self.settle()
             stored = self.store.find(name).documents_by_id(IDS, Include(vectors=True))
-            assert {id: d.passages[0].vector.tolist() for id, d in stored.items()} == {
+            assert {id: np.asarray(d.passages[0].vector).tolist() for id, d in stored.items()} == {
                 id: vector.tolist() for id, vector in self.model[name].items()
             }
 
     @rule(name=NAMES, even_busy=st.booleans())
-    def close(self, name, even_busy):
+    def close(self, name: str, even_busy: bool) -> None:
         if name in self.model:
             collection = self.store.find(name)
             closed = collection._lifecycle.close_unused(even_busy=even_busy)
@@ -123,38 +126,38 @@ class OpenAndClosed(RuleBasedStateMachine):
                 assert collection.is_open
 
     @rule(name=NAMES)
-    def lease(self, name):
+    def lease(self, name: str) -> None:
         if name in self.model and len(self.leases) < 3:
             self.leases.append(self.store.lease(name))
 
     @rule()
-    def release(self):
+    def release(self) -> None:
         if self.leases:
             self.leases.pop(0).release()
 
     @rule(name=NAMES)
-    def flush(self, name):
+    def flush(self, name: str) -> None:
         if name in self.model:
             self.settle()
             self.store.find(name).flush_now()
 
     @rule(name=NAMES)
-    def verify(self, name):
+    def verify(self, name: str) -> None:
         if name in self.model:
             assert self.store.verify(name).problems == []
 
     @rule()
-    def restart(self):
+    def restart(self) -> None:
         self.store.close()
         self.leases.clear()
         self.store = self.open_store()
 
-    def settle(self):
+    def settle(self) -> None:
         if hasattr(self, "pending"):
             self.pending.exception(30)  # A collection that was dropped takes no commit.
 
     @invariant()
-    def what_is_told_is_right_and_opens_nothing(self):
+    def what_is_told_is_right_and_opens_nothing(self) -> None:
         if not hasattr(self, "store"):
             return
         self.settle()
@@ -166,7 +169,7 @@ class OpenAndClosed(RuleBasedStateMachine):
             assert was_open or not collection.is_open
 
     @invariant()
-    def few_are_open_and_all_that_are_leased(self):
+    def few_are_open_and_all_that_are_leased(self) -> None:
         if not hasattr(self, "store"):
             return
         leased = {lease.collection.name for lease in self.leases if lease.collection.name in self.model}

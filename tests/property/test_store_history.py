@@ -11,6 +11,7 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,17 +27,21 @@ from shortlist_server.domain import (
     CollectionConfig,
     Contains,
     Deletion,
+    DenseCandidates,
     Document,
     Equals,
     Exists,
+    Filter,
     Include,
     Negation,
     NewPassage,
     OneOf,
     Range,
     Upsert,
+    Vector,
 )
 from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.vectors.selection import KeySelection
 from shortlist_server.storage.verify import verify_collection
 
 DIMENSION = 4
@@ -66,6 +71,8 @@ LEAVES = st.one_of(
     st.builds(Exists, PATHS),
     st.builds(Contains, PATHS, SCALARS),
 )
+Metadata = dict[str, Any]
+
 FILTERS = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -77,7 +84,7 @@ FILTERS = st.recursive(
 )
 
 
-def same(a, b):
+def same(a: object, b: object) -> bool:
     """Equality without conversion: True is not 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return isinstance(a, bool) and isinstance(b, bool) and a == b
@@ -86,7 +93,7 @@ def same(a, b):
     return isinstance(a, int | float) and isinstance(b, int | float) and a == b
 
 
-def passes(filter, metadata):
+def passes(filter: Filter, metadata: Metadata) -> bool:
     """The definition of the filter language, in Python."""
     match filter:
         case AllOf(filters):
@@ -95,7 +102,7 @@ def passes(filter, metadata):
             return any(passes(part, metadata) for part in filters)
         case Negation(part):
             return not passes(part, metadata)
-    value = metadata
+    value: object = metadata
     for key in filter.path:
         if not isinstance(value, dict) or key not in value:
             return False
@@ -112,6 +119,8 @@ def passes(filter, metadata):
         case Range(_, lower, lower_inclusive, upper, upper_inclusive):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 return False
+            assert not isinstance(lower, str)
+            assert not isinstance(upper, str)
             above = lower is None or value > lower or (lower_inclusive and value == lower)
             return above and (upper is None or value < upper or (upper_inclusive and value == upper))
 
@@ -120,10 +129,10 @@ class History(RuleBasedStateMachine):
     """Rules act on the store and on ``self.model``: id -> (metadata, text, vectors)."""
 
     @initialize(seed=st.integers(0, 1000), declared=st.booleans())
-    def begin(self, seed, declared):
+    def begin(self, seed: int, declared: bool) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.random = np.random.default_rng(seed)
-        self.model = {}
+        self.model: dict[str, tuple[Metadata, str, np.ndarray]] = {}
         self.store = self.open_store()
         self.collection = self.store.create(
             "c",
@@ -137,15 +146,15 @@ class History(RuleBasedStateMachine):
             ),
         )
 
-    def open_store(self):
+    def open_store(self) -> EmbeddedStore:
         return EmbeddedStore(Config(data_dir=self.folder), maintain=False)
 
-    def teardown(self):
+    def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close()
             shutil.rmtree(self.folder)
 
-    def upsert_of(self, id, metadata, passages, text):
+    def upsert_of(self, id: str, metadata: Metadata, passages: int, text: str) -> Upsert:
         vectors = self.random.standard_normal((passages, DIMENSION)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         self.model.pop(id, None)
@@ -165,32 +174,32 @@ class History(RuleBasedStateMachine):
             max_size=8,
         )
     )
-    def put(self, documents):
+    def put(self, documents: list[tuple[str, Metadata, int, str]]) -> None:
         self.collection.commit([self.upsert_of(*document) for document in documents]).result(30)
 
     @rule(ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=3))
-    def delete(self, ids):
+    def delete(self, ids: list[str]) -> None:
         for id in ids:
             self.model.pop(id, None)
         self.collection.commit([Deletion(id=id) for id in ids]).result(30)
 
     @rule(filter=FILTERS)
-    def delete_matching(self, filter):
+    def delete_matching(self, filter: Filter) -> None:
         gone = [id for id, (metadata, _, _) in self.model.items() if passes(filter, metadata)]
         assert self.collection.delete_matching(filter).result(30) == len(gone)
         for id in gone:
             del self.model[id]
 
     @rule()
-    def flush(self):
+    def flush(self) -> None:
         self.collection.flush_now()
 
     @rule()
-    def merge(self):
+    def merge(self) -> None:
         self.collection.merge_now()
 
     @rule(damage=st.one_of(st.none(), st.integers(0, 1000)))
-    def restart(self, damage):
+    def restart(self, damage: int | None) -> None:
         self.store.close()
         files = sorted((self.folder / "collections" / "c" / "segments").glob("*/*"))
         if damage is not None and files:
@@ -204,8 +213,9 @@ class History(RuleBasedStateMachine):
         self.collection = self.store.open("c")
 
     @rule(filter=FILTERS, limit=st.integers(1, 15), exact=st.booleans())
-    def search_filtered(self, filter, limit, exact):
+    def search_filtered(self, filter: Filter, limit: int, exact: bool) -> None:
         selection = self.collection.select(filter)
+        assert isinstance(selection, KeySelection)
         expected = {id for id, (metadata, _, _) in self.model.items() if passes(filter, metadata)}
         names = {key: id for id, key in self.collection.keys(IDS).items()}
         assert {names[key] for key in selection.keys.tolist()} == expected
@@ -217,16 +227,16 @@ class History(RuleBasedStateMachine):
         assert lexical == {id for id in expected if "fox" in self.model[id][1]}
 
     @rule(limit=st.integers(1, 15), exact=st.booleans())
-    def search(self, limit, exact):
+    def search(self, limit: int, exact: bool) -> None:
         names = {key: id for id, key in self.collection.keys(IDS).items()}
         self.compare(self.collection.dense(self.query(), limit, exact=exact), set(self.model), limit, names, exact)
 
-    def query(self):
+    def query(self) -> Vector:
         vector = self.random.standard_normal(DIMENSION).astype(np.float32)
-        self.last_query = vector / np.linalg.norm(vector)
+        self.last_query: Vector = vector / np.linalg.norm(vector)
         return self.last_query
 
-    def compare(self, found, ids, limit, names, exact):
+    def compare(self, found: DenseCandidates, ids: set[str], limit: int, names: dict[int, str], exact: bool) -> None:
         best = {id: float(np.max(self.model[id][2] @ self.last_query)) for id in ids if len(self.model[id][2])}
         expected = sorted(best, key=best.__getitem__, reverse=True)[:limit]
         got = list(dict.fromkeys(names[key] for key in found.keys.tolist()))
@@ -238,7 +248,7 @@ class History(RuleBasedStateMachine):
             assert found.scores[firsts].tolist() == pytest.approx([best[id] for id in expected], abs=1e-5)
 
     @invariant()
-    def counts_agree(self):
+    def counts_agree(self) -> None:
         if not hasattr(self, "store"):
             return
         info = self.collection.info()
@@ -246,7 +256,7 @@ class History(RuleBasedStateMachine):
         assert info.passage_count == sum(len(vectors) for _, _, vectors in self.model.values())
 
     @rule()
-    def check(self):
+    def check(self) -> None:
         report = verify_collection(self.collection)
         assert [problem for problem in report.problems if "at the start" not in problem] == []
         stored = self.collection.documents(list(self.collection.keys(IDS).values()), Include(vectors=True)).values()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from click import ClickException
@@ -178,7 +179,9 @@ def test_a_collection_without_an_embedder_is_measured_by_its_words(folder: Path,
 
 
 @pytest.mark.parametrize("mode", ["dense", "lexical"])
-def test_figures_are_those_that_the_server_itself_measures(folder: Path, target: str, mode: str) -> None:
+def test_figures_are_those_that_the_server_itself_measures(
+    folder: Path, target: str, mode: Literal["dense", "lexical"]
+) -> None:
     with (folder / "qrels" / "test.tsv").open("a") as more:
         more.write("q1\tcamel\t2\nq2\twhale\t1\n")
     with Client(target) as client:

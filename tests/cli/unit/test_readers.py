@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -11,8 +12,8 @@ from shortlist_cli.commands.filter_text import parse_filter, parse_filters
 from shortlist_cli.commands.readers import Columns, Record, Unreadable, count_documents, read_documents
 
 
-def read(path: Path, format: str = "auto", **columns: object) -> list[Record]:
-    return list(read_documents(path, format, Columns(**columns)))  # type: ignore[arg-type]
+def read(path: Path, format: str = "auto", **columns: Any) -> list[Record]:
+    return list(read_documents(path, format, Columns(**columns)))
 
 
 def test_json_lines_with_beirs_names(tmp_path: Path) -> None:

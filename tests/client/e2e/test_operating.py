@@ -171,7 +171,7 @@ class Stalling(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            yield pb.VerifyResponse(progress={"collection": "notes"}).SerializeToString()
+            yield pb.VerifyResponse(progress=pb.VerifyProgress(collection="notes")).SerializeToString()
             self.stop.wait(30)
 
         return grpc.unary_stream_rpc_method_handler(answer)

@@ -79,4 +79,6 @@ def test_filters_read_back_as_text_and_compare_by_value() -> None:
 def test_the_proto_given_out_is_a_copy() -> None:
     filter = Field("a") == 1
     filter.to_proto().equals.field = "b"
-    assert filter == Filter(filter_pb2.Filter(equals={"field": "a", "value": {"number_value": 1}}))
+    assert filter == Filter(
+        filter_pb2.Filter(equals=filter_pb2.Equals(field="a", value=filter_pb2.Scalar(number_value=1)))
+    )

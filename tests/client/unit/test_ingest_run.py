@@ -23,6 +23,7 @@ from shortlist import (
 from shortlist._ingest_run import IngestOptions, IngestRun
 from shortlist._operations import operation_cost, prepare
 from shortlist._window import MAX_PENDING_OPERATIONS
+from shortlist.v1 import document_pb2
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist_server import errors as server_errors
 from shortlist_server.config import Config
@@ -125,7 +126,7 @@ def test_the_cost_is_that_of_the_contract() -> None:
     assert operation_cost(pb.IngestOperation(delete_id="x" * 100)) == 1 + 100 // 4
     document = prepare(Document(id="a", title="é", text="12345", vector=[0.0] * 32), 10_000)
     assert document.cost == 1 + 8 // 4 + 32 // 16
-    assert operation_cost(pb.IngestOperation(upsert={"id": "a", "vector": [0.0] * 47})) == 1 + 47 // 16
+    assert operation_cost(pb.IngestOperation(upsert=document_pb2.Document(id="a", vector=[0.0] * 47))) == 1 + 47 // 16
     metadata = {"tags": ["a", "b"], "year": 2020}
     operation = prepare(Document(id="a", text="x", metadata=metadata), 10_000)
     assert operation.proto is not None

@@ -25,7 +25,7 @@ class Failed(grpc.RpcError):
     def details(self) -> str:
         return self._details
 
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+    def trailing_metadata(self) -> tuple[Any, ...]:
         if not self._parts:
             return ()
         packed = []

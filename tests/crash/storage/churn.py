@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import warm
 
 from shortlist_server.config import Config
 from shortlist_server.domain import (
@@ -39,8 +39,14 @@ from shortlist_server.domain import (
 from shortlist_server.errors import Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
+from shortlist_server.storage.disk.files import CrashPoint
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import verify_collection
+
+if TYPE_CHECKING:
+    from . import warm
+else:
+    import warm
 
 DIMENSION = 8
 IDS = 150
@@ -151,7 +157,7 @@ def compare(collection: EmbeddedCollection, model: Model) -> list[str]:
     return problems
 
 
-def killer(point: str, nth: int):
+def killer(point: str, nth: int) -> CrashPoint:
     left = nth
 
     def crash_point(name: str) -> None:

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,15 @@ import numpy as np
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Equals, NewPassage, Upsert
 from shortlist_server.storage.compaction.builder import main as build_main
+from shortlist_server.storage.disk.files import CrashPoint
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 8
 IDS = 300
 OPERATIONS = 120
+
+Argument = list[Upsert | Deletion] | float | None
+"""Of an operation: the changes to commit, the bucket to delete, or nothing."""
 
 
 def configuration(folder: Path) -> Config:
@@ -40,7 +45,7 @@ def upsert(seed: int, number: int, id: str) -> Upsert:
     )
 
 
-def operations(seed: int):
+def operations(seed: int) -> Iterator[tuple[int, str, Argument]]:
     """Yields (number, kind, argument): "commit" with changes, "delete" with a bucket, "backup", "other"."""
     chance = random.Random(seed)
     for number in range(OPERATIONS):
@@ -60,8 +65,9 @@ def operations(seed: int):
             )
 
 
-def apply(model: dict[str, Upsert], kind: str, argument) -> None:
+def apply(model: dict[str, Upsert], kind: str, argument: Argument) -> None:
     if kind == "commit":
+        assert isinstance(argument, list)
         for change in argument:
             if isinstance(change, Deletion):
                 model.pop(change.id, None)
@@ -72,7 +78,7 @@ def apply(model: dict[str, Upsert], kind: str, argument) -> None:
             del model[id]
 
 
-def killer(point: str, nth: int):
+def killer(point: str, nth: int) -> CrashPoint:
     left = nth
 
     def crash_point(name: str) -> None:
@@ -108,6 +114,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> None:
     for number, kind, argument in operations(seed):
         say(f"begin {number}")
         if kind == "commit":
+            assert isinstance(argument, list)
             waiting.append((number, collection.commit(argument)))
         if kind != "commit" or len(waiting) > 2:
             for earlier, future in waiting:
@@ -115,6 +122,7 @@ def run(folder: Path, seed: int, point: str, nth: int) -> None:
                 say(f"done {earlier}")
             waiting = []
         if kind == "delete":
+            assert isinstance(argument, float)
             collection.delete_matching(Equals(("bucket",), argument)).result(60)
             say(f"done {number}")
         elif kind == "backup":

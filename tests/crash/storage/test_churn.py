@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,9 +25,13 @@ CHURN = Path(__file__).with_name("churn.py")
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
 ROUNDS_OF_A_LIFE = 5
 
-sys.path.insert(0, str(CHURN.parent))
-churn = importlib.import_module("churn")
-sys.path.remove(str(CHURN.parent))
+if TYPE_CHECKING:
+    from . import churn
+    from .churn import Model
+else:
+    sys.path.insert(0, str(CHURN.parent))
+    churn = importlib.import_module("churn")
+    sys.path.remove(str(CHURN.parent))
 
 pytestmark = pytest.mark.crash
 
@@ -63,7 +68,7 @@ def play(folder: Path, seed: int) -> tuple[str, int, int]:
     return next((line for line in reversed(lines) if line.startswith("built")), "built 0 0"), begun, done
 
 
-def state_found(before: dict, found: dict, seed: int, begun: int, done: int) -> dict:
+def state_found(before: Model, found: Model, seed: int, begun: int, done: int) -> Model:
     """The state after some operation from the last acknowledged to the last begun one that was found."""
     model = dict(before)
     states = [dict(model)] if done < 0 else []
@@ -83,8 +88,8 @@ def state_found(before: dict, found: dict, seed: int, begun: int, done: int) -> 
 
 
 @pytest.mark.parametrize("life", range(-(-ROUNDS // ROUNDS_OF_A_LIFE)))
-def test_the_index_agrees_with_the_documents_through_replacements_builds_and_kills(tmp_path, life):
-    model: dict = {}
+def test_the_index_agrees_with_the_documents_through_replacements_builds_and_kills(tmp_path: Path, life: int) -> None:
+    model: Model = {}
     first = life * ROUNDS_OF_A_LIFE
     for seed in range(first, min(first + ROUNDS_OF_A_LIFE, ROUNDS)):
         built, begun, done = play(tmp_path / "data", seed)

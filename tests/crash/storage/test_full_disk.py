@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Range, Upsert
 from shortlist_server.errors import OutOfSpace
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.store import EmbeddedStore
 
@@ -21,7 +23,7 @@ DIMENSION = 32
 
 
 @pytest.fixture
-def small_disk(tmp_path, request):
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '12m')}", "tmpfs", str(folder)]
@@ -51,7 +53,7 @@ def make(folder: Path) -> EmbeddedStore:
     return store
 
 
-def test_a_commit_on_a_full_disk_fails_whole_and_the_next_one_with_room_succeeds(small_disk):
+def test_a_commit_on_a_full_disk_fails_whole_and_the_next_one_with_room_succeeds(small_disk: Path) -> None:
     store = make(small_disk)
     try:
         collection = store.open("c")
@@ -77,7 +79,7 @@ def test_a_commit_on_a_full_disk_fails_whole_and_the_next_one_with_room_succeeds
         store.close()
 
 
-def test_a_build_on_a_full_disk_fails_whole_and_succeeds_when_there_is_room(small_disk):
+def test_a_build_on_a_full_disk_fails_whole_and_succeeds_when_there_is_room(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     store = make(small_disk)
     try:
@@ -100,7 +102,7 @@ def test_a_build_on_a_full_disk_fails_whole_and_succeeds_when_there_is_room(smal
 
 @pytest.mark.parametrize("small_disk", ["256m"], indirect=True)
 @pytest.mark.parametrize("way", ["by filter", "by id"])
-def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_disk, way):
+def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_disk: Path, way: str) -> None:
     store = make(small_disk)
     try:
         collection = store.open("c")
@@ -127,7 +129,7 @@ def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_di
         store.close()
 
 
-def test_while_the_reserve_is_spent_only_deletions_are_taken(small_disk):
+def test_while_the_reserve_is_spent_only_deletions_are_taken(small_disk: Path) -> None:
     store = make(small_disk)
     try:
         collection = store.open("c")
@@ -147,7 +149,7 @@ def test_while_the_reserve_is_spent_only_deletions_are_taken(small_disk):
         store.close()
 
 
-def fill_with_documents(collection, number: int, at_once: int, words: int = 300) -> int:
+def fill_with_documents(collection: EmbeddedCollection, number: int, at_once: int, words: int = 300) -> int:
     """Adds documents from this number on until there is no room; returns the number of the first that has none."""
     while True:
         try:

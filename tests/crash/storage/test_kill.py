@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Include
+from shortlist_server.domain import Include, StoredDocument, Upsert
 from shortlist_server.errors import CommitsLost
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
@@ -81,6 +81,7 @@ def check(folder: Path, seed: int, begun: int, done: int) -> None:
         assert_is_a_state(found, seed, begun, done)
         for document in list(found.values())[:40]:
             vector = document.passages[0].vector
+            assert vector is not None
             assert document.key in collection.dense(vector, 3).keys.tolist()
         lexical = collection.lexical("common", 10 * load.IDS)
         assert set(lexical.keys.tolist()) == set(keys.values())
@@ -92,9 +93,9 @@ def check(folder: Path, seed: int, begun: int, done: int) -> None:
         store.close()
 
 
-def assert_is_a_state(found, seed: int, begun: int, done: int) -> None:
+def assert_is_a_state(found: dict[str, StoredDocument], seed: int, begun: int, done: int) -> None:
     """The documents are those after some operation from the last acknowledged to the last begun one."""
-    model: dict = {}
+    model: dict[str, Upsert] = {}
     states = [dict(model)] if done < 0 else []
     for number, kind, argument in load.operations(seed):
         if number > begun:
@@ -108,23 +109,23 @@ def assert_is_a_state(found, seed: int, begun: int, done: int) -> None:
     raise AssertionError(f"after operation {done} was acknowledged, the store holds no state up to {begun}")
 
 
-def equal(stored, change) -> bool:
+def equal(stored: StoredDocument, change: Upsert) -> bool:
     return (
         stored.text == change.document.text
         and dict(stored.metadata) == dict(change.document.metadata)
-        and np.array_equal([p.vector for p in stored.passages], [p.vector for p in change.passages])
+        and np.array_equal(np.array([p.vector for p in stored.passages]), np.array([p.vector for p in change.passages]))
     )
 
 
 @pytest.mark.parametrize(("point", "nth"), POINTS)
-def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at(tmp_path, point, nth):
+def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at(tmp_path: Path, point: str, nth: int) -> None:
     process = start(tmp_path / "data", 1, point, nth)
     begun, done = finish(process, tmp_path / "data")
     check(tmp_path / "data", 1, begun, done)
 
 
 @pytest.mark.parametrize("point", BUILD_POINTS)
-def test_a_build_that_is_killed_leaves_everything_as_it_was(tmp_path, point):
+def test_a_build_that_is_killed_leaves_everything_as_it_was(tmp_path: Path, point: str) -> None:
     builder = (sys.executable, "-P", str(LOAD), "build", point)
     store = EmbeddedStore(load.configuration(tmp_path / "data"), builder=builder, maintain=False)
     try:
@@ -148,7 +149,7 @@ def test_a_build_that_is_killed_leaves_everything_as_it_was(tmp_path, point):
 
 
 @pytest.mark.parametrize("round", range(ROUNDS))
-def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at_random(tmp_path, round):
+def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at_random(tmp_path: Path, round: int) -> None:
     chance = random.Random(round)
     process = start(tmp_path / "data", round)
     try:
@@ -164,7 +165,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at_random(tmp_p
 
 
 @pytest.mark.parametrize("round", range(max(1, ROUNDS // 4)))
-def test_a_log_that_is_lost_after_a_kill_is_never_passed_over(tmp_path, round):
+def test_a_log_that_is_lost_after_a_kill_is_never_passed_over(tmp_path: Path, round: int) -> None:
     chance = random.Random(1000 + round)
     data = tmp_path / "data"
     process = start(data, round, "commit:recorded", chance.randrange(1, 40))

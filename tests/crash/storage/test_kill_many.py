@@ -41,11 +41,11 @@ def test_what_was_acknowledged_is_there_in_every_collection(tmp_path: Path, roun
     assert process.wait(60) == -signal.SIGKILL
     store = EmbeddedStore(configuration(tmp_path / "data"))
     try:
-        for number, ids in acknowledged.items():
+        for place, ids in acknowledged.items():
             if ids:
-                collection = store.find(name_of(number))
+                collection = store.find(name_of(place))
                 assert collection.info().document_count >= len(ids)
                 assert set(collection.keys(sorted(ids))) == ids
-                assert store.verify(name_of(number)).problems == []
+                assert store.verify(name_of(place)).problems == []
     finally:
         store.close()

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 BUILD_POINTS = ("build:read", "build:indexed", "build:half_written", "build:written", "build:renamed")
 
@@ -33,7 +34,7 @@ def serve(path: str, killed_share: float) -> None:
     import shortlist_server.storage.compaction.builder
 
     while True:
-        ready, _, _ = select.select([alive, listener], [], [])
+        ready, _, _ = select.select([alive, listener.fileno()], [], [])
         if alive in ready:
             os._exit(0)
         connection, _ = listener.accept()
@@ -43,7 +44,7 @@ def serve(path: str, killed_share: float) -> None:
         connection.close()
 
 
-def _build(connection: socket.socket, main, point: str) -> None:
+def _build(connection: socket.socket, main: Callable[[Callable[[str], None]], int], point: str) -> None:
     for descriptor in (0, 1):
         os.dup2(connection.fileno(), descriptor)
     connection.close()

@@ -14,6 +14,7 @@ import pytest
 from shortlist import Client, CollectionConfig, Document
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.testing import server
 
@@ -87,7 +88,12 @@ def test_documents_are_read_however_many_verifications_are_under_way(tmp_path: P
         client.ingest("a", [Document(id="x", vector=[1.0])]).finish()
         # Verifications wait for the collection's writer.
         collection = running._server._store.open("a")
-        collection.submit(Task(lambda _: busy.set() or held.wait(60), lambda _: None))
+
+        def hold(_: WriteTransaction) -> None:
+            busy.set()
+            held.wait(60)
+
+        collection.submit(Task(hold, lambda _: None))
         assert busy.wait(30)
         with ThreadPoolExecutor(8) as threads:
             verifications = [threads.submit(client.verify, "a") for _ in range(8)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import pytest
 
@@ -15,6 +16,7 @@ from shortlist import (
     InvalidArgument,
     ModelVersion,
     Rerank,
+    RetrievalMode,
     SearchDefaults,
 )
 from shortlist_server.ranking.measures import judge, judge_each
@@ -29,6 +31,13 @@ QUERIES = {"q1": "which bird hunts mice at night", "q2": "walks for days without
 QRELS = {"q1": {"owl": 2, "lynx": 1}, "q2": {"camel": 1}, "q3": {"whale": 1, "camel": 0}}
 
 
+class Asked(TypedDict, total=False):
+    """What a search is asked beyond its text."""
+
+    mode: RetrievalMode
+    rerank: bool
+
+
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
     with Client(target) as connected:
@@ -40,10 +49,15 @@ def client(target: str) -> Iterator[Client]:
 
 def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(client: Client) -> None:
     (report,) = client.evaluate("animals", QUERIES, QRELS, include_queries=True)
-    asked = {"dense": {"mode": "dense", "rerank": False}, "lexical": {"mode": "lexical", "rerank": False}}
-    for ranking, settings in {**asked, "fused": {"rerank": False}, "final": {}}.items():
+    asked: dict[str, Asked] = {
+        "dense": {"mode": "dense", "rerank": False},
+        "lexical": {"mode": "lexical", "rerank": False},
+        "fused": {"rerank": False},
+        "final": {},
+    }
+    for ranking, settings in asked.items():
         found = {
-            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]  # type: ignore[arg-type]
+            query: [hit.id for hit in client.search("animals", text, limit=100, **settings)]
             for query, text in QUERIES.items()
         }
         means, each = judge(found, QRELS), judge_each(found, QRELS)

@@ -30,7 +30,9 @@ def stub(target: str) -> Iterator[Any]:
 
 def search(stub: Any, **fields: Any) -> search_service_pb2.SearchResponse:
     fields = {"query": pb.Query(text="owl bird"), "explain": True, **fields}
-    return stub.Search(search_service_pb2.SearchRequest(collection="docs", **fields), timeout=10)
+    request = search_service_pb2.SearchRequest(collection="docs", **fields)
+    response: search_service_pb2.SearchResponse = stub.Search(request, timeout=10)
+    return response
 
 
 def test_without_being_asked_a_search_explains_nothing(stub: Any) -> None:

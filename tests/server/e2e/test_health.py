@@ -34,8 +34,9 @@ def test_the_list_has_every_service_and_the_server_itself(channel: grpc.Channel)
 def test_bytes_that_are_no_message_are_an_invalid_argument(
     channel: grpc.Channel, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    call: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/grpc.health.v1.Health/{method}")
     with pytest.raises(grpc.RpcError) as caught:
-        list(channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\xff\xff\xff", timeout=5))
+        list(call(b"\xff\xff\xff", timeout=5))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -46,11 +47,20 @@ def refused(call: Callable[[], object]) -> grpc.RpcError:
     return caught.value
 
 
-def setting_of(error: grpc.RpcError) -> str:
+def unary(channel: grpc.Channel, method: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+    return channel.unary_unary(method)
+
+
+def streaming(channel: grpc.Channel, method: str) -> grpc.StreamUnaryMultiCallable[bytes, bytes]:
+    return channel.stream_unary(method)
+
+
+def setting_of(error: grpc.RpcError | grpc.Call) -> str:
     status = rpc_status.from_call(error)
     info = error_details_pb2.ErrorInfo()
     assert status is not None and status.details[0].Unpack(info), error
-    return info.metadata["setting"]
+    setting: str = info.metadata["setting"]
+    return setting
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -125,8 +135,9 @@ class Unreading:
                 if isinstance(event, h2.events.StreamReset) and event.stream_id is not None:
                     found.setdefault(event.stream_id, "reset")
                 if isinstance(event, h2.events.TrailersReceived | h2.events.ResponseReceived):
-                    status = dict(event.headers or ()).get("grpc-status")
-                    if status is not None and event.stream_id is not None:
+                    headers: dict[str | bytes, str | bytes] = dict(event.headers or ())
+                    status = headers.get("grpc-status")
+                    if isinstance(status, str) and event.stream_id is not None:
                         found[event.stream_id] = status
             self._socket.sendall(self._http.data_to_send())
         return found
@@ -177,14 +188,14 @@ def test_a_call_without_a_key_is_refused_before_its_request_is_read(tmp_path: Pa
             yield b""
 
         begin = time.monotonic()
-        error = refused(lambda: channel.stream_unary(BATCH_SEARCH)(never(), timeout=10))
+        error = refused(lambda: streaming(channel, BATCH_SEARCH)(never(), timeout=10))
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         assert time.monotonic() - begin < 5
         over.set()
         with Greatest() as memory:
             for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
                 error = refused(
-                    lambda c=compression: channel.unary_unary(BATCH_SEARCH)(EMPTY_SEARCHES, timeout=20, compression=c)
+                    partial(unary(channel, BATCH_SEARCH), EMPTY_SEARCHES, timeout=20, compression=compression)
                 )
                 assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         assert memory.grown < 64 * 2**20
@@ -193,7 +204,7 @@ def test_a_call_without_a_key_is_refused_before_its_request_is_read(tmp_path: Pa
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_millions_of_elements_are_counted_before_any_is_made(compression: grpc.Compression) -> None:
     with server() as running, grpc.insecure_channel(running.target) as channel:
-        call = channel.unary_unary(BATCH_SEARCH)
+        call = unary(channel, BATCH_SEARCH)
         with Greatest() as memory:
             error = refused(lambda: call(EMPTY_SEARCHES, timeout=20, compression=compression))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -230,7 +241,7 @@ def test_an_honest_message_may_be_compressed(tmp_path: Path) -> None:
 def test_a_compressed_message_that_is_not_what_it_says_is_an_invalid_argument(raw: bytes, details: str) -> None:
     with server() as running, grpc.insecure_channel(running.target) as channel:
         # The server tells a compressed message by its first bytes.
-        error = refused(lambda: channel.unary_unary(BATCH_SEARCH)(raw, timeout=20))
+        error = refused(lambda: unary(channel, BATCH_SEARCH)(raw, timeout=20))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert details in (error.details() or "")
 
@@ -256,7 +267,7 @@ def test_a_million_filters_stop_nothing() -> None:
         probing = threading.Thread(target=probe)
         probing.start()
         for _ in range(3):
-            error = refused(lambda: channel.unary_unary("/shortlist.v1.SearchService/Search")(data, timeout=20))
+            error = refused(lambda: unary(channel, "/shortlist.v1.SearchService/Search")(data, timeout=20))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert "filter.all_of.filters has more than 256 elements" in (error.details() or "")
         over.set()
@@ -272,7 +283,7 @@ def test_a_request_that_does_not_arrive_keeps_no_place_for_long() -> None:
             over.wait(20)
             yield b""
 
-        calls = [channel.stream_unary(BATCH_SEARCH).future(never(), timeout=20) for _ in range(12)]
+        calls = [streaming(channel, BATCH_SEARCH).future(never(), timeout=20) for _ in range(12)]
         until(lambda: sum(call.done() for call in calls) >= 4)
         assert {setting_of(call) for call in calls if call.done()} == {"max_slow_requests_per_caller"}
         over.set()
@@ -338,7 +349,8 @@ def test_health_watches_are_bounded_for_each_address_and_probes_are_answered() -
 def _watches(stub: health_pb2_grpc.HealthStub) -> bool:
     watch = stub.Watch(health_pb2.HealthCheckRequest())
     try:
-        return next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        answer: health_pb2.HealthCheckResponse = next(watch)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     except grpc.RpcError:
         return False
     finally:

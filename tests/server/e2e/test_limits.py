@@ -176,7 +176,9 @@ def test_searches_that_wait_for_a_sequence_hold_no_turn_and_are_bounded_for_each
     waiting = [stub.Search.future(waiting_search(2), timeout=30) for _ in range(9)]
     until(lambda: any(call.done() for call in waiting))
     (refused,) = [call for call in waiting if call.done()]
-    assert refusal(refused.exception())[0] == "max_sequence_waits_per_caller"
+    error = refused.exception()
+    assert isinstance(error, grpc.RpcError)
+    assert refusal(error)[0] == "max_sequence_waits_per_caller"
     search(channel)
     with Client(start.target) as client:
         client.ingest("docs", [Document(id="b", text="another about owls")]).finish()

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,13 +75,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def search_until(client: Client, done: Callable[[CollectionRecall], bool], **how: object) -> list[CollectionRecall]:
+def search_until(client: Client, done: Callable[[CollectionRecall], bool], **how: Any) -> list[CollectionRecall]:
     """Searches by random vectors until what is known of the recall is as wanted; all that was known meanwhile."""
     seen = [client.recall("v")]
     for vector in vectors(2, 20_000):
         if done(seen[-1]):
             return seen
-        client.search("v", vector=vector, **how)  # type: ignore[arg-type]
+        client.search("v", vector=vector, **how)
         seen.append(client.recall("v"))
     raise AssertionError(f"it did not happen: {seen[-1]}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_the_texts_that_models_read_are_for_admins(channel: grpc.Channel, method
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=10, metadata=metadata)
     assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
-    assert "explain_texts" in caught.value.details()
+    assert "explain_texts" in (caught.value.details() or "")
 
 
 @pytest.mark.parametrize("name", sorted(REQUESTS.keys() - OF_NO_COLLECTION))
@@ -209,7 +210,7 @@ def test_a_refusal_does_not_tell_whether_a_collection_exists(channel: grpc.Chann
     for collection in ("theirs", "absent"):
         with pytest.raises(grpc.RpcError) as caught:
             send(channel, name, collection, GRANTED_KEY)
-        told.append((refused(caught.value), caught.value.details().replace(collection, "NAME")))
+        told.append((refused(caught.value), (caught.value.details() or "").replace(collection, "NAME")))
     assert told[0] == told[1]
 
 
@@ -344,8 +345,9 @@ def answers(target: str, tls: Tls | bool) -> bool:
 @pytest.mark.parametrize("certificate", [None, "good", "foreign", "expired"])
 def test_client_certificates_are_demanded_and_checked(secured: Any, files: Path, certificate: str | None) -> None:
     running, mutual = secured
-    pair = {"certificate": files / f"{certificate}.pem", "key": files / f"{certificate}.key"} if certificate else {}
-    tls = Tls(ca=files / "ca.pem", **pair)
+    tls = Tls(ca=files / "ca.pem")
+    if certificate:
+        tls = replace(tls, certificate=files / f"{certificate}.pem", key=files / f"{certificate}.key")
     assert answers(running.target, tls) is (certificate == "good" if mutual else True)
 
 
@@ -365,8 +367,9 @@ def test_a_client_without_tls_or_without_trust_gets_nothing(secured: Any) -> Non
     ],
 )
 def test_half_of_a_tls_setup_is_refused(tmp_path: Path, files: Path, settings: dict[str, str]) -> None:
+    named: dict[str, Any] = {name: str(files / value) for name, value in settings.items()}
     with pytest.raises(InvalidArgument, match=r"certificate|TLS"):
-        TestServer(tmp_path, **{name: str(files / value) for name, value in settings.items()}).start()
+        TestServer(tmp_path, **named).start()
 
 
 def test_a_command_shows_its_certificate(secured: Any, files: Path) -> None:

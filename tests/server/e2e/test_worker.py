@@ -74,7 +74,9 @@ def test_when_a_worker_is_killed_no_caller_hangs_and_the_other_takes_over(
             callers = [threading.Thread(target=search, args=(i,)) for i in range(4)]
             for caller in callers:
                 caller.start()
-            time.sleep(0.1)
+            end = time.monotonic() + 30
+            while len(outcomes) < 10 and time.monotonic() < end:
+                time.sleep(0.001)
             workers[0].process.kill()
             for caller in callers:
                 caller.join(60)

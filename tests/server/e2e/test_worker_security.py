@@ -71,7 +71,7 @@ async def guarded(request: pytest.FixtureRequest, files: Path, tmp_path: Path) -
 async def embed(port: int, files: Path, **settings: str) -> int:
     """The dimension of a vector made by the worker on that port; settings name files in the folder."""
     named = {name: str(files / value) for name, value in settings.items()}
-    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",), **named))
+    models = await asyncio.to_thread(find_models, Config(workers=(f"127.0.0.1:{port}",)).replace(**named))
     try:
         embedder = models.embedder("hashing")
         found = await embedder.embed_query("q", instruction="", dimension=256, deadline=Deadline.after(10))
@@ -145,7 +145,7 @@ async def test_a_worker_that_others_could_reach_does_not_start_without_a_key(tmp
     ],
 )
 def test_half_of_a_setup_is_refused(files: Path, settings: dict[str, str], field: str) -> None:
-    named = {name: str(files / value) for name, value in settings.items()}
+    named: dict[str, Any] = {name: str(files / value) for name, value in settings.items()}
     with pytest.raises(InvalidArgument) as caught:
         find_models(Config(workers=("127.0.0.1:1",), **named))
     assert caught.value.field == field

@@ -166,7 +166,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tls(files: Path, certificate: str, key: str, client_ca: str = "") -> dict[str, str]:
+def tls(files: Path, certificate: str, key: str, client_ca: str = "") -> dict[str, Any]:
     return {
         "tls_certificate": str(files / certificate),
         "tls_key": str(files / key),
@@ -178,7 +178,7 @@ def tls(files: Path, certificate: str, key: str, client_ca: str = "") -> dict[st
 @pytest.mark.parametrize("client_ca", ["", "ca.pem"])
 def test_a_pair_that_belongs_together_passes(tmp_path: Path, files: Path, name: str, client_ca: str) -> None:
     pair = tls(files, f"{name}.pem", f"{name}.key", client_ca)
-    check(Config(data_dir=tmp_path, listen="127.0.0.1:0", **pair), keeps_collections=True)  # type: ignore[arg-type]
+    check(Config(data_dir=tmp_path, listen="127.0.0.1:0", **pair), keeps_collections=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,9 @@ from shortlist_server.inference.late_interaction import LateInteraction, maxsim,
 
 
 def unit_rows(count: int, width: int, seed: int = 0) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows: np.ndarray = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (4, 1), (5, 2), (128, 32)])
@@ -60,9 +63,9 @@ def test_token_vectors_that_are_not_finite_are_not_packed(number: float) -> None
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"\xff" + b[1:], lambda b: b""])
-def test_damaged_bytes_are_refused(damage: object) -> None:
+def test_damaged_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(DataCorrupted):
-        maxsim(unit_rows(2, 8), [damage(pack(unit_rows(4, 8)))])  # type: ignore[operator]
+        maxsim(unit_rows(2, 8), [damage(pack(unit_rows(4, 8)))])
 
 
 def test_vectors_of_another_model_are_refused() -> None:

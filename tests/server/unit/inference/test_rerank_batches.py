@@ -24,7 +24,7 @@ class Card:
         if len(rows) > self._most:
             raise self._error("CUDA out of memory")
         values = np.array(rows, dtype=np.float32)
-        return Scored(raw=values, probability=values / 1000)
+        return Scored(raw=values, probability=values / np.float32(1000))
 
 
 def score(batches: Batches, card: Card, lengths: Sequence[int]) -> list[float]:

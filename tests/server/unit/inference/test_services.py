@@ -36,6 +36,7 @@ class CountingEmbedder(HashingEmbedder):
     def __init__(self) -> None:
         super().__init__("counting", 64)
         self.queries = 0
+        self.ingesting = threading.Event()
         self.ingest_gate = threading.Event()
         self.ingest_gate.set()
 
@@ -44,6 +45,7 @@ class CountingEmbedder(HashingEmbedder):
         return super().embed_queries(queries)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
+        self.ingesting.set()
         assert self.ingest_gate.wait(30)
         return [
             one if " " in content else PassageEmbedding(vector=one.vector * np.nan, token_vectors=None, tokens=1)
@@ -143,9 +145,11 @@ async def test_the_caller_is_let_go_at_the_deadline(service: ScheduledEmbedder, 
 async def test_closing_fails_ingest_that_waits(service: ScheduledEmbedder, engine: CountingEmbedder) -> None:
     engine.ingest_gate.clear()
     first = asyncio.create_task(service.embed_passages([passage("runs now")], dimension=64, token_vectors=False))
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(engine.ingesting.wait, SOON)
     second = asyncio.create_task(service.embed_passages([passage("waits here")], dimension=64, token_vectors=False))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(SOON):
+        while not service._passages.queued_cost:
+            await asyncio.sleep(0.001)
     closing = asyncio.create_task(asyncio.to_thread(service.close))
     (result,) = await second
     assert isinstance(result, Unavailable)
@@ -185,11 +189,13 @@ class SlowReranker:
     )
 
     def __init__(self) -> None:
+        self.started = threading.Event()
         self.stopped = threading.Event()
 
     def score(
         self, query: RerankQuery, candidates: Sequence[RerankCandidate], may_continue: MayContinue
     ) -> RerankScores:
+        self.started.set()
         done = 0
         while done < len(candidates) and may_continue(0.01):
             threading.Event().wait(0.01)
@@ -199,6 +205,9 @@ class SlowReranker:
         return RerankScores(
             scores=scores, probabilities=None, truncated_tokens=np.zeros(done, dtype=np.int32), tokens=done
         )
+
+    def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
+        raise NotImplementedError
 
 
 async def test_a_reranker_answers_for_the_candidates_it_reached() -> None:
@@ -221,7 +230,7 @@ async def test_a_reranker_stops_when_its_caller_is_gone() -> None:
     task = asyncio.create_task(
         service.rerank(RerankQuery(text="q"), [RerankCandidate(text="t")] * 10_000, Deadline.after(SOON))
     )
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(engine.started.wait, SOON)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

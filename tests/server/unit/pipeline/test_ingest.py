@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +73,7 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     first.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await first
+    assert isinstance(run, AsyncGenerator)
     await run.aclose()
     ingester.close(session)
     opening = asyncio.create_task(ingester.open("docs", stream="s", dry_run=False))
@@ -82,6 +84,7 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     assert again.durable_position == 2
     run = again.run(messages("one", "two"))
     assert [ack.status for ack in await anext(run)] == [AckStatus.REPLAYED, AckStatus.REPLAYED]
+    assert isinstance(run, AsyncGenerator)
     await run.aclose()
     ingester.close(again)
 
@@ -117,6 +120,7 @@ async def test_of_clients_that_open_a_stream_at_once_only_the_last_that_came_has
             await one
     run = session.run(messages("one"))
     assert [ack.status for ack in await anext(run)] == [AckStatus.DURABLE]
+    assert isinstance(run, AsyncGenerator)
     await run.aclose()
     ingester.close(session)
 
@@ -151,8 +155,9 @@ async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path
         assert len(asyncio.all_tasks() - others) > 3
         first.cancel()
         await asyncio.wait({first})
-        await asyncio.sleep(0.1)
-        left = asyncio.all_tasks() - others
+        end = time.monotonic() + 10
+        while (left := asyncio.all_tasks() - others) and time.monotonic() < end:
+            await asyncio.sleep(0.001)
         released.set()
         assert busy.result()
     store.close()

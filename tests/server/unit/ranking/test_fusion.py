@@ -1,5 +1,7 @@
 """Fusion and blending, against numbers worked out by hand and against properties."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -101,10 +103,10 @@ scores = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 @given(scores, st.floats(0, 1), st.randoms())
 def test_blending_never_lifts_or_drops_a_document_out_of_the_shortlists_range(
-    fused: list[float], weight: float, random: object
+    fused: list[float], weight: float, random: Random
 ) -> None:
     ordered = np.array(sorted(fused, reverse=True))
-    raw = np.array([random.uniform(-5, 5) for _ in fused])  # type: ignore[attr-defined]
+    raw = np.array([random.uniform(-5, 5) for _ in fused])
     final, _ = blend(ordered, raw, weight)
     assert final.min() >= ordered.min() - 1e-9
     assert final.max() <= ordered.max() + 1e-9

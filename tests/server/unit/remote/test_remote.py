@@ -6,9 +6,9 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 import numpy as np
@@ -40,6 +40,7 @@ from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.worker_service import WorkerServicer
 
 SOON = 20.0
+T = TypeVar("T")
 
 
 class HeldEmbedder(HashingEmbedder):
@@ -81,7 +82,9 @@ class LengthReranker:
     ) -> RerankScores:
         lengths = np.array([len(candidate.text) for candidate in candidates], dtype=np.float32)
         cut = np.zeros(len(candidates), dtype=np.int32)
-        return RerankScores(scores=lengths, probabilities=lengths / 1000, truncated_tokens=cut, tokens=len(candidates))
+        return RerankScores(
+            scores=lengths, probabilities=lengths / np.float32(1000), truncated_tokens=cut, tokens=len(candidates)
+        )
 
     def render(self, query: RerankQuery, candidates: Sequence[RerankCandidate]) -> Sequence[RenderedCandidate]:
         return [RenderedCandidate(text=f"{query.instruction}: {query.text}? {one.text}") for one in candidates]
@@ -145,8 +148,13 @@ class Worker:
         self.thread.join(10)
         self.loop.close()
 
-    def _do(self, coroutine: object) -> object:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SOON)  # type: ignore[arg-type]
+    def _do(self, coroutine: Coroutine[None, None, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SOON)
+
+
+def held(worker: Worker) -> HeldEmbedder:
+    assert isinstance(worker.engine, HeldEmbedder)
+    return worker.engine
 
 
 @pytest.fixture
@@ -275,16 +283,16 @@ def test_when_a_worker_dies_mid_request_the_other_answers(
     first, second = start(), start()
     models = connect(first, second)
     for worker in (first, second):
-        worker.engine.gate.clear()  # type: ignore[attr-defined]
+        held(worker).gate.clear()
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(embed, models, ["a text"])
         deadline = time.monotonic() + SOON
-        while not (busy := [w for w in (first, second) if w.engine.entered.is_set()]):  # type: ignore[attr-defined]
+        while not (busy := [w for w in (first, second) if held(w).entered.is_set()]):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         busy[0].kill()
         for worker in (first, second):
-            worker.engine.gate.set()  # type: ignore[attr-defined]
+            held(worker).gate.set()
         (result,) = answer.result(SOON)
     assert isinstance(result, PassageEmbedding)
 

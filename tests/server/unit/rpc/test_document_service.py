@@ -22,6 +22,7 @@ from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.windows import WINDOW_TOKENS
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
 CONTEXT: Any = None
@@ -65,6 +66,7 @@ async def test_a_retry_that_the_servers_end_cuts_short_forgets_only_what_it_trie
         with pytest.raises(Unavailable, match="not tried"):
             await retry
         left = {failure.id for failure in session.collection.dead_letters(0, 100)[0]}
+        assert isinstance(session.collection, EmbeddedCollection)
         taken = set(session.collection.keys(IDS))
     store.close()
     models.close()

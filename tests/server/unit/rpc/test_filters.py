@@ -1,5 +1,7 @@
 """Filters of the proto, checked and translated."""
 
+from typing import Any
+
 import pytest
 
 from shortlist.v1 import filter_pb2 as pb
@@ -11,7 +13,7 @@ from shortlist_server.rpc.convert.filters import filter_in, path_in
 CONFIG = Config()
 
 
-def equals(field: str = "a", **value: object) -> pb.Filter:
+def equals(field: str = "a", **value: Any) -> pb.Filter:
     return pb.Filter(equals=pb.Equals(field=field, value=pb.Scalar(**value)))
 
 

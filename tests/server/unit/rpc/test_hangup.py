@@ -32,11 +32,12 @@ async def test_a_call_under_way_and_later_ones_end_as_unavailable_and_the_port_i
     await server.start()
     target = listen if listen.startswith("unix:") else f"localhost:{port}"
     async with grpc.aio.insecure_channel(target) as channel:
-        call = channel.unary_unary("/test/wait")(b"")
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/test/wait")
+        call = method(b"")
         await begun.wait()
         await hang_up(listen, port)
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
-        assert await channel.unary_unary("/test/wait")(b"", timeout=5).code() is grpc.StatusCode.UNAVAILABLE
+        assert await method(b"", timeout=5).code() is grpc.StatusCode.UNAVAILABLE
     await server.stop(None)
     again = grpc.aio.server()
     assert again.add_insecure_port(target) == port
@@ -50,10 +51,11 @@ async def test_other_servers_keep_their_connections() -> None:
     for server in servers:
         await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
-        assert await channel.unary_unary("/a/b")(b"").code() is grpc.StatusCode.UNIMPLEMENTED
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/b")
+        assert await method(b"").code() is grpc.StatusCode.UNIMPLEMENTED
         connected = channel.get_state()
         await hang_up("127.0.0.1:0", ports[0])
-        assert await channel.unary_unary("/a/b")(b"").code() is grpc.StatusCode.UNIMPLEMENTED
+        assert await method(b"").code() is grpc.StatusCode.UNIMPLEMENTED
         assert connected is channel.get_state() is grpc.ChannelConnectivity.READY
     for server in servers:
         await server.stop(None)

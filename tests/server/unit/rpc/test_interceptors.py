@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -62,7 +62,9 @@ async def test_a_client_that_is_gone_or_stuck_is_no_fault_and_leaves_no_call_beh
     observer = Observer(metrics=metrics)
     calls = CallInterceptor(max_concurrent=1, max_seconds=60, max_write_seconds=0.05, observer=observer)
     handler: Any = grpc.unary_stream_rpc_method_handler(endless)
-    call = calls.wrapped("/test", handler).stream_stream
+    wrapped = calls.wrapped("/test", handler).stream_stream
+    assert wrapped is not None
+    call: Callable[..., Any] = wrapped
     returned, sent = asyncio.Event(), asyncio.Event()
 
     async def serve() -> None:

@@ -14,17 +14,17 @@ from shortlist_server.rpc.convert.search import request_in
 CONFIG = Config(data_dir=Path("data"))
 
 
-def request(**values: int) -> search_service_pb2.SearchRequest:
-    return search_service_pb2.SearchRequest(collection="books", query=search_pb2.Query(text="owl"), **values)
+def request(limit: int) -> search_service_pb2.SearchRequest:
+    return search_service_pb2.SearchRequest(collection="books", query=search_pb2.Query(text="owl"), limit=limit)
 
 
 @pytest.mark.parametrize(("asked", "meant"), [(0, 10), (1, 1), (1000, 1000)])
 def test_a_limit_of_zero_is_the_default(asked: int, meant: int) -> None:
-    assert request_in(request(limit=asked), CONFIG).limit == meant
+    assert request_in(request(asked), CONFIG).limit == meant
 
 
 @pytest.mark.parametrize("asked", [-1, 1001])
 def test_a_limit_out_of_its_range_is_refused(asked: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        request_in(request(limit=asked), CONFIG)
+        request_in(request(asked), CONFIG)
     assert caught.value.field == "limit"

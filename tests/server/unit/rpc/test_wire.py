@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import pytest
 from google.protobuf import struct_pb2
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ LIMITS = limits(Config())
 def walker(message: type[Message], **changed: int) -> Walker:
     """A walker with some limits changed, by the last part of the field's name."""
     return Walker(
-        message.DESCRIPTOR,
+        cast(Descriptor, message.DESCRIPTOR),
         {name: Limit(changed.get(name.rpartition(".")[2], limit.most), limit.error) for name, limit in LIMITS.items()},
     )
 

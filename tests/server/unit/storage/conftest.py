@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert
+from shortlist_server.domain import Chunking, CollectionConfig, Document, NewPassage, Upsert, Vector
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.opening.opened import OpenCollection
 from shortlist_server.storage.store import EmbeddedStore
 
 DIMENSION = 16
@@ -28,9 +30,17 @@ def collection_config(dimension: int = DIMENSION, fields: tuple[str, ...] = ()) 
     )
 
 
-def unit(values: Any) -> np.ndarray:
+def unit(values: ArrayLike) -> NDArray[np.float32]:
     vector = np.asarray(values, dtype=np.float32)
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+    norms: NDArray[np.float32] = np.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / norms
+
+
+def opened(collection: EmbeddedCollection) -> OpenCollection:
+    """What the collection has in memory while it is open."""
+    now = collection._lifecycle.opened
+    assert now is not None
+    return now
 
 
 class Maker:
@@ -39,13 +49,13 @@ class Maker:
     def __init__(self, seed: int = 0, dimension: int = DIMENSION) -> None:
         self.random = np.random.default_rng(seed)
         self.dimension = dimension
-        self.vectors: dict[str, np.ndarray] = {}
+        self.vectors: dict[str, NDArray[np.float32]] = {}
 
-    def vector(self) -> np.ndarray:
+    def vector(self) -> Vector:
         return unit(self.random.standard_normal(self.dimension))
 
     def upsert(self, id: str, passages: int = 1, text: str = "", title: str = "", **metadata: Any) -> Upsert:
-        vectors = unit(self.random.standard_normal((passages, self.dimension))) if passages else []
+        vectors = unit(self.random.standard_normal((passages, self.dimension)))
         self.vectors[id] = vectors
         return Upsert(
             document=Document(id=id, title=title, text=text, metadata=metadata),
@@ -54,13 +64,19 @@ class Maker:
         )
 
 
+class OpenStore(Protocol):
+    """Opens a store on the test's folder, with options of ``Config`` and of ``EmbeddedStore``."""
+
+    def __call__(self, **options: Any) -> EmbeddedStore: ...
+
+
 @pytest.fixture
 def maker() -> Maker:
     return Maker()
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[..., EmbeddedStore]]:
+def open_store(tmp_path: Path) -> Iterator[OpenStore]:
     """Opens stores on one folder; closes what the test left open."""
     stores: list[EmbeddedStore] = []
 
@@ -77,7 +93,7 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., EmbeddedStore]]:
 
 
 @pytest.fixture
-def store(open_store: Callable[..., EmbeddedStore]) -> EmbeddedStore:
+def store(open_store: OpenStore) -> EmbeddedStore:
     return open_store()
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Include
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import collection_config
+from .conftest import Maker, OpenStore, collection_config
 
 
 @pytest.fixture
-def filled(open_store, maker):
+def filled(open_store: OpenStore, maker: Maker) -> EmbeddedStore:
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     collection.commit([maker.upsert(f"a{i}", text=f"fox {i}", n=i) for i in range(100)]).result(30)
@@ -28,13 +31,13 @@ def filled(open_store, maker):
     return store
 
 
-def same(one, other):
+def same(one: EmbeddedCollection, other: EmbeddedCollection) -> bool:
     include = Include(passages=True)
     return [*one.page(None, 0, 1000, include)[0]] == [*other.page(None, 0, 1000, include)[0]]
 
 
-def test_a_backup_of_all_comes_back_under_a_new_name(filled, tmp_path, maker):
-    seen = []
+def test_a_backup_of_all_comes_back_under_a_new_name(filled: EmbeddedStore, tmp_path: Path, maker: Maker) -> None:
+    seen: list[Progress] = []
     made = filled.backup(tmp_path / "backup", progress=seen.append)
     assert [(entry.name, entry.documents) for entry in made.collections] == [("a", 110), ("b", 0)]
     assert seen and seen[-1].done_bytes <= seen[-1].total_bytes
@@ -50,13 +53,15 @@ def test_a_backup_of_all_comes_back_under_a_new_name(filled, tmp_path, maker):
     assert "new" not in filled.open("a").keys(["new"])
 
 
-def test_a_backup_is_not_opened_as_a_data_folder_which_would_change_it(filled, tmp_path):
+def test_a_backup_is_not_opened_as_a_data_folder_which_would_change_it(filled: EmbeddedStore, tmp_path: Path) -> None:
     filled.backup(tmp_path / "backup", ["a"])
     with pytest.raises(InvalidArgument, match="restore it there"):
         EmbeddedStore(Config(data_dir=tmp_path / "backup"), maintain=False)
 
 
-def test_a_backup_made_while_documents_come_in_is_of_one_commit(filled, tmp_path, maker):
+def test_a_backup_made_while_documents_come_in_is_of_one_commit(
+    filled: EmbeddedStore, tmp_path: Path, maker: Maker
+) -> None:
     collection = filled.open("a")
     changes = [[maker.upsert(f"x{i}"), maker.upsert(f"y{i}")] for i in range(300)]
     writing = threading.Thread(target=lambda: [collection.commit(pair).result(30) for pair in changes])
@@ -71,7 +76,7 @@ def test_a_backup_made_while_documents_come_in_is_of_one_commit(filled, tmp_path
     assert filled.verify("copy").ok
 
 
-def test_a_backup_leaves_out_a_damaged_segment_and_restore_rebuilds_it(filled, tmp_path):
+def test_a_backup_leaves_out_a_damaged_segment_and_restore_rebuilds_it(filled: EmbeddedStore, tmp_path: Path) -> None:
     file = next((filled.open("a").folder / "segments").glob("*/vectors.f32"))
     file.write_bytes(b"")
     made = filled.backup(tmp_path / "backup", ["a"])
@@ -81,7 +86,7 @@ def test_a_backup_leaves_out_a_damaged_segment_and_restore_rebuilds_it(filled, t
     assert filled.verify("copy").ok
 
 
-def test_restore_refuses_what_it_cannot_do(filled, tmp_path):
+def test_restore_refuses_what_it_cannot_do(filled: EmbeddedStore, tmp_path: Path) -> None:
     filled.backup(tmp_path / "backup", ["a"])
     with pytest.raises(CollectionExists):
         filled.restore(tmp_path / "backup", "a")
@@ -100,15 +105,15 @@ def test_restore_refuses_what_it_cannot_do(filled, tmp_path):
     assert filled.names() == ["a", "b"]
 
 
-def test_a_collection_named_twice_is_in_the_backup_once(filled, tmp_path):
+def test_a_collection_named_twice_is_in_the_backup_once(filled: EmbeddedStore, tmp_path: Path) -> None:
     made = filled.backup(tmp_path / "backup", ["a", "b", "a"])
     assert [entry.name for entry in made.collections] == ["a", "b"]
 
 
-def test_two_backups_of_one_name_do_not_get_into_each_others_way(filled, tmp_path):
+def test_two_backups_of_one_name_do_not_get_into_each_others_way(filled: EmbeddedStore, tmp_path: Path) -> None:
     refused = []
 
-    def meanwhile(_):
+    def meanwhile(_: object) -> None:
         with pytest.raises(InvalidArgument, match="is being made"):
             filled.backup(tmp_path / "backup")
         refused.append(True)
@@ -120,7 +125,9 @@ def test_two_backups_of_one_name_do_not_get_into_each_others_way(filled, tmp_pat
         filled.backup(tmp_path / "backup")
 
 
-def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(filled, open_store, tmp_path):
+def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(
+    filled: EmbeddedStore, open_store: OpenStore, tmp_path: Path
+) -> None:
     filled.close()
     store = open_store(maintain=False)
     with ThreadPoolExecutor(1) as thread:
@@ -137,7 +144,7 @@ def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(filled, open_s
         store.backup(tmp_path / "named", ["b"])
 
 
-def test_a_backup_without_a_database_is_damaged(filled, tmp_path):
+def test_a_backup_without_a_database_is_damaged(filled: EmbeddedStore, tmp_path: Path) -> None:
     filled.backup(tmp_path / "backup")
     (tmp_path / "backup" / "collections" / "a" / "collection.db").unlink()
     with pytest.raises(DataCorrupted, match="use another backup"):
@@ -145,7 +152,7 @@ def test_a_backup_without_a_database_is_damaged(filled, tmp_path):
     assert filled.names() == ["a", "b"]
 
 
-def test_a_backup_whose_empty_folders_were_lost_comes_back(filled, tmp_path):
+def test_a_backup_whose_empty_folders_were_lost_comes_back(filled: EmbeddedStore, tmp_path: Path) -> None:
     filled.backup(tmp_path / "backup", ["b"])
     (tmp_path / "backup" / "collections" / "b" / "segments").rmdir()
     assert filled.restore(tmp_path / "backup", "b", "copy").info().document_count == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from shortlist_server.domain import (
+    Change,
+    Commit,
     Deletion,
     DenseStrategy,
     Document,
@@ -21,18 +24,23 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import InvalidArgument, InvalidVector, Unavailable, UnsupportedByCollection
+from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
-from .conftest import DIMENSION, collection_config, unit
+from .conftest import DIMENSION, Maker, OpenStore, collection_config, opened, unit
 
 
-def commit(collection, *changes, position=None):
+def commit(collection: EmbeddedCollection, *changes: Change, position: StreamPosition | None = None) -> Commit:
     return collection.commit(changes, position).result(timeout=30)
 
 
-def test_a_committed_document_is_found_at_once_by_vector_and_by_words(collection, maker):
+def test_a_committed_document_is_found_at_once_by_vector_and_by_words(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     commit(collection, maker.upsert("a", text="the running fox", title="Foxes"))
     key = collection.keys(["a", "b"])["a"]
     found = collection.dense(maker.vectors["a"][0], 5)
@@ -42,7 +50,7 @@ def test_a_committed_document_is_found_at_once_by_vector_and_by_words(collection
     assert collection.lexical("fox runs", 5).keys.tolist() == [key]
 
 
-def test_a_document_comes_back_as_it_went_in(collection, maker):
+def test_a_document_comes_back_as_it_went_in(collection: EmbeddedCollection, maker: Maker) -> None:
     metadata = {
         "year": 2024,
         "tags": ["a", 'q"uote', "nul\x00one\x01"],
@@ -55,13 +63,15 @@ def test_a_document_comes_back_as_it_went_in(collection, maker):
     assert (document.id, document.title, document.text) == ("id", "title", "text \u20ac")
     assert document.metadata == metadata
     assert [passage.ordinal for passage in document.passages] == [0, 1]
-    assert np.array_equal([passage.vector for passage in document.passages], maker.vectors["id"])
+    assert np.array_equal(np.array([passage.vector for passage in document.passages]), maker.vectors["id"])
     bare = collection.documents([key], Include(text=False, metadata=False))[key]
     assert (bare.title, bare.text, dict(bare.metadata), bare.passages) == ("", "", {}, ())
     assert bare.passage_count == 2
 
 
-def test_a_replaced_document_has_a_new_key_and_is_found_only_as_it_is_now(collection, maker):
+def test_a_replaced_document_has_a_new_key_and_is_found_only_as_it_is_now(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     commit(collection, maker.upsert("a", text="old words"))
     old_key, old_vector = collection.keys(["a"])["a"], maker.vectors["a"][0]
     second = commit(collection, maker.upsert("a", text="new words"))
@@ -73,7 +83,9 @@ def test_a_replaced_document_has_a_new_key_and_is_found_only_as_it_is_now(collec
     assert collection.count(None) == 1
 
 
-def test_the_last_change_of_an_id_in_one_commit_wins_and_the_commit_says_so(collection, maker):
+def test_the_last_change_of_an_id_in_one_commit_wins_and_the_commit_says_so(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     result = commit(collection, maker.upsert("a"), maker.upsert("b"), maker.upsert("a"), Deletion(id="c"))
     assert list(result.superseded) == [True, False, False, False]
     assert list(result.sequences) == [2, 1, 2, 3]
@@ -82,7 +94,7 @@ def test_the_last_change_of_an_id_in_one_commit_wins_and_the_commit_says_so(coll
     assert collection.count(None) == 2
 
 
-def test_deleted_documents_are_gone_from_every_index(collection, maker):
+def test_deleted_documents_are_gone_from_every_index(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", text="word"), maker.upsert("b", text="word"))
     result = commit(collection, Deletion(id="a"))
     assert list(result.existed) == [True]
@@ -92,7 +104,7 @@ def test_deleted_documents_are_gone_from_every_index(collection, maker):
     assert collection.lexical("word", 5).keys.tolist() == [left["b"]]
 
 
-def test_an_error_fails_only_its_own_callers_changes(collection, maker):
+def test_an_error_fails_only_its_own_callers_changes(collection: EmbeddedCollection, maker: Maker) -> None:
     bad = Upsert(
         document=Document(id="bad"),
         passages=[NewPassage(start=0, end=0, vector=np.ones(3, np.float32), tokens=1)],
@@ -112,13 +124,15 @@ def test_an_error_fails_only_its_own_callers_changes(collection, maker):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, "\ud800"])
-def test_what_json_cannot_hold_is_refused_with_a_typed_error(collection, maker, value):
+def test_what_json_cannot_hold_is_refused_with_a_typed_error(
+    collection: EmbeddedCollection, maker: Maker, value: object
+) -> None:
     with pytest.raises(InvalidArgument):
         commit(collection, maker.upsert("a", field=value))
     assert collection.count(None) == 0
 
 
-def test_a_vector_that_is_not_finite_is_refused(collection):
+def test_a_vector_that_is_not_finite_is_refused(collection: EmbeddedCollection) -> None:
     vector = np.full(DIMENSION, np.nan, dtype=np.float32)
     change = Upsert(
         document=Document(id="a"), passages=[NewPassage(start=0, end=0, vector=vector, tokens=1)], content_hash=b""
@@ -127,12 +141,12 @@ def test_a_vector_that_is_not_finite_is_refused(collection):
         commit(collection, change)
 
 
-def test_a_query_of_another_dimension_is_refused(collection):
+def test_a_query_of_another_dimension_is_refused(collection: EmbeddedCollection) -> None:
     with pytest.raises(UnsupportedByCollection):
         collection.dense(np.ones(DIMENSION + 1, np.float32), 1)
 
 
-def test_a_stream_position_is_kept_with_its_changes_or_alone(collection, maker):
+def test_a_stream_position_is_kept_with_its_changes_or_alone(collection: EmbeddedCollection, maker: Maker) -> None:
     assert collection.stream_position("s") == 0
     commit(collection, maker.upsert("a"), position=StreamPosition(stream="s", position=7))
     assert collection.stream_position("s") == 7
@@ -140,16 +154,18 @@ def test_a_stream_position_is_kept_with_its_changes_or_alone(collection, maker):
     assert collection.stream_position("s") == 9
 
 
-def test_unchanged_names_the_documents_whose_hash_is_stored(collection, maker):
+def test_unchanged_names_the_documents_whose_hash_is_stored(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", text="t"), maker.upsert("b", text="t"))
     assert collection.unchanged({"a": b"at", "b": b"other", "c": b"ct"}) == {"a": 1}
 
 
-def test_pages_follow_the_sequence_and_end_with_none(collection, maker):
+def test_pages_follow_the_sequence_and_end_with_none(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", even=i % 2 == 0) for i in range(5)))
     first, after = collection.page(None, 0, 2, Include())
     assert [document.id for document in first] == ["d0", "d1"]
+    assert after is not None
     second, after = collection.page(None, after, 2, Include())
+    assert after is not None
     third, end = collection.page(None, after, 2, Include())
     assert [document.id for document in (*second, *third)] == ["d2", "d3", "d4"]
     assert end is None
@@ -158,14 +174,14 @@ def test_pages_follow_the_sequence_and_end_with_none(collection, maker):
     assert end is None
 
 
-def test_delete_matching_deletes_what_passes_and_says_how_many(collection, maker):
+def test_delete_matching_deletes_what_passes_and_says_how_many(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", odd=i % 2 == 1) for i in range(1200)))
     assert collection.delete_matching(Equals(("odd",), True)).result(30) == 600
     assert collection.count(None) == collection.count(Equals(("odd",), False)) == 600
     assert collection.count(Equals(("odd",), True)) == 0
 
 
-def test_a_selection_follows_changes(collection, maker):
+def test_a_selection_follows_changes(collection: EmbeddedCollection, maker: Maker) -> None:
     f = Equals(("x",), 1.0)
     assert collection.count(f) == 0
     commit(collection, maker.upsert("a", x=1), maker.upsert("b", x=2))
@@ -176,7 +192,9 @@ def test_a_selection_follows_changes(collection, maker):
     assert collection.select(f).matches == 1
 
 
-def test_dense_covers_as_many_documents_as_asked_whatever_their_passages(collection, maker):
+def test_dense_covers_as_many_documents_as_asked_whatever_their_passages(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     heavy = maker.upsert("heavy", passages=50)
     target = maker.vectors["heavy"][0]
     close = [unit(target + 0.001 * maker.vector()) for _ in range(50)]
@@ -192,7 +210,7 @@ def test_dense_covers_as_many_documents_as_asked_whatever_their_passages(collect
     assert len(set(collection.dense(target, 100).keys.tolist())) == 11
 
 
-def test_dense_scores_are_exact_for_the_documents_asked(collection, maker):
+def test_dense_scores_are_exact_for_the_documents_asked(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", passages=3) for i in range(10)))
     keys = collection.keys(["d3", "d7"])
     query = maker.vector()
@@ -202,7 +220,7 @@ def test_dense_scores_are_exact_for_the_documents_asked(collection, maker):
     assert set(scored.keys.tolist()) == set(keys.values())
 
 
-def test_any_text_is_a_lexical_query(collection, maker):
+def test_any_text_is_a_lexical_query(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", text="fox and hound"))
     for text in (
         "",
@@ -222,7 +240,7 @@ def test_any_text_is_a_lexical_query(collection, maker):
     assert len(collection.lexical("AND", 5).keys) == 1
 
 
-def test_a_word_in_the_title_weighs_more_than_in_the_text(collection, maker):
+def test_a_word_in_the_title_weighs_more_than_in_the_text(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(
         collection,
         maker.upsert("text", text="fox here", title="other"),
@@ -232,20 +250,24 @@ def test_a_word_in_the_title_weighs_more_than_in_the_text(collection, maker):
     assert collection.lexical("fox", 5).keys.tolist() == [keys["t"], keys["text"]]
 
 
-def test_lexical_search_within_a_selection_returns_only_what_passes(collection, maker):
+def test_lexical_search_within_a_selection_returns_only_what_passes(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     commit(collection, *(maker.upsert(f"d{i}", text="fox", n=i) for i in range(20)))
     selection = collection.select(Equals(("n",), 3.0))
     assert collection.lexical("fox", 5, selection).keys.tolist() == [collection.keys(["d3"])["d3"]]
 
 
-def test_search_defaults_are_replaced_durably(collection, store, open_store):
+def test_search_defaults_are_replaced_durably(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
+) -> None:
     collection.update_search_defaults(SearchDefaults(rerank=False, rrf_k=7))
     assert collection.config.search_defaults.rrf_k == 7
     store.close()
     assert open_store().open("papers").config == collection.config
 
 
-def test_search_defaults_are_replaced_where_they_are_as_expected(collection):
+def test_search_defaults_are_replaced_where_they_are_as_expected(collection: EmbeddedCollection) -> None:
     first = SearchDefaults(rrf_k=7)
     assert collection.update_search_defaults(first, expected=SearchDefaults())
     assert not collection.update_search_defaults(SearchDefaults(rrf_k=8), expected=SearchDefaults())
@@ -254,7 +276,9 @@ def test_search_defaults_are_replaced_where_they_are_as_expected(collection):
     assert collection.config.search_defaults.rrf_k == 9
 
 
-def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collection, store, open_store):
+def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
+) -> None:
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9))
     collection.raise_ef(256, filtered=True, under=collection.config.search_defaults)
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9, rerank=False))
@@ -264,27 +288,34 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(collect
     assert again.config.search_defaults.ef == 64
 
 
-@pytest.mark.parametrize("change", [{"ef": 80}, {"recall_target": 0.0}])
-def test_another_preset_or_target_undoes_a_raised_ef_durably(collection, store, open_store, change):
+@pytest.mark.parametrize("change", [SearchDefaults(ef=80), SearchDefaults(recall_target=0.0)])
+def test_another_preset_or_target_undoes_a_raised_ef_durably(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore, change: SearchDefaults
+) -> None:
     assert collection.ef(filtered=False) == DEFAULT_EF
     collection.raise_ef(512, filtered=False, under=SearchDefaults())
     collection.raise_ef(256, filtered=True, under=SearchDefaults())
-    collection.update_search_defaults(SearchDefaults(**change))
-    expected = change.get("ef", DEFAULT_EF)
+    collection.update_search_defaults(change)
+    expected = change.ef or DEFAULT_EF
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
     store.close()
     assert open_store().open("papers").ef(filtered=False) == expected
 
 
-def in_one_commit(collection, *calls):
+def in_one_commit(collection: EmbeddedCollection, *calls: Callable[[], object]) -> None:
     """Makes calls from threads of their own while the writer is held up, so that it takes them all together."""
     busy, held = threading.Event(), threading.Event()
-    collection.submit(Task(lambda _: busy.set() or held.wait(30), lambda _: None))
+
+    def hold(_: WriteTransaction) -> None:
+        busy.set()
+        held.wait(30)
+
+    collection.submit(Task(hold, lambda _: None))
     assert busy.wait(30)
     with ThreadPoolExecutor(len(calls)) as threads:
         done = [threads.submit(call) for call in calls]
         until = time.monotonic() + 30
-        while collection._lifecycle.opened.writer.queued < len(calls):
+        while opened(collection).writer.queued < len(calls):
             assert time.monotonic() < until
             time.sleep(0.001)
         held.set()
@@ -292,7 +323,9 @@ def in_one_commit(collection, *calls):
             one.result(30)
 
 
-def test_changes_of_settings_in_one_commit_do_not_undo_each_other(collection, store, open_store):
+def test_changes_of_settings_in_one_commit_do_not_undo_each_other(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
+) -> None:
     in_one_commit(
         collection,
         lambda: collection.raise_ef(256, filtered=True, under=SearchDefaults()),
@@ -306,7 +339,9 @@ def test_changes_of_settings_in_one_commit_do_not_undo_each_other(collection, st
     assert (again.ef(filtered=False), again.ef(filtered=True), again.config.search_defaults.rrf_k) == shown
 
 
-def test_a_raise_for_a_preset_that_has_changed_comes_to_nothing(collection, store, open_store):
+def test_a_raise_for_a_preset_that_has_changed_comes_to_nothing(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
+) -> None:
     in_one_commit(
         collection,
         lambda: collection.update_search_defaults(SearchDefaults(ef=64)),
@@ -318,18 +353,18 @@ def test_a_raise_for_a_preset_that_has_changed_comes_to_nothing(collection, stor
     assert open_store().open("papers").ef(filtered=False) == 64
 
 
-def test_info_counts_what_is_there(collection, maker):
+def test_info_counts_what_is_there(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", passages=2) for i in range(5)))
     info = collection.info()
     assert (info.document_count, info.passage_count, info.sequence) == (5, 10, 5)
     assert info.disk_bytes > 0
 
 
-def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, maker):
+def test_a_document_that_is_replaced_all_the_time_is_always_there(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", passages=2), maker.upsert("other"))
     stop = threading.Event()
 
-    def replace():
+    def replace() -> None:
         while not stop.is_set():
             commit(collection, maker.upsert("a", passages=2))
 
@@ -345,7 +380,7 @@ def test_a_document_that_is_replaced_all_the_time_is_always_there(collection, ma
         replacing.result(30)
 
 
-def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_store, maker):
+def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=4096).create("papers", collection_config())
     for _ in range(100):
         commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
@@ -356,7 +391,9 @@ def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_
     assert verify_collection(collection).ok
 
 
-def test_a_closed_collection_refuses_every_call(collection, store, maker):
+def test_a_closed_collection_refuses_every_call(
+    collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
+) -> None:
     change, query = maker.upsert("a"), maker.vector()
     store.close()
     for call in (
@@ -369,13 +406,13 @@ def test_a_closed_collection_refuses_every_call(collection, store, maker):
             call()
 
 
-def test_a_document_without_passages_is_stored_and_found_by_words(collection, maker):
+def test_a_document_without_passages_is_stored_and_found_by_words(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", passages=0, text="fox"))
     assert len(collection.lexical("fox", 5).keys) == 1
     assert len(collection.dense(maker.vector(), 5).keys) == 0
 
 
-def checkpointed_bytes(collection):
+def checkpointed_bytes(collection: EmbeddedCollection) -> int:
     collection.run(Task(lambda _: None, lambda _: None))
     with collection.reading() as connection:
         connection.execute("PRAGMA query_only = OFF")
@@ -384,20 +421,20 @@ def checkpointed_bytes(collection):
     return (collection.folder / "collection.db").stat().st_size
 
 
-def test_a_large_deletion_gives_its_space_back_while_others_write(collection, maker):
+def test_a_large_deletion_gives_its_space_back_while_others_write(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", text=f"word{i} " * 400, keep=i < 100) for i in range(3000)))
     full = checkpointed_bytes(collection)
     assert collection.delete_matching(Equals(("keep",), False)).result(30) == 2900
     commit(collection, maker.upsert("new"))
     until = time.monotonic() + 30
-    while collection._lifecycle.opened.deletions.reclaiming:
+    while opened(collection).deletions.reclaiming:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4
     assert verify_collection(collection).ok
 
 
-def test_stats_say_how_maintenance_is_doing(collection, maker):
+def test_stats_say_how_maintenance_is_doing(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}") for i in range(10)))
     stats = collection.stats()
     assert stats.growing_passages == 10

@@ -6,17 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shortlist_server.domain import StreamPosition
 from shortlist_server.errors import CommitsLost, DataCorrupted, Unavailable
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk.commit_record import Mark, create_record, read_record
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import COMMIT_FILE
+from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 COMMITS = 12
 WRITE_AND_DIE = f"""
@@ -43,7 +46,7 @@ def write_and_die(data: Path, first: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose process was killed after 12 acknowledged commits, all of them in the log."""
     folder = tmp_path_factory.mktemp("template") / "data"
     write_and_die(folder)
@@ -51,7 +54,7 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def killed(template, tmp_path):
+def killed(template: Path, tmp_path: Path) -> Path:
     """The folder of the collection in a copy of the template."""
     shutil.copytree(template, tmp_path / "data")
     return tmp_path / "data" / "collections" / "a"
@@ -75,18 +78,20 @@ def flip(log: Path) -> None:
     log.write_bytes(content)
 
 
-def ids(collection) -> set[str]:
+def ids(collection: EmbeddedCollection) -> set[str]:
     return set(collection.keys([f"d{i}" for i in range(5 * COMMITS)]))
 
 
-def test_all_that_was_acknowledged_before_a_kill_is_there(killed, open_store):
+def test_all_that_was_acknowledged_before_a_kill_is_there(killed: Path, open_store: OpenStore) -> None:
     collection = open_store(maintain=False).open("a")
     assert ids(collection) == {f"d{i}" for i in range(COMMITS)}
     assert collection.sequence == COMMITS
 
 
 @pytest.mark.parametrize("harm", [delete, truncate, empty, flip])
-def test_a_log_that_lost_commits_is_refused_with_their_number_and_left_as_it_is(killed, open_store, harm):
+def test_a_log_that_lost_commits_is_refused_with_their_number_and_left_as_it_is(
+    killed: Path, open_store: OpenStore, harm: Callable[[Path], None]
+) -> None:
     log = killed / "collection.db-wal"
     harm(log)
     left = log.read_bytes() if log.exists() else b""
@@ -103,7 +108,9 @@ def test_a_log_that_lost_commits_is_refused_with_their_number_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("harm", [delete, truncate, flip])
-def test_an_accepted_loss_goes_on_with_numbers_that_were_never_given_out(killed, open_store, maker, harm):
+def test_an_accepted_loss_goes_on_with_numbers_that_were_never_given_out(
+    killed: Path, open_store: OpenStore, maker: Maker, harm: Callable[[Path], None]
+) -> None:
     harm(killed / "collection.db-wal")
     store = open_store(maintain=False)
     report = store.verify("a", repair=True, accept_loss=True)
@@ -118,7 +125,7 @@ def test_an_accepted_loss_goes_on_with_numbers_that_were_never_given_out(killed,
     assert "new" in again.keys(["new"])
 
 
-def test_a_log_of_an_earlier_time_is_refused(killed, open_store):
+def test_a_log_of_an_earlier_time_is_refused(killed: Path, open_store: OpenStore) -> None:
     earlier = (killed / "collection.db-wal").read_bytes()
     write_and_die(killed.parents[1], COMMITS)
     (killed / "collection.db-wal").write_bytes(earlier)
@@ -127,7 +134,7 @@ def test_a_log_of_an_earlier_time_is_refused(killed, open_store):
         open_store(maintain=False).open("a")
 
 
-def test_a_log_of_another_collection_is_refused(killed, open_store, tmp_path):
+def test_a_log_of_another_collection_is_refused(killed: Path, open_store: OpenStore, tmp_path: Path) -> None:
     # As many commits as the record has, so that only the identity tells them apart.
     write_and_die(tmp_path / "other")
     shutil.copyfile(tmp_path / "other/collections/a/collection.db-wal", killed / "collection.db-wal")
@@ -135,7 +142,9 @@ def test_a_log_of_another_collection_is_refused(killed, open_store, tmp_path):
         open_store(maintain=False).open("a")
 
 
-def test_a_database_of_an_earlier_time_is_refused(killed, open_store, maker, tmp_path):
+def test_a_database_of_an_earlier_time_is_refused(
+    killed: Path, open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     store = open_store(maintain=False)
     store.open("a")
     store.close()
@@ -148,7 +157,9 @@ def test_a_database_of_an_earlier_time_is_refused(killed, open_store, maker, tmp
         open_store(maintain=False).open("a")
 
 
-def test_a_lost_position_of_a_stream_counts_as_a_commit(store, open_store, tmp_path):
+def test_a_lost_position_of_a_stream_counts_as_a_commit(
+    store: EmbeddedStore, open_store: OpenStore, tmp_path: Path
+) -> None:
     collection = store.create("a", collection_config())
     store.close()
     database = tmp_path / "data/collections/a/collection.db"
@@ -171,7 +182,9 @@ def zeroed(record: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [missing, empty, zeroed])
-def test_without_its_record_a_collection_is_refused_until_that_is_accepted(killed, open_store, harm):
+def test_without_its_record_a_collection_is_refused_until_that_is_accepted(
+    killed: Path, open_store: OpenStore, harm: Callable[[Path], None]
+) -> None:
     harm(killed / COMMIT_FILE)
     store = open_store(maintain=False)
     with pytest.raises(CommitsLost, match="record of its last commit"):
@@ -180,7 +193,7 @@ def test_without_its_record_a_collection_is_refused_until_that_is_accepted(kille
     assert len(ids(store.open("a"))) == COMMITS
 
 
-def test_a_torn_write_of_the_record_leaves_the_mark_of_the_commit_before(killed, open_store):
+def test_a_torn_write_of_the_record_leaves_the_mark_of_the_commit_before(killed: Path, open_store: OpenStore) -> None:
     record = killed / COMMIT_FILE
     content = bytearray(record.read_bytes())
     place = COMMITS % 2 * 4096
@@ -193,7 +206,7 @@ def test_a_torn_write_of_the_record_leaves_the_mark_of_the_commit_before(killed,
     assert again is not None and again.commits == COMMITS
 
 
-def test_each_bit_of_a_mark_is_under_its_checksum(tmp_path):
+def test_each_bit_of_a_mark_is_under_its_checksum(tmp_path: Path) -> None:
     mark = Mark(uid="0123456789abcdef" * 2, commits=7, sequence=8, next_key=9, next_label=10)
     create_record(tmp_path / "record", mark, Files())
     content = (tmp_path / "record").read_bytes()
@@ -206,13 +219,15 @@ def test_each_bit_of_a_mark_is_under_its_checksum(tmp_path):
         assert read_record(tmp_path / "record") is None
 
 
-def test_a_commit_that_cannot_be_recorded_is_not_acknowledged(store, maker, monkeypatch):
+def test_a_commit_that_cannot_be_recorded_is_not_acknowledged(
+    store: EmbeddedStore, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection = store.create("a", collection_config())
-    descriptor = collection._lifecycle.opened._record._descriptor
+    descriptor = opened(collection)._record._descriptor
     # A descriptor that refuses to be written, as a disk that fails does.
-    collection._lifecycle.opened._record._descriptor = 1_000_000
+    opened(collection)._record._descriptor = 1_000_000
     with pytest.raises(Unavailable):
         collection.commit([maker.upsert("x")]).result(30)
-    collection._lifecycle.opened._record._descriptor = descriptor
+    opened(collection)._record._descriptor = descriptor
     collection.commit([maker.upsert("y")]).result(30)
     assert sorted(collection.keys(["x", "y"])) == ["x", "y"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Include, StreamPosition
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE
@@ -20,11 +21,11 @@ from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import _sample
 
-from .conftest import Maker, collection_config
+from .conftest import Maker, OpenStore, collection_config
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Maker]:
     """A closed store with collections a and b, of one flushed segment each, and what made its vectors."""
     maker = Maker()
     folder = tmp_path_factory.mktemp("template") / "data"
@@ -43,38 +44,40 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def filled(template, tmp_path):
+def filled(template: tuple[Path, Maker], tmp_path: Path) -> Path:
     """The folder of collection a in a copy of the template."""
     shutil.copytree(template[0], tmp_path / "data")
     return tmp_path / "data" / "collections" / "a"
 
 
-def truncate(file, folder):
+def truncate(file: Path, folder: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def empty(file, folder):
+def empty(file: Path, folder: Path) -> None:
     file.write_bytes(b"")
 
 
-def flip(file, folder):
+def flip(file: Path, folder: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
 
 
-def delete(file, folder):
+def delete(file: Path, folder: Path) -> None:
     file.unlink()
 
 
-def replace(file, folder):
+def replace(file: Path, folder: Path) -> None:
     other = next((folder.parent / "b" / "segments").iterdir())
     shutil.copyfile(other / file.name, file)
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, flip, delete, replace])
 @pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST_FILE])
-def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(filled, open_store, template, harm, name):
+def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(
+    filled: Path, open_store: OpenStore, template: tuple[Path, Maker], harm: Callable[[Path, Path], None], name: str
+) -> None:
     maker = template[1]
     file = next((filled / "segments").iterdir()) / name
     harm(file, filled)
@@ -93,7 +96,7 @@ def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(filled, open
     assert repaired.segment_passages == 100
 
 
-def test_a_whole_segment_of_another_collection_is_found_out(filled, open_store):
+def test_a_whole_segment_of_another_collection_is_found_out(filled: Path, open_store: OpenStore) -> None:
     mine = next((filled / "segments").iterdir())
     theirs = next((filled.parent / "b" / "segments").iterdir())
     shutil.rmtree(mine)
@@ -101,7 +104,7 @@ def test_a_whole_segment_of_another_collection_is_found_out(filled, open_store):
     assert len(open_store(maintain=False).open("a").damage) == 1
 
 
-def test_a_segment_folder_that_no_row_names_is_removed(filled, open_store):
+def test_a_segment_folder_that_no_row_names_is_removed(filled: Path, open_store: OpenStore) -> None:
     stray = filled / "segments" / ("0" * 32)
     shutil.copytree(next((filled / "segments").iterdir()), stray)
     collection = open_store(maintain=False).open("a")
@@ -110,7 +113,9 @@ def test_a_segment_folder_that_no_row_names_is_removed(filled, open_store):
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, delete])
-def test_a_damaged_database_is_data_loss_and_says_what_to_do(filled, open_store, harm):
+def test_a_damaged_database_is_data_loss_and_says_what_to_do(
+    filled: Path, open_store: OpenStore, harm: Callable[[Path, Path], None]
+) -> None:
     harm(filled / "collection.db", filled)
     store = open_store(maintain=False)
     with pytest.raises(DataCorrupted, match="restore"):
@@ -122,7 +127,7 @@ def test_a_damaged_database_is_data_loss_and_says_what_to_do(filled, open_store,
     assert store.open("b").count(None) == 100
 
 
-def test_a_foreign_sqlite_file_is_no_collection(filled, open_store):
+def test_a_foreign_sqlite_file_is_no_collection(filled: Path, open_store: OpenStore) -> None:
     (filled / "collection.db").unlink()
     connection = sqlite3.connect(filled / "collection.db")
     connection.execute("CREATE TABLE t (x)")
@@ -152,14 +157,14 @@ def test_a_foreign_sqlite_file_is_no_collection(filled, open_store):
         "INSERT INTO streams VALUES ('s', 7, 0)",
     ],
 )
-def test_verify_finds_a_value_that_changed_behind_its_back(filled, open_store, change):
+def test_verify_finds_a_value_that_changed_behind_its_back(filled: Path, open_store: OpenStore, change: str) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute(change)
     connection.close()
     assert not open_store(maintain=False).verify("a").ok
 
 
-def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
+def test_a_changed_value_is_refused_when_it_is_read(filled: Path, open_store: OpenStore) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE documents SET text = 'changed' WHERE key = 7")
     connection.execute("UPDATE vectors SET vector = zeroblob(64) WHERE label = 8")
@@ -181,7 +186,9 @@ def test_a_changed_value_is_refused_when_it_is_read(filled, open_store):
         ("UPDATE streams SET position = 8", lambda it: it.stream_position("s")),
     ],
 )
-def test_a_changed_id_key_or_position_is_refused_when_it_is_read(filled, open_store, change, read):
+def test_a_changed_id_key_or_position_is_refused_when_it_is_read(
+    filled: Path, open_store: OpenStore, change: str, read: Callable[[EmbeddedCollection], object]
+) -> None:
     store = open_store(maintain=False)
     store.open("a").commit([], StreamPosition(stream="s", position=7)).result(30)
     store.close()
@@ -193,7 +200,7 @@ def test_a_changed_id_key_or_position_is_refused_when_it_is_read(filled, open_st
         read(collection)
 
 
-def test_a_damaged_key_in_the_index_of_ids_never_deletes_another_document(filled, open_store):
+def test_a_damaged_key_in_the_index_of_ids_never_deletes_another_document(filled: Path, open_store: OpenStore) -> None:
     collection = open_store(maintain=False).open("a")
     # The row that the index leads to is not the one that was stored under the id.
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
@@ -204,7 +211,9 @@ def test_a_damaged_key_in_the_index_of_ids_never_deletes_another_document(filled
     assert collection.count(None) == 100
 
 
-def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(filled, open_store):
+def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(
+    filled: Path, open_store: OpenStore
+) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE documents SET id = 'a6x' WHERE key = 7")
     connection.close()
@@ -213,7 +222,7 @@ def test_ids_that_differ_from_their_checksum_in_table_and_index_are_refused(fill
 
 
 @pytest.mark.parametrize("name", ["name", "uid", "config", "create_time"])
-def test_a_changed_setting_is_refused(filled, open_store, name):
+def test_a_changed_setting_is_refused(filled: Path, open_store: OpenStore, name: str) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE settings SET value = replace(value, '1', '2') || ' ' WHERE name = ?", (name,))
     connection.close()
@@ -221,19 +230,21 @@ def test_a_changed_setting_is_refused(filled, open_store, name):
         open_store(maintain=False).open("a")
 
 
-def test_the_database_of_another_collection_is_not_served(filled, open_store):
+def test_the_database_of_another_collection_is_not_served(filled: Path, open_store: OpenStore) -> None:
     shutil.copyfile(filled.parent / "b" / "collection.db", filled / "collection.db")
     with pytest.raises(DataCorrupted, match="has the database of collection 'b'"):
         open_store(maintain=False).open("a")
 
 
-def test_a_folder_that_was_renamed_is_not_served_under_its_new_name(filled, open_store):
+def test_a_folder_that_was_renamed_is_not_served_under_its_new_name(filled: Path, open_store: OpenStore) -> None:
     filled.rename(filled.with_name("c"))
     with pytest.raises(DataCorrupted, match="has the database of collection 'a'; move it back"):
         open_store(maintain=False).open("c")
 
 
-def test_a_database_of_that_name_from_another_data_folder_is_not_served(filled, open_store, tmp_path):
+def test_a_database_of_that_name_from_another_data_folder_is_not_served(
+    filled: Path, open_store: OpenStore, tmp_path: Path
+) -> None:
     other = EmbeddedStore(Config(data_dir=tmp_path / "other"), maintain=False)
     other.create("a", collection_config())
     other.close()
@@ -242,7 +253,7 @@ def test_a_database_of_that_name_from_another_data_folder_is_not_served(filled, 
         open_store(maintain=False).open("a")
 
 
-def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled, open_store):
+def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled: Path, open_store: OpenStore) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE documents SET text = CAST(x'736563726574ff' AS TEXT) WHERE key = 7")
     connection.close()
@@ -256,7 +267,9 @@ def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled
     assert (check.ok, check.detail) == (False, "damaged: documents [7]")
 
 
-def test_a_folder_of_segments_that_is_gone_is_made_anew(filled, template, open_store):
+def test_a_folder_of_segments_that_is_gone_is_made_anew(
+    filled: Path, template: tuple[Path, Maker], open_store: OpenStore
+) -> None:
     shutil.rmtree(filled / "segments")
     store = open_store()
     collection = store.open("a")
@@ -267,7 +280,7 @@ def test_a_folder_of_segments_that_is_gone_is_made_anew(filled, template, open_s
     assert collection.info().segment_count == 1
 
 
-def test_a_database_that_cannot_be_written_is_unavailable():
+def test_a_database_that_cannot_be_written_is_unavailable() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("PRAGMA query_only = ON")
     with pytest.raises(Unavailable), translated("a"):
@@ -275,7 +288,7 @@ def test_a_database_that_cannot_be_written_is_unavailable():
     connection.close()
 
 
-def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled, open_store):
+def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled: Path, open_store: OpenStore) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("INSERT INTO lexical (lexical) VALUES ('delete-all')")
     connection.close()
@@ -285,7 +298,7 @@ def test_a_lexical_index_that_disagrees_is_rebuilt_by_repair(filled, open_store)
     assert len(store.open("a").lexical("fox", 200).keys) == 100
 
 
-def test_a_newer_data_format_is_refused_and_left_alone(filled, open_store):
+def test_a_newer_data_format_is_refused_and_left_alone(filled: Path, open_store: OpenStore) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -293,11 +306,11 @@ def test_a_newer_data_format_is_refused_and_left_alone(filled, open_store):
         open_store().open("a")
 
 
-def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store, maker):
+def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store: EmbeddedStore, maker: Maker) -> None:
     collection = store.create("c", collection_config())
     collection.commit([maker.upsert("a")]).result(30)
 
-    def limit(pages):
+    def limit(pages: int) -> None:
         collection.run(
             Task(
                 lambda transaction: transaction.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall(),
@@ -315,7 +328,9 @@ def test_a_full_disk_fails_the_write_keeps_what_was_and_lets_service_go_on(store
     assert store.verify("c").ok
 
 
-def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, maker, tmp_path):
+def test_a_build_that_fails_is_counted_tried_again_and_harmless(
+    open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     store = open_store(builder=("/bin/false",))
     collection = store.create("c", collection_config())
     collection.commit([maker.upsert(f"d{i}") for i in range(100)]).result(30)
@@ -331,7 +346,7 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(open_store, make
     assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
 
 
-def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_store):
+def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled: Path, open_store: OpenStore) -> None:
     collection = open_store(maintain=False).open("a")
     (segment,) = collection.snapshot.segments
     graph = segment._graph
@@ -341,7 +356,7 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_sto
 
         mark_deleted = graph.mark_deleted
 
-        def knn_query(self, *question, **how):
+        def knn_query(self, *question: object, **how: object) -> object:
             segment.remove(segment.labels[:90])
             return graph.knn_query(*question, **how)
 
@@ -351,7 +366,7 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled, open_sto
     assert sample.found.all()
 
 
-def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled, open_store):
+def test_a_damaged_lexical_index_is_rebuilt_and_needs_no_backup(filled: Path, open_store: OpenStore) -> None:
     connection = sqlite3.connect(filled / "collection.db", isolation_level=None)
     connection.execute("UPDATE lexical_data SET block = x'00' WHERE id > 10")
     connection.close()
@@ -372,7 +387,7 @@ def flipped_ids(database: Path, id: bytes) -> Iterator[bytes]:
         at = content.find(id, at + 1)
 
 
-def test_a_flipped_bit_in_any_copy_of_an_id_never_makes_a_second_document(maker, tmp_path):
+def test_a_flipped_bit_in_any_copy_of_an_id_never_makes_a_second_document(maker: Maker, tmp_path: Path) -> None:
     store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
     store.create("a", collection_config()).commit([maker.upsert(f"id-{i:03}-x") for i in range(100)]).result(30)
     store.close()

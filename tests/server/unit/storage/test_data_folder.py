@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import collection_config
+from .conftest import Maker, OpenStore, collection_config
 
 
 def lock_is_a_folder(data: Path) -> None:
@@ -39,14 +40,18 @@ def collections_is_a_file(data: Path) -> None:
         (collections_is_a_file, r"collections is a file where a folder belongs; move it away"),
     ],
 )
-def test_what_is_in_the_way_of_a_data_folder_is_named(tmp_path, harm, sentence):
+def test_what_is_in_the_way_of_a_data_folder_is_named(
+    tmp_path: Path, harm: Callable[[Path], None], sentence: str
+) -> None:
     harm(tmp_path / "data")
     with pytest.raises(InvalidArgument, match=sentence):
         EmbeddedStore(Config(data_dir=tmp_path / "data"))
 
 
 @pytest.mark.parametrize("name", ["segments", "collection.db"])
-def test_what_is_in_the_way_of_a_file_of_a_collection_is_named(open_store, tmp_path, name):
+def test_what_is_in_the_way_of_a_file_of_a_collection_is_named(
+    open_store: OpenStore, tmp_path: Path, name: str
+) -> None:
     store = open_store(maintain=False)
     store.create("a", collection_config())
     store.close()
@@ -64,7 +69,7 @@ def test_what_is_in_the_way_of_a_file_of_a_collection_is_named(open_store, tmp_p
 
 
 @pytest.fixture
-def read_only(tmp_path):
+def read_only(tmp_path: Path) -> Iterator[Path]:
     """A data folder with one collection on a file system that is then mounted read-only."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -82,14 +87,14 @@ def read_only(tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_read_only_file_system_is_named(read_only):
+def test_a_read_only_file_system_is_named(read_only: Path) -> None:
     with pytest.raises(Unavailable, match="mounted read-only"):
         EmbeddedStore(Config(data_dir=read_only))
     with pytest.raises(Unavailable, match="mounted read-only"):
         EmbeddedStore(Config(data_dir=read_only.parent / "other"))
 
 
-def test_a_verification_of_a_read_only_folder_gives_no_advice_about_servers(read_only):
+def test_a_verification_of_a_read_only_folder_gives_no_advice_about_servers(read_only: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "shortlist_cli", "verify", read_only], capture_output=True, text=True, check=False
     )
@@ -104,7 +109,9 @@ def open_to_others(folder: Path) -> list[str]:
     return [str(path) for path in paths if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)]
 
 
-def test_nobody_else_can_read_what_is_made(open_store, maker, tmp_path, caplog):
+def test_nobody_else_can_read_what_is_made(
+    open_store: OpenStore, maker: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = os.umask(0)
     try:
         store = open_store(maintain=False)
@@ -126,7 +133,9 @@ def test_nobody_else_can_read_what_is_made(open_store, maker, tmp_path, caplog):
         os.umask(before)
 
 
-def test_what_others_can_read_is_named_with_the_command_that_mends_it(open_store, tmp_path, caplog):
+def test_what_others_can_read_is_named_with_the_command_that_mends_it(
+    open_store: OpenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = open_store(maintain=False)
     store.create("a", collection_config())
     store.close()
@@ -145,7 +154,9 @@ def test_what_others_can_read_is_named_with_the_command_that_mends_it(open_store
     assert not caplog.records
 
 
-def test_a_closed_folder_guards_all_in_it(open_store, tmp_path, caplog):
+def test_a_closed_folder_guards_all_in_it(
+    open_store: OpenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = open_store(maintain=False)
     store.create("a", collection_config())
     store.close()

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from shortlist_server.storage.compaction.builder import BuildSpec, build
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import DIMENSION, collection_config
+from .conftest import DIMENSION, Maker, OpenStore, collection_config
+
+
+def noted(operation: str) -> Callable[..., Any]:
+    def method(self: RecordingFiles, *paths: Path) -> object:
+        named = paths[-1] if operation in ("rename", "copy") else paths[0]
+        self.log.append((operation, named.name))
+        return getattr(Files, operation)(self, *paths)
+
+    return method
 
 
 class RecordingFiles(Files):
     """Does what ``Files`` does and notes it: (operation, name)."""
 
-    def __init__(self):
-        self.log = []
-
-    def _noted(operation):  # noqa: N805
-        def method(self, *paths):
-            named = paths[-1] if operation in ("rename", "copy") else paths[0]
-            self.log.append((operation, named.name))
-            return getattr(Files, operation)(self, *paths)
-
-        return method
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
 
     make_folder, write, copy, sync, sync_folder, rename, remove_tree = map(
-        _noted, ("make_folder", "write", "copy", "sync", "sync_folder", "rename", "remove_tree")
+        noted, ("make_folder", "write", "copy", "sync", "sync_folder", "rename", "remove_tree")
     )
 
 
-def test_a_segment_is_named_only_when_all_of_it_is_synced(store, maker):
+def test_a_segment_is_named_only_when_all_of_it_is_synced(store: EmbeddedStore, maker: Maker) -> None:
     collection = store.create("c", collection_config())
     collection.commit([maker.upsert(f"d{i}") for i in range(20)]).result(30)
     files = RecordingFiles()
@@ -62,7 +68,7 @@ def test_a_segment_is_named_only_when_all_of_it_is_synced(store, maker):
     assert np.fromfile(collection.folder / "segments" / "u" / "labels.i64", np.int64).tolist() == list(range(1, 21))
 
 
-def test_a_collection_is_named_only_when_all_of_it_is_synced(open_store):
+def test_a_collection_is_named_only_when_all_of_it_is_synced(open_store: OpenStore) -> None:
     files = RecordingFiles()
     open_store(files=files).create("c", collection_config())
     operations = [entry for entry in files.log if entry[0] != "make_folder"]
@@ -71,7 +77,7 @@ def test_a_collection_is_named_only_when_all_of_it_is_synced(open_store):
     assert operations[4:] == [("rename", "c"), ("sync_folder", "collections")]
 
 
-def test_a_dropped_collection_is_unnamed_durably_before_it_is_removed(open_store):
+def test_a_dropped_collection_is_unnamed_durably_before_it_is_removed(open_store: OpenStore) -> None:
     files = RecordingFiles()
     store = open_store(files=files)
     store.create("c", collection_config())
@@ -80,7 +86,7 @@ def test_a_dropped_collection_is_unnamed_durably_before_it_is_removed(open_store
     assert [operation for operation, _ in files.log] == ["rename", "sync_folder", "remove_tree"]
 
 
-def test_a_backup_is_named_only_when_all_of_it_is_synced(open_store, maker, tmp_path):
+def test_a_backup_is_named_only_when_all_of_it_is_synced(open_store: OpenStore, maker: Maker, tmp_path: Path) -> None:
     files = RecordingFiles()
     store = open_store(files=files, maintain=False)
     collection = store.create("c", collection_config())

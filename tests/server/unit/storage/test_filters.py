@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from shortlist_server.domain import AllOf, AnyOf, Contains, Equals, Exists, Negation, OneOf, Range
+from shortlist_server.domain import AllOf, AnyOf, Contains, Equals, Exists, Filter, Negation, OneOf, Range
 from shortlist_server.errors import InvalidFilter
 from shortlist_server.storage.rows.filters import compile_filter
 from shortlist_server.storage.rows.metadata import parse_field
+from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.vectors.selection import KeySelection
 
-from .conftest import collection_config
+from .conftest import Maker, collection_config
 
-DOCUMENTS = {
+DOCUMENTS: dict[str, dict[str, Any]] = {
     "number": {"f": 1},
     "float": {"f": 1.0, "g": 2.5},
     "text": {"f": "1"},
@@ -26,7 +30,7 @@ DOCUMENTS = {
     "odd": {'a"b\\c\n': 5, "d.e": 6, "": 7, "quo'te": 8},
 }
 
-CASES = [
+CASES: list[tuple[Filter, set[str]]] = [
     (Equals(("f",), 1.0), {"number", "float"}),
     (Equals(("f",), "1"), {"text"}),
     (Equals(("f",), True), {"true"}),
@@ -70,14 +74,18 @@ def in_order(value: object) -> str:
 @pytest.mark.parametrize(
     ("filter", "expected"), CASES, ids=lambda value: repr(sorted(value) if isinstance(value, set) else value)
 )
-def test_a_filter_passes_exactly_the_documents_of_its_definition(store, maker, declared, filter, expected):
+def test_a_filter_passes_exactly_the_documents_of_its_definition(
+    store: EmbeddedStore, maker: Maker, declared: tuple[str, ...], filter: Filter, expected: set[str]
+) -> None:
     collection = store.create("c", collection_config(fields=declared))
     collection.commit([maker.upsert(name, **metadata) for name, metadata in DOCUMENTS.items()]).result(30)
     names = {key: name for name, key in collection.keys(list(DOCUMENTS)).items()}
-    assert {names[key] for key in collection.select(filter).keys.tolist()} == expected
+    selection = collection.select(filter)
+    assert isinstance(selection, KeySelection)
+    assert {names[key] for key in selection.keys.tolist()} == expected
 
 
-def test_a_declared_field_is_looked_up_in_its_index(store, maker):
+def test_a_declared_field_is_looked_up_in_its_index(store: EmbeddedStore, maker: Maker) -> None:
     collection = store.create("c", collection_config(fields=("year",)))
     condition = compile_filter(Equals(("year",), 1.0), {("year",)})
     with collection.reading() as connection:
@@ -87,7 +95,7 @@ def test_a_declared_field_is_looked_up_in_its_index(store, maker):
     assert "field_0" in str(plan)
 
 
-def test_nothing_of_a_filter_becomes_sql_text():
+def test_nothing_of_a_filter_becomes_sql_text() -> None:
     hostile = "x') OR 1=1 --"
     condition = compile_filter(AllOf((Equals((hostile,), hostile), Contains((hostile,), hostile))))
     assert hostile not in condition.sql
@@ -108,26 +116,26 @@ def test_nothing_of_a_filter_becomes_sql_text():
     ],
     ids=repr,
 )
-def test_a_malformed_filter_is_refused(filter):
+def test_a_malformed_filter_is_refused(filter: Filter) -> None:
     with pytest.raises(InvalidFilter):
         compile_filter(filter)
 
 
-def test_a_filter_nested_too_deep_is_refused():
-    filter = Exists(("f",))
+def test_a_filter_nested_too_deep_is_refused() -> None:
+    filter: Filter = Exists(("f",))
     for _ in range(70):
         filter = Negation(filter)
     with pytest.raises(InvalidFilter):
         compile_filter(filter)
 
 
-def test_a_wide_filter_is_no_deep_expression(store, maker):
+def test_a_wide_filter_is_no_deep_expression(store: EmbeddedStore, maker: Maker) -> None:
     collection = store.create("c", collection_config())
     collection.commit([maker.upsert("a", f=300)]).result(30)
     assert collection.count(AnyOf(tuple(Equals(("f",), float(i)) for i in range(2000)))) == 1
 
 
-def test_a_field_name_is_split_at_its_dots():
+def test_a_field_name_is_split_at_its_dots() -> None:
     assert parse_field(r"a.b\.c\\.d") == ("a", "b.c\\", "d")
     for bad in ("", ".a", "a..b", "a.", "a\\", r"a\b"):
         with pytest.raises(InvalidFilter):

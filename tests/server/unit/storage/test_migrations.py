@@ -84,7 +84,7 @@ def make_golden(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("format", sorted(path.name for path in GOLDEN.iterdir()))
-def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format):
+def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, format: str) -> None:
     shutil.copytree(GOLDEN / format, tmp_path / "data")
     store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
     try:
@@ -100,7 +100,7 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path, format)
             document, expected = documents[keys[f"d{n}"]], upsert(n)
             assert (document.title, document.text) == (expected.document.title, expected.document.text)
             assert dict(document.metadata) == dict(expected.document.metadata)
-            assert np.allclose(document.passages[0].vector, vector(n))
+            assert np.allclose(np.asarray(document.passages[0].vector), vector(n))
             assert collection.dense(vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
         assert collection.count(Equals(("year",), 2001.0)) == 17
         assert len(collection.lexical("runs", 100).keys) == 50
@@ -115,7 +115,9 @@ def test_a_database_that_calls_the_weighted_sum_convex_is_read() -> None:
     assert settings.load(settings.dump(config).replace("weighted_sum", "convex")) == config
 
 
-def test_a_migration_that_fails_leaves_the_collection_as_it_was(tmp_path, monkeypatch):
+def test_a_migration_that_fails_leaves_the_collection_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_golden(tmp_path / "data")
     now = schema.SCHEMA_VERSION
     newer = Migrations("shortlist")

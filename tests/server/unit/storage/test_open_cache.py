@@ -25,8 +25,9 @@ from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.opening.open_cache import KEPT_TIMES_OPENING
 from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS
 from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import Maker, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -61,7 +62,7 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_threads_and_descriptors_do_not_grow_with_collections(open_store, maker):
+def test_threads_and_descriptors_do_not_grow_with_collections(open_store: OpenStore, maker: Maker) -> None:
     descriptors_before, threads_before = descriptors_now(), threading.active_count()
     store = open_store(max_open_collections=8)
     for number in range(60):
@@ -75,7 +76,7 @@ def test_threads_and_descriptors_do_not_grow_with_collections(open_store, maker)
     assert threading.active_count() - threads_before <= 20
 
 
-def test_an_idle_collection_is_closed_and_answers_as_before(open_store, maker):
+def test_an_idle_collection_is_closed_and_answers_as_before(open_store: OpenStore, maker: Maker) -> None:
     store = open_store(collection_idle_seconds=0.1)
     collection = store.create("papers", collection_config())
     collection._lifecycle.open_seconds = 0.0
@@ -87,7 +88,7 @@ def test_an_idle_collection_is_closed_and_answers_as_before(open_store, maker):
     assert (collection.sequence, collection.info().document_count) == (before.sequence, before.document_count)
 
 
-def test_without_an_idle_time_a_collection_stays_open_while_there_is_room(open_store):
+def test_without_an_idle_time_a_collection_stays_open_while_there_is_room(open_store: OpenStore) -> None:
     store = open_store(collection_idle_seconds=0, max_open_collections=2)
     first, second = (store.create(name, collection_config()) for name in ("a", "b"))
     store._open_cache._sweep()
@@ -98,7 +99,7 @@ def test_without_an_idle_time_a_collection_stays_open_while_there_is_room(open_s
     assert second.is_open
 
 
-def test_what_took_long_to_open_stays_open_longer(open_store):
+def test_what_took_long_to_open_stays_open_longer(open_store: OpenStore) -> None:
     store = open_store(collection_idle_seconds=0.1)
     quick, slow = (store.create(name, collection_config()) for name in ("quick", "slow"))
     quick._lifecycle.open_seconds, slow._lifecycle.open_seconds = 0.0, 60.0 / KEPT_TIMES_OPENING
@@ -106,7 +107,7 @@ def test_what_took_long_to_open_stays_open_longer(open_store):
     assert slow.is_open
 
 
-def test_the_place_is_taken_from_the_one_that_was_not_used_for_longest(open_store):
+def test_the_place_is_taken_from_the_one_that_was_not_used_for_longest(open_store: OpenStore) -> None:
     store = open_store(max_open_collections=2)
     first, second = (store.create(name, collection_config()) for name in ("a", "b"))
     for one in (first, second):
@@ -119,7 +120,7 @@ def test_the_place_is_taken_from_the_one_that_was_not_used_for_longest(open_stor
     assert not second.is_open
 
 
-def test_a_leased_collection_is_not_closed(open_store, maker):
+def test_a_leased_collection_is_not_closed(open_store: OpenStore, maker: Maker) -> None:
     store = open_store(max_open_collections=1)
     store.create("a", collection_config())
     with store.lease("a") as collection:
@@ -136,7 +137,7 @@ def test_a_leased_collection_is_not_closed(open_store, maker):
     assert store.try_lease("a") is None
 
 
-def test_a_collection_with_a_commit_under_way_is_not_closed(collection, maker):
+def test_a_collection_with_a_commit_under_way_is_not_closed(collection: EmbeddedCollection, maker: Maker) -> None:
 
     held = threading.Event()
     collection.submit(Task(lambda _: held.wait(30), lambda _: None))
@@ -149,14 +150,14 @@ def test_a_collection_with_a_commit_under_way_is_not_closed(collection, maker):
 
 
 def test_a_collection_that_builds_a_segment_is_closed_only_where_the_limit_of_files_demands_it(
-    open_store, maker, tmp_path
-):
+    open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text("import time; time.sleep(60)")
     store = open_store(segment_min_passages=10, builder=(sys.executable, str(slow)))
     collection = store.create("a", collection_config())
     fill(collection, maker, 10)
-    wait_until(lambda: collection._lifecycle.opened.busy)
+    wait_until(lambda: opened(collection).busy)
     assert not close_now(collection)
     store._open_cache._most_descriptors = 5
     store.create("b", collection_config())
@@ -164,7 +165,9 @@ def test_a_collection_that_builds_a_segment_is_closed_only_where_the_limit_of_fi
     assert collection.info().document_count == 10
 
 
-def test_a_collection_whose_builds_fail_may_be_closed_and_tries_again_when_it_is_opened(open_store, maker, tmp_path):
+def test_a_collection_whose_builds_fail_may_be_closed_and_tries_again_when_it_is_opened(
+    open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     switch = tmp_path / "builder.py"
     switch.write_text("raise SystemExit(1)")
     store = open_store(segment_min_passages=10, builder=(sys.executable, "-P", str(switch)))
@@ -179,7 +182,9 @@ def test_a_collection_whose_builds_fail_may_be_closed_and_tries_again_when_it_is
         assert collection.info().segment_count == 1
 
 
-def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_come_back(open_store):
+def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_come_back(
+    open_store: OpenStore,
+) -> None:
     store = open_store()
     for name in ("a", "b", "c"):
         store.create(name, collection_config())
@@ -198,7 +203,7 @@ def test_where_all_are_in_use_and_no_file_more_is_allowed_the_caller_is_told_to_
     assert made.count(None) == 0
 
 
-def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_store, maker):
+def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_store: OpenStore, maker: Maker) -> None:
     store = open_store()
     collection = store.create("papers", collection_config(fields=("year",)))
     fill(collection, maker, 100)
@@ -211,7 +216,7 @@ def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_st
     store = open_store()
     closed = store.find("papers")
 
-    def told():
+    def told() -> tuple[object, ...]:
         info = replace(closed.info(), disk_bytes=0)  # An open one has a log beside the database.
         return info, closed.config, closed.sequence, closed.ef(filtered=False), closed.ef(filtered=True)
 
@@ -225,7 +230,9 @@ def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_st
     assert store.open_count == 0
 
 
-def test_what_a_crash_left_in_the_log_is_told_of_a_collection_that_was_never_opened(store, open_store, maker, tmp_path):
+def test_what_a_crash_left_in_the_log_is_told_of_a_collection_that_was_never_opened(
+    store: EmbeddedStore, open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     fill(store.create("a", collection_config()), maker, 10)
     # What a killed process leaves: the files as they are while it runs.
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
@@ -234,7 +241,7 @@ def test_what_a_crash_left_in_the_log_is_told_of_a_collection_that_was_never_ope
     assert again.open("a").documents_by_id(["d3"], Include())["d3"].text == "fox"
 
 
-def test_maintenance_is_counted_however_often_a_collection_is_closed(open_store, maker):
+def test_maintenance_is_counted_however_often_a_collection_is_closed(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store().create("papers", collection_config())
     fill(collection, maker, 70)
     wait_until(lambda: collection.info().segment_count == 1)
@@ -244,7 +251,9 @@ def test_maintenance_is_counted_however_often_a_collection_is_closed(open_store,
         assert collection.stats().flushes == 1
 
 
-def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_nothing(open_store, maker):
+def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_nothing(
+    open_store: OpenStore, maker: Maker
+) -> None:
     store = open_store(max_open_collections=1)
     names = [f"c{i}" for i in range(4)]
     for name in names:
@@ -279,7 +288,7 @@ def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_noth
     assert all(store.verify(name).ok for name in names)
 
 
-def test_a_dropped_collection_is_closed_for_good_whoever_holds_it(store):
+def test_a_dropped_collection_is_closed_for_good_whoever_holds_it(store: EmbeddedStore) -> None:
     held = store.create("a", collection_config())
     with store.lease("a"):
         store.drop("a")
@@ -292,7 +301,9 @@ def test_a_dropped_collection_is_closed_for_good_whoever_holds_it(store):
         held.commit([])
 
 
-def test_few_collections_are_all_opened_at_the_start_and_many_are_not(store, open_store):
+def test_few_collections_are_all_opened_at_the_start_and_many_are_not(
+    store: EmbeddedStore, open_store: OpenStore
+) -> None:
     for name in ("a", "b", "c"):
         store.create(name, collection_config())
     store.close()
@@ -305,7 +316,9 @@ def test_few_collections_are_all_opened_at_the_start_and_many_are_not(store, ope
     assert many.open_count == 0
 
 
-def test_a_survey_tells_of_damage_and_opens_nothing(store, open_store, tmp_path, caplog):
+def test_a_survey_tells_of_damage_and_opens_nothing(
+    store: EmbeddedStore, open_store: OpenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a", "b", "c"):
         store.create(name, collection_config())
     store.close()
@@ -324,7 +337,9 @@ def test_a_survey_tells_of_damage_and_opens_nothing(store, open_store, tmp_path,
     assert again.names() == ["a", "c"]
 
 
-def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segment_is_dropped(open_store, maker):
+def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segment_is_dropped(
+    open_store: OpenStore, maker: Maker
+) -> None:
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     fill(collection, maker, 70)
@@ -342,7 +357,9 @@ def test_without_a_descriptor_left_the_caller_is_told_to_come_back_and_no_segmen
         pass
 
 
-def test_a_collection_that_finds_no_descriptor_left_takes_the_place_of_unused_ones(open_store, maker):
+def test_a_collection_that_finds_no_descriptor_left_takes_the_place_of_unused_ones(
+    open_store: OpenStore, maker: Maker
+) -> None:
     store = open_store()
     for name in ("a", "d", "b", "c"):
         fill(store.create(name, collection_config()), maker, 1)
@@ -356,7 +373,9 @@ def test_a_collection_that_finds_no_descriptor_left_takes_the_place_of_unused_on
 
 # numpy leaves a file unclosed where it has no descriptor for a second one.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_segment_that_cannot_be_read_for_want_of_a_descriptor_is_not_taken_for_damaged(open_store, maker):
+def test_a_segment_that_cannot_be_read_for_want_of_a_descriptor_is_not_taken_for_damaged(
+    open_store: OpenStore, maker: Maker
+) -> None:
     store = open_store(maintain=False)
     collection = store.create("a", collection_config())
     fill(collection, maker, 70)
@@ -381,7 +400,7 @@ def test_a_segment_that_cannot_be_read_for_want_of_a_descriptor_is_not_taken_for
     assert collection.info().segment_count == 1
 
 
-def test_a_limit_of_files_that_is_too_low_is_refused_with_its_name(monkeypatch):
+def test_a_limit_of_files_that_is_too_low_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "limit", lambda: 100)
     with pytest.raises(Unavailable, match=f"limit of open files is 100.*at least {descriptors.LEAST_LIMIT}"):
         descriptors.check_limit()

@@ -8,25 +8,29 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Deletion
+from shortlist_server.domain import Change, Deletion, Vector
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.builder import BuildSpec, build
 from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.values import SegmentOutdated
+from shortlist_server.storage.values import SegmentOutdated, SegmentRow
+from shortlist_server.storage.vectors.index import Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
-from .conftest import Maker, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Maker]:
     """Documents d0 to d49 in a first segment, to d99 in a second, to d119 in the growing segment: passages 1 to 120."""
     maker = Maker()
     folder = tmp_path_factory.mktemp("template") / "data"
@@ -41,77 +45,77 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def maker(template):
+def maker(template: tuple[Path, Maker]) -> Maker:
     return copy.deepcopy(template[1])
 
 
 @pytest.fixture
-def store(template, tmp_path, open_store):
+def store(template: tuple[Path, Maker], tmp_path: Path, open_store: OpenStore) -> EmbeddedStore:
     shutil.copytree(template[0], tmp_path / "data")
     return open_store(maintain=False)
 
 
 @pytest.fixture
-def collection(store):
+def collection(store: EmbeddedStore) -> EmbeddedCollection:
     return store.open("papers")
 
 
-def write(collection, change):
+def write(collection: EmbeddedCollection, change: Change) -> None:
     """Changes the database, and shows nobody."""
     collection.run(Task(lambda transaction: transaction.apply([change], None), lambda _: None))
 
 
-def execute(collection, sql, *values):
+def execute(collection: EmbeddedCollection, sql: str, *values: object) -> None:
     collection.run(Task(lambda transaction: transaction.connection.execute(sql, values).fetchall(), lambda _: None))
 
 
-def show(collection, change):
+def show(collection: EmbeddedCollection, change: Callable[[], object]) -> None:
     """Changes what is in memory alone."""
     collection.run(Task(lambda _: None, lambda _: change()))
 
 
-def deleted_in_a_segment(collection, maker):
+def deleted_in_a_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     write(collection, Deletion(id="d7"))
     del maker.vectors["d7"]
 
 
-def deleted_in_the_growing_segment(collection, maker):
+def deleted_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     write(collection, Deletion(id="d110"))
     del maker.vectors["d110"]
 
 
-def written_and_not_shown(collection, maker):
+def written_and_not_shown(collection: EmbeddedCollection, maker: Maker) -> None:
     write(collection, maker.upsert("d200", passages=2))
 
 
-def replaced_and_not_shown(collection, maker):
+def replaced_and_not_shown(collection: EmbeddedCollection, maker: Maker) -> None:
     write(collection, maker.upsert("d60"))
 
 
-def dead_in_a_segment(collection, maker):
+def dead_in_a_segment(collection: EmbeddedCollection, maker: Maker) -> None:
     show(collection, lambda: collection.snapshot.segments[0].remove(np.array([8, 9])))
 
 
-def dead_in_the_growing_segment(collection, maker):
-    show(collection, lambda: collection._lifecycle.opened.index._growing.remove(np.array([105])))
+def dead_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
+    show(collection, lambda: opened(collection).index._growing.remove(np.array([105])))
 
 
-def in_a_segment_and_in_the_growing_segment(collection, maker):
-    growing = collection._lifecycle.opened.index._growing
+def in_a_segment_and_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
+    growing = opened(collection).index._growing
     growing.drop_range(0, 1000)
     growing.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
-    show(collection, collection._lifecycle.opened.index._show)
+    show(collection, opened(collection).index._show)
 
 
-def maker_rows(maker, numbers):
+def maker_rows(maker: Maker, numbers: list[int]) -> list[Vector]:
     return [maker.vectors[f"d{number}"][0] for number in numbers]
 
 
-def in_two_segments(collection, maker):
+def in_two_segments(collection: EmbeddedCollection, maker: Maker) -> None:
     row = begun(collection, 0, 100)
     values = (row.uid, row.low, row.high, row.passages, row.checksum)
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
-    index = collection._lifecycle.opened.index
+    index = opened(collection).index
 
     def both() -> None:
         index._segments = (loaded(collection, row), *index._segments)
@@ -120,19 +124,19 @@ def in_two_segments(collection, maker):
     show(collection, both)
 
 
-def listed_by_no_manifest(collection, maker):
+def listed_by_no_manifest(collection: EmbeddedCollection, maker: Maker) -> None:
     execute(collection, "DELETE FROM segments WHERE low = 0")
 
 
-def listed_and_not_loaded(collection, maker):
+def listed_and_not_loaded(collection: EmbeddedCollection, maker: Maker) -> None:
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES ('gone', 100, 120, 20, '')")
 
 
-def listed_under_another_name(collection, maker):
+def listed_under_another_name(collection: EmbeddedCollection, maker: Maker) -> None:
     execute(collection, "UPDATE segments SET uid = 'gone' WHERE low = 50")
 
 
-def begun(collection, low, high):
+def begun(collection: EmbeddedCollection, low: int, high: int) -> SegmentRow:
     """The row of a segment that was built and not published."""
     spec = BuildSpec(
         database=str(collection.folder / "collection.db"),
@@ -145,14 +149,16 @@ def begun(collection, low, high):
         seed=None,
         threads=1,
     )
-    return build(spec, Files())
+    row = build(spec, Files())
+    assert row is not None
+    return row
 
 
-def loaded(collection, row):
+def loaded(collection: EmbeddedCollection, row: SegmentRow) -> Segment:
     return Segment.load(collection.folder / "segments" / row.uid, row, collection.uid, collection.config.dimension)
 
 
-def assert_finds_all(collection, maker):
+def assert_finds_all(collection: EmbeddedCollection, maker: Maker) -> None:
     names = {key: id for id, key in collection.keys(list(maker.vectors)).items()}
     for query in maker.random.standard_normal((3, 16)).astype(np.float32):
         best = {id: float(np.max(vectors @ query)) for id, vectors in maker.vectors.items()}
@@ -178,7 +184,14 @@ def assert_finds_all(collection, maker):
         (listed_under_another_name, "the manifest names other segments than are loaded"),
     ],
 )
-def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection, store, open_store, maker, harm, said):
+def test_verify_names_the_state_and_repair_heals_it_without_a_restart(
+    collection: EmbeddedCollection,
+    store: EmbeddedStore,
+    open_store: OpenStore,
+    maker: Maker,
+    harm: Callable[[EmbeddedCollection, Maker], None],
+    said: str,
+) -> None:
     harm(collection, maker)
     (problem,) = store.verify("papers").problems
     assert said in problem
@@ -200,8 +213,10 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(collection
     assert_finds_all(again.open("papers"), maker)
 
 
-def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection, store, maker):
-    index = collection._lifecycle.opened.index
+def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(
+    collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
+) -> None:
+    index = opened(collection).index
     with index.watching() as watch:
         row = begun(collection, 0, 50)
         segment = loaded(collection, row)
@@ -212,12 +227,14 @@ def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(collection
     assert segment.live == 49
 
 
-def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(collection, store, maker):
+def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(
+    collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
+) -> None:
     started, go_on = threading.Event(), threading.Event()
-    compaction = collection._lifecycle.opened.compaction
+    compaction = opened(collection).compaction
     real = compaction._publish
 
-    def late(job, segment, watch) -> None:
+    def late(job: Job, segment: Segment | None, watch: Watch) -> None:
         if not started.is_set():
             started.set()
             assert go_on.wait(30)
@@ -239,15 +256,21 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(c
     assert_finds_all(collection, maker)
 
 
-def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection):
+def test_a_segment_that_overlaps_another_or_replaces_what_is_gone_is_not_listed(collection: EmbeddedCollection) -> None:
     row, uids = begun(collection, 20, 60), [segment.row.uid for segment in collection.snapshot.segments]
+
+    def replacing(gone: list[str]) -> Task[None]:
+        return Task(lambda transaction: transaction.replace_segments(gone, row), lambda _: None)
+
     for gone in ([], uids[:1], [*uids, "gone"]):
         with pytest.raises(SegmentOutdated):
-            collection.run(Task(lambda transaction, gone=gone: transaction.replace_segments(gone, row), lambda _: None))
+            collection.run(replacing(gone))
     assert collection.difference().problems == ()
 
 
-def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(collection, store, maker):
+def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(
+    collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
+) -> None:
     deleted_in_the_growing_segment(collection, maker)
     with pytest.raises(BuildFailed, match="run a verification with repair"):
         collection.flush_now()
@@ -258,7 +281,12 @@ def test_a_build_that_the_index_contradicts_says_what_to_do_and_works_after_it(c
 
 
 @pytest.mark.parametrize("harm", [listed_by_no_manifest, listed_under_another_name])
-def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(collection, store, maker, harm):
+def test_a_build_that_the_manifest_contradicts_fails_and_is_not_repeated_without_end(
+    collection: EmbeddedCollection,
+    store: EmbeddedStore,
+    maker: Maker,
+    harm: Callable[[EmbeddedCollection, Maker], None],
+) -> None:
     harm(collection, maker)
     with pytest.raises(BuildFailed, match="no longer exists"):
         collection.merge_now()

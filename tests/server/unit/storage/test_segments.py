@@ -5,42 +5,49 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Deletion, DenseStrategy, Equals, Range, SearchDefaults
+from shortlist_server.domain import Deletion, DenseCandidates, DenseStrategy, Equals, Range, SearchDefaults, Vector
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
-from .conftest import Maker, collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.02)
 
 
-def brute(maker, query, ids, n):
+def brute(maker: Maker, query: Vector, ids: Iterable[str], n: int) -> list[str]:
     scores = {id: float(np.max(maker.vectors[id] @ query)) for id in ids}
     return sorted(scores, key=scores.__getitem__, reverse=True)[:n]
 
 
-def found_ids(collection, found, ids):
+def found_ids(collection: EmbeddedCollection, found: DenseCandidates, ids: Iterable[str]) -> list[str]:
     names = {key: id for id, key in collection.keys(list(ids)).items()}
     return list(dict.fromkeys(names[key] for key in found.keys.tolist()))
 
 
-def fill(collection, maker, n, start=0, **metadata):
+def fill(collection: EmbeddedCollection, maker: Maker, n: int, start: int = 0, **metadata: Any) -> list[str]:
     ids = [f"d{i}" for i in range(start, start + n)]
     collection.commit([maker.upsert(id, n=int(id[1:]), **metadata) for id in ids]).result(30)
     return ids
 
 
-def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(collection, maker):
+def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(
+    collection: EmbeddedCollection, maker: Maker
+) -> None:
     ids = fill(collection, maker, 300)
     wait_until(lambda: collection.info().segment_passage_count == 300)
     fill(collection, maker, 10, start=300)
@@ -49,7 +56,9 @@ def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(collect
     assert len(ids) == 300
 
 
-def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(collection, store, open_store, maker):
+def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(
+    collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore, maker: Maker
+) -> None:
     fill(collection, maker, 200)
     wait_until(lambda: collection.info().segment_count == 1)
     gone = [f"d{i}" for i in range(0, 40)]
@@ -64,7 +73,7 @@ def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(collectio
     assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
 
 
-def test_a_segment_with_many_dead_rows_is_built_anew(collection, maker):
+def test_a_segment_with_many_dead_rows_is_built_anew(collection: EmbeddedCollection, maker: Maker) -> None:
     fill(collection, maker, 200)
     wait_until(lambda: collection.info().segment_count == 1)
     before = collection.snapshot.segments[0].row.uid
@@ -73,7 +82,7 @@ def test_a_segment_with_many_dead_rows_is_built_anew(collection, maker):
     assert len(collection.snapshot.segments[0].labels) == 120
 
 
-def test_a_segment_without_living_rows_goes_away(collection, maker):
+def test_a_segment_without_living_rows_goes_away(collection: EmbeddedCollection, maker: Maker) -> None:
     fill(collection, maker, 100)
     wait_until(lambda: collection.info().segment_count == 1)
     assert collection.delete_matching(Range(("n",), lower=0.0)).result(30) == 100
@@ -81,11 +90,15 @@ def test_a_segment_without_living_rows_goes_away(collection, maker):
     assert len(collection.dense(maker.vector(), 3).keys) == 0
 
 
-def test_small_neighbours_are_merged(open_store, maker, monkeypatch):
+def test_small_neighbours_are_merged(open_store: OpenStore, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = open_store().create("papers", collection_config())
+
+    def in_segments(passages: int) -> Callable[[], bool]:
+        return lambda: collection.info().segment_passage_count == passages
+
     for start in range(0, 400, 100):
         fill(collection, maker, 100, start=start)
-        wait_until(lambda start=start: collection.info().segment_passage_count == start + 100)
+        wait_until(in_segments(start + 100))
     wait_until(lambda: collection.info().segment_count == 1)
     collection.commit([Deletion(id="d5")]).result(30)
     query = maker.vectors["d5"][0]
@@ -93,7 +106,7 @@ def test_small_neighbours_are_merged(open_store, maker, monkeypatch):
     assert found_ids(collection, collection.dense(query, 5), maker.vectors) == brute(maker, query, left, 5)
 
 
-def test_changes_during_a_build_are_in_its_result(open_store, maker):
+def test_changes_during_a_build_are_in_its_result(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=1000).create("papers", collection_config())
     fill(collection, maker, 1500)
     for i in range(0, 1500, 3):
@@ -107,7 +120,9 @@ def test_changes_during_a_build_are_in_its_result(open_store, maker):
 
 
 @pytest.mark.parametrize("share", [0.005, 0.1, 0.5, 0.99])
-def test_a_filtered_search_finds_all_there_is_up_to_its_limit(open_store, maker, share):
+def test_a_filtered_search_finds_all_there_is_up_to_its_limit(
+    open_store: OpenStore, maker: Maker, share: float
+) -> None:
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
@@ -125,7 +140,7 @@ def test_a_filtered_search_finds_all_there_is_up_to_its_limit(open_store, maker,
     assert right >= 195
 
 
-def test_the_strategy_says_how_a_search_was_run(open_store, maker):
+def test_the_strategy_says_how_a_search_was_run(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
@@ -137,7 +152,7 @@ def test_the_strategy_says_how_a_search_was_run(open_store, maker):
     assert collection.dense(query, 10, most).strategy is DenseStrategy.HNSW_OVERFETCH
 
 
-def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store, maker):
+def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
@@ -150,7 +165,9 @@ def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store, make
     assert collection.dense(query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
 
 
-def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(open_store, maker):
+def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(
+    open_store: OpenStore, maker: Maker
+) -> None:
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
@@ -172,7 +189,7 @@ def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(ope
     assert 10 <= segment.found <= 200
 
 
-def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, maker):
+def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=3000).create("papers", collection_config())
     centre = maker.vector()
     near = [maker.upsert(f"near{i}", side="near") for i in range(2000)]
@@ -188,7 +205,9 @@ def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store, 
     assert found.strategy in (DenseStrategy.EXACT_FALLBACK, DenseStrategy.HNSW_OVERFETCH)
 
 
-def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(open_store, maker):
+def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(
+    open_store: OpenStore, maker: Maker
+) -> None:
     collection = open_store(maintain=False, segment_max_passages=100).create("papers", collection_config())
     fill(collection, maker, 350)
     assert collection.flush_now() == 4
@@ -198,7 +217,9 @@ def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(open
     assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
 
 
-def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(open_store, maker):
+def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(
+    open_store: OpenStore, maker: Maker
+) -> None:
     collection = open_store(maintain=False, segment_max_passages=10_000).create("papers", collection_config())
     fill(collection, maker, 100)
     collection.flush_now()
@@ -223,7 +244,7 @@ def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothin
     assert verify_collection(collection).ok
 
 
-def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_store, maker):
+def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_store: OpenStore, maker: Maker) -> None:
     store = open_store(maintain=False, segment_max_passages=100)
     collection = store.create("papers", collection_config())
     fill(collection, maker, 300)
@@ -242,7 +263,9 @@ def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_sto
     assert verify_collection(again).ok
 
 
-def test_commits_wait_for_a_builder_that_cannot_keep_up_and_go_on(open_store, maker, tmp_path):
+def test_commits_wait_for_a_builder_that_cannot_keep_up_and_go_on(
+    open_store: OpenStore, maker: Maker, tmp_path: Path
+) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text("import time; time.sleep(1); raise SystemExit(1)")
     collection = open_store(segment_min_passages=10, builder=(sys.executable, str(slow))).create(
@@ -257,14 +280,14 @@ def test_commits_wait_for_a_builder_that_cannot_keep_up_and_go_on(open_store, ma
     assert "code 1" in collection.stats().last_build_error
 
 
-def test_searches_while_documents_come_and_go_find_what_stays(open_store, maker):
+def test_searches_while_documents_come_and_go_find_what_stays(open_store: OpenStore, maker: Maker) -> None:
     collection = open_store(segment_min_passages=200).create("papers", collection_config())
     stay = fill(collection, maker, 100)
     keys = {collection.keys([id])[id]: id for id in stay}
     stop = threading.Event()
     problems = []
 
-    def search():
+    def search() -> None:
         while not stop.is_set():
             id = stay[np.random.randint(len(stay))]
             found = collection.dense(maker.vectors[id][0], 1)
@@ -285,7 +308,9 @@ def test_searches_while_documents_come_and_go_find_what_stays(open_store, maker)
     assert verify_collection(collection).ok
 
 
-def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segment(open_store, maker):
+def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segment(
+    open_store: OpenStore, maker: Maker
+) -> None:
     collection = open_store(maintain=False).create("papers", collection_config())
     fill(collection, maker, 100)
     gate = threading.Event()
@@ -294,7 +319,7 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     deletion = collection.commit([Deletion(id="d7")])
     flushing = threading.Thread(target=collection.flush_now)
     flushing.start()
-    wait_until(lambda: collection._lifecycle.opened.writer.queued == 2)
+    wait_until(lambda: opened(collection).writer.queued == 2)
     gate.set()
     flushing.join()
     deletion.result(30)

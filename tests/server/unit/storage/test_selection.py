@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
 from shortlist_server.storage.vectors import selection
 from shortlist_server.storage.vectors.selection import KeySelection, SelectionCache
@@ -11,16 +13,16 @@ from shortlist_server.storage.vectors.selection import KeySelection, SelectionCa
 class Documents:
     """Keys that pass by sequence of their commit; counts how often all of them are read."""
 
-    def __init__(self):
-        self.rows = {}
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}
         self.full_reads = 0
 
-    def read(self, after):
+    def read(self, after: int) -> NDArray[np.int64]:
         self.full_reads += after == 0
         return np.array(sorted(key for key, sequence in self.rows.items() if sequence > after), dtype=np.int64)
 
 
-def test_a_selection_is_advanced_rather_than_resolved_anew():
+def test_a_selection_is_advanced_rather_than_resolved_anew() -> None:
     documents, cache = Documents(), SelectionCache()
     documents.rows = {1: 1, 2: 2}
     assert cache.resolve("f", 2, documents.read).keys.tolist() == [1, 2]
@@ -31,13 +33,13 @@ def test_a_selection_is_advanced_rather_than_resolved_anew():
     assert documents.full_reads == 1
 
 
-def test_a_selection_at_the_present_sequence_is_the_same_object():
+def test_a_selection_at_the_present_sequence_is_the_same_object() -> None:
     documents, cache = Documents(), SelectionCache()
     documents.rows = {1: 1}
     assert cache.resolve("f", 1, documents.read) is cache.resolve("f", 1, documents.read)
 
 
-def test_a_selection_older_than_the_log_of_deletions_is_resolved_anew(monkeypatch):
+def test_a_selection_older_than_the_log_of_deletions_is_resolved_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_LOGGED_DELETIONS", 3)
     documents, cache = Documents(), SelectionCache()
     documents.rows = {key: key for key in range(1, 11)}
@@ -49,7 +51,7 @@ def test_a_selection_older_than_the_log_of_deletions_is_resolved_anew(monkeypatc
     assert documents.full_reads == 2
 
 
-def test_the_least_recently_used_selections_go_first(monkeypatch):
+def test_the_least_recently_used_selections_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_KEPT_KEYS", 25)
     documents, cache = Documents(), SelectionCache()
     documents.rows = {key: key for key in range(1, 11)}
@@ -60,7 +62,7 @@ def test_the_least_recently_used_selections_go_first(monkeypatch):
     assert cache.resolve("b", 10, documents.read) is not kept["b"]
 
 
-def test_membership_of_keys_beyond_the_largest_is_false():
+def test_membership_of_keys_beyond_the_largest_is_false() -> None:
     chosen = KeySelection(5, np.array([2, 4], dtype=np.int64))
     assert chosen.contains(np.array([1, 2, 3, 4, 5, 1000])).tolist() == [False, True, False, True, False, False]
     nothing = KeySelection(5, np.empty(0, dtype=np.int64))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from shortlist_server.storage import store as store_module
 from shortlist_server.storage.clock import Clock
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows import writer as writer_module
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import collection_config
+from .conftest import Maker, OpenStore, collection_config, opened
 
 GATED_BUILDER = """
 import pathlib, time
@@ -33,13 +37,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
 
 
 @pytest.fixture
-def clock():
+def clock() -> Iterator[Clock]:
     made = Clock()
     yield made
     made.close()
 
 
-def test_alarms_go_off_in_the_order_of_their_times_and_not_when_cancelled(clock):
+def test_alarms_go_off_in_the_order_of_their_times_and_not_when_cancelled(clock: Clock) -> None:
     heard: list[str] = []
     done = threading.Event()
     clock.after(0.1, done.set)
@@ -55,11 +59,11 @@ def test_alarms_go_off_in_the_order_of_their_times_and_not_when_cancelled(clock)
     assert heard[2:] in ([], ["late"])
 
 
-def test_a_collection_has_one_thread_at_a_time_and_takes_turns_in_order(collection):
+def test_a_collection_has_one_thread_at_a_time_and_takes_turns_in_order(collection: EmbeddedCollection) -> None:
     running, seen, problems = [], [], []
 
-    def step(number: int):
-        def apply(_) -> None:
+    def step(number: int) -> Callable[[WriteTransaction], None]:
+        def apply(_: WriteTransaction) -> None:
             running.append(number)
             if len(running) > 1:
                 problems.append(number)
@@ -76,7 +80,9 @@ def test_a_collection_has_one_thread_at_a_time_and_takes_turns_in_order(collecti
 
 
 @pytest.fixture
-def gated(open_store, tmp_path, monkeypatch):
+def gated(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[EmbeddedStore, Path]]:
     """A store with one writing thread, whose builds wait until ``gate`` is there, and commits that wait for them."""
     monkeypatch.setattr(store_module, "WRITING_THREADS", 1)
     monkeypatch.setattr(writer_module, "_ROOM_SECONDS", 60.0)
@@ -88,7 +94,9 @@ def gated(open_store, tmp_path, monkeypatch):
     gate.touch()
 
 
-def test_a_commit_that_waits_for_room_holds_no_thread_and_goes_on_when_a_segment_makes_room(gated, maker):
+def test_a_commit_that_waits_for_room_holds_no_thread_and_goes_on_when_a_segment_makes_room(
+    gated: tuple[EmbeddedStore, Path], maker: Maker
+) -> None:
     store, gate = gated
     crowded, other = (store.create(name, collection_config()) for name in ("crowded", "other"))
     crowded.commit([maker.upsert(f"d{i}") for i in range(160)]).result(30)
@@ -103,12 +111,14 @@ def test_a_commit_that_waits_for_room_holds_no_thread_and_goes_on_when_a_segment
     waiting.result(30)
     behind.result(30)
     assert 0 < crowded.stats().waited_seconds < 60
-    wait_until(lambda: not crowded._lifecycle.opened.busy)
+    wait_until(lambda: not opened(crowded).busy)
     assert crowded.count(None) == 161
     assert store.verify("crowded").ok
 
 
-def test_a_collection_that_is_closed_lets_commits_that_wait_for_room_go_on(gated, maker):
+def test_a_collection_that_is_closed_lets_commits_that_wait_for_room_go_on(
+    gated: tuple[EmbeddedStore, Path], maker: Maker
+) -> None:
     store, _ = gated
     crowded = store.create("crowded", collection_config())
     crowded.commit([maker.upsert(f"d{i}") for i in range(160)]).result(30)
@@ -117,7 +127,7 @@ def test_a_collection_that_is_closed_lets_commits_that_wait_for_room_go_on(gated
     assert waiting.result(0).sequences
 
 
-def test_a_long_transaction_of_one_collection_does_not_stop_the_others(open_store, maker):
+def test_a_long_transaction_of_one_collection_does_not_stop_the_others(open_store: OpenStore, maker: Maker) -> None:
     store = open_store()
     slow, quick = (store.create(name, collection_config()) for name in ("slow", "quick"))
     held = threading.Event()
@@ -128,9 +138,9 @@ def test_a_long_transaction_of_one_collection_does_not_stop_the_others(open_stor
     long.result(30)
 
 
-def test_an_idle_collection_asks_for_no_thread_and_no_alarm(open_store, maker):
+def test_an_idle_collection_asks_for_no_thread_and_no_alarm(open_store: OpenStore, maker: Maker) -> None:
     store = open_store(collection_idle_seconds=0)
     collection = store.create("papers", collection_config())
     collection.commit([maker.upsert("a")]).result(30)
     assert store._clock._alarms == []
-    assert not collection._lifecycle.opened.busy
+    assert not opened(collection).busy

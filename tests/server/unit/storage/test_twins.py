@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
 
 import hnswlib
 import numpy as np
@@ -12,13 +14,15 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, DenseStrategy, Document, Equals, NewPassage, Range, Upsert
+from shortlist_server.storage.base import Selection
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.layout import MANIFEST_FILE, TWINS_FILE
 from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.manifest import describe, sha256
 from shortlist_server.storage.vectors.twins import NODES, represent
 from shortlist_server.storage.verify import verify_collection
 
-from .conftest import collection_config, unit
+from .conftest import OpenStore, collection_config, unit
 from .test_migrations import GOLDEN
 from .test_segments import wait_until
 
@@ -33,7 +37,7 @@ class Content:
         self.vectors = vectors
         self.alive = np.ones(len(vectors), dtype=bool)
 
-    def upserts(self, numbers):
+    def upserts(self, numbers: Iterable[int]) -> list[Upsert]:
         return [
             Upsert(
                 document=Document(id=f"d{number}", metadata={"n": float(number)}),
@@ -43,7 +47,13 @@ class Content:
             for number in numbers
         ]
 
-    def recall(self, collection, queries, selection=None, passing=None):
+    def recall(
+        self,
+        collection: EmbeddedCollection,
+        queries: np.ndarray,
+        selection: Selection | None = None,
+        passing: np.ndarray | None = None,
+    ) -> float:
         """Mean recall at 10; the scores found must be exact, and of documents that live and pass."""
         passing = self.alive if passing is None else self.alive & passing
         right = []
@@ -69,14 +79,14 @@ def half_equal(noise: float = 0.0) -> np.ndarray:
     return vectors
 
 
-def queries(content, number=40):
+def queries(content: Content, number: int = 40) -> np.ndarray:
     random = np.random.default_rng(4)
     own = content.vectors[np.flatnonzero(content.alive)]
     return np.concatenate((unit(random.standard_normal((number, DIMENSION))), random.permutation(own)[:number]))
 
 
 @pytest.fixture(scope="module")
-def flushed(tmp_path_factory):
+def flushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the documents of ``half_equal`` in one segment."""
     folder = tmp_path_factory.mktemp("twins") / "data"
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
@@ -88,17 +98,17 @@ def flushed(tmp_path_factory):
 
 
 @pytest.fixture
-def collection(flushed, tmp_path, open_store):
+def collection(flushed: Path, tmp_path: Path, open_store: OpenStore) -> EmbeddedCollection:
     shutil.copytree(flushed, tmp_path / "data")
     return open_store(maintain=False).open("papers")
 
 
-def graph_nodes(collection):
+def graph_nodes(collection: EmbeddedCollection) -> list[int]:
     return [segment._graph.get_current_count() for segment in collection.snapshot.segments]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-4])
-def test_where_half_of_all_vectors_are_equal_everything_is_found(open_store, noise):
+def test_where_half_of_all_vectors_are_equal_everything_is_found(open_store: OpenStore, noise: float) -> None:
     content = Content(half_equal(noise))
     collection = open_store(maintain=False).create("papers", collection_config(DIMENSION))
     collection.commit(content.upserts(range(COUNT))).result(60)
@@ -109,7 +119,7 @@ def test_where_half_of_all_vectors_are_equal_everything_is_found(open_store, noi
     assert verify_collection(collection).ok
 
 
-def test_equal_vectors_die_one_by_one_and_all_together(collection, open_store):
+def test_equal_vectors_die_one_by_one_and_all_together(collection: EmbeddedCollection, open_store: OpenStore) -> None:
     content = Content(half_equal())
     crowd = np.flatnonzero(content.vectors @ content.vectors[np.argmax(crowding(content))] > 0.999)
     assert len(crowd) == COUNT // 2
@@ -132,11 +142,12 @@ def test_equal_vectors_die_one_by_one_and_all_together(collection, open_store):
     assert verify_collection(again).ok
 
 
-def crowding(content):
-    return ((content.vectors @ content.vectors[:50].T) > 0.999).sum(axis=0)
+def crowding(content: Content) -> np.ndarray:
+    counts: np.ndarray = np.sum((content.vectors @ content.vectors[:50].T) > 0.999, axis=0)
+    return counts
 
 
-def reopened(open_store, collection):
+def reopened(open_store: OpenStore, collection: EmbeddedCollection) -> EmbeddedCollection:
     collection.close()
     folder = collection.folder.parent.parent
     shutil.copytree(folder, folder.parent / "again")
@@ -144,7 +155,7 @@ def reopened(open_store, collection):
     return store.open(collection.name)
 
 
-def test_a_filter_passes_some_of_the_equal_vectors(collection):
+def test_a_filter_passes_some_of_the_equal_vectors(collection: EmbeddedCollection) -> None:
     content = Content(half_equal())
     numbers = np.arange(COUNT)
     for filter, passing in (
@@ -156,7 +167,7 @@ def test_a_filter_passes_some_of_the_equal_vectors(collection):
         assert content.recall(collection, queries(content, 15), collection.select(filter), passing) > 0.98
 
 
-def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(open_store):
+def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(open_store: OpenStore) -> None:
     content = Content(half_equal())
     collection = open_store(maintain=False).create("papers", collection_config(DIMENSION))
     for start, end in ((0, 400), (400, 3400), (3400, COUNT)):
@@ -176,7 +187,9 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     assert scores.scores == pytest.approx(np.sort(content.vectors[[0, 499, 2998]] @ content.vectors[0])[::-1], abs=1e-5)
 
 
-def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_anew(flushed, tmp_path, open_store):
+def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_anew(
+    flushed: Path, tmp_path: Path, open_store: OpenStore
+) -> None:
     shutil.copytree(flushed, tmp_path / "data")
     content = Content(half_equal())
     as_of_format_1(tmp_path / "data" / "collections" / "papers", content.vectors)
@@ -192,7 +205,7 @@ def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_an
     assert collection.merge_now() == 0
 
 
-def as_of_format_1(folder, vectors):
+def as_of_format_1(folder: Path, vectors: np.ndarray) -> None:
     """Puts the segment of a collection into the form that format 1 gave it."""
     (segment,) = (folder / "segments").iterdir()
     (segment / TWINS_FILE).unlink()
@@ -216,13 +229,13 @@ def as_of_format_1(folder, vectors):
     connection.close()
 
 
-def test_a_segment_of_an_earlier_release_without_equal_vectors_stays(tmp_path, open_store):
+def test_a_segment_of_an_earlier_release_without_equal_vectors_stays(tmp_path: Path, open_store: OpenStore) -> None:
     shutil.copytree(GOLDEN / "format-3", tmp_path / "data")
     collection = open_store(maintain=False).open("golden")
     assert [segment.crowded for segment in collection.snapshot.segments] == [False]
 
 
-def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
+def test_vectors_that_are_all_but_equal_are_no_damage(open_store: OpenStore) -> None:
     """A neighbourhood of 2,000 within 0.003 of one vector: searches miss some, and find others as near."""
     content = Content(half_equal(0.003))
     store = open_store(maintain=False)
@@ -235,7 +248,7 @@ def test_vectors_that_are_all_but_equal_are_no_damage(open_store):
     assert content.recall(collection, queries(content)) > 0.99
 
 
-def test_a_graph_whose_searches_end_far_from_where_they_should_is_damage(collection):
+def test_a_graph_whose_searches_end_far_from_where_they_should_is_damage(collection: EmbeddedCollection) -> None:
     (segment,) = collection.snapshot.segments
     graph = hnswlib.Index(space="ip", dim=DIMENSION)
     count = segment._graph.get_current_count()
@@ -247,7 +260,7 @@ def test_a_graph_whose_searches_end_far_from_where_they_should_is_damage(collect
     assert "reachability" in problem
 
 
-def test_a_maintained_collection_of_one_vector_alone_settles(open_store):
+def test_a_maintained_collection_of_one_vector_alone_settles(open_store: OpenStore) -> None:
     content = Content(np.repeat(unit(np.ones((1, DIMENSION))), 400, axis=0))
     collection = open_store().create("papers", collection_config(DIMENSION))
     collection.commit(content.upserts(range(400))).result(30)
@@ -258,11 +271,11 @@ def test_a_maintained_collection_of_one_vector_alone_settles(open_store):
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_what_stands_for_a_vector_is_near_it_and_a_node(scale):
+def test_what_stands_for_a_vector_is_near_it_and_a_node(scale: float) -> None:
     random = np.random.default_rng(7)
     centres = random.standard_normal((20, DIMENSION))
-    vectors = centres[random.integers(0, 20, 2000)] + 1e-5 * random.standard_normal((2000, DIMENSION))
-    vectors = (scale * np.concatenate((vectors, random.standard_normal((500, DIMENSION))))).astype(np.float32)
+    crowds = centres[random.integers(0, 20, 2000)] + 1e-5 * random.standard_normal((2000, DIMENSION))
+    vectors = (scale * np.concatenate((crowds, random.standard_normal((500, DIMENSION))))).astype(np.float32)
     own = np.arange(len(vectors))
     first = represent(vectors[:1000], own[:1000], 0)
     assert len(np.unique(first)) < 20 * 4 * NODES
