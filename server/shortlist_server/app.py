@@ -157,7 +157,8 @@ class Server:
             reader=RequestReader(config),
             observer=observer,
         )
-        server = grpc.aio.server(
+        # Kept at once, so that `stop` ends it even if the start fails below.
+        server = self._server = grpc.aio.server(
             interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits],
             options=transport.options(config),
         )
@@ -203,7 +204,6 @@ class Server:
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
-        self._server = server
         await server.start()
         self._keeping = asyncio.create_task(keeper.keep())
         if checks_recall:
@@ -253,7 +253,8 @@ class Server:
             begin = loop.time()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
-            await hang_up(self._config.listen, self._port)
+            if self._port:
+                await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
         for close in (

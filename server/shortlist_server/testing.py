@@ -69,6 +69,9 @@ class TestServer:
         try:
             port = self._run(self._start(), START_SECONDS)
         except BaseException:
+            if self._server is not None:
+                with contextlib.suppress(Exception):
+                    self._run(self._server.stop(0.0), START_SECONDS)
             self._end_loop()
             raise
         self.target = f"127.0.0.1:{port}"

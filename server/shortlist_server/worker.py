@@ -76,7 +76,8 @@ class Worker:
             reader=RequestReader(self._config),
             observer=observer,
         )
-        server = grpc.aio.server(
+        # Kept at once, so that `stop` ends it even if the start fails below.
+        server = self._server = grpc.aio.server(
             interceptors=[HealthInterceptor(self._config), calls, AuthorizationInterceptor(keys, WORKER_RULES)],
             options=transport.options(self._config),
         )
@@ -85,7 +86,6 @@ class Worker:
         port = self._port = transport.listen(server, self._config)
         if observer.metrics is not None:
             self._metrics_page = process.serve_metrics(observer.metrics, self._config)
-        self._server = server
         await server.start()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -98,7 +98,8 @@ class Worker:
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
             self._health.release()
-            await hang_up(self._config.listen, self._port)
+            if self._port:
+                await hang_up(self._config.listen, self._port)
             await self._server.stop(0.0)
             self._server = None
         for close in (
