@@ -50,6 +50,13 @@ from shortlist_server.domain.filters import (
     Range,
     Scalar,
 )
+from shortlist_server.domain.generations import (
+    BuildProgress,
+    BuiltDocument,
+    Generation,
+    GenerationConfig,
+    GenerationState,
+)
 from shortlist_server.domain.names import DocumentKey, Json, Label, SequenceNumber, Vector
 from shortlist_server.domain.retrieval import DenseCandidates, DenseSource, DenseStrategy, LexicalCandidates
 from shortlist_server.domain.scores import RerankScore, StageScore
@@ -67,6 +74,8 @@ from shortlist_server.domain.search import (
 __all__ = [
     "AllOf",
     "AnyOf",
+    "BuildProgress",
+    "BuiltDocument",
     "CandidateOutcome",
     "Change",
     "Chunking",
@@ -92,6 +101,9 @@ __all__ = [
     "Explanation",
     "Filter",
     "FusionMethod",
+    "Generation",
+    "GenerationConfig",
+    "GenerationState",
     "Hit",
     "Include",
     "Json",

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 from shortlist_server.domain import (
+    BuiltDocument,
     Change,
     CollectionConfig,
     CollectionInfo,
@@ -22,6 +23,8 @@ from shortlist_server.domain import (
     DeadLetter,
     DenseCandidates,
     Filter,
+    Generation,
+    GenerationConfig,
     Include,
     LexicalCandidates,
     SearchDefaults,
@@ -66,6 +69,54 @@ class Lease(Generic[C_co]):
         release, self._release = self._release, None
         if release is not None:
             release()
+
+
+class GenerationReader(Protocol):
+    """One generation of a collection, as a search reads it from its beginning to its end.
+
+    It stays the same generation whatever is switched meanwhile. Every method may raise ``Unavailable`` after the lease
+    that gave it was released.
+    """
+
+    @property
+    def number(self) -> int:
+        """The generation's number."""
+
+    @property
+    def config(self) -> CollectionConfig:
+        """The collection's settings, with what belongs to this generation: see ``GenerationConfig``."""
+
+    def ef(self, *, filtered: bool) -> int:
+        """The ``ef`` of dense searches that name none: the preset or the store's default, raised by ``raise_ef``."""
+
+    def dense(
+        self,
+        vector: Vector,
+        documents: int,
+        selection: Selection | None = None,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> DenseCandidates:
+        """The passages nearest to ``vector`` by cosine, enough to cover ``documents`` distinct documents.
+
+        They cover fewer only if fewer are live (or selected). With ``exact``, every vector is scored. If ``ef`` is
+        None, the method ``ef`` gives it.
+
+        Raises:
+            UnsupportedByCollection: ``vector`` does not have the generation's dimension.
+        """
+
+    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
+        """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
+
+    def passages(
+        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+    ) -> Mapping[int, StoredPassage]:
+        """The passages with these labels that still exist, by label."""
+
+    def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
+        """The documents with these keys that still exist, by key, with the parts asked for."""
 
 
 class CollectionStore(Protocol):
@@ -132,9 +183,6 @@ class CollectionStore(Protocol):
     def documents_by_id(self, ids: Sequence[str], include: Include) -> Mapping[str, StoredDocument]:
         """The documents with these ids that exist, by id, with the parts asked for."""
 
-    def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
-        """The documents with these keys that still exist, by key, with the parts asked for."""
-
     def page(
         self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
@@ -149,34 +197,75 @@ class CollectionStore(Protocol):
     def select(self, filter: Filter) -> Selection:
         """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
 
-    def dense(
-        self,
-        vector: Vector,
-        documents: int,
-        selection: Selection | None = None,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-    ) -> DenseCandidates:
-        """The passages nearest to ``vector`` by cosine, enough to cover ``documents`` distinct documents.
-
-        They cover fewer only if fewer are live (or selected). With ``exact``, every vector is scored. If ``ef`` is
-        None, the method ``ef`` gives it.
-
-        Raises:
-            UnsupportedByCollection: ``vector`` does not have the collection's dimension.
-        """
-
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
         """Up to ``documents`` documents that share words with ``text``, best by BM25 first. Accepts any text."""
 
-    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
-        """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
+    def read_generation(self, number: int | None = None) -> Lease[GenerationReader]:
+        """Reads a generation: the serving one if ``number`` is None. Opens the collection and keeps it open.
 
-    def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
-    ) -> Mapping[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
+        Until the lease is released, the generation's rows and files stay.
+
+        Raises:
+            GenerationNotFound: the collection has no such generation, or it is being dropped.
+        """
+
+    def generations(self) -> Sequence[Generation]:
+        """All generations, by number, those that are being dropped included."""
+
+    def create_generation(self, config: GenerationConfig) -> Future[Generation]:
+        """Makes an empty generation to build. From then on, commits may bring passages for it.
+
+        Raises (through the future):
+            FailedPrecondition: another generation is being built.
+        """
+
+    def documents_to_build(self, number: int, limit: int, max_bytes: int) -> tuple[Sequence[StoredDocument], int]:
+        """The next documents that a generation lacks, by key, and the cursor after them.
+
+        At most ``limit``, and fewer once their texts exceed ``max_bytes``. Documents above the cursor that have their
+        passages already are left out, and the cursor passes them. Without documents, the cursor is the last key.
+        """
+
+    def build(
+        self,
+        number: int,
+        built: Sequence[BuiltDocument],
+        cursor: int,
+        *,
+        tokens: int,
+        failures: Sequence[DeadLetter] = (),
+    ) -> Future[Generation]:
+        """Adds passages to a generation and moves its cursor, in one transaction.
+
+        Skips documents that were deleted or replaced since they were read, and those that have passages by now.
+
+        Raises (through the future):
+            GenerationNotFound: the generation was dropped.
+            OutOfSpace: the disk is full; nothing was written.
+        """
+
+    def pause_build(self, number: int, reason: str, *, by_user: bool) -> Future[Generation]:
+        """Records durably why a build is paused; an empty reason lets it go on."""
+
+    def switch_generation(self, number: int) -> Future[Generation]:
+        """Lets a complete generation serve; the one that served becomes the former. One transaction.
+
+        The generation that was the former one before, if any, is dropped. Searches under way keep theirs.
+
+        Raises (through the future):
+            GenerationNotFound: there is no such generation.
+            FailedPrecondition: the generation lacks documents.
+        """
+
+    def drop_generation(self, number: int) -> Future[None]:
+        """Drops a generation that does not serve; the future is done when that is durable.
+
+        The space comes back in the background, a few pages at a time, once no search reads the generation.
+
+        Raises (through the future):
+            GenerationNotFound: there is no such generation.
+            FailedPrecondition: it serves.
+        """
 
     def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
         """Replaces the search defaults durably. A new ``ef`` or ``recall_target`` undoes what ``raise_ef`` did.
@@ -184,9 +273,6 @@ class CollectionStore(Protocol):
         Returns:
             False, with nothing changed, where the search defaults are not ``expected``; None expects any.
         """
-
-    def ef(self, *, filtered: bool) -> int:
-        """The ``ef`` of dense searches that name none: the preset or the store's default, raised by ``raise_ef``."""
 
     def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
         """Raises the ``ef`` of searches that name none, durably. Leaves the search defaults as they are.
