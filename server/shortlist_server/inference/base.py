@@ -266,8 +266,10 @@ class EmbedderService(Protocol):
     def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
         """The text that the model reads for a query; see ``Embedder.render_query``. Blocks; any thread."""
 
-    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
-        """Embeds a query in the query lane.
+    async def embed_query(
+        self, text: str, *, instruction: str, dimension: int, deadline: Deadline, fresh: bool = False
+    ) -> QueryEmbedding:
+        """Embeds a query in the query lane, or takes it from the cache unless it has to be ``fresh``.
 
         Raises:
             DeadlineExceeded: it passed while the query waited.
@@ -322,8 +324,13 @@ class ModelCatalog(Protocol):
     def reranker_names(self) -> Sequence[str]:
         """Names of all rerankers, the default first."""
 
-    def embedder(self, name: str) -> EmbedderService:
-        """The embedder of that name. Raises ``ModelNotFound``."""
+    def embedder(self, name: str, revision: str = "") -> EmbedderService:
+        """The embedder of that name; with a revision, the one that makes the vectors of that revision.
+
+        Raises:
+            ModelNotFound: no embedder has that name.
+            ModelMismatch: none of that name has that revision.
+        """
 
     def reranker(self, name: str) -> RerankerService:
         """The reranker of that name. Raises ``ModelNotFound``."""

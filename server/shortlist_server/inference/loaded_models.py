@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from shortlist_server.errors import ModelNotFound
+from shortlist_server.errors import ModelMismatch, ModelNotFound
 from shortlist_server.inference.base import LATE_INTERACTION, NO_MODEL, EmbedderService, RerankerService
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
@@ -45,13 +45,20 @@ class LoadedModels:
         """See ``ModelCatalog.reranker_names``."""
         return tuple(sorted(self._rerankers, key=lambda name: name != self.default_reranker))
 
-    def embedder(self, name: str) -> EmbedderService:
+    def embedder(self, name: str, revision: str = "") -> EmbedderService:
         """See ``ModelCatalog.embedder``."""
         if name not in self._embedders:
             raise ModelNotFound(
                 f"no embedder {name!r} is loaded; loaded embedders: {_names(self._embedders)}", metadata={"model": name}
             )
-        return self._embedders[name]
+        found = self._embedders[name]
+        if revision and revision != found.info.revision and revision not in found.info.former_revisions:
+            raise ModelMismatch(
+                f"the vectors were made with revision {revision[:12]} of embedder '{name}', but the server has "
+                f"{found.info.revision[:12]}: serve that model too, or reindex the collection",
+                metadata={"stored_revision": revision, "loaded_revision": found.info.revision},
+            )
+        return found
 
     def reranker(self, name: str) -> RerankerService:
         """See ``ModelCatalog.reranker``. The name "none" is not that of a reranker."""

@@ -80,8 +80,8 @@ class Searcher:
         """The best documents for a query, with the scores and ranks of every stage.
 
         Raises:
-            CollectionNotFound, ModelNotFound, ModelMismatch, InvalidArgument, InvalidVector, UnsupportedByCollection:
-                the request does not fit the collection.
+            CollectionNotFound, GenerationNotFound, ModelNotFound, ModelMismatch, InvalidArgument, InvalidVector,
+                UnsupportedByCollection: the request does not fit the collection.
             SequenceNotReached: the collection had not reached ``min_sequence`` when time ran out.
             DeadlineExceeded: time ran out before an answer.
             Overloaded, InferenceFailed: a model could not embed the query, or could not rerank under the policy FAIL.
@@ -118,8 +118,21 @@ class Searcher:
         started = time.perf_counter()
         # A search without a model spends most of its time on turns in a thread; leasing an open collection takes none.
         async with leased(self._store, request.collection, self._threads) as collection:
-            run = await self._begin(request, collection, started, deadline, watch)
-            return await self._run(run)
+            await _reach(collection, request.min_sequence, deadline)
+            with collection.read_generation(request.generation or None) as generation:
+                settings = plan(request, generation, self._models)
+                run = SearchRun(
+                    request=request,
+                    deadline=deadline,
+                    collection=collection,
+                    generation=generation,
+                    plan=settings,
+                    sequence=collection.sequence,
+                    started=started,
+                    watch=watch,
+                    degradations=list(settings.degradations),
+                )
+                return await self._run(run)
 
     async def _run(self, run: SearchRun) -> SearchResult:
         request = run.request
@@ -135,7 +148,7 @@ class Searcher:
             if hits is not None:
                 break
             run.sequence = run.collection.sequence
-            run.degradations.clear()
+            run.degradations[:] = run.plan.degradations
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
         if self._recall is not None:
@@ -143,25 +156,6 @@ class Searcher:
         account = report(run, table, selection)
         explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
-
-    async def _begin(
-        self,
-        request: SearchRequest,
-        collection: CollectionStore,
-        started: float,
-        deadline: Deadline,
-        watch: SearchWatch,
-    ) -> SearchRun:
-        await _reach(collection, request.min_sequence, deadline)
-        return SearchRun(
-            request=request,
-            deadline=deadline,
-            collection=collection,
-            plan=plan(request, collection, self._models),
-            sequence=collection.sequence,
-            started=started,
-            watch=watch,
-        )
 
     async def _embed_and_match(self, run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
         """Embeds the query while a thread resolves the filter and asks the lexical index."""
@@ -200,8 +194,9 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
         run.embedding = await embedder.embed_query(
             run.request.text,
             instruction=run.plan.instruction,
-            dimension=run.collection.config.dimension,
+            dimension=run.generation.config.dimension,
             deadline=run.deadline,
+            fresh=run.request.fresh_embedding,
         )
 
 
