@@ -54,10 +54,10 @@ from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
-from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.base import CollectionStore, Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
-from shortlist_server.storage.store import EmbeddedStore, open_store
+from shortlist_server.storage.store import open_store
 
 SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
@@ -96,7 +96,7 @@ class Server:
             BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
         self._models: ModelCatalog | None = None
-        self._store: EmbeddedStore | None = None
+        self._store: Store | None = None
         self._ingester: Ingester | None = None
         self._calls: CallInterceptor | None = None
         self._health: HealthServicer | None = None
@@ -210,9 +210,7 @@ class Server:
             self._checking = asyncio.create_task(recall.keep())
         return port
 
-    def _serve_metrics(
-        self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor, recall: RecallMonitor
-    ) -> None:
+    def _serve_metrics(self, observer: Observer, store: Store, limits: LimitInterceptor, recall: RecallMonitor) -> None:
         if observer.metrics is None:
             return
         observer.metrics.watch_state(
@@ -284,7 +282,7 @@ def _server_info() -> ServerInfo:
     )
 
 
-def _counts(store: EmbeddedStore) -> CollectionCounts:
+def _counts(store: Store) -> CollectionCounts:
     names, known = store.names(), store.known()
     return CollectionCounts(
         present=len(names),
@@ -293,7 +291,7 @@ def _counts(store: EmbeddedStore) -> CollectionCounts:
     )
 
 
-def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
+def _shown(store: Store) -> list[CollectionStore]:
     """The collections that have metrics of their own: those used last."""
     shown = []
     for collection in store.known()[:METRIC_COLLECTIONS]:
@@ -304,7 +302,7 @@ def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
     return shown
 
 
-def _maintenance(collection: EmbeddedCollection) -> Maintenance:
+def _maintenance(collection: CollectionStore) -> Maintenance:
     stats = collection.stats()
     return Maintenance(
         collection=collection.name,

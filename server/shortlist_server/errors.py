@@ -7,18 +7,21 @@
     │   └── DocumentTooLarge
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   └── GenerationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   └── GenerationNotReady
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
+    │   └── GenerationChanged      embed for the generation that serves now, then repeat
     ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── EtagMismatch               read the collection again, then repeat
     ├── InferenceFailed            report it; another input may work
@@ -119,6 +122,12 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class GenerationNotFound(NotFound):
+    """The collection has no such generation, or it is being dropped."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class CollectionExists(ShortlistError):
     """A collection of that name exists already."""
 
@@ -156,6 +165,12 @@ class NewerDataFormat(FailedPrecondition):
     reason = "NEWER_DATA_FORMAT"
 
 
+class GenerationNotReady(FailedPrecondition):
+    """The generation's state does not allow the call: it lacks documents, it serves, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
 class ResourceExhausted(ShortlistError):
     """A limit is reached at the moment."""
 
@@ -187,6 +202,10 @@ class Unavailable(ShortlistError):
 
     reason = "UNAVAILABLE"
     retryable = True
+
+
+class GenerationChanged(Unavailable):
+    """Another generation serves than the one that the change was made for. Ingest repeats the change."""
 
 
 class StreamConflict(ShortlistError):

@@ -19,7 +19,7 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline, RecallEstimate
-from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument, Unavailable
+from shortlist_server.errors import CollectionNotFound, InvalidArgument, Unavailable
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -27,12 +27,10 @@ from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields, pages
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
-from shortlist_server.storage.backups.backup import Progress
-from shortlist_server.storage.backups.manifest import Backup as StoredBackup
-from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk.files import FOLDER_MODE
-from shortlist_server.storage.store import EmbeddedStore
-from shortlist_server.storage.verify import CollectionReport
+from shortlist_server.storage.reports import Backup as StoredBackup
+from shortlist_server.storage.reports import CollectionReport, Progress
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
@@ -62,7 +60,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
     def __init__(
         self,
-        store: EmbeddedStore,
+        store: Store,
         models: ModelCatalog,
         threads: Executor,
         long_threads: Executor,
@@ -161,7 +159,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         """See the proto. The token of a page is the number of backups before the next."""
         size = pages.page_size(request)
         start = pages.after_number(request)
-        found = await self._in_thread(self._backups)
+        found = await self._in_thread(lambda: self._store.backups(self._backup_dir))
         return pb.ListBackupsResponse(
             backups=[_backup_out(backup) for backup in found[start : start + size]],
             next_page_token=pages.next_token(request, start + size) if start + size < len(found) else "",
@@ -208,16 +206,6 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
                 "a backup name is 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit", field=field
             )
         return self._backup_dir / name
-
-    def _backups(self) -> list[StoredBackup]:
-        found = []
-        for folder in self._backup_dir.iterdir() if self._backup_dir.is_dir() else ():
-            if fields.NAME.fullmatch(folder.name):
-                try:
-                    found.append(read_backup(folder))
-                except (InvalidArgument, DataCorrupted) as error:
-                    logger.warning("%s is not listed: %s", folder, error.message)
-        return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

@@ -15,7 +15,7 @@ and the labels are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from shortlist_server.domain import Vector
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
-from shortlist_server.storage.rows.integrity import Check, database_checks
+from shortlist_server.storage.reports import Check, CollectionReport
+from shortlist_server.storage.rows.integrity import database_checks
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
@@ -36,39 +37,6 @@ _SAMPLE_EF = 100
 _INVARIANT = "live labels = segments + growing segment, disjoint"
 
 _LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
-
-
-@dataclass(slots=True, kw_only=True)
-class CollectionReport:
-    """What a verification found.
-
-    Attributes:
-        sampled: number of vectors that were searched for.
-        reached: number of those that were found.
-        repairs: what ``repair`` did.
-        notes: what else the reader should know.
-    """
-
-    name: str
-    documents: int = 0
-    passages: int = 0
-    segment_passages: int = 0
-    growing_passages: int = 0
-    sampled: int = 0
-    reached: int = 0
-    checks: list[Check] = field(default_factory=list)
-    repairs: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check holds."""
-        return all(check.ok for check in self.checks)
-
-    @property
-    def problems(self) -> list[str]:
-        """One line for each check that failed."""
-        return [f"{check.name}: {check.detail}" for check in self.checks if not check.ok]
 
 
 def verify_collection(

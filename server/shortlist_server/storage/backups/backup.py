@@ -17,11 +17,10 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist_server.errors import DataCorrupted, InvalidArgument
-from shortlist_server.storage.backups.manifest import BackedUp, Backup, describe_files, dump
+from shortlist_server.storage.backups.manifest import describe_files, dump
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.data_folder import NAME
@@ -29,28 +28,13 @@ from shortlist_server.storage.disk.files import CrashPoint, Files, new_file
 from shortlist_server.storage.disk.locking import try_lock
 from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.reports import BackedUp, Backup, Progress
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 
 logger = logging.getLogger(__name__)
 
 _PAGES_AT_ONCE = 4096
 _PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The progress of a backup or restore.
-
-    Attributes:
-        collection: the collection being copied.
-        done_bytes, total_bytes: bytes of that collection; the total may still grow.
-        note: a sentence that the caller should read; usually "".
-    """
-
-    collection: str
-    done_bytes: int
-    total_bytes: int
-    note: str = ""
 
 
 def write_backup(

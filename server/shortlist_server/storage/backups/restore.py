@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from shortlist_server.errors import DataCorrupted
-from shortlist_server.storage.backups.backup import Progress, copy_segment, database_problem
-from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problem
+from shortlist_server.storage.backups.backup import copy_segment, database_problem
+from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, file_problem
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import DATABASE_FILE, MANIFEST_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.reports import BackedUp, Backup, Progress
 from shortlist_server.storage.rows import schema, settings
 from shortlist_server.storage.values import SegmentRow
 from shortlist_server.storage.vectors.manifest import Manifest, SegmentDamaged, check_folder, sha256
