@@ -169,6 +169,12 @@ class Config:
         10.0,
         "Time between recall checks, which compare a search with an exact one and raise ef where needed. 0: no checks.",
     )
+    sampled_queries: int = _setting(
+        0,
+        "Recent queries to keep of each collection, in memory and for an hour, so that 'shortlist reindex compare' can"
+        " run without judged queries. 0: none.",
+        most=10_000,
+    )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT. Empty: no metrics.")
     metrics_insecure: bool = _setting(
         False,

@@ -98,8 +98,8 @@ class ModelVersion:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
     """What one search did. ``stage_seconds`` has those stages that ran: embed, filter, lexical, dense, fuse, fetch,
-    rerank, group. ``embedder`` and ``reranker`` are None where the search used none. ``generation`` is the number of that
-    which was searched."""
+    rerank, group. ``generation`` is the number of the generation that was searched. ``embedder`` and ``reranker`` are
+    None where the search used none."""
 
     total_seconds: float
     stage_seconds: Mapping[str, float]

@@ -33,8 +33,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from shortlist_server.domain import (
     CollectionRecall,
     DenseStrategy,
@@ -46,6 +44,7 @@ from shortlist_server.domain import (
 from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.candidates import Candidates, first_of_each
 from shortlist_server.pipeline.plan import DEFAULT_RECALL_TARGET
+from shortlist_server.pipeline.reservoir import Reservoir
 from shortlist_server.pipeline.run import SearchRun
 from shortlist_server.storage.base import CollectionStore, GenerationReader, Selection
 
@@ -61,9 +60,6 @@ SCORE_TOLERANCE = 1e-5
 
 KEPT = 64
 """Searches of each kind to keep for checks."""
-
-REMEMBERED = 10 * KEPT
-"""About how many searches ago a kept one was made, where there are many."""
 
 MAX_FILTER_CHARACTERS = 10_000
 """A search whose filter is longer than this, as text, is not kept: it could take megabytes."""
@@ -100,38 +96,25 @@ class Searches:
 
     def __init__(self, *, filtered: bool) -> None:
         self.filtered = filtered
-        self.samples: list[Sample] = []
+        self.samples: Reservoir[Sample] = Reservoir(KEPT)
         self.checked_at = 0.0
         self.estimate = RecallEstimate(ef=0)
-        self._seen = 0
         self._recalls: deque[float] = deque(maxlen=WINDOW)
-        self._random = np.random.default_rng()
 
     def offer(self, run: SearchRun) -> None:
-        """Keeps a search with some probability.
-
-        The samples are a biased reservoir. The count of searches seen is bounded, so each new search gets in with the
-        same probability and replaces a random one; old samples fade (Aggarwal, "On biased reservoir sampling in the
-        presence of stream evolution", VLDB 2006).
-        """
-        self._seen = min(self._seen + 1, REMEMBERED)
-        full = len(self.samples) == KEPT
-        if full and self._random.random() * self._seen >= KEPT:
+        """Keeps a search with some probability."""
+        if not self.samples.wants():
             return
         filter = run.request.filter
         if filter is not None and len(repr(filter)) > MAX_FILTER_CHARACTERS:
             return
         assert run.vector is not None
         # A copy: the vector may be a row of a whole batch.
-        sample = Sample(vector=run.vector.copy(), documents=run.plan.dense_candidates, filter=filter)
-        if full:
-            self.samples[self._random.integers(KEPT)] = sample
-        else:
-            self.samples.append(sample)
+        self.samples.add(Sample(vector=run.vector.copy(), documents=run.plan.dense_candidates, filter=filter))
 
     def take(self) -> Sample:
         """Removes and returns a kept search: a query that is twice in a window would count twice."""
-        return self.samples.pop(self._random.integers(len(self.samples)))
+        return self.samples.take()
 
     def add(self, recall: float, ef: int) -> None:
         """Adds a check to the estimate; a check with another ``ef`` starts a new window."""
@@ -224,7 +207,7 @@ class RecallMonitor:
             for collection, watched in self._watched.items()
             if collection.is_open and collection.generation == watched.generation
             for searches in (watched.unfiltered, watched.filtered)
-            if searches.samples
+            if searches.samples.items
         ]
         if not waiting or self._busy():
             return
@@ -242,7 +225,7 @@ class RecallMonitor:
                     await self._widen(collection, number, searches, defaults)
         except ShortlistError as error:
             # The collection or the generation was dropped meanwhile or is damaged. Later searches may be checked again.
-            searches.samples.clear()
+            searches.samples.items.clear()
             logger.info("cannot check the recall of collection '%s': %s", collection.name, error.message)
 
     async def _widen(

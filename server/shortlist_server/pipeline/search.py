@@ -41,6 +41,7 @@ from shortlist_server.pipeline.explain import explain
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import plan
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.pipeline.recent_queries import RecentQueries
 from shortlist_server.pipeline.rerank import Shortlist, fetch, note_partial, rerank
 from shortlist_server.pipeline.retrieve import match, retrieve
 from shortlist_server.pipeline.run import SearchRun
@@ -68,13 +69,15 @@ class Searcher:
         threads: Executor,
         observer: Observer,
         recall: RecallMonitor | None = None,
+        recent: RecentQueries | None = None,
     ) -> None:
-        """``recall`` takes note of every search; None for none."""
+        """``recall`` and ``recent`` take note of every search."""
         self._store = store
         self._models = models
         self._threads = threads
         self._observer = observer
         self._recall = recall
+        self._recent = recent
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
         """The best documents for a query, with the scores and ranks of every stage.
@@ -153,6 +156,8 @@ class Searcher:
         assert hits is not None
         if self._recall is not None:
             self._recall.note(run, table)
+        if self._recent is not None:
+            self._recent.note(run.collection, request)
         account = report(run, table, selection)
         explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
