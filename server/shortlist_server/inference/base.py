@@ -278,9 +278,17 @@ class EmbedderService(Protocol):
         """
 
     async def embed_passages(
-        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
+        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool, background: bool = False
     ) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds passages in the ingest lane. An ``InferenceFailed`` stands in the place of an item that failed."""
+        """Embeds passages in the ingest lane. An ``InferenceFailed`` stands in the place of an item that failed.
+
+        Args:
+            background: let other work of the lane, and of other embedders' ingest lanes, go first.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unavailable: the model is being unloaded.
+        """
 
 
 class RerankerService(Protocol):
@@ -324,12 +332,15 @@ class ModelCatalog(Protocol):
     def reranker_names(self) -> Sequence[str]:
         """Names of all rerankers, the default first."""
 
+    def embedders(self) -> Sequence[EmbedderService]:
+        """All embedders, the default first, and of several revisions under one name the current one first."""
+
     def embedder(self, name: str, revision: str = "") -> EmbedderService:
-        """The embedder of that name; with a revision, the one that makes the vectors of that revision.
+        """The embedder of that name: in the revision given (a former revision counts as the same), else the current.
 
         Raises:
-            ModelNotFound: no embedder has that name.
-            ModelMismatch: none of that name has that revision.
+            ModelNotFound: no embedder of that name is loaded.
+            ModelMismatch: none of that name is loaded in this revision.
         """
 
     def reranker(self, name: str) -> RerankerService:

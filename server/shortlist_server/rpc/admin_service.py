@@ -78,7 +78,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             version=self._info.version,
             start_time=started,
             startup_time=duration_out(self._info.startup_seconds),
-            embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
+            embedders=[_embedder_out(embedder.info) for embedder in self._models.embedders()],
             rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
             collection_count=sum(key.may_use(name) for name in names),
         )
