@@ -4,11 +4,13 @@
     ├── InvalidArgument            change the request
     │   ├── InvalidVector
     │   ├── InvalidFilter
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── RequestIdReused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
-    │   └── GenerationNotFound
+    │   ├── GenerationNotFound
+    │   └── OperationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -24,6 +26,7 @@
     │   └── GenerationChanged      embed for the generation that serves now, then repeat
     ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── EtagMismatch               read the collection again, then repeat
+    ├── OperationCancelled         start the operation again, if it is still wanted
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or continue without them
@@ -104,6 +107,12 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class RequestIdReused(InvalidArgument):
+    """The request id belongs to another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 class NotFound(ShortlistError):
     """What the request names does not exist."""
 
@@ -126,6 +135,12 @@ class GenerationNotFound(NotFound):
     """The collection has no such generation, or it is being dropped."""
 
     reason = "GENERATION_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    """No operation has that name: it ended long ago, or the server was restarted since."""
+
+    reason = "OPERATION_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):
@@ -218,6 +233,12 @@ class EtagMismatch(ShortlistError):
     """The collection's settings changed since the etag was read."""
 
     reason = "ETAG_MISMATCH"
+
+
+class OperationCancelled(ShortlistError):
+    """The operation was cancelled before it was done."""
+
+    reason = "OPERATION_CANCELLED"
 
 
 class InferenceFailed(ShortlistError):

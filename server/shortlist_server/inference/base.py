@@ -266,8 +266,10 @@ class EmbedderService(Protocol):
     def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
         """The text that the model reads for a query; see ``Embedder.render_query``. Blocks; any thread."""
 
-    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
-        """Embeds a query in the query lane.
+    async def embed_query(
+        self, text: str, *, instruction: str, dimension: int, deadline: Deadline, fresh: bool = False
+    ) -> QueryEmbedding:
+        """Embeds a query in the query lane, or takes it from the cache unless it has to be ``fresh``.
 
         Raises:
             DeadlineExceeded: it passed while the query waited.

@@ -97,12 +97,14 @@ class ScheduledEmbedder:
         """See ``EmbedderService.render_query``."""
         return self._engine.render_query(self._query(text, instruction, deadline))
 
-    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
+    async def embed_query(
+        self, text: str, *, instruction: str, dimension: int, deadline: Deadline, fresh: bool = False
+    ) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
         query = self._query(text, instruction, deadline)
         key = QueryKey(self.info.revision, query.instruction, text, dimension)
-        if (cached := self._cache.get(key)) is not None:
+        if not fresh and (cached := self._cache.get(key)) is not None:
             return cached
         # The lane tokenises the query, off the event loop. A third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)

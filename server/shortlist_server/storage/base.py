@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from shortlist_server.domain import (
+    NEVER,
     BuiltDocument,
+    Cancellation,
     Change,
     CollectionConfig,
     CollectionInfo,
@@ -355,6 +357,7 @@ class Store(Protocol):
         repair: bool = False,
         accept_loss: bool = False,
         progress: Callable[[str], None] = lambda step: None,
+        cancellation: Cancellation = NEVER,
     ) -> CollectionReport:
         """Checks a collection, and with ``repair`` rebuilds what the database allows; takes minutes if it is large.
 
@@ -375,6 +378,7 @@ class Store(Protocol):
         names: Sequence[str] | None = None,
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
     ) -> Backup:
         """Backs up all collections, or the named ones, into a new folder, each as of one commit.
 
@@ -383,6 +387,7 @@ class Store(Protocol):
             CollectionNotFound: one of the named collections does not exist.
             DataCorrupted: some collections cannot be opened; the message names each. Nothing was copied.
             OutOfSpace: the folder's disk is full; the unfinished copy is removed.
+            OperationCancelled: the backup was cancelled; nothing is left of it.
         """
 
     def backups(self, folder: Path) -> Sequence[Backup]:
@@ -395,6 +400,7 @@ class Store(Protocol):
         new_name: str | None = None,
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
     ) -> CollectionStore:
         """Makes a collection from a backup, durably, under its own name or a new one.
 
@@ -403,6 +409,7 @@ class Store(Protocol):
             CollectionNotFound: the backup has no collection of that name.
             InvalidArgument: the folder is not a backup, or the new name is not allowed.
             DataCorrupted: the backup is damaged.
+            OperationCancelled: the restore was cancelled; nothing is left of it.
         """
 
     def close(self) -> None:
