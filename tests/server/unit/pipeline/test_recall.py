@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, models: ModelCatalog) -> Pa
     changes = [
         Upsert(
             document=Document(id=str(i), metadata={"n": i}),
-            passages=[NewPassage(start=0, end=0, vector=vector, tokens=0)],
+            passages={1: [NewPassage(start=0, end=0, vector=vector, tokens=0)]},
             content_hash=b"",
         )
         for i, vector in enumerate(unit(np.random.default_rng(5).standard_normal((ROWS, DIMENSION))))
@@ -281,7 +281,7 @@ async def test_ef_is_raised_to_a_bound_and_not_beyond(
 
 
 async def test_a_new_target_begins_anew(searching: Searching, collection: EmbeddedCollection) -> None:
-    collection.raise_ef(20, filtered=False, under=PRESET)
+    collection.raise_ef(20, filtered=False, under=PRESET, generation=1)
     await searching.search(5)
     await searching.check(5)
     assert searching.monitor.of(collection).unfiltered.query_count == 5
@@ -353,7 +353,7 @@ def test_of_documents_with_the_same_cosine_any_will_do(store: EmbeddedStore, mod
     vector = np.array([1, 0], dtype=np.float32)
     passage = NewPassage(start=0, end=0, vector=vector, tokens=0)
     same.commit(
-        [Upsert(document=Document(id=str(i)), passages=[passage], content_hash=b"") for i in range(30)]
+        [Upsert(document=Document(id=str(i)), passages={1: [passage]}, content_hash=b"") for i in range(30)]
     ).result()
     assert measure(same, Sample(vector=vector, documents=10, filter=None), 10) == 1
     nothing = Equals(("n",), 1.0)

@@ -47,7 +47,7 @@ async def test_all_are_those_that_are_still_there(ask: Any, tmp_path: Path) -> N
     store = EmbeddedStore(config)
     with ThreadPoolExecutor(2) as threads:
         # Whoever opens b waits here until it is gone.
-        with store._naming("b"):
+        with store._folders.naming("b"):
             answer = asyncio.ensure_future(ask(store, threads, config, models))
             async with asyncio.timeout(30):
                 while not store.known():
