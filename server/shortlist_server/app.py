@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -31,16 +31,21 @@ from shortlist.v1 import (
 )
 from shortlist_server import preflight, process
 from shortlist_server.config import Config
+from shortlist_server.domain import Generation, GenerationState
 from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
+from shortlist_server.observe.generations import CollectionGenerations
 from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.operations.registry import OperationRegistry
+from shortlist_server.pipeline.compare import Comparer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.pipeline.recent_queries import RecentQueries
+from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
@@ -48,6 +53,7 @@ from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.rpc.generation_works import GenerationWorks
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
@@ -156,7 +162,12 @@ class Server:
             busy=lambda: limits.saturated,
         )
         checks_recall = config.recall_check_interval_seconds > 0
-        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None)
+        recent = RecentQueries(config.sampled_queries)
+        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None, recent)
+        # Neither observed nor checked for recall: those figures are about users' searches.
+        measuring = Searcher(store, models, self._background_threads, Observer())
+        evaluator = Evaluator(store, measuring, self._background_threads)
+        turns_to_measure = asyncio.Semaphore(1)
         calls = self._calls = CallInterceptor(
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
@@ -167,6 +178,9 @@ class Server:
             observer=observer,
         )
         operations = self._operations = OperationRegistry(most=config.max_operations, size_of=size_of)
+        generation_works = GenerationWorks(
+            operations, reindexer, Comparer(store, evaluator, measuring, self._background_threads), turns_to_measure
+        )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
@@ -180,7 +194,7 @@ class Server:
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(store, models, self._work_threads, config), server
+            CollectionServicer(store, models, self._work_threads, config, reindexer, generation_works, recent), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(
@@ -190,7 +204,16 @@ class Server:
                 backup_folder(config),
                 _server_info(),
                 recall,
-                self._works(config, store, models),
+                Works(
+                    store,
+                    models,
+                    self._long_threads,
+                    LONG_THREADS,
+                    backup_folder(config),
+                    evaluator,
+                    turns_to_measure,
+                    config,
+                ),
                 operations,
             ),
             server,
@@ -201,7 +224,7 @@ class Server:
         if config.reflection:
             add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits, recall, operations)
+        self._serve_metrics(observer, store, limits, recall, operations, reindexer)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -212,17 +235,14 @@ class Server:
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
+        # Under way before the first call arrives: a client may wait for an operation of before the restart.
+        for name, generations in await loop.run_in_executor(self._work_threads, _unfinished, store):
+            generation_works.go_on(name, generations)
         await server.start()
         self._keeping = asyncio.create_task(keeper.keep())
         if checks_recall:
             self._checking = asyncio.create_task(recall.keep())
         return port
-
-    def _works(self, config: Config, store: Store, models: ModelCatalog) -> Works:
-        # Neither observed nor checked for recall: those figures are about users' searches.
-        searcher = Searcher(store, models, self._background_threads, Observer())
-        evaluator = Evaluator(store, searcher, self._background_threads)
-        return Works(store, models, self._long_threads, LONG_THREADS, backup_folder(config), evaluator, config)
 
     def _serve_metrics(
         self,
@@ -231,6 +251,7 @@ class Server:
         limits: LimitInterceptor,
         recall: RecallMonitor,
         operations: OperationRegistry,
+        reindexer: Reindexer,
     ) -> None:
         if observer.metrics is None:
             return
@@ -246,6 +267,7 @@ class Server:
                     "other": limits.calls.taken,
                 },
                 operations=lambda: OperationCounts(unfinished=operations.unfinished, ended=operations.ended),
+                generations=lambda: [_generations(collection, reindexer) for collection in _shown(store)],
                 data_dir=self._config.data_dir,
             )
         )
@@ -344,3 +366,23 @@ def _maintenance(collection: CollectionStore) -> Maintenance:
         build_failures=stats.build_failures,
         waited_seconds=stats.waited_seconds,
     )
+
+
+def _generations(collection: CollectionStore, reindexer: Reindexer) -> CollectionGenerations:
+    generations = collection.generations()
+    building = next((one.number for one in generations if one.state is GenerationState.BUILDING), None)
+    return CollectionGenerations(
+        collection=collection.name,
+        generations=generations,
+        reindex=None if building is None else reindexer.progress(collection.name, building),
+    )
+
+
+def _unfinished(store: Store) -> list[tuple[str, Sequence[Generation]]]:
+    """The collections that a reindex or a lagging generation concerns, with their generations."""
+    found = []
+    for name in store.reindexing():
+        # One that is damaged, or was dropped meanwhile, has no reindex to go on with.
+        with contextlib.suppress(ShortlistError):
+            found.append((name, store.find(name).generations()))
+    return found
