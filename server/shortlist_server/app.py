@@ -45,8 +45,10 @@ from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.recent_queries import RecentQueries
+from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
 from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
@@ -66,6 +68,7 @@ from shortlist_server.rpc.request_ids import RequestIdInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.works import Works, size_of
+from shortlist_server.storage import footprint
 from shortlist_server.storage.base import CollectionStore, Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
@@ -111,6 +114,7 @@ class Server:
         self._models: ModelCatalog | None = None
         self._store: Store | None = None
         self._ingester: Ingester | None = None
+        self._reindexer: Reindexer | None = None
         self._calls: CallInterceptor | None = None
         self._request_ids: RequestIdInterceptor | None = None
         self._operations: OperationRegistry | None = None
@@ -152,9 +156,11 @@ class Server:
             store.survey()
         provide_models = find_models if config.workers else load_models
         models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
+        setbacks = Setbacks()
         ingester = self._ingester = Ingester(
-            store, models, self._work_threads, max_document_tokens=config.max_document_tokens
+            store, models, self._work_threads, setbacks, max_document_tokens=config.max_document_tokens
         )
+        reindexer = self._reindexer = self._make_reindexer(store, models, setbacks)
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
             self._background_threads,
@@ -239,10 +245,34 @@ class Server:
         for name, generations in await loop.run_in_executor(self._work_threads, _unfinished, store):
             generation_works.go_on(name, generations)
         await server.start()
+        await reindexer.begin()
         self._keeping = asyncio.create_task(keeper.keep())
         if checks_recall:
             self._checking = asyncio.create_task(recall.keep())
         return port
+
+    def _make_reindexer(self, store: Store, models: ModelCatalog, setbacks: Setbacks) -> Reindexer:
+        config = self._config
+        estimator = Estimator(
+            models,
+            self._background_threads,
+            Footprint(
+                disk_bytes=footprint.disk_bytes,
+                memory_bytes=footprint.memory_bytes,
+                flushed_from=config.segment_min_passages,
+            ),
+            data_dir=config.data_dir,
+            min_free_bytes=config.min_free_disk_bytes,
+            max_document_tokens=config.max_document_tokens,
+        )
+        return Reindexer(
+            store,
+            models,
+            self._background_threads,
+            setbacks,
+            estimator,
+            max_document_tokens=config.max_document_tokens,
+        )
 
     def _serve_metrics(
         self,
@@ -290,6 +320,8 @@ class Server:
             await asyncio.sleep(self._config.drain_delay_seconds)
         if self._ingester is not None:
             self._ingester.drain()
+        if self._reindexer is not None:
+            await self._reindexer.close()
         if self._health is not None:
             self._health.release()
         if self._server is not None:
