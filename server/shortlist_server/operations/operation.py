@@ -131,8 +131,8 @@ class Control:
 class Pauses:
     """Pauses and resumes a work; both return when that is durable, and may be repeated."""
 
-    pause: Callable[[], Awaitable[None]]
-    resume: Callable[[], Awaitable[None]]
+    pause: Callable[[], Awaitable[object]]
+    resume: Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
