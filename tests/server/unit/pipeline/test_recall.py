@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, models: ModelCatalog) -> Pa
     changes = [
         Upsert(
             document=Document(id=str(i), metadata={"n": i}),
-            passages=[NewPassage(start=0, end=0, vector=vector, tokens=0)],
+            passages={1: [NewPassage(start=0, end=0, vector=vector, tokens=0)]},
             content_hash=b"",
         )
         for i, vector in enumerate(unit(np.random.default_rng(5).standard_normal((ROWS, DIMENSION))))
@@ -228,7 +228,8 @@ async def test_few_of_many_searches_are_kept_and_newer_ones_take_their_place(
     searching: Searching, collection: EmbeddedCollection
 ) -> None:
     await searching.search(KEPT)
-    ((searches, _),) = searching.monitor._watched.values()
+    (watched,) = searching.monitor._watched.values()
+    searches = watched.unfiltered
     first = list(searches.samples.items)
     await searching.search(9 * KEPT)
     assert len(first) == len(searches.samples.items) == KEPT
@@ -263,7 +264,7 @@ async def test_ef_is_doubled_until_the_target_holds_and_the_defaults_stay_as_the
     assert collection.config.search_defaults == PRESET
     queries = unit(np.random.default_rng(8).standard_normal((500, DIMENSION)))
     true = np.mean(
-        [measure(collection, Sample(vector=query, documents=10, filter=None), recall.ef) for query in queries]
+        [measure(collection, 1, Sample(vector=query, documents=10, filter=None), recall.ef) for query in queries]
     )
     assert recall.lower - 0.01 <= true <= recall.upper + 0.01
 
@@ -281,7 +282,7 @@ async def test_ef_is_raised_to_a_bound_and_not_beyond(
 
 
 async def test_a_new_target_begins_anew(searching: Searching, collection: EmbeddedCollection) -> None:
-    collection.raise_ef(20, filtered=False, under=PRESET)
+    collection.raise_ef(20, filtered=False, under=PRESET, generation=1)
     await searching.search(5)
     await searching.check(5)
     assert searching.monitor.of(collection).unfiltered.query_count == 5
@@ -353,11 +354,11 @@ def test_of_documents_with_the_same_cosine_any_will_do(store: EmbeddedStore, mod
     vector = np.array([1, 0], dtype=np.float32)
     passage = NewPassage(start=0, end=0, vector=vector, tokens=0)
     same.commit(
-        [Upsert(document=Document(id=str(i)), passages=[passage], content_hash=b"") for i in range(30)]
+        [Upsert(document=Document(id=str(i)), passages={1: [passage]}, content_hash=b"") for i in range(30)]
     ).result()
-    assert measure(same, Sample(vector=vector, documents=10, filter=None), 10) == 1
+    assert measure(same, 1, Sample(vector=vector, documents=10, filter=None), 10) == 1
     nothing = Equals(("n",), 1.0)
-    assert measure(same, Sample(vector=vector, documents=10, filter=nothing), 10) is None
+    assert measure(same, 1, Sample(vector=vector, documents=10, filter=nothing), 10) is None
 
 
 async def test_checking_goes_on_by_itself(searching: Searching, collection: EmbeddedCollection) -> None:

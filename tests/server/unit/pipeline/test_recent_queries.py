@@ -11,7 +11,6 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Equals, SearchRequest
-from shortlist_server.pipeline import recent_queries
 from shortlist_server.pipeline.recent_queries import MAX_CHARACTERS, RecentQueries
 from shortlist_server.storage.base import CollectionStore, Store
 from shortlist_server.storage.store import open_store
@@ -78,7 +77,7 @@ async def test_the_sample_has_a_size_and_follows_the_stream(collection: Collecti
 
 async def test_a_query_is_forgotten_after_an_hour(collection: CollectionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(recent_queries.time, "monotonic", lambda: now)
+    monkeypatch.setattr("shortlist_server.pipeline.recent_queries.time.monotonic", lambda: now)
     recent = RecentQueries(10)
     recent.note(collection, search("an old one"))
     now = 3000.0
