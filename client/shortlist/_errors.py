@@ -7,13 +7,15 @@
     │   └── DocumentTooLarge
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   └── GenerationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   └── GenerationNotReady
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -133,6 +135,12 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class GenerationNotFound(NotFound):
+    """The collection has no generation of that number, or is dropping it."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class CollectionExists(ShortlistError):
     """A collection of that name exists."""
 
@@ -166,6 +174,12 @@ class NewerDataFormat(FailedPrecondition):
     """The data folder was written by a newer release of the server."""
 
     reason = "NEWER_DATA_FORMAT"
+
+
+class GenerationNotReady(FailedPrecondition):
+    """The generation lacks documents or serves already, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
 
 
 class ResourceExhausted(ShortlistError):

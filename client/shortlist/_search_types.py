@@ -130,6 +130,7 @@ class SearchReport:
         sequence: the answer is at least as new as this commit.
         embedder, reranker: the models that were used, with their whole revisions; None when none was.
         degradations: what was lost; empty for a full answer.
+        generation: number of the generation that was searched; 0 from servers that do not tell.
     """
 
     total_seconds: float
@@ -148,6 +149,7 @@ class SearchReport:
     embedder: ModelVersion | None
     reranker: ModelVersion | None
     degradations: tuple[Degradation, ...]
+    generation: int = 0
 
     @property
     def degraded(self) -> bool:
