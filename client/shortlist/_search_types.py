@@ -88,7 +88,8 @@ class Degradation:
     """A way in which an answer is less than what was asked.
 
     Attributes:
-        kind: "rerank_failed", "rerank_partial", "rerank_skipped" or "lexical_bounded"; newer servers may have more.
+        kind: "rerank_failed", "rerank_partial", "rerank_skipped", "lexical_bounded", "embedder_missing" or
+            "generation_incomplete"; newer servers may have more.
         message: one sentence for a person.
     """
 
