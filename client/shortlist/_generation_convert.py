@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from shortlist import _collection_types as collections
 from shortlist import _generation_types as generations
 from shortlist._admin_convert import ranking_quality
-from shortlist._convert import choice_from_proto, optional
+from shortlist._convert import choice_from_proto, chunking_from_proto
 from shortlist.v1 import evaluation_pb2, generation_pb2
 
 
@@ -20,9 +19,7 @@ def generation(proto: generation_pb2.Generation) -> generations.Generation:
         embedder=proto.embedder,
         embedder_revision=proto.embedder_revision,
         dimension=proto.dimension,
-        chunking=collections.Chunking(
-            max_tokens=proto.chunking.max_tokens, overlap_tokens=optional(proto.chunking, "overlap_tokens")
-        ),
+        chunking=chunking_from_proto(proto.chunking),
         query_instruction=proto.query_instruction,
         number_format=proto.number_format,
         create_time=proto.create_time.ToDatetime(datetime.UTC),
