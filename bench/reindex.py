@@ -216,7 +216,7 @@ def rechunk(target: str, texts: Sequence[str], size: Size) -> dict[str, dict[str
     ):
         time.sleep(2)
         idle = spent(size.seconds)
-        operation = client.reindex(LIVE, chunking=Chunking(max_tokens=64), wait=False)
+        operation = client.start_reindex(LIVE, chunking=Chunking(max_tokens=64))
         time.sleep(1)
         busy = spent(size.seconds)
         client.cancel_operation(operation.name)

@@ -14,6 +14,8 @@ from shortlist._collection_types import Chunking
 from shortlist._convert import chunking_to_proto
 from shortlist._errors import InvalidArgument
 from shortlist._metadata import checked_integer, checked_text
+from shortlist._operation_calls import started
+from shortlist._operation_types import Operation
 from shortlist.v1 import collection_service_pb2 as pb
 
 
@@ -34,12 +36,11 @@ def estimate_reindex(collection: str, new: NewGeneration) -> Call[generations.Re
     return _start(request, lambda response: convert.reindex_estimate(response.estimate))
 
 
-def start_reindex(collection: str, new: NewGeneration, *, force: bool, request_id: str) -> Call[Operation]:
+def start_reindex(collection: str, new: NewGeneration, *, force: bool) -> Call[Operation]:
     """Starts a reindex."""
     request = _start_request(collection, new)
     request.force = force
-    request.request_id = checked_text(request_id, "request_id")
-    return _start(request, lambda response: operation(response.operation))
+    return _start(request, started)
 
 
 def _start_request(collection: str, new: NewGeneration) -> pb.StartReindexRequest:
@@ -75,8 +76,6 @@ def compare_generations(
     queries: Mapping[str, str] | None,
     qrels: Mapping[str, Mapping[str, int]] | None,
     recent_queries: int,
-    *,
-    request_id: str,
 ) -> Call[Operation]:
     """Starts to compare two generations, by judged queries or by recent ones."""
     if (queries is None) != (qrels is None):
@@ -89,31 +88,27 @@ def compare_generations(
         generation=checked_integer(generation, "generation"),
         queries=judged_queries(queries or {}, qrels or {}),
         recent_queries=checked_integer(recent_queries, "recent_queries"),
-        request_id=checked_text(request_id, "request_id"),
     )
     return Call(
         f"{COLLECTIONS}/CompareGenerations",
         request,
         pb.CompareGenerationsResponse,
-        lambda response: operation(response.operation),
+        started,
     )
 
 
-def switch_generation(collection: str, generation: int, *, request_id: str) -> Call[generations.GenerationSwitch]:
+def switch_generation(collection: str, generation: int) -> Call[generations.GenerationSwitch]:
     """Lets a generation serve."""
     request = pb.SwitchGenerationRequest(
         collection=checked_text(collection, "collection"),
         generation=checked_integer(generation, "generation"),
-        request_id=checked_text(request_id, "request_id"),
     )
     return Call(f"{COLLECTIONS}/SwitchGeneration", request, pb.SwitchGenerationResponse, _switched)
 
 
-def roll_back_generation(collection: str, *, request_id: str) -> Call[generations.GenerationSwitch]:
+def roll_back_generation(collection: str) -> Call[generations.GenerationSwitch]:
     """Lets the former generation serve again."""
-    request = pb.RollBackGenerationRequest(
-        collection=checked_text(collection, "collection"), request_id=checked_text(request_id, "request_id")
-    )
+    request = pb.RollBackGenerationRequest(collection=checked_text(collection, "collection"))
     return Call(f"{COLLECTIONS}/RollBackGeneration", request, pb.RollBackGenerationResponse, _switched)
 
 
@@ -123,14 +118,13 @@ def _switched(response: pb.SwitchGenerationResponse | pb.RollBackGenerationRespo
     )
 
 
-def drop_generation(collection: str, generation: int, *, request_id: str) -> Call[None]:
+def drop_generation(collection: str, generation: int) -> Call[None]:
     """Drops a generation."""
     return Call(
         f"{COLLECTIONS}/DropGeneration",
         pb.DropGenerationRequest(
             collection=checked_text(collection, "collection"),
             generation=checked_integer(generation, "generation"),
-            request_id=checked_text(request_id, "request_id"),
         ),
         pb.DropGenerationResponse,
         lambda response: None,

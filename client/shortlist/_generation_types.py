@@ -14,7 +14,6 @@ from typing import Literal
 from shortlist._admin_types import RankingQuality
 from shortlist._collection_types import Chunking
 
-
 GenerationState = Literal["building", "serving", "former", "dropping"]
 """What a generation is for.
 

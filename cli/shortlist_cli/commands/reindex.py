@@ -58,7 +58,7 @@ def start_command(collection: str, *, estimate_only: bool, wait: bool, as_json: 
             else:
                 views.print_estimate(estimate)
             return
-        client.reindex(collection, **settings, force=force, wait=False, timeout_seconds=timeout)
+        client.start_reindex(collection, **settings, force=force, timeout_seconds=timeout)
         made = building(client, collection)
         if wait:
             made = wait_for_build(client, collection, made, timeout)

@@ -57,7 +57,7 @@ def run_command(collection: str, *, yes: bool, **options: Any) -> None:
             views.print_estimate(client.estimate_reindex(collection, **settings))
             if not yes:
                 click.confirm(f"Build the new generation of {collection}?", abort=True, err=True)
-            client.reindex(collection, **settings, force=force, wait=False)
+            client.start_reindex(collection, **settings, force=force)
             made = building(client, collection)
         else:
             output.note(f"going on with generation {made.number} ({views.model_of(made)})")

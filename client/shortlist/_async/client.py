@@ -148,7 +148,7 @@ class AsyncClient(AsyncAdminCalls):
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
             explain: return the way of every candidate through the stages, as the result's ``explanation``.
             explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
-            generation: number of the generation to search, as a canary; the one that serves when 0. See ``generations``.
+            generation: number of the generation to search, as a canary; the one that serves when 0.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
