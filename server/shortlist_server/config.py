@@ -115,6 +115,11 @@ class Config:
     max_health_watches: int = _setting(
         256, "Watches of the health service open at once; one address may have an eighth of them.", least=1
     )
+    max_operations: int = _setting(
+        32,
+        "Operations (verify, backup, restore, evaluate) that run or wait at once; one caller may have half of them.",
+        least=1,
+    )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")
@@ -168,6 +173,12 @@ class Config:
     recall_check_interval_seconds: float = _setting(
         10.0,
         "Time between recall checks, which compare a search with an exact one and raise ef where needed. 0: no checks.",
+    )
+    sampled_queries: int = _setting(
+        0,
+        "Recent queries to keep of each collection, in memory and for an hour, so that 'shortlist reindex compare' can"
+        " run without judged queries. 0: none.",
+        most=10_000,
     )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT. Empty: no metrics.")
     metrics_insecure: bool = _setting(

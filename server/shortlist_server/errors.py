@@ -4,23 +4,29 @@
     ├── InvalidArgument            change the request
     │   ├── InvalidVector
     │   ├── InvalidFilter
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── RequestIdReused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   ├── GenerationNotFound
+    │   └── OperationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   └── GenerationNotReady
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
+    │   └── GenerationChanged      embed for the generation that serves now, then repeat
     ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── EtagMismatch               read the collection again, then repeat
+    ├── OperationCancelled         start the operation again, if it is still wanted
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or continue without them
@@ -101,6 +107,12 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class RequestIdReused(InvalidArgument):
+    """The request id belongs to another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 class NotFound(ShortlistError):
     """What the request names does not exist."""
 
@@ -117,6 +129,18 @@ class ModelNotFound(NotFound):
     """The server has no model of that name, or the model's files are missing."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class GenerationNotFound(NotFound):
+    """The collection has no such generation, or it is being dropped."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    """No operation has that name: it ended long ago, or the server was restarted since."""
+
+    reason = "OPERATION_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):
@@ -156,6 +180,12 @@ class NewerDataFormat(FailedPrecondition):
     reason = "NEWER_DATA_FORMAT"
 
 
+class GenerationNotReady(FailedPrecondition):
+    """The generation's state does not allow the call: it lacks documents, it serves, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
 class ResourceExhausted(ShortlistError):
     """A limit is reached at the moment."""
 
@@ -189,6 +219,10 @@ class Unavailable(ShortlistError):
     retryable = True
 
 
+class GenerationChanged(Unavailable):
+    """Another generation serves than the one that the change was made for. Ingest repeats the change."""
+
+
 class StreamConflict(ShortlistError):
     """Another client opened the stream of the same name; the newest client owns it."""
 
@@ -199,6 +233,12 @@ class EtagMismatch(ShortlistError):
     """The collection's settings changed since the etag was read."""
 
     reason = "ETAG_MISMATCH"
+
+
+class OperationCancelled(ShortlistError):
+    """The operation was cancelled before it was done."""
+
+    reason = "OPERATION_CANCELLED"
 
 
 class InferenceFailed(ShortlistError):

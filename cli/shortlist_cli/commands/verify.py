@@ -20,8 +20,8 @@ from shortlist_cli.connection import connect_for_long, long_client_options
 from shortlist_cli.hosting.serve import MISSING_SERVER
 
 if TYPE_CHECKING:
+    from shortlist_server.storage.reports import CollectionReport
     from shortlist_server.storage.store import EmbeddedStore
-    from shortlist_server.storage.verify import CollectionReport
 
 EXIT_NOT_OK = 1
 

@@ -120,6 +120,7 @@ def _account(collection: str, report: SearchReport) -> dict[str, object]:
     """What a search spent its time on, without the query."""
     return {
         "collection": collection,
+        "generation": report.generation,
         "total_ms": round(report.total_seconds * 1000, 1),
         **{f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in report.stage_seconds.items()},
         "dense_strategy": "none" if report.dense_strategy is None else report.dense_strategy.value,

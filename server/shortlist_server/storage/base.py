@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from shortlist_server.domain import (
+    NEVER,
     BuiltDocument,
+    Cancellation,
     Change,
     CollectionConfig,
     CollectionInfo,
@@ -33,6 +36,7 @@ from shortlist_server.domain import (
     StreamPosition,
     Vector,
 )
+from shortlist_server.storage.reports import Backup, CollectionReport, CollectionStats, Progress
 
 
 class Selection(Protocol):
@@ -120,7 +124,10 @@ class GenerationReader(Protocol):
 
 
 class CollectionStore(Protocol):
-    """One collection. ``name``, ``config``, ``sequence``, ``ef`` and ``info`` never open it."""
+    """One collection.
+
+    ``name``, ``config``, ``sequence``, ``info``, ``stats`` and ``generations`` are read often and never open it.
+    """
 
     @property
     def name(self) -> str:
@@ -131,8 +138,12 @@ class CollectionStore(Protocol):
         """Whether the collection is open now."""
 
     @property
+    def problem(self) -> str:
+        """Why the last attempt to open or inspect it failed; empty after a success, or before any attempt."""
+
+    @property
     def config(self) -> CollectionConfig:
-        """The settings with which it was made, and the search defaults as last updated."""
+        """The settings with which it was made, the search defaults as last updated, and the serving generation's."""
 
     @property
     def sequence(self) -> int:
@@ -143,6 +154,9 @@ class CollectionStore(Protocol):
 
         If the collection has not been open since the start, the counts of segments include dead passages.
         """
+
+    def stats(self) -> CollectionStats:
+        """The state of compaction of the serving generation; for a closed collection, without its segments."""
 
     def commit(
         self,
@@ -156,6 +170,7 @@ class CollectionStore(Protocol):
         transaction; an error fails only its own caller's changes. Without changes, it records only the position.
 
         Raises (through the future):
+            GenerationChanged: a document lacks passages for the generation that serves now; none was written.
             OutOfSpace: the disk is full; none of these changes was written.
         """
 
@@ -210,13 +225,13 @@ class CollectionStore(Protocol):
         """
 
     def generations(self) -> Sequence[Generation]:
-        """All generations, by number, those that are being dropped included."""
+        """All generations, by number, those that are being dropped included. A closed one's as of its closing."""
 
     def create_generation(self, config: GenerationConfig) -> Future[Generation]:
         """Makes an empty generation to build. From then on, commits may bring passages for it.
 
         Raises (through the future):
-            FailedPrecondition: another generation is being built.
+            GenerationNotReady: another generation is being built.
         """
 
     def documents_to_build(self, number: int, limit: int, max_bytes: int) -> tuple[Sequence[StoredDocument], int]:
@@ -253,8 +268,8 @@ class CollectionStore(Protocol):
         The generation that was the former one before, if any, is dropped. Searches under way keep theirs.
 
         Raises (through the future):
-            GenerationNotFound: there is no such generation.
-            FailedPrecondition: the generation lacks documents.
+            GenerationNotFound: there is no such generation, or it is being dropped.
+            GenerationNotReady: the generation lacks documents.
         """
 
     def drop_generation(self, number: int) -> Future[None]:
@@ -263,8 +278,8 @@ class CollectionStore(Protocol):
         The space comes back in the background, a few pages at a time, once no search reads the generation.
 
         Raises (through the future):
-            GenerationNotFound: there is no such generation.
-            FailedPrecondition: it serves.
+            GenerationNotFound: there is no such generation, or it is being dropped.
+            GenerationNotReady: it serves.
         """
 
     def update_search_defaults(self, defaults: SearchDefaults, *, expected: SearchDefaults | None = None) -> bool:
@@ -316,8 +331,86 @@ class Store(Protocol):
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
 
+    def known(self) -> Sequence[CollectionStore]:
+        """The collections used or inspected since the start, most recently used first."""
+
+    def reindexing(self) -> Sequence[str]:
+        """Names of the collections that have a generation to build, sorted. Opens none of them."""
+
+    def open_all(self) -> bool:
+        """Opens every collection, if all of them may stay open; if they are too many, returns False and does nothing.
+
+        A damaged collection is logged and answers its own calls with the reason. It does not affect the others.
+        """
+
+    def survey(self) -> None:
+        """Inspects each collection once, slowly and in the background, and so logs damage early. Never blocks."""
+
     def drop(self, name: str) -> None:
         """Removes a collection and its files, durably. Raises ``CollectionNotFound``."""
+
+    def verify(
+        self,
+        name: str,
+        *,
+        sample: int = 200,
+        repair: bool = False,
+        accept_loss: bool = False,
+        progress: Callable[[str], None] = lambda step: None,
+        cancellation: Cancellation = NEVER,
+    ) -> CollectionReport:
+        """Checks a collection, and with ``repair`` rebuilds what the database allows; takes minutes if it is large.
+
+        If the collection cannot be opened, the report says so. With ``repair`` and ``accept_loss``, a collection that
+        lacks acknowledged commits goes on without them.
+
+        Args:
+            sample: how many vectors of each segment to search for.
+            progress: called with the name of each step before the step.
+
+        Raises:
+            CollectionNotFound: no collection has that name.
+        """
+
+    def backup(
+        self,
+        folder: Path,
+        names: Sequence[str] | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
+    ) -> Backup:
+        """Backs up all collections, or the named ones, into a new folder, each as of one commit.
+
+        Raises:
+            InvalidArgument: ``folder`` exists or is being made, or its parent does not exist.
+            CollectionNotFound: one of the named collections does not exist.
+            DataCorrupted: some collections cannot be opened; the message names each. Nothing was copied.
+            OutOfSpace: the folder's disk is full; the unfinished copy is removed.
+            OperationCancelled: the backup was cancelled; nothing is left of it.
+        """
+
+    def backups(self, folder: Path) -> Sequence[Backup]:
+        """The complete backups in a folder of backups, newest first."""
+
+    def restore(
+        self,
+        folder: Path,
+        name: str,
+        new_name: str | None = None,
+        *,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
+    ) -> CollectionStore:
+        """Makes a collection from a backup, durably, under its own name or a new one.
+
+        Raises:
+            CollectionExists: a collection has that name already.
+            CollectionNotFound: the backup has no collection of that name.
+            InvalidArgument: the folder is not a backup, or the new name is not allowed.
+            DataCorrupted: the backup is damaged.
+            OperationCancelled: the restore was cancelled; nothing is left of it.
+        """
 
     def close(self) -> None:
         """Finishes pending commits, checkpoints and closes. Idempotent."""

@@ -38,11 +38,12 @@ from shortlist_server.errors import UnsupportedByCollection
 from shortlist_server.storage.base import Lease, Selection
 from shortlist_server.storage.compaction.reconcile import Difference
 from shortlist_server.storage.compaction.recovery import Damage
-from shortlist_server.storage.compaction.scheduler import CollectionStats, stats_of
+from shortlist_server.storage.compaction.scheduler import stats_of
 from shortlist_server.storage.opening.facts import Settings
 from shortlist_server.storage.opening.lifecycle import Lifecycle
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reports import CollectionStats
 from shortlist_server.storage.rows import dead_letters
 from shortlist_server.storage.rows.reader import RowReader, read_page
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shortlist_server.errors import ShortlistError
-from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problems, read_backup
+from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, file_problems, read_backup
 from shortlist_server.storage.backups.restore import content_problem
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity
+from shortlist_server.storage.reports import BackedUp, Backup, Check, CollectionReport
 from shortlist_server.storage.rows import schema, settings
-from shortlist_server.storage.rows.integrity import Check, database_checks
+from shortlist_server.storage.rows.integrity import database_checks
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
-from shortlist_server.storage.verify import CollectionReport
 
 ADVICE = "use another backup"
 

@@ -21,6 +21,7 @@ from shortlist_server.storage.compaction.planner import next_flush, next_merge
 from shortlist_server.storage.compaction.recovery import Damage
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reports import CollectionStats, SegmentStats
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
@@ -30,38 +31,6 @@ from shortlist_server.storage.vectors.segments import Segment
 _IDLE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 _GROWING_LIMIT_SEGMENTS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentStats:
-    """A published segment, with its numbers of live and of dead passages."""
-
-    uid: str
-    passages: int
-    dead_passages: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionStats:
-    """The state of a collection's compaction.
-
-    Attributes:
-        growing_passages: passages in the growing segment, which is searched exactly.
-        flushes, merges, build_failures: counts since the server started, kept while the collection is closed.
-        failing: whether the last build failed; searches are right but slower until one succeeds.
-        waited_seconds: time commits were held back because the growing segment outgrew the builder.
-        damaged_segments: segments that were dropped when the collection was opened, and why.
-    """
-
-    growing_passages: int
-    segments: tuple[SegmentStats, ...]
-    flushes: int
-    merges: int
-    build_failures: int
-    failing: bool
-    last_build_error: str
-    waited_seconds: float
-    damaged_segments: tuple[str, ...]
 
 
 @dataclass(slots=True)

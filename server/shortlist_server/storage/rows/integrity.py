@@ -8,9 +8,9 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from shortlist_server.storage.reports import Check
 from shortlist_server.storage.rows import schema
 from shortlist_server.storage.rows.checksums import (
     SETTINGS_CHECKSUM,
@@ -39,15 +39,6 @@ _UNUSED = {
     "sequences": ("SELECT sequence + 1 FROM counters", "SELECT max(sequence) FROM documents"),
 }
 _NAMED = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was checked, and what was found. ``detail`` is a sentence when the check failed."""
-
-    name: str
-    ok: bool
-    detail: str = ""
 
 
 def database_checks(connection: sqlite3.Connection) -> Iterator[Check]:

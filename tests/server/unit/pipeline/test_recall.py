@@ -229,10 +229,10 @@ async def test_few_of_many_searches_are_kept_and_newer_ones_take_their_place(
 ) -> None:
     await searching.search(KEPT)
     ((searches, _),) = searching.monitor._watched.values()
-    first = list(searches.samples)
+    first = list(searches.samples.items)
     await searching.search(9 * KEPT)
-    assert len(first) == len(searches.samples) == KEPT
-    assert sum(any(sample is old for old in first) for sample in searches.samples) < KEPT / 2
+    assert len(first) == len(searches.samples.items) == KEPT
+    assert sum(any(sample is old for old in first) for sample in searches.samples.items) < KEPT / 2
 
 
 async def test_nothing_is_checked_while_the_server_is_busy(

@@ -12,9 +12,9 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Include
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.reports import Progress
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config

@@ -1,0 +1,132 @@
+"""Operations, their progress and their results."""
+
+from __future__ import annotations
+
+import re
+
+from google.protobuf import timestamp_pb2
+
+from shortlist.v1 import collection_pb2, operation_service_pb2
+from shortlist.v1 import operation_pb2 as pb
+from shortlist_server.errors import InvalidArgument, ShortlistError
+from shortlist_server.operations.operation import Kind, Operation, State
+from shortlist_server.rpc.convert.fields import collection_name
+from shortlist_server.rpc.status import internal_message, status_message
+from shortlist_server.storage.reports import Backup, CollectionReport, Progress
+
+PREFIX = "operations/"
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_PROGRESS_FIELDS: dict[type, str] = {
+    pb.VerifyProgress: "verify_progress",
+    pb.CopyProgress: "copy_progress",
+    pb.EvaluateProgress: "evaluate_progress",
+}
+_RESULT_FIELDS: dict[type, str] = {
+    pb.VerifyResult: "verify_result",
+    pb.BackupInfo: "backup",
+    collection_pb2.Collection: "restored_collection",
+    pb.EvaluateResult: "evaluate_result",
+}
+
+
+def operation_id_in(name: str) -> str:
+    """The id in an operation's name."""
+    id = name.removeprefix(PREFIX)
+    if id == name or not _ID.fullmatch(id):
+        raise InvalidArgument(f"the name of an operation is '{PREFIX}' and its id", field="name")
+    return id
+
+
+def filter_in(request: operation_service_pb2.ListOperationsRequest) -> tuple[str, Kind | None, State | None]:
+    """What a list is limited to: a collection ("": any), a kind, a state.
+
+    A state that no operation of this release can have is refused like one that does not exist.
+    """
+    name = collection_name(request.collection) if request.collection else ""
+    try:
+        kind = Kind(pb.OperationKind.Name(request.kind).removeprefix("OPERATION_KIND_")) if request.kind else None
+    except ValueError:
+        raise InvalidArgument("there is no such kind of operation", field="kind") from None
+    try:
+        state = State(pb.OperationState.Name(request.state).removeprefix("OPERATION_STATE_")) if request.state else None
+    except ValueError:
+        raise InvalidArgument("no operation has such a state", field="state") from None
+    return name, kind, state
+
+
+def operation_out(operation: Operation, *, with_result: bool = True) -> pb.Operation:
+    """An operation; without the result where it is one of many."""
+    message = pb.Operation(
+        name=f"{PREFIX}{operation.id}",
+        kind=pb.OperationKind.Value(f"OPERATION_KIND_{operation.kind.value}"),
+        collection=operation.collection,
+        state=pb.OperationState.Value(f"OPERATION_STATE_{operation.state.value}"),
+        create_time=_time(operation.create_seconds),
+        update_time=_time(operation.update_seconds),
+        end_time=None if operation.end_seconds is None else _time(operation.end_seconds),
+    )
+    if operation.progress is not None:
+        getattr(message, _PROGRESS_FIELDS[type(operation.progress)]).CopyFrom(operation.progress)
+    error = operation.error
+    if error is not None:
+        # The base class stands for faults that nobody foresaw.
+        foreseen = type(error) is not ShortlistError
+        message.error.CopyFrom(
+            status_message(error) if foreseen else internal_message(error.metadata.get("request_id", ""))
+        )
+    elif operation.result is not None and with_result:
+        getattr(message, _RESULT_FIELDS[type(operation.result)]).CopyFrom(operation.result)
+    return message
+
+
+def copy_progress_out(progress: Progress) -> pb.CopyProgress:
+    """How far a backup or a restore is."""
+    return pb.CopyProgress(
+        collection=progress.collection,
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        note=progress.note,
+    )
+
+
+def backup_out(backup: Backup) -> pb.BackupInfo:
+    """A backup."""
+    return pb.BackupInfo(
+        name=backup.folder.name,
+        create_time=_time(backup.create_time_seconds),
+        collections=[
+            pb.BackupCollection(
+                name=collection.name,
+                sequence=collection.sequence,
+                document_count=collection.documents,
+                passage_count=collection.passages,
+                disk_bytes=collection.bytes,
+            )
+            for collection in backup.collections
+        ],
+    )
+
+
+def verify_report_out(report: CollectionReport) -> pb.VerifyReport:
+    """What a verification found in a collection."""
+    return pb.VerifyReport(
+        collection=report.name,
+        ok=report.ok,
+        checks=[pb.VerifyCheck(name=check.name, ok=check.ok, detail=check.detail) for check in report.checks],
+        document_count=report.documents,
+        passage_count=report.passages,
+        segment_passage_count=report.segment_passages,
+        growing_passage_count=report.growing_passages,
+        sampled_count=report.sampled,
+        reached_count=report.reached,
+        repairs=report.repairs,
+        notes=report.notes,
+    )
+
+
+def _time(seconds: float) -> timestamp_pb2.Timestamp:
+    time = timestamp_pb2.Timestamp()
+    time.FromMilliseconds(round(seconds * 1000))
+    return time
