@@ -65,6 +65,26 @@ def cancel_operation(name: str) -> Call[Operation]:
     )
 
 
+def pause_operation(name: str) -> Call[Operation]:
+    """Tells an operation to pause."""
+    return Call(
+        f"{OPERATIONS}/PauseOperation",
+        pb.PauseOperationRequest(name=checked_text(name, "name")),
+        pb.PauseOperationResponse,
+        started,
+    )
+
+
+def resume_operation(name: str) -> Call[Operation]:
+    """Tells a paused operation to go on."""
+    return Call(
+        f"{OPERATIONS}/ResumeOperation",
+        pb.ResumeOperationRequest(name=checked_text(name, "name")),
+        pb.ResumeOperationResponse,
+        started,
+    )
+
+
 def wait_operation(name: str) -> Call[Operation]:
     """A stream: the operation now and after changes."""
     return Call(

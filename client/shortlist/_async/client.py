@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 
 from shortlist import _calls as calls
-from shortlist._async.admin import AsyncAdminCalls
+from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
@@ -36,7 +36,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncAdminCalls):
+class AsyncClient(AsyncGenerationCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are

@@ -65,6 +65,24 @@ class AsyncOperationCalls(AsyncClientBase):
         """
         return await self._unary(operation_calls.cancel_operation(name), timeout_seconds)
 
+    async def pause_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Pauses a reindex, until ``resume_operation`` or for good; also over a restart of the server.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+            FailedPrecondition: operations of its kind cannot pause, or it has ended.
+        """
+        return await self._unary(operation_calls.pause_operation(name), timeout_seconds)
+
+    async def resume_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Lets a paused reindex go on where it was, whether a caller paused it or a failure did.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+            FailedPrecondition: it has ended.
+        """
+        return await self._unary(operation_calls.resume_operation(name), timeout_seconds)
+
     async def wait_operation(
         self,
         name: str,
