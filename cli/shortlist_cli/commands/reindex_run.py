@@ -18,6 +18,7 @@ from shortlist import (
 )
 from shortlist_cli import output
 from shortlist_cli.commands import generations as views
+from shortlist_cli.commands.following import follow
 from shortlist_cli.commands.reindex_options import (
     judged_options,
     read_queries,
@@ -26,6 +27,9 @@ from shortlist_cli.commands.reindex_options import (
 )
 from shortlist_cli.connection import connect_for_long, long_client_options
 from shortlist_cli.evaluation.beir import Judged
+
+RECONNECT_SECONDS = 300.0
+"""How long the server may be away while it builds: a restart with large models takes minutes."""
 
 EXIT_WORSE = 4
 """Exit code when judged queries show the new generation to be worse, and --yes therefore did not switch."""
@@ -85,17 +89,22 @@ def wait_for_build(client: Client, collection: str, made: Generation, timeout: f
     """Waits until the generation is complete, with a progress bar, and returns it.
 
     Raises:
+        ShortlistError: the build failed, or was cancelled.
         click.Abort: the user interrupted the wait. The build goes on.
     """
     if made.complete or not made.operation:
         return made
     try:
         with _building(collection) as show:
-            client.wait_operation(made.operation, progress=show, timeout_seconds=timeout)
+            ended = client.wait_operation(
+                made.operation, progress=show, timeout_seconds=timeout, reconnect_seconds=RECONNECT_SECONDS
+            )
     except KeyboardInterrupt as interruption:
         output.note(f"the server goes on building; see: shortlist reindex status {collection}")
         output.note(f"to drop what it has built: shortlist reindex cancel {collection}")
         raise click.Abort from interruption
+    if ended.error is not None:
+        raise ended.error
     return building(client, collection)
 
 
@@ -109,15 +118,24 @@ def compare(
         def show(progress: EvaluateProgress) -> None:
             bar.update(task, completed=progress.done_searches, total=max(progress.total_searches, 1))
 
-        return client.compare_generations(
-            collection,
-            generation=generation,
-            queries=None if judged is None else judged.queries,
-            qrels=None if judged is None else _grades(judged),
-            recent_queries=recent,
+        ended = follow(
+            client,
+            lambda: client.start_compare_generations(
+                collection,
+                generation=generation,
+                queries=None if judged is None else judged.queries,
+                qrels=None if judged is None else _grades(judged),
+                recent_queries=recent,
+                timeout_seconds=timeout,
+            ),
+            detach=False,
+            as_json=False,
             progress=show,
             timeout_seconds=timeout,
         )
+    assert ended is not None
+    assert isinstance(ended.result, GenerationComparison)
+    return ended.result
 
 
 def _found(client: Client, collection: str, settings: dict[str, Any]) -> Generation | None:

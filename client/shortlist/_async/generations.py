@@ -91,7 +91,12 @@ class AsyncGenerationCalls(AsyncAdminCalls):
             force=force,
             timeout_seconds=timeout_seconds,
         )
-        ended = await self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
+        ended = await self.wait_operation(
+            started.name,
+            progress=progress,
+            timeout_seconds=waiting.left_seconds(),
+            reconnect_seconds=operation_calls.REINDEX_RECONNECT_SECONDS,
+        )
         return operation_calls.result_of(ended, Generation)
 
     async def start_reindex(

@@ -92,7 +92,12 @@ class GenerationCalls(AdminCalls):
             force=force,
             timeout_seconds=timeout_seconds,
         )
-        ended = self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
+        ended = self.wait_operation(
+            started.name,
+            progress=progress,
+            timeout_seconds=waiting.left_seconds(),
+            reconnect_seconds=operation_calls.REINDEX_RECONNECT_SECONDS,
+        )
         return operation_calls.result_of(ended, Generation)
 
     def start_reindex(

@@ -90,6 +90,7 @@ class OperationCalls(ClientBase):
         *,
         progress: Callable[[OperationProgress], None] | None = None,
         timeout_seconds: float | None = None,
+        reconnect_seconds: float = operation_calls.RECONNECT_SECONDS,
     ) -> Operation:
         """Waits until an operation has ended, and returns it; whether it succeeded, its ``state`` says.
 
@@ -99,13 +100,14 @@ class OperationCalls(ClientBase):
             name: its name.
             progress: called with each progress that comes, a few times a second, in the calling thread.
             timeout_seconds: how long to wait; as long as it takes by default.
+            reconnect_seconds: how long the server may be away; only a reindex goes on after a restart.
 
         Raises:
             OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """
-        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        waiting = operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds)
         while True:
             try:
                 self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())
