@@ -17,7 +17,8 @@
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
     │   ├── NewerDataFormat
-    │   └── GenerationNotReady
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -184,6 +185,12 @@ class GenerationNotReady(FailedPrecondition):
     """The generation's state does not allow the call: it lacks documents, it serves, or another one is being built."""
 
     reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):

@@ -104,7 +104,8 @@ def _names(models: Mapping[str, object]) -> str:
 def _mismatch(name: str, stored: str, loaded: str) -> ModelMismatch:
     return ModelMismatch(
         f"the vectors were made with revision {stored[:12]} of embedder {name!r}, but the server has {loaded[:12]}:"
-        f" make them anew with 'shortlist reindex', or serve the former model too, with a second --embedder {name}=FOLDER",
+        f" make them anew with 'shortlist reindex', or serve the former model too, with a second --embedder"
+        f" {name}=FOLDER",
         metadata={"model": name, "stored_revision": stored, "loaded_revision": loaded},
     )
 

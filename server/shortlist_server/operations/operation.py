@@ -24,6 +24,7 @@ class State(enum.Enum):
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -42,6 +43,8 @@ class Kind(enum.Enum):
     BACKUP = "BACKUP"
     RESTORE = "RESTORE"
     EVALUATE = "EVALUATE"
+    REINDEX = "REINDEX"
+    COMPARE_GENERATIONS = "COMPARE_GENERATIONS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Operation:
     """An operation at one moment.
 
     Attributes:
-        id: chosen at random; nobody can guess that of another.
+        id: the work's own, else chosen at random.
         number: counts the operations of this server from 1, in the order in which they were started.
         collection: the one that it works on, or makes; "" where there are several.
         collections: all that it reads or writes; ("*",) for all collections.
@@ -80,11 +83,17 @@ class Control:
         """``told`` is called in the thread that tells progress."""
         self.cancellation = Cancellation()
         self.progress: object = None
+        self.paused = False
         self._told = told
 
-    def tell(self, progress: object) -> None:
-        """Reports progress; cheap, and may be called for every step. Only the latest is kept."""
+    def tell(self, progress: object, *, paused: bool = False) -> None:
+        """Reports progress; cheap, and may be called for every step. Only the latest is kept.
+
+        Args:
+            paused: whether the work does nothing until it is resumed.
+        """
         self.progress = progress
+        self.paused = paused
         self._told()
 
     async def in_thread(self, threads: Executor, function: Callable[[], T]) -> T:
@@ -119,6 +128,14 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """Pauses and resumes a work; both return when that is durable, and may be repeated."""
+
+    pause: Callable[[], Awaitable[None]]
+    resume: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What an operation is to do.
 
@@ -127,11 +144,18 @@ class Work:
         collections: all that it reads or writes; ("*",) for all collections.
         run: does it and returns the result. It may raise ``OperationCancelled`` once ``Control.cancellation`` says so,
             and must have undone by then what it promises to undo.
-        turns: works with the same semaphore run so many at a time; the others wait as PENDING.
+        turns: works with the same semaphore run so many at a time; the others wait as PENDING. None: no limit.
+        id: the operation's id, for a work that goes on under the same name after a restart; "": a new one. No
+            unfinished operation may have it.
+        pauses: how it is paused and resumed; None where it cannot be. A work that pauses says so in its progress.
+        survives: whether it goes on after a restart of the server, which therefore does not cancel it when it stops.
     """
 
     kind: Kind
     collection: str
     collections: Sequence[str]
     run: Callable[[Control], Awaitable[object]]
-    turns: asyncio.Semaphore
+    turns: asyncio.Semaphore | None
+    id: str = ""
+    pauses: Pauses | None = None
+    survives: bool = False

@@ -1,7 +1,8 @@
 """The operations of a server: those that run, those that wait, and those that ended a while ago.
 
-All of it is in memory: after a restart nobody knows the operations of before. An operation belongs to no call, so it
-goes on when its caller goes away. Coroutines on the server's event loop; works report from any thread.
+All of it is in memory: after a restart nobody knows the operations of before, except those whose work survives, which
+are started again under the same id. An operation belongs to no call, so it goes on when its caller goes away.
+Coroutines on the server's event loop; works report from any thread.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from shortlist_server.errors import (
     OperationCancelled,
     OperationNotFound,
+    OperationNotPausable,
     Overloaded,
     ShortlistError,
     Unavailable,
 )
 from shortlist_server.observe.logs import request_id
-from shortlist_server.operations.operation import Control, Operation, State, Work
+from shortlist_server.operations.operation import Control, Operation, Pauses, State, Work
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class _Entry:
     """An operation and what follows it."""
 
     def __init__(self, number: int, work: Work, caller: str) -> None:
-        self.id = secrets.token_hex(16)
+        self.id = work.id or secrets.token_hex(16)
         self.number = number
         self.work = work
         self.caller = caller
@@ -87,6 +89,8 @@ class _Entry:
         if self.state.ended:
             return  # Progress that arrives late.
         self.state = state or self.state
+        if self.state in (State.RUNNING, State.PAUSED):
+            self.state = State.PAUSED if self.control.paused else State.RUNNING
         self.update_seconds = time.time()
         self.version += 1
         # A new event each time: a waiter that comes later waits for the next change.
@@ -95,6 +99,11 @@ class _Entry:
         if self.state.ended:
             self.end_seconds = self.update_seconds
             self.ended.set()
+
+    def pause(self, *, paused: bool) -> None:
+        """Notes that the work was told to pause, or to go on."""
+        self.control.paused = paused
+        self.note()
 
     def _told(self) -> None:
         # Progress is told faster than anybody reads it: one wake-up at a time is under way.
@@ -131,11 +140,8 @@ class OperationRegistry:
         """How many operations have ended since the start, by kind and state, in lower case. Any thread."""
         return dict(self._ended)
 
-    def start(self, work: Work, *, caller: str) -> Operation:
-        """Starts an operation; it runs as soon as its turn comes.
-
-        Args:
-            caller: who asks; counts against the share of one caller.
+    def check_room(self, caller: str) -> None:
+        """Checks that ``start`` would accept a work now.
 
         Raises:
             Overloaded: too many operations run or wait.
@@ -145,6 +151,20 @@ class OperationRegistry:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
         self._forget()
         self._check_room(caller)
+
+    def start(self, work: Work, *, caller: str, accepted: bool = False) -> Operation:
+        """Starts an operation; it runs as soon as its turn comes.
+
+        Args:
+            caller: who asks; counts against the share of one caller.
+            accepted: start it although too many run: it was accepted before, by ``check_room`` or before a restart.
+
+        Raises:
+            Overloaded: too many operations run or wait.
+            Unavailable: the server is stopping.
+        """
+        if not accepted:
+            self.check_room(caller)
         self._started += 1
         entry = _Entry(self._started, work, caller)
         self._entries[entry.id] = entry
@@ -170,15 +190,42 @@ class OperationRegistry:
         self._cancel(entry)
         return entry.view()
 
+    async def pause(self, id: str) -> Operation:
+        """Pauses an operation. Returns it as it is then. Idempotent; does nothing to one that is ending or has ended.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+            OperationNotPausable: its kind cannot pause.
+        """
+        entry, pauses = self._pausable(id)
+        if entry.state in (State.PENDING, State.RUNNING, State.PAUSED):
+            await pauses.pause()
+            entry.pause(paused=True)
+        return entry.view()
+
+    async def resume(self, id: str) -> Operation:
+        """Lets a paused operation go on; otherwise as ``pause``."""
+        entry, pauses = self._pausable(id)
+        if entry.state in (State.PENDING, State.RUNNING, State.PAUSED):
+            await pauses.resume()
+            entry.pause(paused=False)
+        return entry.view()
+
     async def watch(self, id: str) -> AsyncIterator[Operation]:
         """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
 
         Raises:
             OperationNotFound: there is none of that name.
+            Unavailable: the server stops, and the operation goes on when it runs again.
         """
         entry = self._find(id)
         while True:
             version, changed = entry.version, entry.changed
+            if self._stopping and entry.work.survives and not entry.state.ended:
+                raise Unavailable(
+                    "the server is stopping; the operation goes on under the same name when it runs again",
+                    retry_after_seconds=RETRY_SECONDS,
+                )
             yield entry.view()
             if entry.state.ended:
                 return
@@ -195,7 +242,11 @@ class OperationRegistry:
         """
         self._stopping = True
         for entry in self._entries.values():
-            self._cancel(entry)
+            if not entry.work.survives:
+                self._cancel(entry)
+            elif entry.task is not None and not entry.state.ended:
+                entry.task.cancel()
+                entry.note()
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None and not entry.task.done()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_seconds)
@@ -205,18 +256,18 @@ class OperationRegistry:
             assert entry.task is not None
             entry.task.cancel()
             self._end(entry, State.CANCELLED, OperationCancelled("the operation was cancelled before it began"))
-        elif entry.state is State.RUNNING:
+        elif entry.state in (State.RUNNING, State.PAUSED):
             entry.note(State.CANCELLING)
             entry.control.cancellation.cancel()
 
     async def _run(self, entry: _Entry) -> None:
         try:
-            async with entry.work.turns:
+            async with entry.work.turns or nullcontext():
                 entry.note(State.RUNNING)
                 result = await entry.work.run(entry.control)
         except asyncio.CancelledError:
-            # Cancelled while it waited for its turn, and ended by ``_cancel``.
-            if not entry.state.ended:
+            # Cancelled while it waited for its turn, and ended by ``_cancel``; or it goes on after a restart.
+            if not entry.state.ended and not self._stopping:
                 raise
         except OperationCancelled as error:
             self._end(entry, State.CANCELLED, error)
@@ -251,6 +302,14 @@ class OperationRegistry:
             state.name.lower(),
             entry.update_seconds - entry.create_seconds,
         )
+
+    def _pausable(self, id: str) -> tuple[_Entry, Pauses]:
+        entry = self._find(id)
+        if entry.work.pauses is None:
+            raise OperationNotPausable(
+                f"an operation of kind '{entry.work.kind.name.lower()}' cannot pause: cancel it, or let it end"
+            )
+        return entry, entry.work.pauses
 
     def _check_room(self, caller: str) -> None:
         unfinished = [entry for entry in self._entries.values() if not entry.state.ended]

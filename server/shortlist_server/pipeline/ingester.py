@@ -10,10 +10,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from shortlist_server.errors import StreamConflict
-from shortlist_server.inference.base import NO_MODEL, ModelCatalog
+from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.leases import lease
-from shortlist_server.pipeline.plan import check_revision
+from shortlist_server.pipeline.preparation import Preparation
+from shortlist_server.pipeline.setbacks import Setbacks
+from shortlist_server.pipeline.targets import targets
 from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 MAX_DOCUMENT_TOKENS = 262_144
@@ -48,11 +50,19 @@ class Ingester:
     """
 
     def __init__(
-        self, store: Store, models: ModelCatalog, threads: Executor, *, max_document_tokens: int = MAX_DOCUMENT_TOKENS
+        self,
+        store: Store,
+        models: ModelCatalog,
+        threads: Executor,
+        setbacks: Setbacks | None = None,
+        *,
+        max_document_tokens: int = MAX_DOCUMENT_TOKENS,
     ) -> None:
+        """``setbacks`` are told of the generations that writes leave out; None if nobody listens."""
         self._store = store
         self._models = models
         self._threads = threads
+        self._setbacks = setbacks or Setbacks()
         self._max_document_tokens = max_document_tokens
         self._sessions: set[IngestSession] = set()
         self._draining = False
@@ -83,20 +93,20 @@ class Ingester:
             raise
 
     async def _session(self, held: Lease[CollectionStore], opening: _Opening, *, dry_run: bool) -> IngestSession:
-        store, embedder = held.collection, None
-        if store.config.embedder != NO_MODEL:
-            embedder = self._models.embedder(store.config.embedder)
-            check_revision(store, embedder)
+        store = held.collection
+        targets(store, self._models)  # Refuses now what would fail at the first document.
         position = await self._take_over(store, opening) if opening.stream else 0
-        session = IngestSession(
-            held,
-            embedder,
+        preparation = Preparation(
+            store,
+            self._models,
             self._threads,
+            self._setbacks,
             stream=opening.stream,
-            number=opening.number,
-            position=position,
             dry_run=dry_run,
             max_document_tokens=self._max_document_tokens,
+        )
+        session = IngestSession(
+            held, preparation, stream=opening.stream, number=opening.number, position=position, dry_run=dry_run
         )
         self._sessions.add(session)
         if self._draining:

@@ -79,6 +79,13 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.CollectionService/ListCollections": Rule(Scope.READ, _none),
     "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/StartReindex": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/ListGenerations": Rule(Scope.READ, _collection),
+    # The examples of a comparison are queries of other callers.
+    "/shortlist.v1.CollectionService/CompareGenerations": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/SwitchGeneration": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/RollBackGeneration": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/DropGeneration": Rule(Scope.ADMIN, _collection),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
     # Reveals nothing beyond what the caller could learn by searching.
     "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _collection),
@@ -97,6 +104,8 @@ RULES: dict[str, Rule] = {
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else ()
     ),
     "/shortlist.v1.OperationService/CancelOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/PauseOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/ResumeOperation": Rule(Scope.ADMIN, _none),
     "/shortlist.v1.OperationService/WaitOperation": Rule(Scope.ADMIN, _none),
     f"/{V1}/ServerReflectionInfo": Rule(Scope.READ, _none),
     f"/{V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ, _none),

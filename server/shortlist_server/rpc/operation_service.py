@@ -1,4 +1,4 @@
-"""OperationService: following, listing and cancelling the operations that AdminService starts.
+"""OperationService: following, listing, pausing and cancelling operations.
 
 An operation that the caller's key may not see is treated like one that does not exist.
 """
@@ -57,6 +57,16 @@ class OperationServicer(pb_grpc.OperationServiceServicer):
         """See the proto."""
         id = self._visible(request.name).id
         return pb.CancelOperationResponse(operation=operation_out(self._operations.cancel(id)))
+
+    async def PauseOperation(self, request: pb.PauseOperationRequest, context: Context) -> pb.PauseOperationResponse:
+        """See the proto."""
+        id = self._visible(request.name).id
+        return pb.PauseOperationResponse(operation=operation_out(await self._operations.pause(id)))
+
+    async def ResumeOperation(self, request: pb.ResumeOperationRequest, context: Context) -> pb.ResumeOperationResponse:
+        """See the proto."""
+        id = self._visible(request.name).id
+        return pb.ResumeOperationResponse(operation=operation_out(await self._operations.resume(id)))
 
     async def WaitOperation(
         self, request: pb.WaitOperationRequest, context: Context

@@ -33,6 +33,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.SequenceNotReached: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NewerDataFormat: grpc.StatusCode.FAILED_PRECONDITION,
     errors.GenerationNotReady: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OperationNotPausable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.OutOfSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
