@@ -17,7 +17,8 @@
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
     │   ├── NewerDataFormat
-    │   └── GenerationNotReady
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -195,6 +196,12 @@ class GenerationNotReady(FailedPrecondition):
     """The generation lacks documents or serves already, or another one is being built."""
 
     reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):

@@ -37,6 +37,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.SequenceNotReached,
         errors.NewerDataFormat,
         errors.GenerationNotReady,
+        errors.OperationNotPausable,
         errors.Overloaded,
         errors.OutOfSpace,
         errors.DeadlineExceeded,

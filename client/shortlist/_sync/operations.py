@@ -17,10 +17,10 @@ from shortlist._sync.pages import Pages
 
 
 class OperationCalls(ClientBase):
-    """Following, listing and cancelling what ``start_verify`` and its like start.
+    """Following, listing, pausing and cancelling what ``start_verify`` and its like start.
 
     An operation belongs to the server: it goes on when the client that started it goes away. The server forgets
-    operations when it is restarted, and ended ones after a day.
+    operations when it is restarted, except reindexes, and ended ones after a day.
     """
 
     def get_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
@@ -67,11 +67,11 @@ class OperationCalls(ClientBase):
         return self._unary(operation_calls.cancel_operation(name), timeout_seconds)
 
     def pause_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
-        """Pauses a reindex, until ``resume_operation`` or for good; also over a restart of the server.
+        """Pauses a reindex until ``resume_operation``, also over a restart of the server; harmless when it has ended.
 
         Raises:
             OperationNotFound: there is none of that name.
-            FailedPrecondition: operations of its kind cannot pause, or it has ended.
+            OperationNotPausable: operations of its kind cannot pause.
         """
         return self._unary(operation_calls.pause_operation(name), timeout_seconds)
 
@@ -80,7 +80,7 @@ class OperationCalls(ClientBase):
 
         Raises:
             OperationNotFound: there is none of that name.
-            FailedPrecondition: it has ended.
+            OperationNotPausable: operations of its kind cannot pause.
         """
         return self._unary(operation_calls.resume_operation(name), timeout_seconds)
 
