@@ -19,7 +19,7 @@ from shortlist.v1 import operation_service_pb2 as pb
 OPERATIONS = "shortlist.v1.OperationService"
 
 RECONNECT_SECONDS = 10.0
-"""How long to wait for a server that is away during the wait for an operation. A restart ends most operations anyway."""
+"""How long the server may be away during the wait for an operation. A restart ends most operations anyway."""
 
 REINDEX_RECONNECT_SECONDS = 300.0
 """The same for a reindex, which goes on after a restart; long enough for the start of a server with large models."""
