@@ -67,6 +67,7 @@ def collection_out(info: domain.CollectionInfo, models: ModelCatalog) -> pb.Coll
         embedder_revision=config.embedder_revision,
         effective_search_defaults=settings_out(effective_defaults(config, models)),
         etag=etag_of(config),
+        generation=info.generation,
     )
 
 

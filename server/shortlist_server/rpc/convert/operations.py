@@ -6,7 +6,7 @@ import re
 
 from google.protobuf import timestamp_pb2
 
-from shortlist.v1 import collection_pb2, operation_service_pb2
+from shortlist.v1 import collection_pb2, generation_pb2, operation_service_pb2
 from shortlist.v1 import operation_pb2 as pb
 from shortlist_server.errors import InvalidArgument, ShortlistError
 from shortlist_server.operations.operation import Kind, Operation, State
@@ -22,12 +22,15 @@ _PROGRESS_FIELDS: dict[type, str] = {
     pb.VerifyProgress: "verify_progress",
     pb.CopyProgress: "copy_progress",
     pb.EvaluateProgress: "evaluate_progress",
+    generation_pb2.ReindexProgress: "reindex_progress",
 }
 _RESULT_FIELDS: dict[type, str] = {
     pb.VerifyResult: "verify_result",
     pb.BackupInfo: "backup",
     collection_pb2.Collection: "restored_collection",
     pb.EvaluateResult: "evaluate_result",
+    generation_pb2.Generation: "generation",
+    generation_pb2.GenerationComparison: "generation_comparison",
 }
 
 

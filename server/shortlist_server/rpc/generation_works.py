@@ -1,0 +1,127 @@
+"""The operations that concern generations: reindexes and comparisons.
+
+A reindex goes on after a restart. Its operation then has the same id, which follows from the collection and the
+generation. Belongs to the server's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import blake2b
+
+from shortlist.v1 import generation_pb2
+from shortlist_server.domain import Generation, GenerationState, ReindexProgress
+from shortlist_server.errors import CollectionNotFound, GenerationNotFound, OperationCancelled, OperationNotFound
+from shortlist_server.operations.operation import Control, Kind, Operation, Pauses, Work
+from shortlist_server.operations.registry import OperationRegistry
+from shortlist_server.pipeline.compare import Comparer
+from shortlist_server.pipeline.comparison import ComparedQuery
+from shortlist_server.pipeline.reindex.reindexer import Reindexer
+from shortlist_server.rpc.convert.evaluation import progress_out
+from shortlist_server.rpc.convert.generations import comparison_out, generation_out, reindex_progress_out
+from shortlist_server.rpc.convert.operations import PREFIX
+
+PAUSED_BY_CALLER = "a caller paused it"
+
+CALLER = "server"
+"""Who starts again what a restart interrupted."""
+
+
+class GenerationWorks:
+    """Starts the operations of generations, and knows which one builds a generation."""
+
+    def __init__(
+        self,
+        operations: OperationRegistry,
+        reindexer: Reindexer,
+        comparer: Comparer,
+        turns: asyncio.Semaphore,
+    ) -> None:
+        """``turns``: of what measures searches, one at a time."""
+        self._operations = operations
+        self._reindexer = reindexer
+        self._comparer = comparer
+        self._turns = turns
+
+    def check_room(self, caller: str) -> None:
+        """Raises ``Overloaded`` or ``Unavailable`` where no operation could start now."""
+        self._operations.check_room(caller)
+
+    def build(self, collection: str, generation: Generation, *, caller: str = CALLER) -> Operation:
+        """Starts the operation that builds a generation, which was accepted before."""
+        number = generation.number
+        work = Work(
+            kind=Kind.REINDEX,
+            collection=collection,
+            collections=(collection,),
+            run=partial(self._build, collection, number),
+            turns=None,
+            id=_id(collection, generation),
+            pauses=Pauses(
+                pause=lambda: self._reindexer.pause(collection, number, PAUSED_BY_CALLER),
+                resume=lambda: self._reindexer.resume(collection, number),
+            ),
+            survives=True,
+        )
+        return self._operations.start(work, caller=caller, accepted=True)
+
+    def compare(
+        self, collection: str, serving: int, candidate: int, queries: Sequence[ComparedQuery], *, caller: str
+    ) -> Operation:
+        """Starts a comparison of two generations. Raises ``Overloaded`` or ``Unavailable``."""
+
+        async def compare(control: Control) -> generation_pb2.GenerationComparison:
+            found = await control.interruptible(
+                self._comparer.compare(
+                    collection, serving, candidate, queries, lambda progress: control.tell(progress_out(progress))
+                )
+            )
+            return comparison_out(found)
+
+        work = Work(
+            kind=Kind.COMPARE_GENERATIONS,
+            collection=collection,
+            collections=(collection,),
+            run=compare,
+            turns=self._turns,
+        )
+        return self._operations.start(work, caller=caller)
+
+    def go_on(self, collection: str, generations: Sequence[Generation]) -> None:
+        """Starts the operation of the reindex that a restart interrupted, if there is one."""
+        for generation in generations:
+            if generation.state is GenerationState.BUILDING and not generation.progress.complete:
+                self.build(collection, generation)
+
+    def builder(self, collection: str, generation: Generation) -> str:
+        """The name of the operation that builds a generation; "" where none does."""
+        if generation.state is not GenerationState.BUILDING:
+            return ""
+        try:
+            operation = self._operations.get(_id(collection, generation))
+        except OperationNotFound:
+            return ""
+        return "" if operation.state.ended else f"{PREFIX}{operation.id}"
+
+    async def _build(self, collection: str, number: int, control: Control) -> generation_pb2.Generation:
+        def tell(progress: ReindexProgress) -> None:
+            control.tell(reindex_progress_out(progress), paused=bool(progress.paused))
+
+        try:
+            built = await control.interruptible(self._reindexer.build(collection, number, tell))
+        except OperationCancelled:
+            with suppress(CollectionNotFound, GenerationNotFound):
+                await self._reindexer.cancel(collection, number)
+            raise OperationCancelled("the reindex was cancelled, and its generation dropped") from None
+        except (CollectionNotFound, GenerationNotFound):
+            raise OperationCancelled("the generation was dropped before it was complete") from None
+        return generation_out(built)
+
+
+def _id(collection: str, generation: Generation) -> str:
+    # A collection that is dropped and made again has the same numbers, at another time.
+    named = f"{collection}/{generation.number}/{round(generation.create_time_seconds * 1000)}"
+    return blake2b(named.encode(), digest_size=16).hexdigest()
