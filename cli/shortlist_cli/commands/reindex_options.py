@@ -25,7 +25,11 @@ def settings_options(command: Any) -> Any:
             help="With --max-tokens: tokens shared by neighbouring passages; an eighth by default.",
         ),
         click.option("--query-instruction", metavar="TEXT", help="Instruction to put before queries."),
-        click.option("--force", is_flag=True, help="Start even where the estimate does not fit on the disk."),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Start even where the estimate does not fit on the disk, or nothing would change.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

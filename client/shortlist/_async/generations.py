@@ -67,16 +67,16 @@ class AsyncGenerationCalls(AsyncAdminCalls):
             chunking: how documents are cut into passages; when None the collection's, or the default of an embedder
                 that is given.
             query_instruction: put before queries; when None the collection's, or none if an embedder is given.
-            force: start even where the estimate does not fit on the disk.
+            force: start even where the estimate does not fit on the disk, or where nothing would change.
             progress: called a few times a second, in the event loop.
             timeout_seconds: how long to wait; as long as it takes by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
             ModelNotFound: the server was not started with the embedder.
-            InvalidArgument: the model cannot have the dimension or the chunking.
+            InvalidArgument: the model cannot have the dimension or the chunking; the collection has no embedder, and
+                none is given; or nothing would change.
             GenerationNotReady: another generation is being built.
-            UnsupportedByCollection: the collection has no embedder; its vectors come from its callers.
             OutOfSpace: the estimate does not fit on the disk; ``metadata`` has the bytes.
             OperationCancelled: somebody cancelled it.
             DeadlineExceeded: it is not complete yet; the server goes on.

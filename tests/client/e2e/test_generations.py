@@ -159,8 +159,15 @@ async def test_what_cannot_be_built_is_refused_at_once(client: Any, notes: str, 
     assert len(await client.generations(notes)) == 1
 
 
-async def test_a_collection_of_its_callers_vectors_has_nothing_to_reindex(client: Any) -> None:
+async def test_a_collection_of_its_callers_vectors_gets_an_embedder_for_its_texts(client: Any) -> None:
     await client.create_collection("vectors", CollectionConfig(embedder="none", dimension=2))
-    with pytest.raises(shortlist.UnsupportedByCollection):
-        await client.start_reindex("vectors", embedder="small")
+    documents = [{"id": "text", "text": "an owl", "vector": [1, 2]}, {"id": "bare", "vector": [2, 1]}]
+    await client.ingest("vectors", documents).finish()
+    with pytest.raises(shortlist.InvalidArgument):
+        await client.start_reindex("vectors")
+    new = await client.reindex("vectors", embedder="small")
+    (failed,) = [one async for one in client.list_dead_letters("vectors")]
+    assert (failed.id, failed.stream) == ("bare", f"reindex/{new.number}")
+    await client.switch_generation("vectors")
+    assert [hit.id for hit in await client.search("vectors", "owl")] == ["text"]
     await client.delete_collection("vectors")
