@@ -178,9 +178,10 @@ class OperationRegistry:
         """
         entry = self._find(id)
         while True:
-            version, changed = entry.version, entry.changed
-            yield entry.view()
-            if entry.state.ended:
+            view, version, changed = entry.view(), entry.version, entry.changed
+            yield view
+            # Not the entry's state, which may have changed while the view was read.
+            if view.state.ended:
                 return
             if entry.version == version:
                 await changed.wait()

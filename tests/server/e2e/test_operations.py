@@ -193,7 +193,8 @@ def test_too_many_operations_are_refused_with_a_time_to_wait(running: TestServer
 
 def test_whoever_is_interrupted_while_waiting_cancels_the_operation(running: TestServer, client: Client) -> None:
     def interrupt(_: CopyProgress) -> None:
-        gate.opened.set()
+        # The work goes on a moment later, when it is told to stop.
+        threading.Timer(0.5, gate.opened.set).start()
         raise KeyboardInterrupt
 
     with held(running, "backup:written") as gate, pytest.raises(KeyboardInterrupt):
