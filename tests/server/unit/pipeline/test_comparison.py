@@ -164,7 +164,7 @@ def test_the_pair_is_the_serving_generation_and_another(
 
 def test_a_generation_that_serves_or_is_gone_is_no_candidate() -> None:
     generations = [generation(1, S.DROPPING), generation(2, S.SERVING)]
-    with pytest.raises(GenerationNotReady, match="start a reindex"):
+    with pytest.raises(GenerationNotFound, match="start a reindex"):
         pair_of(generations, 0)
     with pytest.raises(GenerationNotReady, match="generation 2 serves"):
         pair_of(generations, 2)
