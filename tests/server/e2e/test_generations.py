@@ -275,5 +275,7 @@ def test_the_metrics_show_which_generation_serves_and_how_far_the_next_one_is(
 def test_every_state_of_a_generation_has_a_name_in_the_contract() -> None:
     from shortlist_server.domain import GenerationState
 
-    names = {name.removeprefix("GENERATION_STATE_") for name in generation_pb2.GenerationState.keys()}
+    names = {
+        name.removeprefix("GENERATION_STATE_") for name in generation_pb2.GenerationState.DESCRIPTOR.values_by_name
+    }
     assert names == {state.name for state in GenerationState} | {"UNSPECIFIED"}
