@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from shortlist_server.errors import (
@@ -170,7 +170,7 @@ class OperationRegistry:
         self._cancel(entry)
         return entry.view()
 
-    async def watch(self, id: str) -> AsyncIterator[Operation]:
+    async def watch(self, id: str) -> AsyncGenerator[Operation, None]:
         """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
 
         Raises:
