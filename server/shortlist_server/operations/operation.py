@@ -117,8 +117,12 @@ class Control:
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(work)
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
         try:
-            with self.cancellation.calling(lambda: loop.call_soon_threadsafe(task.cancel)):
+            with self.cancellation.calling(cancel):
                 return await task
         except asyncio.CancelledError:
             self.cancellation.check()

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext, suppress
 
 from shortlist_server.errors import (
@@ -211,7 +211,7 @@ class OperationRegistry:
             entry.pause(paused=False)
         return entry.view()
 
-    async def watch(self, id: str) -> AsyncIterator[Operation]:
+    async def watch(self, id: str) -> AsyncGenerator[Operation, None]:
         """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
 
         Raises:
