@@ -268,6 +268,7 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         effective_search_defaults=_search_defaults(proto.effective_search_defaults),
         etag=proto.etag,
         problem=proto.problem,
+        generation=proto.generation,
     )
 
 

@@ -124,9 +124,13 @@ def print_comparison(comparison: GenerationComparison) -> None:
         output.note(f"{comparison.degraded_searches:,} searches were less than what was asked")
     changed = [example for example in comparison.examples if example.overlap < 1]
     if changed:
-        rows = [_changed_row(example) for example in changed]
-        columns = ["query", "overlap", "first hits now", "first hits new"]
-        output.print_table(columns, rows, title="Most changed queries", right=("overlap",), styles={"query": "bold"})
+        output.print_table(
+            ["query", "overlap", "first hits now", "first hits new"],
+            [_changed_row(example) for example in changed],
+            title="Most changed queries",
+            right=("overlap",),
+            styles={"query": "bold"},
+        )
 
 
 def _print_quality(comparison: GenerationComparison) -> None:

@@ -187,7 +187,7 @@ def _grades(judged: Judged) -> dict[str, dict[str, int]]:
 
 
 @contextlib.contextmanager
-def _building(collection: str) -> Iterator[Callable[[ReindexProgress], None]]:
+def _building(collection: str) -> Iterator[Callable[[Any], None]]:
     """Shows a progress bar of a build, and a note when it is paused; yields the function that updates it."""
     told = ""
     with output.reindex_bar() as bar:

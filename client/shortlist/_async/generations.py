@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shortlist import _generation_calls as calls
 from shortlist import _operation_calls as operation_calls
@@ -91,9 +92,11 @@ class AsyncGenerationCalls(AsyncAdminCalls):
             force=force,
             timeout_seconds=timeout_seconds,
         )
+        # A reindex has no other progress.
+        tell: Callable[[Any], None] | None = progress
         ended = await self.wait_operation(
             started.name,
-            progress=progress,
+            progress=tell,
             timeout_seconds=waiting.left_seconds(),
             reconnect_seconds=operation_calls.REINDEX_RECONNECT_SECONDS,
         )

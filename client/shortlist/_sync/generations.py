@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shortlist import _generation_calls as calls
 from shortlist import _operation_calls as operation_calls
@@ -92,9 +93,11 @@ class GenerationCalls(AdminCalls):
             force=force,
             timeout_seconds=timeout_seconds,
         )
+        # A reindex has no other progress.
+        tell: Callable[[Any], None] | None = progress
         ended = self.wait_operation(
             started.name,
-            progress=progress,
+            progress=tell,
             timeout_seconds=waiting.left_seconds(),
             reconnect_seconds=operation_calls.REINDEX_RECONNECT_SECONDS,
         )
