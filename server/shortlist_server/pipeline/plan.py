@@ -34,7 +34,7 @@ from shortlist_server.inference.base import (
     RerankerInfo,
     RerankerService,
 )
-from shortlist_server.storage.base import CollectionStore, GenerationReader
+from shortlist_server.storage.base import GenerationReader
 
 T = TypeVar("T")
 
