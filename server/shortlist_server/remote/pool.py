@@ -1,8 +1,9 @@
 """The connections to the workers: which worker gets a call, and what happens when it fails.
 
 A call goes to the worker with the fewest calls under way. A worker that cannot be reached rests for a while, and the
-call moves on to the next; one that lacks a model, or has it in another revision, rests for that model alone. The caller's deadline travels with the call, so no worker works for a caller that is gone.
-Calls block; any thread may make them.
+call moves on to the next; one that lacks a model, or has another revision of it, rests for that model alone. The
+caller's deadline travels with the call, so no worker works for a caller that is gone. Calls block; any thread may make
+them.
 """
 
 from __future__ import annotations
