@@ -5,6 +5,7 @@ Both clients send these, so neither knows a proto. Pure functions.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -51,6 +52,13 @@ class Call(Generic[T]):
         return data if self.response_type is None else self.response_type.FromString(data)
 
 
+def identified(request: Any) -> Any:
+    """The request, with an id if it takes one: the server then does the call once, however often it comes."""
+    if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
+        request.request_id = str(uuid.uuid4())
+    return request
+
+
 def to_bytes(request: Any) -> bytes:
     """The request as the wire has it."""
     data = request if isinstance(request, bytes) else request.SerializeToString()
@@ -77,6 +85,7 @@ class SearchQuery:
     min_sequence: int | None = None
     explain: bool = False
     explain_texts: bool = False
+    generation: int = 0
 
 
 # ---------------------------------------------------------------------------------------------------------- collections
@@ -197,6 +206,7 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
         min_sequence=checked_integer(query.min_sequence, "min_sequence", 64),
         explain=query.explain,
         explain_texts=query.explain_texts,
+        generation=checked_integer(query.generation, "generation"),
     )
 
 

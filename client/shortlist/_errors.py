@@ -4,16 +4,21 @@
     ├── InvalidArgument            change the request
     │   ├── InvalidVector
     │   ├── InvalidFilter
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── RequestIdReused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   ├── GenerationNotFound
+    │   └── OperationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -22,6 +27,7 @@
     │   └── ServerUnavailable      no server answers at the target
     ├── StreamConflict             let the other client have the stream, or stop it
     ├── EtagMismatch               read the collection again, then repeat
+    ├── OperationCancelled         start the operation again, if it is still wanted
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
@@ -117,6 +123,12 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class RequestIdReused(InvalidArgument):
+    """The request id belongs to another request. This client makes a new id for each call."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 class NotFound(ShortlistError):
     """Something named does not exist."""
 
@@ -131,6 +143,18 @@ class ModelNotFound(NotFound):
     """The server has no model of that name."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class GenerationNotFound(NotFound):
+    """The collection has no generation of that number, or is dropping it."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    """There is no operation of that name: it ended long ago, or the server was restarted since."""
+
+    reason = "OPERATION_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):
@@ -166,6 +190,18 @@ class NewerDataFormat(FailedPrecondition):
     """The data folder was written by a newer release of the server."""
 
     reason = "NEWER_DATA_FORMAT"
+
+
+class GenerationNotReady(FailedPrecondition):
+    """The generation lacks documents or serves already, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):
@@ -218,6 +254,12 @@ class EtagMismatch(ShortlistError):
     """The collection's settings changed since the etag was read."""
 
     reason = "ETAG_MISMATCH"
+
+
+class OperationCancelled(ShortlistError):
+    """The operation was cancelled before it was done; a cancelled backup or restore has left nothing behind."""
+
+    reason = "OPERATION_CANCELLED"
 
 
 class InferenceFailed(ShortlistError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -31,23 +31,31 @@ from shortlist.v1 import (
 )
 from shortlist_server import preflight, process
 from shortlist_server.config import Config
+from shortlist_server.domain import Generation, GenerationState
 from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
+from shortlist_server.observe.generations import CollectionGenerations
 from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.operations.registry import OperationRegistry
+from shortlist_server.pipeline.compare import Comparer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.pipeline.recent_queries import RecentQueries
+from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
+from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.rpc.generation_works import GenerationWorks
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
@@ -60,6 +68,7 @@ from shortlist_server.rpc.request_ids import RequestIdInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.works import Works, size_of
+from shortlist_server.storage import footprint
 from shortlist_server.storage.base import CollectionStore, Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
@@ -105,6 +114,7 @@ class Server:
         self._models: ModelCatalog | None = None
         self._store: Store | None = None
         self._ingester: Ingester | None = None
+        self._reindexer: Reindexer | None = None
         self._calls: CallInterceptor | None = None
         self._request_ids: RequestIdInterceptor | None = None
         self._operations: OperationRegistry | None = None
@@ -146,9 +156,11 @@ class Server:
             store.survey()
         provide_models = find_models if config.workers else load_models
         models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
+        setbacks = Setbacks()
         ingester = self._ingester = Ingester(
-            store, models, self._work_threads, max_document_tokens=config.max_document_tokens
+            store, models, self._work_threads, setbacks, max_document_tokens=config.max_document_tokens
         )
+        reindexer = self._reindexer = self._make_reindexer(store, models, setbacks)
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
             self._background_threads,
@@ -156,7 +168,12 @@ class Server:
             busy=lambda: limits.saturated,
         )
         checks_recall = config.recall_check_interval_seconds > 0
-        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None)
+        recent = RecentQueries(config.sampled_queries)
+        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None, recent)
+        # Neither observed nor checked for recall: those figures are about users' searches.
+        measuring = Searcher(store, models, self._background_threads, Observer())
+        evaluator = Evaluator(store, measuring, self._background_threads)
+        turns_to_measure = asyncio.Semaphore(1)
         calls = self._calls = CallInterceptor(
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
@@ -167,6 +184,9 @@ class Server:
             observer=observer,
         )
         operations = self._operations = OperationRegistry(most=config.max_operations, size_of=size_of)
+        generation_works = GenerationWorks(
+            operations, reindexer, Comparer(store, evaluator, measuring, self._background_threads), turns_to_measure
+        )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
@@ -180,7 +200,7 @@ class Server:
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(store, models, self._work_threads, config), server
+            CollectionServicer(store, models, self._work_threads, config, reindexer, generation_works, recent), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(
@@ -190,7 +210,16 @@ class Server:
                 backup_folder(config),
                 _server_info(),
                 recall,
-                self._works(config, store, models),
+                Works(
+                    store,
+                    models,
+                    self._long_threads,
+                    LONG_THREADS,
+                    backup_folder(config),
+                    evaluator,
+                    turns_to_measure,
+                    config,
+                ),
                 operations,
             ),
             server,
@@ -201,7 +230,7 @@ class Server:
         if config.reflection:
             add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits, recall, operations)
+        self._serve_metrics(observer, store, limits, recall, operations, reindexer)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -212,17 +241,38 @@ class Server:
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
+        # Under way before the first call arrives: a client may wait for an operation of before the restart.
+        for name, generations in await loop.run_in_executor(self._work_threads, _unfinished, store):
+            generation_works.go_on(name, generations)
         await server.start()
+        await reindexer.begin()
         self._keeping = asyncio.create_task(keeper.keep())
         if checks_recall:
             self._checking = asyncio.create_task(recall.keep())
         return port
 
-    def _works(self, config: Config, store: Store, models: ModelCatalog) -> Works:
-        # Neither observed nor checked for recall: those figures are about users' searches.
-        searcher = Searcher(store, models, self._background_threads, Observer())
-        evaluator = Evaluator(store, searcher, self._background_threads)
-        return Works(store, models, self._long_threads, LONG_THREADS, backup_folder(config), evaluator, config)
+    def _make_reindexer(self, store: Store, models: ModelCatalog, setbacks: Setbacks) -> Reindexer:
+        config = self._config
+        estimator = Estimator(
+            models,
+            self._background_threads,
+            Footprint(
+                disk_bytes=footprint.disk_bytes,
+                memory_bytes=footprint.memory_bytes,
+                flushed_from=config.segment_min_passages,
+            ),
+            data_dir=config.data_dir,
+            min_free_bytes=config.min_free_disk_bytes,
+            max_document_tokens=config.max_document_tokens,
+        )
+        return Reindexer(
+            store,
+            models,
+            self._background_threads,
+            setbacks,
+            estimator,
+            max_document_tokens=config.max_document_tokens,
+        )
 
     def _serve_metrics(
         self,
@@ -231,6 +281,7 @@ class Server:
         limits: LimitInterceptor,
         recall: RecallMonitor,
         operations: OperationRegistry,
+        reindexer: Reindexer,
     ) -> None:
         if observer.metrics is None:
             return
@@ -246,6 +297,7 @@ class Server:
                     "other": limits.calls.taken,
                 },
                 operations=lambda: OperationCounts(unfinished=operations.unfinished, ended=operations.ended),
+                generations=lambda: [_generations(collection, reindexer) for collection in _shown(store)],
                 data_dir=self._config.data_dir,
             )
         )
@@ -275,6 +327,10 @@ class Server:
             cancelling = None
             if self._operations is not None:
                 cancelling = asyncio.create_task(self._operations.stop(grace_seconds))
+                # It begins before the jobs end: the operations of reindexes go on after a restart, and must not fail.
+                await asyncio.sleep(0)
+            if self._reindexer is not None:
+                await self._reindexer.close()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
             if self._request_ids is not None:
@@ -285,6 +341,8 @@ class Server:
                 await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
+        if self._reindexer is not None:
+            await self._reindexer.close()
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,
             None if self._models is None else self._models.close,
@@ -344,3 +402,23 @@ def _maintenance(collection: CollectionStore) -> Maintenance:
         build_failures=stats.build_failures,
         waited_seconds=stats.waited_seconds,
     )
+
+
+def _generations(collection: CollectionStore, reindexer: Reindexer) -> CollectionGenerations:
+    generations = collection.generations()
+    building = next((one.number for one in generations if one.state is GenerationState.BUILDING), None)
+    return CollectionGenerations(
+        collection=collection.name,
+        generations=generations,
+        reindex=None if building is None else reindexer.progress(collection.name, building),
+    )
+
+
+def _unfinished(store: Store) -> list[tuple[str, Sequence[Generation]]]:
+    """The collections that a reindex or a lagging generation concerns, with their generations."""
+    found = []
+    for name in store.reindexing():
+        # One that is damaged, or was dropped meanwhile, has no reindex to go on with.
+        with contextlib.suppress(ShortlistError):
+            found.append((name, store.find(name).generations()))
+    return found

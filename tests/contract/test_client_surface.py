@@ -15,13 +15,14 @@ import pytest
 import shortlist
 from shortlist import AsyncClient, Client
 from shortlist import _errors as client_errors
-from shortlist._channel import IDEMPOTENT_METHODS
+from shortlist._channel import REPEATED_METHODS
 from shortlist._status import BY_REASON
 from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
     error_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 
@@ -37,6 +38,7 @@ PUBLIC = {
     "BackupCollection",
     "Cancelled",
     "Candidates",
+    "ChangedQuery",
     "Chunking",
     "Client",
     "ClientClosed",
@@ -68,7 +70,14 @@ PUBLIC = {
     "Filter",
     "Fusion",
     "FusionMethod",
+    "Generation",
+    "GenerationComparison",
+    "GenerationNotFound",
+    "GenerationNotReady",
+    "GenerationState",
+    "GenerationSwitch",
     "Hit",
+    "HitMoves",
     "Include",
     "InferenceFailed",
     "Ingest",
@@ -86,6 +95,14 @@ PUBLIC = {
     "ModelVersion",
     "NewerDataFormat",
     "NotFound",
+    "Operation",
+    "OperationCancelled",
+    "OperationKind",
+    "OperationNotFound",
+    "OperationNotPausable",
+    "OperationProgress",
+    "OperationResult",
+    "OperationState",
     "OutOfSpace",
     "OverflowPolicy",
     "Overloaded",
@@ -94,8 +111,12 @@ PUBLIC = {
     "PassageHit",
     "PermissionDenied",
     "DeadLetter",
+    "RankingComparison",
     "RankingQuality",
     "RecallEstimate",
+    "ReindexEstimate",
+    "ReindexProgress",
+    "RequestIdReused",
     "Rerank",
     "RerankScore",
     "RerankedPassage",
@@ -150,11 +171,29 @@ METHOD_OF_RPC = {
     "ListDeadLetters": "list_dead_letters",
     "RetryDeadLetters": "retry_dead_letters",
     "DeleteDeadLetters": "delete_dead_letters",
+    "GetOperation": "get_operation",
+    "ListOperations": "list_operations",
+    "CancelOperation": "cancel_operation",
+    "PauseOperation": "pause_operation",
+    "ResumeOperation": "resume_operation",
+    "WaitOperation": "wait_operation",
+    "StartReindex": "reindex",
+    "ListGenerations": "generations",
+    "CompareGenerations": "compare_generations",
+    "SwitchGeneration": "switch_generation",
+    "RollBackGeneration": "roll_back_generation",
+    "DropGeneration": "drop_generation",
 }
 
 SERVICES = [
     service
-    for module in (search_service_pb2, document_service_pb2, collection_service_pb2, admin_service_pb2)
+    for module in (
+        search_service_pb2,
+        document_service_pb2,
+        collection_service_pb2,
+        admin_service_pb2,
+        operation_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 RPCS = [method.name for service in SERVICES for method in service.methods]
@@ -212,10 +251,20 @@ def test_both_clients_are_documented_alike() -> None:
         assert first.splitlines()[0] == second.splitlines()[0], name
 
 
-def test_every_idempotent_method_is_one_of_the_contract() -> None:
-    methods = {service.full_name: {method.name for method in service.methods} for service in SERVICES}
-    for service, names in IDEMPOTENT_METHODS.items():
-        assert set(names) <= methods[service]
+IDEMPOTENT = re.compile("Search|BatchSearch|Get.*|List.*|Count|(Cancel|Pause|Resume|Wait)Operation")
+
+
+def test_every_repeated_method_reads_or_is_idempotent_or_has_a_request_id() -> None:
+    methods = {service.full_name: {method.name: method for method in service.methods} for service in SERVICES}
+    for service, names in REPEATED_METHODS.items():
+        for name in names:
+            takes_id = "request_id" in methods[service][name].input_type.fields_by_name
+            assert takes_id != bool(IDEMPOTENT.fullmatch(name)), name
+
+
+def test_every_method_but_the_ingest_is_repeated() -> None:
+    repeated = {name for names in REPEATED_METHODS.values() for name in names}
+    assert set(RPCS) - repeated == {"Ingest"}
 
 
 def test_every_reason_of_the_contract_has_its_error() -> None:

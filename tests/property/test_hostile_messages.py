@@ -31,6 +31,7 @@ from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 from shortlist.worker.v1 import worker_service_pb2
@@ -47,6 +48,7 @@ METHODS = [
         admin_service_pb2,
         collection_service_pb2,
         document_service_pb2,
+        operation_service_pb2,
         search_service_pb2,
         health_pb2,
         worker_service_pb2,
@@ -76,6 +78,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "DocumentIds": {"ids": ["d1"]},
     "BackupRequest": {"name": "one"},
     "RestoreRequest": {"backup": "one", "collection": "texts", "new_name": "restored"},
+    "StartReindexRequest": {"chunking": {"max_tokens": 64}},
+    "CompareGenerationsRequest": {
+        "queries": [{"id": "q", "text": "text 3", "qrels": [{"document_id": "d3", "grade": 1}]}]
+    },
     "HealthCheckRequest": {"service": "shortlist.v1.SearchService"},
     "CutRequest": {**MODEL, "text": "many words " * 99, "passage_tokens": 16, "overlap_tokens": 4, "overflow": 1},
     "EmbedQueriesRequest": {**MODEL, "queries": [{"text": "a text"}]},

@@ -59,6 +59,7 @@ from shortlist_server.domain.generations import (
     GenerationState,
 )
 from shortlist_server.domain.names import DocumentKey, Json, Label, SequenceNumber, Vector
+from shortlist_server.domain.reindex import NewGeneration, ReindexEstimate, ReindexProgress
 from shortlist_server.domain.retrieval import DenseCandidates, DenseSource, DenseStrategy, LexicalCandidates
 from shortlist_server.domain.scores import RerankScore, StageScore
 from shortlist_server.domain.search import (
@@ -114,12 +115,15 @@ __all__ = [
     "LexicalCandidates",
     "ModelVersion",
     "Negation",
+    "NewGeneration",
     "NewPassage",
     "OneOf",
     "OverflowPolicy",
     "PassageHit",
     "Range",
     "RecallEstimate",
+    "ReindexEstimate",
+    "ReindexProgress",
     "RerankFailurePolicy",
     "RerankOutcome",
     "RerankScore",

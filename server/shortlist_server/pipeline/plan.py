@@ -34,7 +34,7 @@ from shortlist_server.inference.base import (
     RerankerInfo,
     RerankerService,
 )
-from shortlist_server.storage.base import CollectionStore, GenerationReader
+from shortlist_server.storage.base import GenerationReader
 
 T = TypeVar("T")
 
@@ -166,18 +166,6 @@ def plan(request: SearchRequest, generation: GenerationReader, models: ModelCata
         rerank_deadline_share=_set(chosen.rerank_deadline_share),
         degradations=tuple(degradations),
     )
-
-
-def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:
-    """Raises ``ModelMismatch`` unless the embedder is the one that made the collection's vectors."""
-    stored, loaded = collection.config.embedder_revision, embedder.info.revision
-    if stored != loaded and stored not in embedder.info.former_revisions:
-        raise ModelMismatch(
-            f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
-            f"'{embedder.info.name}', but the server has {loaded[:12]}: serve the former model under that name, or "
-            "ingest the documents into a new collection",
-            metadata={"stored_revision": stored, "loaded_revision": loaded},
-        )
 
 
 def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool) -> RetrievalMode:

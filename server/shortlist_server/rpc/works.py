@@ -49,6 +49,7 @@ class Works:
         at_once: int,
         backup_dir: Path,
         evaluator: Evaluator,
+        turns_to_measure: asyncio.Semaphore,
         config: Config,
     ) -> None:
         """Belongs to the event loop that runs.
@@ -56,6 +57,7 @@ class Works:
         Args:
             threads: run verifications, backups and restores, each for minutes.
             at_once: how many of these run at the same time.
+            turns_to_measure: of what measures searches, one at a time: each would only slow the other down.
         """
         self._store = store
         self._models = models
@@ -64,8 +66,7 @@ class Works:
         self._evaluator = evaluator
         self._config = config
         self._turns = asyncio.Semaphore(at_once)
-        # One after the other: each would only slow the other down, and searches with it.
-        self._turn_to_evaluate = asyncio.Semaphore(1)
+        self._turns_to_measure = turns_to_measure
 
     def verify(self, request: pb.VerifyRequest) -> Work:
         """Checks collections.
@@ -220,7 +221,7 @@ class Works:
             collection=name,
             collections=(name,),
             run=lambda control: control.interruptible(reports(control)),
-            turns=self._turn_to_evaluate,
+            turns=self._turns_to_measure,
         )
 
     def _backup_folder(self, name: str, field: str) -> Path:

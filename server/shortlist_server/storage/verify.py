@@ -207,7 +207,7 @@ class _Sample:
     near: NDArray[np.bool_]
 
 
-def _sample(segment: Segment, sample: int, cancellation: Cancellation) -> _Sample:
+def _sample(segment: Segment, sample: int, cancellation: Cancellation = NEVER) -> _Sample:
     live = np.flatnonzero(segment.alive.copy())
     rows = np.random.default_rng(0).choice(live, min(sample, len(live)), replace=False)
     reached, near = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)

@@ -42,7 +42,7 @@ TITLE_WEIGHT = 2.0
 """Weight of the title in BM25, where the text has 1; measured on SciFact."""
 
 # 8 KiB holds five vectors of 384 dimensions with 5 % to spare; 4 KiB holds two and wastes a quarter.
-_PAGE_BYTES = 8192
+PAGE_BYTES = 8192
 _WAL_PAGES = 4096
 
 migrations = Migrations("shortlist")
@@ -170,7 +170,7 @@ def create(path: Path, name: str, config: CollectionConfig, number_format: str =
     new_file(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _tune(connection)
@@ -273,7 +273,7 @@ def _tune(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {2 * _WAL_PAGES * _PAGE_BYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {2 * _WAL_PAGES * PAGE_BYTES}")
     connection.execute("PRAGMA cache_size = -65536")
     # Deleted rows need not be overwritten with zeros, which would dirty every page of a large deletion.
     connection.execute("PRAGMA secure_delete = OFF")

@@ -1,0 +1,247 @@
+"""The job of one generation: builds what the generation lacks, and waits for more, until it serves or is dropped.
+
+While one portion of documents is written, the next is embedded, behind the queries and behind ingest, and the one after
+that is read and cut. The store keeps the cursor, so a job that ends at any instant goes on where it was.
+
+A failure pauses the build, with the reason on disk, and the job tries again, later each time. A caller's pause lasts
+until a caller ends it. A complete generation lags again when writes leave it out; the job then makes that up.
+
+A job belongs to the event loop; what blocks runs in the composition root's thread pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from shortlist_server.domain import Generation, GenerationState, ReindexProgress
+from shortlist_server.errors import CollectionNotFound, GenerationNotFound, ShortlistError
+from shortlist_server.inference.base import ModelCatalog
+from shortlist_server.pipeline.leases import leased
+from shortlist_server.pipeline.reindex.portions import Built, embed, probe, read
+from shortlist_server.pipeline.reindex.rates import Rates
+from shortlist_server.pipeline.setbacks import Setbacks
+from shortlist_server.pipeline.targets import Target, target_of
+from shortlist_server.storage.base import CollectionStore, Store
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+POLL_SECONDS = 2.0
+"""Time between two looks at whether a complete generation lags again. A look reads no disk."""
+
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
+
+_GONE = (GenerationNotFound, CollectionNotFound)
+
+
+class Job:
+    """Builds one generation.
+
+    Attributes:
+        generation: the generation as last seen; None before the first look.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: ModelCatalog,
+        threads: Executor,
+        setbacks: Setbacks,
+        collection: str,
+        number: int,
+        *,
+        max_document_tokens: int,
+    ) -> None:
+        self.collection = collection
+        self.number = number
+        self.generation: Generation | None = None
+        self._store = store
+        self._models = models
+        self._threads = threads
+        self._setbacks = setbacks
+        self._max_document_tokens = max_document_tokens
+        self._rates = Rates()
+        self._trouble = ""
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._look = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._building: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._run(), name=f"reindex {collection}/{number}")
+        self._task.add_done_callback(lambda _: self._moved.set())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the generation is gone or serves, or the job was stopped."""
+        return self._task.done()
+
+    def look(self) -> None:
+        """Has the job look at its generation now; a pause of its own is over."""
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._look.set()
+
+    def interrupt(self) -> None:
+        """Ends what the job is doing, and has it look at its generation."""
+        if self._building is not None:
+            self._building.cancel()
+        self.look()
+
+    async def stop(self) -> None:
+        """Ends the job; the generation stays as it is."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def moved(self, timeout_seconds: float) -> None:
+        """Waits for progress, or the end of the job, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), timeout_seconds)
+        if not self.ended:
+            self._moved.clear()
+
+    def progress(self) -> ReindexProgress | None:
+        """How far the build is; None before the first look. Any thread."""
+        generation = self.generation
+        if generation is None:
+            return None
+        at = generation.progress
+        paused = at.paused or ("" if at.complete else self._trouble)
+        documents, tokens = (0.0, 0.0) if paused or at.complete else self._rates.now()
+        left = max(at.total_documents - at.done_documents, 0)
+        return ReindexProgress(
+            done_documents=at.done_documents,
+            total_documents=at.total_documents,
+            done_tokens=at.done_tokens,
+            failed_documents=at.failed_documents,
+            documents_per_second=documents,
+            tokens_per_second=tokens,
+            remaining_seconds=0.0 if at.complete else left / documents if documents else None,
+            disk_bytes=generation.disk_bytes,
+            paused=paused,
+        )
+
+    async def _run(self) -> None:
+        try:
+            while (generation := await self._generation()) is not None:
+                if generation.progress.paused_by_user or generation.progress.complete:
+                    await self._wait(POLL_SECONDS)
+                    continue
+                building = self._building = asyncio.create_task(self._build(generation))
+                try:
+                    await asyncio.wait({building})
+                finally:
+                    building.cancel()
+                    await asyncio.wait({building})
+                    self._building = None
+                if building.cancelled():
+                    continue
+                if (error := building.exception()) is None:
+                    self._retry_seconds = FIRST_RETRY_SECONDS
+                    # If it still lacks documents, they were left out by writes since it looked.
+                    await self._wait(FIRST_RETRY_SECONDS)
+                elif isinstance(error, _GONE):
+                    return
+                else:
+                    await self._pause(error)
+                    await self._wait(self._retry_seconds)
+                    self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+        except _GONE:
+            return
+        except Exception:
+            logger.exception("the build of generation %d of collection '%s' ended", self.number, self.collection)
+
+    async def _generation(self) -> Generation | None:
+        """The generation now; None once there is nothing to build in it, ever."""
+        found = await self._in_thread(lambda: self._store.find(self.collection).generations())
+        self.generation = next((one for one in found if one.number == self.number), self.generation)
+        self._moved.set()
+        states = [one.state for one in found if one.number == self.number]
+        live = states and states[0] in (GenerationState.BUILDING, GenerationState.FORMER)
+        return self.generation if live else None
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._look.wait(), seconds)
+        self._look.clear()
+
+    async def _build(self, generation: Generation) -> None:
+        """Builds all that the generation lacks."""
+        async with leased(self._store, self.collection, self._threads) as collection:
+            target = target_of(collection, generation, self._models)
+            if generation.progress.paused or self._trouble:
+                await probe(target)
+                await asyncio.wrap_future(collection.pause_build(self.number, "", by_user=False))
+                self._trouble = ""
+                logger.info("collection '%s': the build of generation %d goes on", self.collection, self.number)
+            self._rates.begin()
+            portions: asyncio.Queue[asyncio.Task[Built] | None] = asyncio.Queue(maxsize=1)
+            reading = asyncio.create_task(self._read(collection, target, portions))
+            portion: asyncio.Task[Built] | None = None
+            try:
+                while (portion := await portions.get()) is not None:
+                    await self._write(collection, await portion)
+                await reading
+            finally:
+                reading.cancel()
+                if portion is not None:
+                    portion.cancel()
+                while not portions.empty():
+                    if (waiting := portions.get_nowait()) is not None:
+                        waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await reading
+
+    async def _read(
+        self, collection: CollectionStore, target: Target, portions: asyncio.Queue[asyncio.Task[Built] | None]
+    ) -> None:
+        """Reads and cuts ahead, and begins to embed each portion as soon as there is room."""
+        after: int | None = None
+        try:
+            while True:
+                portion = await self._in_thread(partial(read, collection, target, after, self._max_document_tokens))
+                embedding = asyncio.create_task(embed(portion, target))
+                try:
+                    await portions.put(embedding)
+                except asyncio.CancelledError:
+                    embedding.cancel()
+                    raise
+                if not portion.documents:
+                    return
+                after = portion.cursor
+        finally:
+            await portions.put(None)
+
+    async def _write(self, collection: CollectionStore, built: Built) -> None:
+        self.generation = await asyncio.wrap_future(
+            collection.build(self.number, built.documents, built.cursor, tokens=built.tokens, failures=built.failures)
+        )
+        self._rates.add(len(built.documents), built.tokens)
+        self._setbacks.over(self.collection, self.number)
+        self._moved.set()
+
+    async def _pause(self, error: BaseException) -> None:
+        """Records why the build stands still."""
+        if isinstance(error, ShortlistError):
+            reason = error.message
+        else:
+            logger.error("the build of generation %d failed", self.number, exc_info=error)
+            reason = f"unexpected fault: {type(error).__name__}; the server's log has it"
+        if reason == self._trouble:
+            return
+        self._trouble = reason
+        self._moved.set()
+        logger.warning("collection '%s': the build of generation %d pauses: %s", self.collection, self.number, reason)
+        try:
+            async with leased(self._store, self.collection, self._threads) as collection:
+                self.generation = await asyncio.wrap_future(collection.pause_build(self.number, reason, by_user=False))
+        except ShortlistError as failure:
+            # On a full disk even that has no room; the reason is known as long as the server runs.
+            logger.info("the reason cannot be stored: %s", failure.message)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
