@@ -100,7 +100,8 @@ class Job:
     async def moved(self, timeout_seconds: float) -> None:
         """Waits for progress, or the end of the job, for so long at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._moved.wait()
         if not self.ended:
             self._moved.clear()
 
@@ -166,7 +167,8 @@ class Job:
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._look.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._look.wait()
         self._look.clear()
 
     async def _build(self, generation: Generation) -> None:
