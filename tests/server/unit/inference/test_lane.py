@@ -184,13 +184,13 @@ def test_other_work_goes_between_two_background_batches() -> None:
     def run(items: Sequence[int]) -> Sequence[int | Exception]:
         batches.extend(items)
         if items[0] == 101:
-            first.extend(lane.submit([(item, 10) for item in (1, 2)], FOREVER))
+            first.extend(made.submit([(item, 10) for item in (1, 2)], FOREVER))
         return list(items)
 
-    lane: Lane[int, int] = Lane("test", run, LaneLimits(batch_cost=10, batch_items=4, window_batches=4, queue_cost=40))
-    wait(lane.submit([(item, 10) for item in (101, 102, 103)], FOREVER, background=True), 10)
+    made: Lane[int, int] = Lane("test", run, LaneLimits(batch_cost=10, batch_items=4, window_batches=4, queue_cost=40))
+    wait(made.submit([(item, 10) for item in (101, 102, 103)], FOREVER, background=True), 10)
     assert batches == [101, 1, 2, 102, 103]
-    lane.close()
+    made.close()
 
 
 def test_background_work_waits_for_the_work_of_other_lanes_but_not_for_ever(model: Model) -> None:

@@ -169,7 +169,8 @@ async def test_a_full_disk_pauses_the_build(bench: Bench, monkeypatch: pytest.Mo
     await bench.ingest(*texts(3))
     collection = bench.collection
     full = OutOfSpace("the disk is full")
-    real, refused = type(collection).build, []
+    real = type(collection).build
+    refused: list[object] = []
 
     def build(*arguments: object, **named: object) -> object:
         if len(refused) < 2:
