@@ -277,11 +277,9 @@ class EmbeddedCollection(RowReader):
         except BaseException:
             self._lifecycle.end()
             raise
-        self._lifecycle.touch()
 
         def release() -> None:
             reader.release()
-            self._lifecycle.touch()
             self._lifecycle.end()
 
         return Lease(reader, release)
