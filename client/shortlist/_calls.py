@@ -85,6 +85,7 @@ class SearchQuery:
     min_sequence: int | None = None
     explain: bool = False
     explain_texts: bool = False
+    generation: int = 0
 
 
 # ---------------------------------------------------------------------------------------------------------- collections
@@ -205,6 +206,7 @@ def _search_request(query: SearchQuery) -> search_service.SearchRequest:
         min_sequence=checked_integer(query.min_sequence, "min_sequence", 64),
         explain=query.explain,
         explain_texts=query.explain_texts,
+        generation=checked_integer(query.generation, "generation"),
     )
 
 

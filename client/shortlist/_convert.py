@@ -222,6 +222,19 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
     )
 
 
+def chunking_to_proto(chunking: collections.Chunking, field: str) -> collection_pb2.Chunking:
+    """The size of passages for the wire; ``field`` is what errors name."""
+    return collection_pb2.Chunking(
+        max_tokens=checked_integer(chunking.max_tokens, f"{field}.max_tokens"),
+        overlap_tokens=checked_integer(chunking.overlap_tokens, f"{field}.overlap_tokens"),
+    )
+
+
+def chunking_from_proto(proto: collection_pb2.Chunking) -> collections.Chunking:
+    """The size of passages from the wire."""
+    return collections.Chunking(max_tokens=proto.max_tokens, overlap_tokens=optional(proto, "overlap_tokens"))
+
+
 def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
     """A collection's settings for the wire."""
     if isinstance(config.filterable_fields, str):
@@ -231,10 +244,7 @@ def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.Coll
         embedder=checked_text(config.embedder or "", "config.embedder"),
         dimension=checked_integer(config.dimension, "config.dimension"),
         reranker=checked_text(config.reranker or "", "config.reranker"),
-        chunking=collection_pb2.Chunking(
-            max_tokens=checked_integer(config.chunking.max_tokens, "config.chunking.max_tokens"),
-            overlap_tokens=checked_integer(config.chunking.overlap_tokens, "config.chunking.overlap_tokens"),
-        ),
+        chunking=chunking_to_proto(config.chunking, "config.chunking"),
         overflow=choice_to_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", config.overflow, "config.overflow"),
         filterable_fields=[checked_text(name, "config.filterable_fields") for name in config.filterable_fields],
         search_defaults=search_defaults_to_proto(config.search_defaults),
@@ -258,18 +268,16 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         effective_search_defaults=_search_defaults(proto.effective_search_defaults),
         etag=proto.etag,
         problem=proto.problem,
+        generation=proto.generation,
     )
 
 
 def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionConfig:
-    chunking = proto.chunking
     return collections.CollectionConfig(
         embedder=proto.embedder,
         dimension=proto.dimension,
         reranker=proto.reranker,
-        chunking=collections.Chunking(
-            max_tokens=chunking.max_tokens, overlap_tokens=optional(chunking, "overlap_tokens")
-        ),
+        chunking=chunking_from_proto(proto.chunking),
         overflow=_choice(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),
         filterable_fields=tuple(proto.filterable_fields),
         search_defaults=_search_defaults(proto.search_defaults),

@@ -9,13 +9,16 @@
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
+    │   ├── GenerationNotFound
     │   └── OperationNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -142,6 +145,12 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class GenerationNotFound(NotFound):
+    """The collection has no generation of that number, or is dropping it."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class OperationNotFound(NotFound):
     """There is no operation of that name: it ended long ago, or the server was restarted since."""
 
@@ -181,6 +190,18 @@ class NewerDataFormat(FailedPrecondition):
     """The data folder was written by a newer release of the server."""
 
     reason = "NEWER_DATA_FORMAT"
+
+
+class GenerationNotReady(FailedPrecondition):
+    """The generation lacks documents or serves already, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):

@@ -19,7 +19,10 @@ from shortlist.v1 import operation_service_pb2 as pb
 OPERATIONS = "shortlist.v1.OperationService"
 
 RECONNECT_SECONDS = 10.0
-"""How long to wait for a server that is away while an operation is waited for. A restart ends its operations anyway."""
+"""How long the server may be away during the wait for an operation. A restart ends most operations anyway."""
+
+REINDEX_RECONNECT_SECONDS = 300.0
+"""The same for a reindex, which goes on after a restart; long enough for the start of a server with large models."""
 
 GIVE_UP_SECONDS = 5.0
 """How long to wait for an operation to stop when its caller was interrupted. Most stop within one."""
@@ -65,6 +68,26 @@ def cancel_operation(name: str) -> Call[Operation]:
     )
 
 
+def pause_operation(name: str) -> Call[Operation]:
+    """Tells an operation to pause."""
+    return Call(
+        f"{OPERATIONS}/PauseOperation",
+        pb.PauseOperationRequest(name=checked_text(name, "name")),
+        pb.PauseOperationResponse,
+        started,
+    )
+
+
+def resume_operation(name: str) -> Call[Operation]:
+    """Tells a paused operation to go on."""
+    return Call(
+        f"{OPERATIONS}/ResumeOperation",
+        pb.ResumeOperationRequest(name=checked_text(name, "name")),
+        pb.ResumeOperationResponse,
+        started,
+    )
+
+
 def wait_operation(name: str) -> Call[Operation]:
     """A stream: the operation now and after changes."""
     return Call(
@@ -103,9 +126,15 @@ def reports_of(operation: Operation, kind: type[T]) -> list[T]:
 class Waiting:
     """One wait for an operation's end, over as many connections as it takes. Belongs to one thread or task."""
 
-    def __init__(self, progress: Callable[[Any], None] | None, timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        progress: Callable[[Any], None] | None,
+        timeout_seconds: float | None,
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> None:
         """Begins now; ``timeout_seconds`` None: it takes as long as it takes."""
         self._progress = progress
+        self._reconnect_seconds = reconnect_seconds
         self._until = None if timeout_seconds is None else time.monotonic() + checked_timeout(timeout_seconds)
         self._told: object = None
         self._away_since: float | None = None
@@ -144,6 +173,6 @@ class Waiting:
         """
         now = time.monotonic()
         self._away_since = self._away_since or now
-        if not isinstance(error, Unavailable) or now - self._away_since > RECONNECT_SECONDS:
+        if not isinstance(error, Unavailable) or now - self._away_since > self._reconnect_seconds:
             raise error
         return error.retry_after_seconds or 0.2

@@ -320,8 +320,6 @@ class Server:
             await asyncio.sleep(self._config.drain_delay_seconds)
         if self._ingester is not None:
             self._ingester.drain()
-        if self._reindexer is not None:
-            await self._reindexer.close()
         if self._health is not None:
             self._health.release()
         if self._server is not None:
@@ -329,6 +327,10 @@ class Server:
             cancelling = None
             if self._operations is not None:
                 cancelling = asyncio.create_task(self._operations.stop(grace_seconds))
+                # It begins before the jobs end: the operations of reindexes go on after a restart, and must not fail.
+                await asyncio.sleep(0)
+            if self._reindexer is not None:
+                await self._reindexer.close()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
             if self._request_ids is not None:
@@ -339,6 +341,8 @@ class Server:
                 await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
+        if self._reindexer is not None:
+            await self._reindexer.close()
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,
             None if self._models is None else self._models.close,

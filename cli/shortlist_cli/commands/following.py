@@ -17,6 +17,7 @@ from shortlist import (
     EvaluateProgress,
     Operation,
     OperationProgress,
+    ReindexProgress,
     ShortlistError,
     VerifyProgress,
 )
@@ -130,6 +131,8 @@ def progress_text(progress: OperationProgress | None) -> str:
             return f"{progress.collection}: {progress.step}"
         case EvaluateProgress():
             return f"{progress.done_searches} of {progress.total_searches} searches"
+        case ReindexProgress():
+            return f"{progress.done_documents:,} of {progress.total_documents:,} documents"
     return ""
 
 

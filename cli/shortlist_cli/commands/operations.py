@@ -14,9 +14,9 @@ from shortlist_cli.group import explain
 
 PREFIX = "operations/"
 
-KINDS = ("verify", "backup", "restore", "evaluate")
+KINDS = ("verify", "backup", "restore", "evaluate", "reindex", "compare_generations")
 
-STATES = ("pending", "running", "cancelling", "succeeded", "failed", "cancelled")
+STATES = ("pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 
 EXIT_NOT_SUCCEEDED = 1
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 
 from shortlist import _calls as calls
-from shortlist._async.admin import AsyncAdminCalls
+from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
@@ -36,7 +36,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncAdminCalls):
+class AsyncClient(AsyncGenerationCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
@@ -126,6 +126,7 @@ class AsyncClient(AsyncAdminCalls):
         min_sequence: int | None = None,
         explain: bool = False,
         explain_texts: bool = False,
+        generation: int = 0,
         timeout_seconds: float | None = None,
     ) -> SearchResult:
         """Retrieves, then reranks, in one call.
@@ -147,6 +148,7 @@ class AsyncClient(AsyncAdminCalls):
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
             explain: return the way of every candidate through the stages, as the result's ``explanation``.
             explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
+            generation: number of the generation to search, as a canary; the one that serves when 0.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
@@ -156,6 +158,7 @@ class AsyncClient(AsyncAdminCalls):
             CollectionNotFound: there is none of that name.
             ModelMismatch: the server's embedder is not the one the vectors were made with.
             SequenceNotReached: the commit asked for did not come in time.
+            GenerationNotFound: the collection has no generation of that number.
             PermissionDenied: the key may not see the texts that models read.
         """
         query = calls.SearchQuery(
@@ -175,6 +178,7 @@ class AsyncClient(AsyncAdminCalls):
             min_sequence=min_sequence,
             explain=explain,
             explain_texts=explain_texts,
+            generation=generation,
         )
         return await self._unary(calls.search(query), timeout_seconds)
 

@@ -28,7 +28,7 @@ from shortlist._filters import Filter
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
 from shortlist._search_types import SearchResult
-from shortlist._sync.admin import AdminCalls
+from shortlist._sync.generations import GenerationCalls
 from shortlist._sync.ingest import Ingest, Operations
 from shortlist._sync.pages import Pages
 
@@ -37,7 +37,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class Client(AdminCalls):
+class Client(GenerationCalls):
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
@@ -127,6 +127,7 @@ class Client(AdminCalls):
         min_sequence: int | None = None,
         explain: bool = False,
         explain_texts: bool = False,
+        generation: int = 0,
         timeout_seconds: float | None = None,
     ) -> SearchResult:
         """Retrieves, then reranks, in one call.
@@ -148,6 +149,7 @@ class Client(AdminCalls):
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
             explain: return the way of every candidate through the stages, as the result's ``explanation``.
             explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
+            generation: number of the generation to search, as a canary; the one that serves when 0.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
@@ -157,6 +159,7 @@ class Client(AdminCalls):
             CollectionNotFound: there is none of that name.
             ModelMismatch: the server's embedder is not the one the vectors were made with.
             SequenceNotReached: the commit asked for did not come in time.
+            GenerationNotFound: the collection has no generation of that number.
             PermissionDenied: the key may not see the texts that models read.
         """
         query = calls.SearchQuery(
@@ -176,6 +179,7 @@ class Client(AdminCalls):
             min_sequence=min_sequence,
             explain=explain,
             explain_texts=explain_texts,
+            generation=generation,
         )
         return self._unary(calls.search(query), timeout_seconds)
 

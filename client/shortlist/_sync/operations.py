@@ -17,10 +17,10 @@ from shortlist._sync.pages import Pages
 
 
 class OperationCalls(ClientBase):
-    """Following, listing and cancelling what ``start_verify`` and its like start.
+    """Following, listing, pausing and cancelling what ``start_verify`` and its like start.
 
     An operation belongs to the server: it goes on when the client that started it goes away. The server forgets
-    operations when it is restarted, and ended ones after a day.
+    operations when it is restarted, except reindexes, and ended ones after a day.
     """
 
     def get_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
@@ -66,12 +66,31 @@ class OperationCalls(ClientBase):
         """
         return self._unary(operation_calls.cancel_operation(name), timeout_seconds)
 
+    def pause_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Pauses a reindex until ``resume_operation``, also over a restart of the server; harmless when it has ended.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+            OperationNotPausable: operations of its kind cannot pause.
+        """
+        return self._unary(operation_calls.pause_operation(name), timeout_seconds)
+
+    def resume_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Lets a paused reindex go on where it was, whether a caller paused it or a failure did.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+            OperationNotPausable: operations of its kind cannot pause.
+        """
+        return self._unary(operation_calls.resume_operation(name), timeout_seconds)
+
     def wait_operation(
         self,
         name: str,
         *,
         progress: Callable[[OperationProgress], None] | None = None,
         timeout_seconds: float | None = None,
+        reconnect_seconds: float = operation_calls.RECONNECT_SECONDS,
     ) -> Operation:
         """Waits until an operation has ended, and returns it; whether it succeeded, its ``state`` says.
 
@@ -81,13 +100,14 @@ class OperationCalls(ClientBase):
             name: its name.
             progress: called with each progress that comes, a few times a second, in the calling thread.
             timeout_seconds: how long to wait; as long as it takes by default.
+            reconnect_seconds: how long the server may be away; only a reindex goes on after a restart.
 
         Raises:
             OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """
-        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        waiting = operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds)
         while True:
             try:
                 self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())

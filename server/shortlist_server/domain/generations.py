@@ -72,6 +72,7 @@ class Generation:
         number: identifies it in the collection; from 1, increasing, never reused.
         serve_time_seconds: when it last began to serve, in seconds since the epoch; 0 if it never did.
         disk_bytes: its segments, and an estimate for its rows.
+        problem: why it cannot be used, a sentence; empty where it can. Drop it, and build it again.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Generation:
     passage_count: int
     disk_bytes: int
     progress: BuildProgress
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,8 @@ class SearchWatch:
         """Reports that the search was answered."""
         if self._observer.metrics is not None:
             self._observer.metrics.search_answered(report)
+        if self._span is not None:
+            self._span.set_attribute("shortlist.generation", report.generation)
         if 0 < self._observer.slow_search_seconds < report.total_seconds:
             slow_log.warning("slow search", extra={"fields": _account(self._collection, report)})
 

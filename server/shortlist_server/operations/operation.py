@@ -117,8 +117,12 @@ class Control:
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(work)
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
         try:
-            with self.cancellation.calling(lambda: loop.call_soon_threadsafe(task.cancel)):
+            with self.cancellation.calling(cancel):
                 return await task
         except asyncio.CancelledError:
             self.cancellation.check()
@@ -131,8 +135,8 @@ class Control:
 class Pauses:
     """Pauses and resumes a work; both return when that is durable, and may be repeated."""
 
-    pause: Callable[[], Awaitable[None]]
-    resume: Callable[[], Awaitable[None]]
+    pause: Callable[[], Awaitable[object]]
+    resume: Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

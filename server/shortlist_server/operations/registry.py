@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext, suppress
 
 from shortlist_server.errors import (
@@ -211,7 +211,7 @@ class OperationRegistry:
             entry.pause(paused=False)
         return entry.view()
 
-    async def watch(self, id: str) -> AsyncIterator[Operation]:
+    async def watch(self, id: str) -> AsyncGenerator[Operation, None]:
         """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
 
         Raises:
@@ -220,14 +220,15 @@ class OperationRegistry:
         """
         entry = self._find(id)
         while True:
-            version, changed = entry.version, entry.changed
-            if self._stopping and entry.work.survives and not entry.state.ended:
+            view, version, changed = entry.view(), entry.version, entry.changed
+            if self._stopping and entry.work.survives and not view.state.ended:
                 raise Unavailable(
                     "the server is stopping; the operation goes on under the same name when it runs again",
                     retry_after_seconds=RETRY_SECONDS,
                 )
-            yield entry.view()
-            if entry.state.ended:
+            yield view
+            # Not the entry's state, which may have changed while the view was read.
+            if view.state.ended:
                 return
             if entry.version == version:
                 await changed.wait()

@@ -41,14 +41,14 @@ def pair_of(generations: Sequence[Generation], number: int) -> tuple[int, int]:
 
     Raises:
         GenerationNotFound: there is no such generation.
-        GenerationNotReady: it serves, or there is only one.
+        GenerationNotReady: it serves.
     """
     of = {one.state: one.number for one in generations}
     serving = of[GenerationState.SERVING]
     if not number:
         found = of.get(GenerationState.BUILDING) or of.get(GenerationState.FORMER)
         if found is None:
-            raise GenerationNotReady(
+            raise GenerationNotFound(
                 "the collection has one generation and nothing to compare it with: start a reindex first",
                 field="generation",
             )

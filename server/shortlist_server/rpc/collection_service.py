@@ -20,7 +20,6 @@ from shortlist_server.errors import (
     EtagMismatch,
     FailedPrecondition,
     GenerationNotFound,
-    GenerationNotReady,
     NewerDataFormat,
     Unavailable,
 )
@@ -207,7 +206,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         if not number:
             number = _number(await self._generations(name), GenerationState.BUILDING)
         if not number:
-            raise GenerationNotReady(f"no generation of '{name}' is being built: start a reindex, or name a generation")
+            raise GenerationNotFound(f"no generation of '{name}' is being built: start a reindex, or name a generation")
         serving, former = await self._switch(name, number)
         return pb.SwitchGenerationResponse(serving=serving, former=former)
 

@@ -39,6 +39,10 @@ from shortlist_server.domain import (
 from shortlist_server.storage.reports import Backup, CollectionReport, CollectionStats, Progress
 
 
+class GenerationChanged(Exception):
+    """Another generation serves than the one that a change was made for. Ingest repeats it; no caller sees this."""
+
+
 class Selection(Protocol):
     """The documents that pass a filter, at one sequence. Immutable."""
 
@@ -47,14 +51,14 @@ class Selection(Protocol):
         """Number of documents that pass the filter."""
 
 
-C_co = TypeVar("C_co", bound="CollectionStore", covariant=True)
+C_co = TypeVar("C_co", covariant=True)
 
 
 class Lease(Generic[C_co]):
-    """Keeps a collection open until ``release`` is called or the ``with`` block ends.
+    """Keeps a collection, or a generation of it, open until ``release`` is called or the ``with`` block ends.
 
     Attributes:
-        collection: the leased collection.
+        collection: what is leased.
     """
 
     def __init__(self, collection: C_co, release: Callable[[], None]) -> None:
@@ -89,6 +93,10 @@ class GenerationReader(Protocol):
     @property
     def config(self) -> CollectionConfig:
         """The collection's settings, with what belongs to this generation: see ``GenerationConfig``."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the generation lacked no document when the reading began."""
 
     def ef(self, *, filtered: bool) -> int:
         """The ``ef`` of dense searches that name none: the preset or the store's default, raised by ``raise_ef``."""
@@ -126,7 +134,7 @@ class GenerationReader(Protocol):
 class CollectionStore(Protocol):
     """One collection.
 
-    ``name``, ``config``, ``sequence``, ``info``, ``stats`` and ``generations`` are read often and never open it.
+    ``name``, ``config``, ``generation``, ``sequence``, ``ef``, ``info``, ``stats`` and ``generations`` never open it.
     """
 
     @property
@@ -146,8 +154,15 @@ class CollectionStore(Protocol):
         """The settings with which it was made, the search defaults as last updated, and the serving generation's."""
 
     @property
+    def generation(self) -> int:
+        """Number of the generation that serves."""
+
+    @property
     def sequence(self) -> int:
         """Sequence of the last commit; every read that starts later sees it."""
+
+    def ef(self, *, filtered: bool) -> int:
+        """The ``ef`` of dense searches of the serving generation that name none; see ``GenerationReader.ef``."""
 
     def info(self) -> CollectionInfo:
         """Counts and sizes now. Cheap: no table is scanned.
@@ -218,10 +233,12 @@ class CollectionStore(Protocol):
     def read_generation(self, number: int | None = None) -> Lease[GenerationReader]:
         """Reads a generation: the serving one if ``number`` is None. Opens the collection and keeps it open.
 
-        Until the lease is released, the generation's rows and files stay.
+        Until the lease is released, the generation's rows and files stay, for as long as a call may take at most. Never
+        blocks if the collection is open.
 
         Raises:
             GenerationNotFound: the collection has no such generation, or it is being dropped.
+            GenerationNotReady: the generation is damaged and cannot be used.
         """
 
     def generations(self) -> Sequence[Generation]:
@@ -234,11 +251,20 @@ class CollectionStore(Protocol):
             GenerationNotReady: another generation is being built.
         """
 
-    def documents_to_build(self, number: int, limit: int, max_bytes: int) -> tuple[Sequence[StoredDocument], int]:
-        """The next documents that a generation lacks, by key, and the cursor after them.
+    def documents_to_build(
+        self, number: int, limit: int, max_bytes: int, *, after: int | None = None
+    ) -> tuple[Sequence[StoredDocument], int]:
+        """The next documents that a generation lacks, by key, and the cursor after them, with texts and no metadata.
 
         At most ``limit``, and fewer once their texts exceed ``max_bytes``. Documents above the cursor that have their
-        passages already are left out, and the cursor passes them. Without documents, the cursor is the last key.
+        passages already are left out, and the cursor passes them. Without documents, the cursor is the last key. The
+        passage counts are those of the serving generation.
+
+        Args:
+            after: a cursor from an earlier call, to read ahead of what is built; None for the generation's own.
+
+        Raises:
+            GenerationNotFound, GenerationNotReady: the generation cannot be built.
         """
 
     def build(
@@ -252,15 +278,27 @@ class CollectionStore(Protocol):
     ) -> Future[Generation]:
         """Adds passages to a generation and moves its cursor, in one transaction.
 
-        Skips documents that were deleted or replaced since they were read, and those that have passages by now.
+        Skips documents that were deleted or replaced since they were read, and those that have passages by now. Moves
+        the cursor on past documents that commits have brought passages for.
+
+        Args:
+            built: all documents of a portion that ``documents_to_build`` gave; one without passages has none to find.
+            cursor: the cursor after the portion. Portions come in the order in which they were read.
+            tokens: tokens that were embedded.
+            failures: dead letters of documents that the generation refused, which are in ``built`` without passages.
 
         Raises (through the future):
             GenerationNotFound: the generation was dropped.
+            GenerationNotReady: the generation is damaged, or a portion before this one was not built.
             OutOfSpace: the disk is full; nothing was written.
         """
 
     def pause_build(self, number: int, reason: str, *, by_user: bool) -> Future[Generation]:
-        """Records durably why a build is paused; an empty reason lets it go on."""
+        """Records durably why a build is paused; an empty reason lets it go on.
+
+        Raises (through the future):
+            GenerationNotFound: the generation was dropped.
+        """
 
     def switch_generation(self, number: int) -> Future[Generation]:
         """Lets a complete generation serve; the one that served becomes the former. One transaction.
@@ -289,19 +327,23 @@ class CollectionStore(Protocol):
             False, with nothing changed, where the search defaults are not ``expected``; None expects any.
         """
 
-    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
+    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults, generation: int) -> None:
         """Raises the ``ef`` of searches that name none, durably. Leaves the search defaults as they are.
 
-        ``under`` are the search defaults for which the recall was too low. Does nothing if the ``ef`` or
-        ``recall_target`` of the search defaults has changed since.
+        ``under`` are the search defaults for which the recall was too low, ``generation`` the generation that served.
+        Does nothing if another one serves by now, or the ``ef`` or ``recall_target`` of the search defaults has changed
+        since. A switch undoes the raise.
         """
 
 
 class Store(Protocol):
     """All collections of a server."""
 
-    def create(self, name: str, config: CollectionConfig) -> CollectionStore:
+    def create(self, name: str, config: CollectionConfig, *, number_format: str = "") -> CollectionStore:
         """Makes a collection, durably.
+
+        Args:
+            number_format: what the embedder computes in; see ``GenerationConfig``.
 
         Raises:
             CollectionExists: a collection has that name.

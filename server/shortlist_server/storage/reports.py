@@ -131,7 +131,7 @@ class SegmentStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionStats:
-    """The state of a collection's compaction.
+    """The state of a collection's compaction: segments of the generation that serves, counts of all generations.
 
     Attributes:
         growing_passages: passages in the growing segment, which is searched exactly.

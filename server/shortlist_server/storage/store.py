@@ -126,14 +126,14 @@ class EmbeddedStore:
         self._folders.clean()
         remove_partial(backup_folder(config), self._files)
 
-    def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
+    def create(self, name: str, config: CollectionConfig, *, number_format: str = "") -> EmbeddedCollection:
         """Makes a collection, durably; see ``Store.create``."""
         check_name(name)
 
         def fill(temporary: Path) -> None:
             self._files.make_folder(temporary)
             self._files.make_folder(temporary / SEGMENTS_FOLDER)
-            schema.create(temporary / DATABASE_FILE, name, config)
+            schema.create(temporary / DATABASE_FILE, name, config, number_format)
             start_record(temporary, name, self._files)
             self._crash_point("create:made")
             self._files.sync(temporary / DATABASE_FILE)

@@ -44,7 +44,7 @@ from shortlist_server.rpc.transport import check_exposure
 from shortlist_server.testing import TestServer, server
 from shortlist_server.worker import Worker
 
-A, C, D, O, S = (
+A, C, D, OP, S = (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
@@ -88,10 +88,18 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "ListBackups": lambda name: A.ListBackupsRequest(),
     "Restore": lambda name: A.RestoreRequest(backup="b", collection=name),
     "Evaluate": lambda name: A.EvaluateRequest(collection=name),
-    "GetOperation": lambda name: O.GetOperationRequest(name="operations/x"),
-    "ListOperations": lambda name: O.ListOperationsRequest(collection=name),
-    "CancelOperation": lambda name: O.CancelOperationRequest(name="operations/x"),
-    "WaitOperation": lambda name: O.WaitOperationRequest(name="operations/x"),
+    "GetOperation": lambda name: OP.GetOperationRequest(name="operations/x"),
+    "ListOperations": lambda name: OP.ListOperationsRequest(collection=name),
+    "CancelOperation": lambda name: OP.CancelOperationRequest(name="operations/x"),
+    "WaitOperation": lambda name: OP.WaitOperationRequest(name="operations/x"),
+    "PauseOperation": lambda name: OP.PauseOperationRequest(name="operations/x"),
+    "ResumeOperation": lambda name: OP.ResumeOperationRequest(name="operations/x"),
+    "StartReindex": lambda name: C.StartReindexRequest(collection=name),
+    "ListGenerations": lambda name: C.ListGenerationsRequest(collection=name),
+    "CompareGenerations": lambda name: C.CompareGenerationsRequest(collection=name),
+    "SwitchGeneration": lambda name: C.SwitchGenerationRequest(collection=name),
+    "RollBackGeneration": lambda name: C.RollBackGenerationRequest(collection=name),
+    "DropGeneration": lambda name: C.DropGenerationRequest(collection=name),
     "ServerReflectionInfo": lambda name: iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
 }
 """A request of every method, for a collection of that name."""
@@ -105,6 +113,8 @@ OF_NO_COLLECTION = {
     "GetOperation",
     "CancelOperation",
     "WaitOperation",
+    "PauseOperation",
+    "ResumeOperation",
 }
 
 

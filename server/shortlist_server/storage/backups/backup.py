@@ -31,6 +31,7 @@ from shortlist_server.storage.disk.locking import try_lock
 from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
 from shortlist_server.storage.reports import BackedUp, Backup, Progress
+from shortlist_server.storage.rows.counters import read_dimensions
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 
 logger = logging.getLogger(__name__)
@@ -152,11 +153,12 @@ def _copy_collection(
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         done = (target / DATABASE_FILE).stat().st_size
         kept = 0
+        dimensions = read_dimensions(copy)
         for row in segment_rows(copy):
             source, folder = collection.folder / SEGMENTS_FOLDER / row.uid, target / SEGMENTS_FOLDER / row.uid
             try:
                 done += copy_segment(source, folder, files, cancellation)
-                check_folder(folder, row, collection.uid, collection.config.dimension, cancellation)
+                check_folder(folder, row, collection.uid, dimensions[row.generation], cancellation)
                 kept += 1
             except (FileNotFoundError, SegmentDamaged):
                 files.remove_tree(folder)

@@ -1,4 +1,4 @@
-"""Keeps a collection's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
+"""Keeps a generation's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
 
 All collections of a store share the threads that flush, and others that merge for minutes; a collection that does not
 change takes none. Each build runs in a child process started afresh (never forked from a serving process). The thread
@@ -27,6 +27,7 @@ from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
+from shortlist_server.storage.compaction.recovery import Place
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.values import SegmentOutdated, SegmentRow
@@ -67,7 +68,7 @@ class BuildTally:
 
 
 class Compactor:
-    """One kind of compaction, flush or merge, of one collection: asks ``choose`` for a job, builds it, publishes it.
+    """One kind of compaction, flush or merge, of one generation: asks ``choose`` for a job, builds it, publishes it.
 
     All collections share ``threads``: after each job the others have their turn. Nothing runs until ``wake`` is called.
     """
@@ -75,9 +76,7 @@ class Compactor:
     def __init__(
         self,
         name: str,
-        folder: Path,
-        collection: str,
-        dimension: int,
+        place: Place,
         *,
         index: DenseIndex,
         choose: Callable[[], Job | None],
@@ -89,9 +88,8 @@ class Compactor:
         command: Sequence[str] = BUILDER,
     ) -> None:
         self._name = name
-        self._folder = folder
-        self._collection = collection
-        self._dimension = dimension
+        self._place = place
+        self._folder = place.folder
         self._index = index
         self._choose = choose
         self._publish = publish
@@ -232,15 +230,16 @@ class Compactor:
         return True
 
     def _load(self, row: SegmentRow) -> Segment:
-        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._collection, self._dimension)
+        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._place.uid, self._place.dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(
             database=str(self._folder / DATABASE_FILE),
             folder=str(self._folder / SEGMENTS_FOLDER),
-            collection=self._collection,
+            collection=self._place.uid,
             uid=uuid.uuid4().hex,
-            dimension=self._dimension,
+            generation=self._place.generation,
+            dimension=self._place.dimension,
             low=job.low,
             high=job.high,
             seed=None if job.seed is None else job.seed.row,

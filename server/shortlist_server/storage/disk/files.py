@@ -89,6 +89,10 @@ class Files:
         """Renames a file or folder atomically."""
         source.rename(target)
 
+    def remove(self, path: Path) -> None:
+        """Removes a file, if it exists. Durable once its folder is synced."""
+        path.unlink(missing_ok=True)
+
     def remove_tree(self, path: Path) -> None:
         """Removes a folder and all in it, if it exists."""
         shutil.rmtree(path, ignore_errors=True)

@@ -224,7 +224,7 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 for task in group:
                     self._apply(task, applied)
-                self._transaction.save_counters()
+                self._transaction.save_counters(before)
                 self._crash_point("commit:before")
                 self._connection.execute("COMMIT")
                 self._crash_point("commit:after")

@@ -184,6 +184,16 @@ async def test_a_watcher_sees_the_present_then_changes_and_the_end(monkeypatch: 
     assert [one.state async for one in registry.watch(started.id)] == [State.SUCCEEDED]
 
 
+async def test_a_slow_watcher_still_sees_the_end() -> None:
+    registry, go = OperationRegistry(most=10), asyncio.Event()
+    started = registry.start(work(lambda _: go.wait()), caller="")
+    views = registry.watch(started.id)
+    assert (await anext(views)).state is State.PENDING
+    go.set()
+    await until(lambda: registry.get(started.id).state.ended)
+    assert [view.state async for view in views] == [State.SUCCEEDED]
+
+
 async def test_a_watcher_that_goes_away_changes_nothing() -> None:
     registry, go = OperationRegistry(most=10), asyncio.Event()
     started = registry.start(work(lambda _: go.wait()), caller="")

@@ -18,6 +18,7 @@ from shortlist_server.storage.reports import Progress
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config
+from .reads import search_dense
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_backup_of_all_comes_back_under_a_new_name(filled: EmbeddedStore, tmp_
     assert restored.info().segment_count == 1
     assert filled.verify("copy").ok
     key = restored.keys(["a3"])["a3"]
-    assert restored.dense(maker.vectors["a3"][0], 1).keys.tolist() == [key]
+    assert search_dense(restored, maker.vectors["a3"][0], 1).keys.tolist() == [key]
     restored.commit([maker.upsert("new")]).result(30)
     assert "new" not in filled.open("a").keys(["new"])
 
@@ -132,7 +133,7 @@ def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(
     store = open_store(maintain=False)
     with ThreadPoolExecutor(1) as thread:
         # Whoever opens b waits here until it is gone.
-        with store._naming("b"):
+        with store._folders.naming("b"):
             backup = thread.submit(store.backup, tmp_path / "backup")
             until = time.monotonic() + 30
             while not any(one.name == "a" for one in store.known()):

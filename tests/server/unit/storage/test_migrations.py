@@ -35,6 +35,8 @@ from shortlist_server.errors import NewerDataFormat
 from shortlist_server.storage.rows import schema, settings
 from shortlist_server.storage.store import EmbeddedStore
 
+from .reads import read_documents, search_dense
+
 GOLDEN = Path(__file__).with_name("golden")
 DIMENSION = 8
 CONFIG = CollectionConfig(
@@ -68,7 +70,7 @@ def upsert(number: int) -> Upsert:
             text=f"the running text of {number}",
             metadata={"year": 2000 + number % 3, "a.b": [number, "x\x00"]},
         ),
-        passages=[NewPassage(start=0, end=5, vector=vector(number), tokens=4, token_vectors=b"packed")],
+        passages={1: [NewPassage(start=0, end=5, vector=vector(number), tokens=4, token_vectors=b"packed")]},
         content_hash=bytes([number]),
     )
 
@@ -95,13 +97,13 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, f
         info = collection.info()
         assert (info.document_count, info.segment_passage_count, info.sequence) == (50, 35, 55)
         keys = collection.keys([f"d{n}" for n in range(50)])
-        documents = collection.documents(list(keys.values()), Include(vectors=True))
+        documents = read_documents(collection, list(keys.values()), Include(vectors=True))
         for n in range(50):
             document, expected = documents[keys[f"d{n}"]], upsert(n)
             assert (document.title, document.text) == (expected.document.title, expected.document.text)
             assert dict(document.metadata) == dict(expected.document.metadata)
             assert np.allclose(np.asarray(document.passages[0].vector), vector(n))
-            assert collection.dense(vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
+            assert search_dense(collection, vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
         assert collection.count(Equals(("year",), 2001.0)) == 17
         assert len(collection.lexical("runs", 100).keys) == 50
         assert store.verify("golden").ok

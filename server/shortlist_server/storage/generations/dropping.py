@@ -1,0 +1,176 @@
+"""Gives back the space of dropped generations, while others read and write.
+
+For each generation: its readers finish, for as long as a call may take; its folders go; its rows go, some hundred in a
+transaction; then its empty tables and its row; and last, free pages go back to the disk. Each step submits the next, so
+other writes run between them. A step that fails is tried again later. A crash or the closing of the collection ends the
+work, and the next opening goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from shortlist_server.errors import Unavailable
+from shortlist_server.storage.generations.generation import OpenGeneration
+from shortlist_server.storage.layout import SEGMENTS_FOLDER
+from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.rows import generation_changes, generations
+from shortlist_server.storage.rows.write_transaction import WriteTransaction
+from shortlist_server.storage.rows.writer import Task
+from shortlist_server.storage.values import Counters
+
+logger = logging.getLogger(__name__)
+
+_FIRST_ROWS = 200
+_MOST_ROWS = 20_000
+_STEP_SECONDS = 0.02
+"""How long a step should hold the writer; the number of rows follows."""
+
+_RETRY_SECONDS = 30.0
+
+
+class Dropping:
+    """The drops of one open collection that are under way."""
+
+    def __init__(
+        self,
+        name: str,
+        submit: Callable[[Task[Any]], Future[Any]],
+        parameters: Parameters,
+        *,
+        forgotten: Callable[[Counters], None],
+        reclaim: Callable[[], None],
+    ) -> None:
+        """``forgotten`` shows the counters without a generation; ``reclaim`` gives free pages back to the disk."""
+        self._name = name
+        self._submit = submit
+        self._parameters = parameters
+        self._forgotten = forgotten
+        self._reclaim = reclaim
+        self._lock = threading.Lock()
+        self._under_way: set[int] = set()
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a generation is being dropped."""
+        return bool(self._under_way)
+
+    def begin(self, number: int, generation: OpenGeneration | None) -> None:
+        """Begins to drop a generation whose mark is durable, unless that is under way. Never blocks.
+
+        ``generation`` is None if it is not open.
+        """
+        with self._lock:
+            if number in self._under_way:
+                return
+            self._under_way.add(number)
+        if generation is None:
+            self._delete_rows(number, _FIRST_ROWS)
+            return
+        once = _Once(lambda: self._in_thread(lambda: self._remove_folders(number, generation)))
+        alarm = self._parameters.clock.after(self._parameters.config.max_deadline_seconds, once)
+
+        def unused() -> None:
+            alarm.cancel()
+            once()
+
+        generation.retire(unused)
+
+    def close(self) -> None:
+        """Begins no further step. Idempotent."""
+        self._closed = True
+
+    def _in_thread(self, step: Callable[[], None]) -> None:
+        if not self._closed:
+            self._parameters.flushing_threads.submit(step)
+
+    def _remove_folders(self, number: int, generation: OpenGeneration) -> None:
+        generation.gone = True
+        # A build that still runs would leave a folder behind.
+        generation.compaction.close()
+        for segment in generation.index.snapshot.segments:
+            folder = generation.place.folder / SEGMENTS_FOLDER / segment.row.uid
+            self._parameters.files.remove_tree(folder)
+        self._parameters.crash_point("drop:folders")
+        self._delete_rows(number, _FIRST_ROWS)
+
+    def _delete_rows(self, number: int, limit: int) -> None:
+        seconds = 0.0
+
+        def apply(transaction: WriteTransaction) -> bool:
+            nonlocal seconds
+            begin = time.perf_counter()
+            left = generations.delete_some(transaction.connection, number, limit)
+            seconds = time.perf_counter() - begin
+            return left
+
+        def publish(left: bool) -> bool:
+            self._parameters.crash_point("drop:rows")
+            return left
+
+        def go_on(step: Future[bool]) -> None:
+            if (error := step.exception()) is not None:
+                self._failed(number, error)
+            elif step.result():
+                fitting = int(limit * _STEP_SECONDS / max(seconds, 1e-6))
+                self._delete_rows(number, max(1, min(fitting, 2 * limit, _MOST_ROWS)))
+            else:
+                self._forget(number)
+
+        self._step(number, Task(apply, publish, frees=True), go_on)
+
+    def _forget(self, number: int) -> None:
+        def apply(transaction: WriteTransaction) -> Counters:
+            generation_changes.forget(transaction, number)
+            return transaction.counters
+
+        def publish(counters: Counters) -> None:
+            self._parameters.crash_point("drop:tables")
+            self._forgotten(counters)
+
+        def go_on(step: Future[None]) -> None:
+            if (error := step.exception()) is not None:
+                self._failed(number, error)
+                return
+            with self._lock:
+                self._under_way.discard(number)
+            logger.info("collection '%s': generation %d is gone", self._name, number)
+            self._reclaim()
+
+        self._step(number, Task(apply, publish, frees=True), go_on)
+
+    def _step(self, number: int, task: Task[Any], go_on: Callable[[Future[Any]], None]) -> None:
+        try:
+            self._submit(task).add_done_callback(go_on)
+        except Unavailable:
+            # The collection was closed; its next opening goes on.
+            with self._lock:
+                self._under_way.discard(number)
+
+    def _failed(self, number: int, error: BaseException) -> None:
+        logger.error(
+            "collection '%s': dropping generation %d failed, next try in %.0f s: %s",
+            self._name,
+            number,
+            _RETRY_SECONDS,
+            error,
+        )
+        self._parameters.clock.after(_RETRY_SECONDS, lambda: self._delete_rows(number, _FIRST_ROWS))
+
+
+class _Once:
+    """Calls a function at the first of several occasions, from whatever threads."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._lock.acquire(blocking=False):
+            self._function()

@@ -1,0 +1,172 @@
+"""Searches, writes, switches and roll-backs at the same time: nothing fails, and no answer mixes generations.
+
+The two embedders hash into different dimensions, so each score tells which generation it comes from. The test computes
+it again from the text of the hit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist import Client, CollectionConfig, Document, SearchResult
+from shortlist_server.inference.base import QueryText
+from shortlist_server.inference.hashing import HashingEmbedder
+from shortlist_server.testing import server
+
+WORDS = ["owl", "lynx", "camel", "whale", "krill", "snow", "desert", "forest", "river", "night", "hump", "tuft"]
+DIMENSIONS = {"small": 48, "large": 80}
+ENGINES = {name: HashingEmbedder(name, dimension) for name, dimension in DIMENSIONS.items()}
+SEARCHERS = 8
+SWITCHES = 40
+DOCUMENTS = 120
+
+
+def text_of(number: int, version: int) -> str:
+    return f"note{number} {WORDS[number % len(WORDS)]} {WORDS[version * 7 % len(WORDS)]} version{version}"
+
+
+def cosine(embedder: str, query: str, text: str) -> float:
+    engine = ENGINES[embedder]
+    (asked,) = engine.embed_queries([QueryText(text=query)])
+    (stored,) = engine.embed_passages([text], token_vectors=False)
+    return float(np.dot(asked.vector, stored.vector))
+
+
+class Traffic:
+    """Searches of several threads and one stream of writes, each checked as it comes back."""
+
+    def __init__(self, target: str, embedder_of: Callable[[int], str]) -> None:
+        self.answers: Counter[int] = Counter()
+        self.problems: list[str] = []
+        self.acknowledged = (0, 0)
+        self._target = target
+        self._embedder_of = embedder_of
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def search(self, seed: int) -> None:
+        with Client(self._target) as client:
+            for turn in itertools.count(seed):
+                if self._stopping.is_set():
+                    return
+                try:
+                    if turn % 3:
+                        self._search_all(client, turn)
+                    else:
+                        self._search_newest(client)
+                except Exception as error:
+                    self.problems.append(f"a search failed: {error!r}")
+                    return
+
+    def write(self) -> None:
+        with Client(self._target) as client:
+            for version in itertools.count(1):
+                if self._stopping.is_set():
+                    return
+                some = [Document(id=f"n{(version + i) % DOCUMENTS}", text="") for i in range(4)]
+                documents = [Document(id=one.id, text=text_of(int(one.id[1:]), version)) for one in some] + [
+                    Document(id="newest", text=f"newest zebra version{version}")
+                ]
+                try:
+                    done = client.ingest("docs", documents).finish()
+                except Exception as error:
+                    self.problems.append(f"a write failed: {error!r}")
+                    return
+                if done.durable != len(documents):
+                    self.problems.append(f"a write was not durable: {done}")
+                self.acknowledged = (version, done.searchable_sequence)
+
+    def _search_all(self, client: Client, turn: int) -> None:
+        query = f"{WORDS[turn % len(WORDS)]} {WORDS[turn // 3 % len(WORDS)]}"
+        self._check(query, client.search("docs", query, limit=20, rerank=bool(turn % 2)))
+
+    def _search_newest(self, client: Client) -> None:
+        version, sequence = self.acknowledged
+        answer = client.search("docs", "newest zebra", min_sequence=sequence)
+        self._check("newest zebra", answer)
+        (found,) = [hit for hit in answer if hit.id == "newest"]
+        if answer.report.sequence < sequence or int(found.document.text.rpartition("version")[2]) < version:
+            self.problems.append(f"sequence {sequence} with version {version} was asked for: {found.document.text}")
+
+    def _check(self, query: str, answer: SearchResult) -> None:
+        report = answer.report
+        embedder = self._embedder_of(report.generation)
+        self.answers[report.generation] += 1
+        if report.embedder is None or report.embedder.name != embedder or report.degraded:
+            self.problems.append(f"generation {report.generation} was searched as {report}")
+        if not len(answer):
+            self.problems.append(f"{query!r} found nothing")
+        for hit in answer:
+            assert hit.document is not None and hit.dense is not None
+            right = cosine(embedder, query, hit.document.text)
+            if abs(hit.dense.score - right) > 1e-3:
+                self.problems.append(f"{hit.id} has {hit.dense.score} in generation {report.generation}, not {right}")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[str]:
+    embedders = tuple(f"{name}=hashing:{dimension}" for name, dimension in DIMENSIONS.items())
+    # Small segments: switches meet flushes and merges of both generations.
+    with server(tmp_path, embedders=embedders, segment_min_passages=64, max_search_wait_seconds=30.0) as running:
+        yield running.target
+
+
+@pytest.mark.timeout(240)
+def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back_and_forth(target: str) -> None:
+    with Client(target) as client, ThreadPoolExecutor(SEARCHERS + 1) as threads:
+        client.create_collection("docs", CollectionConfig(embedder="small"))
+        first = client.ingest(
+            "docs",
+            [
+                *(Document(id=f"n{i}", text=text_of(i, 0)) for i in range(DOCUMENTS)),
+                Document(id="newest", text="newest zebra version0"),
+            ],
+        ).finish()
+        embedders = {1: "small"}
+        traffic = Traffic(target, lambda number: embedders[number])
+        traffic.acknowledged = (0, first.searchable_sequence)
+        running = [threads.submit(traffic.search, seed) for seed in range(SEARCHERS)]
+        running.append(threads.submit(traffic.write))
+        try:
+            for round in range(4):
+                embedder = "large" if embedders[max(embedders)] == "small" else "small"
+                # Known before any search can see it.
+                embedders[max(embedders) + 1] = embedder
+                built = client.reindex("docs", embedder=embedder)
+                assert (built.number, built.complete) == (max(embedders), True)
+                client.switch_generation("docs")
+                for _ in range(SWITCHES // 4):
+                    client.roll_back_generation("docs")
+                    time.sleep(0.05)
+                    assert not traffic.problems
+                numbers = {one.state: one.number for one in client.generations("docs")}
+                assert numbers["serving"] == built.number, "an even number of roll-backs ends where they began"
+                if round % 2:
+                    client.drop_generation("docs", numbers["former"])
+        finally:
+            traffic.stop()
+            for one in running:
+                one.result()
+        assert traffic.problems == []
+        assert set(traffic.answers) == {1, 2, 3, 4, 5}, "each generation has answered"
+        assert traffic.answers.total() > 2000
+        # Every acknowledged write is in the generation that serves, and in the other one.
+        version, _ = traffic.acknowledged
+        assert version > 20
+        for number in (one.number for one in client.generations("docs") if one.state in ("serving", "former")):
+            answer = client.search("docs", "newest zebra", generation=number)
+            (newest,) = [hit for hit in answer if hit.id == "newest"]
+            assert newest.document is not None and newest.document.text.endswith(f"version{version}")
+            assert newest.dense is not None
+        assert client.count("docs") == DOCUMENTS + 1
