@@ -24,7 +24,6 @@
     │   └── OutOfSpace
     ├── DeadlineExceeded           repeat with more time
     ├── Unavailable                repeat with backoff
-    │   └── GenerationChanged      embed for the generation that serves now, then repeat
     ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── EtagMismatch               read the collection again, then repeat
     ├── OperationCancelled         start the operation again, if it is still wanted
@@ -224,10 +223,6 @@ class Unavailable(ShortlistError):
 
     reason = "UNAVAILABLE"
     retryable = True
-
-
-class GenerationChanged(Unavailable):
-    """Another generation serves than the one that the change was made for. Ingest repeats the change."""
 
 
 class StreamConflict(ShortlistError):

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from shortlist_server.domain import DeadLetter, StreamPosition
-from shortlist_server.errors import GenerationChanged, InvalidArgument, ShortlistError
+from shortlist_server.errors import InvalidArgument, ShortlistError
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.preparation import Preparation
 from shortlist_server.pipeline.windows import WindowReader
-from shortlist_server.storage.base import CollectionStore, Lease
+from shortlist_server.storage.base import CollectionStore, GenerationChanged, Lease
 
 WINDOWS_AHEAD = 1
 """Windows that wait, embedded or being embedded, while another is committed."""

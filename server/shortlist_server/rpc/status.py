@@ -39,7 +39,6 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.OutOfSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.GenerationChanged: grpc.StatusCode.UNAVAILABLE,
     errors.StreamConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.EtagMismatch: grpc.StatusCode.ABORTED,
     errors.OperationCancelled: grpc.StatusCode.CANCELLED,

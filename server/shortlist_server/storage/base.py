@@ -39,6 +39,10 @@ from shortlist_server.domain import (
 from shortlist_server.storage.reports import Backup, CollectionReport, CollectionStats, Progress
 
 
+class GenerationChanged(Exception):
+    """Another generation serves than the one that a change was made for. Ingest repeats it; no caller sees this."""
+
+
 class Selection(Protocol):
     """The documents that pass a filter, at one sequence. Immutable."""
 

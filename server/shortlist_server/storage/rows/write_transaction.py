@@ -20,7 +20,8 @@ from operator import xor
 from typing import TypeVar
 
 from shortlist_server.domain import Change, CollectionConfig, Commit, DeadLetter, Deletion, StreamPosition, Upsert
-from shortlist_server.errors import DataCorrupted, GenerationChanged, InvalidVector
+from shortlist_server.errors import DataCorrupted, InvalidVector
+from shortlist_server.storage.base import GenerationChanged
 from shortlist_server.storage.disk.commit_record import CommitRecord, Mark
 from shortlist_server.storage.disk.faults import lexical_index, translated
 from shortlist_server.storage.rows import dead_letters, passages, settings
