@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -319,6 +320,15 @@ def test_an_operation_is_there_only_for_keys_that_may_use_its_collections(tmp_pa
         for call in (third.get_operation, third.cancel_operation, third.wait_operation):
             with pytest.raises(PermissionDenied):
                 call(mine.name)
+
+
+def test_the_metrics_count_operations(tmp_path: Path) -> None:
+    with server(tmp_path, metrics_listen="127.0.0.1:0") as running, Client(running.target) as client:
+        client.verify()
+        with urllib.request.urlopen(f"http://127.0.0.1:{running._server.metrics_port}/metrics") as page:
+            shown = page.read().decode()
+    assert "shortlist_operations_unfinished 0.0" in shown
+    assert 'shortlist_operations_ended_total{kind="verify",state="succeeded"} 1.0' in shown
 
 
 # ------------------------------------------------------------------------------------------------------- request ids
