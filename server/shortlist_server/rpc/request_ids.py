@@ -181,10 +181,10 @@ class RequestIdInterceptor(WrappingInterceptor):
                 if not request_id:
                     return await behaviour(exchange, context)
                 _check(request_id)
-                # An exchange of its own: that of this call ends with the call.
-                own = Exchange(partial(_received, request))
+                # An exchange and a context of its own: those of this call end with the call.
+                own, peer = Exchange(partial(_received, request)), _Peer(context.peer())
                 return await self._ids.answer(
-                    caller_of(context), request_id, _fingerprint(method, request), lambda: behaviour(own, context)
+                    caller_of(context), request_id, _fingerprint(method, request), lambda: behaviour(own, peer)
                 )
 
             return call
@@ -193,6 +193,20 @@ class RequestIdInterceptor(WrappingInterceptor):
             raise NotImplementedError("requests of streams have no id")
 
         return wrap(handler, unary=unary, streaming=streaming)
+
+
+class _Peer:
+    """What is left of the context of a call that may be over: who called.
+
+    gRPC frees its own context with the call; whoever asks it something later crashes the process.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def peer(self) -> str:
+        """As gRPC's context has it."""
+        return self._peer
 
 
 async def _received(request: Message, _: object) -> Message:
