@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from shortlist_server.config import Config
-from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError
+from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError, Unavailable
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 from shortlist_server.rpc.slots import Slots, caller_of
@@ -88,6 +88,7 @@ class RequestIds:
         Raises:
             RequestIdReused: the id belongs to another request.
             Overloaded: too many calls with an id are under way.
+            Unavailable: the server stopped before it was done.
         """
         self._forget()
         key = (caller, request_id)
@@ -101,6 +102,10 @@ class RequestIds:
         known.waiting += 1
         try:
             return await asyncio.shield(known.task)
+        except asyncio.CancelledError:
+            if not known.task.cancelled():
+                raise  # It is this call that is cancelled.
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS) from None
         finally:
             known.waiting -= 1
 
