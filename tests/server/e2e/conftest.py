@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shortlist import Client, CollectionConfig, Document
+from shortlist_server.operations.operation import State
 from shortlist_server.testing import TestServer, server
 
 
@@ -36,6 +37,18 @@ def held(running: TestServer, point: str) -> Iterator[Gate]:
     finally:
         gate.opened.set()
         store._crash_point = before
+
+
+def open_when_cancelling(running: TestServer, gate: Gate) -> None:
+    """Lets the work through as soon as its operation was told to stop; returns at once."""
+    operations = running._server._operations
+
+    def wait() -> None:
+        while not gate.opened.wait(0.01):
+            if any(one.state is State.CANCELLING for one in operations.all()):
+                gate.opened.set()
+
+    threading.Thread(target=wait).start()
 
 
 @pytest.fixture

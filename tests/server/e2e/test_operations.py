@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from shortlist import (
 from shortlist_server.keys import Scope, new_key
 from shortlist_server.testing import TestServer, server
 
-from .conftest import Gate, held
+from .conftest import Gate, held, open_when_cancelling
 
 
 def left_of_backups(running: TestServer) -> list[str]:
@@ -142,8 +141,7 @@ def test_too_many_operations_are_refused_with_a_time_to_wait(running: TestServer
 
 def test_whoever_is_interrupted_while_waiting_cancels_the_operation(running: TestServer, client: Client) -> None:
     def interrupt(_: CopyProgress) -> None:
-        # The work goes on a moment later, when it is told to stop.
-        threading.Timer(0.5, gate.opened.set).start()
+        open_when_cancelling(running, gate)
         raise KeyboardInterrupt
 
     with held(running, "backup:written") as gate, pytest.raises(KeyboardInterrupt):
@@ -155,7 +153,7 @@ def test_whoever_is_interrupted_while_waiting_cancels_the_operation(running: Tes
 
 def test_a_backup_that_takes_too_long_is_cancelled(running: TestServer, client: Client) -> None:
     with held(running, "backup:written") as gate:
-        threading.Timer(0.6, gate.opened.set).start()
+        open_when_cancelling(running, gate)
         with pytest.raises(DeadlineExceeded):
             client.backup("one", timeout_seconds=0.4)
     (found,) = client.list_operations()
@@ -207,8 +205,8 @@ def test_a_stop_cancels_operations_and_those_who_wait_learn_of_it(tmp_path: Path
         with held(running, "backup:written") as gate:
             backup = threads.submit(client.backup, "one")
             assert gate.reached.wait(30)
-            threading.Timer(0.3, gate.opened.set).start()
-            running.stop(5.0)
+            open_when_cancelling(running, gate)
+            running.stop(20.0)
             with pytest.raises(OperationCancelled):
                 backup.result(30)
     assert list((tmp_path / "backups").iterdir()) == []
