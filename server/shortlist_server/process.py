@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -90,6 +91,9 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
         await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             port = starting.result()
+            # What a start makes stays. A full collection of garbage would walk over it again and again, and stop the
+            # server for a tenth of a second and more where torch is loaded.
+            gc.freeze()
             host = config.listen.rpartition(":")[0]
             print(f"shortlist serving on {host}:{port}", flush=True)  # noqa: T201
             await interrupted
