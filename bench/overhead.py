@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from bars import at_most, finish
@@ -57,7 +58,7 @@ def bare_server(folder: Path, pipe: Connection) -> None:
         limits = LimitInterceptor(config)
         servicer = SearchServicer(searcher, config, limits.queue, limits.waits)
         # The servicer answers with bytes.
-        search = grpc.unary_unary_rpc_method_handler(
+        search: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
             servicer.Search, search_service_pb2.SearchRequest.FromString, response_serializer=None
         )
         handler = grpc.method_handlers_generic_handler("shortlist.v1.SearchService", {"Search": search})

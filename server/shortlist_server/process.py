@@ -21,6 +21,7 @@ from typing import Protocol
 from opentelemetry.trace import Tracer
 from threadpoolctl import threadpool_limits
 
+from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.keys import KeyRing
@@ -65,6 +66,7 @@ def serve_until_stopped(make: Callable[[Config], Running], config: Config, what:
         sys.exit(f"shortlist: the {what} cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
+        memory.separate_large_blocks()
         descriptors.raise_limit()
         # Threads of OpenBLAS wait for each other, on cores that ingest may hold. Searches already run in parallel.
         with threadpool_limits(limits=1, user_api="blas"):

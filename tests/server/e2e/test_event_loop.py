@@ -41,7 +41,7 @@ class Steps:
 
 @contextmanager
 def watched_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
-    steps, run = Steps(), asyncio.Handle._run  # type: ignore[attr-defined]
+    steps, run = Steps(), asyncio.Handle._run
 
     def measured(handle: asyncio.Handle) -> None:
         if threading.current_thread().name != "shortlist-test-server":
@@ -61,7 +61,7 @@ def watched_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 @pytest.fixture(scope="module")
 def running() -> Iterator[TestServer]:
     with server() as running, Client(running.target) as client:
-        client.create_collection("docs", CollectionConfig(embedder="none", dimension=1, filterable_fields=["year"]))
+        client.create_collection("docs", CollectionConfig(embedder="none", dimension=1, filterable_fields=("year",)))
         client.ingest("docs", LARGE).finish()
         client.create_collection("numbers", CollectionConfig(embedder="none", dimension=1))
         documents = [Document(id=str(i), text="owl", vector=[1.0], metadata=NUMBERS) for i in range(40)]
