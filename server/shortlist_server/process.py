@@ -38,6 +38,10 @@ SWITCH_SECONDS = 0.0005
 several times, and while ingest computes, it waits one turn at each change."""
 
 
+TORCH = "torch"
+"""Takes and frees blocks of megabytes in each run; with pages of their own they would cost it a fifth of its speed."""
+
+
 class Running(Protocol):
     """What ``serve_until_stopped`` starts and stops: a server, or a worker."""
 
@@ -66,7 +70,6 @@ def serve_until_stopped(make: Callable[[Config], Running], config: Config, what:
         sys.exit(f"shortlist: the {what} cannot start: {error}")
     try:
         sys.setswitchinterval(SWITCH_SECONDS)
-        memory.separate_large_blocks()
         descriptors.raise_limit()
         # Threads of OpenBLAS wait for each other, on cores that ingest may hold. Searches already run in parallel.
         with threadpool_limits(limits=1, user_api="blas"):
@@ -96,6 +99,8 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
             # What a start makes stays. A full collection of garbage would walk over it again and again, and stop the
             # server for a tenth of a second and more where torch is loaded.
             gc.freeze()
+            if TORCH not in sys.modules:
+                memory.separate_large_blocks()
             host = config.listen.rpartition(":")[0]
             print(f"shortlist serving on {host}:{port}", flush=True)  # noqa: T201
             await interrupted
