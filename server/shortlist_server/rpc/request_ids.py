@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError, Unavailable
+from shortlist_server.rpc.aside import converted
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 from shortlist_server.rpc.slots import Slots, caller_of
@@ -139,7 +140,7 @@ class RequestIds:
                 logger.error("a call failed whose caller is gone", exc_info=error)
             return
         answer = task.result()
-        one.size = answer.ByteSize() if isinstance(answer, Message) else 0
+        one.size = len(answer) if isinstance(answer, bytes) else answer.ByteSize()
         one.end = self._clock()
         self._done[key] = one
         self._done_of_caller[key[0]] += 1
@@ -188,9 +189,8 @@ class RequestIdInterceptor(WrappingInterceptor):
                 _check(request_id)
                 # An exchange and a context of its own: those of this call end with the call.
                 own, peer = Exchange(partial(_received, request)), _Peer(context.peer())
-                return await self._ids.answer(
-                    caller_of(context), request_id, _fingerprint(method, request), lambda: behaviour(own, peer)
-                )
+                fingerprint = await converted(partial(_fingerprint, method, request))
+                return await self._ids.answer(caller_of(context), request_id, fingerprint, lambda: behaviour(own, peer))
 
             return call
 
