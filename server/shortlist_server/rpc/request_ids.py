@@ -64,10 +64,12 @@ class _Answered:
 class RequestIds:
     """The calls with an id that are under way, and the answers of those that were done."""
 
-    def __init__(self, *, most_at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``most_at_once``: calls with an id under way; one caller may have a quarter of them."""
+    def __init__(
+        self, *, most_at_once: int, most_of_caller: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``most_at_once``, ``most_of_caller``: calls with an id that may be under way, also after their callers left."""
         self._slots = Slots(
-            "max_concurrent_rpcs", most_at_once, "max_concurrent_rpcs", max(1, most_at_once // 4), RETRY_SECONDS
+            "max_concurrent_rpcs", most_at_once, "max_concurrent_rpcs_per_caller", most_of_caller, RETRY_SECONDS
         )
         self._clock = clock
         self._running: dict[_Key, _Answered] = {}
@@ -169,7 +171,9 @@ class RequestIdInterceptor(WrappingInterceptor):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._ids = RequestIds(most_at_once=config.max_concurrent_rpcs)
+        self._ids = RequestIds(
+            most_at_once=config.max_concurrent_rpcs, most_of_caller=config.max_concurrent_rpcs_per_caller
+        )
 
     async def drain(self, grace_seconds: float) -> None:
         """Waits for calls that nobody waits for any more, for so long at most."""
