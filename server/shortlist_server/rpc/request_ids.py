@@ -67,7 +67,7 @@ class RequestIds:
     def __init__(
         self, *, most_at_once: int, most_of_caller: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``most_at_once``, ``most_of_caller``: calls with an id that may be under way, also after their callers left."""
+        """``most_at_once``, ``most_of_caller``: calls with an id under way, those whose caller is gone included."""
         self._slots = Slots(
             "max_concurrent_rpcs", most_at_once, "max_concurrent_rpcs_per_caller", most_of_caller, RETRY_SECONDS
         )
