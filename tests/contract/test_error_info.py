@@ -87,7 +87,7 @@ def test_one_function_of_the_server_ends_calls_and_one_makes_statuses() -> None:
     ids=["health", "reflection"],
 )
 def test_no_method_of_a_library_that_ends_calls_is_served(library: type, served: type) -> None:
-    methods = {name: value for name, value in inspect.getmembers(library, inspect.isfunction)}
+    methods = dict(inspect.getmembers(library, inspect.isfunction))
     ending = {name for name, value in methods.items() if ".abort" in inspect.getsource(value)}
     assert {name for name in ending if getattr(served, name) is methods[name]} == set()
 
@@ -297,7 +297,7 @@ async def test_a_worker(tmp_path: Path) -> None:
 
 
 def raising(error: Exception) -> dict[str, Any]:
-    """A handler of each kind, all of which raise this error."""
+    """A handler for each kind of method, by the method's path; all raise this error."""
 
     async def one(request: bytes, context: Any) -> bytes:
         raise error
@@ -312,34 +312,37 @@ def raising(error: Exception) -> dict[str, Any]:
         raise error
 
     return {
-        "One": grpc.unary_unary_rpc_method_handler(one),
-        "Several": grpc.unary_stream_rpc_method_handler(several),
-        "Both": grpc.stream_stream_rpc_method_handler(both),
+        "/test.Test/One": grpc.unary_unary_rpc_method_handler(one),
+        "/test.Test/Several": grpc.unary_stream_rpc_method_handler(several),
+        "/test.Test/Both": grpc.stream_stream_rpc_method_handler(both),
+        HEALTH[0]: grpc.unary_unary_rpc_method_handler(one),
+        HEALTH[2]: grpc.unary_stream_rpc_method_handler(one),
     }
+
+
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Serves methods by their paths."""
+
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(handler_call_details.method)
 
 
 @pytest.mark.parametrize("cls", [*STATUS, errors.ShortlistError, RuntimeError, KeyError], ids=attrgetter("__name__"))
 async def test_any_error_of_any_kind_of_method(cls: Callable[[str], Exception]) -> None:
     error = cls("what is wrong")
     handlers = raising(error)
-    probes = {name: handlers[kind] for name, kind in (("Check", "One"), ("Watch", "Several"))}
-    config = Config()
-    served = grpc.aio.server(
-        interceptors=[HealthInterceptor(config), CallInterceptor(max_concurrent=9, max_seconds=20)]
-    )
-    served.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler("test.Test", handlers),
-            grpc.method_handlers_generic_handler(health.SERVICE_NAME, probes),
-        )
-    )
+    calls = CallInterceptor(max_concurrent=9, max_seconds=20)
+    served = grpc.aio.server(interceptors=[HealthInterceptor(Config()), calls])
+    served.add_generic_rpc_handlers((Handlers(handlers),))
     port = served.add_insecure_port("127.0.0.1:0")
     await served.start()
 
     def call_all() -> set[tuple[Code, str]]:
-        methods = [*(f"/test.Test/{name}" for name in handlers), *(f"/{health.SERVICE_NAME}/{name}" for name in probes)]
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            return failures(channel, methods, b"")
+            return failures(channel, handlers, b"")
 
     try:
         found = await asyncio.to_thread(call_all)
