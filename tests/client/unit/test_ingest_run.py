@@ -1,6 +1,5 @@
 """The ingest's state machine against a server made of plain messages."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -319,9 +318,9 @@ def test_breaks_are_waited_out_longer_and_longer_and_then_given_up() -> None:
     hasty = make_run(reconnect_seconds=0.05)
     started(hasty)
     hasty.retry_seconds(None)
-    time.sleep(0.1)
     with pytest.raises(IngestInterrupted):
-        hasty.retry_seconds(None)
+        while True:
+            hasty.retry_seconds(None)
 
 
 def test_what_another_connection_cannot_mend_is_raised() -> None:

@@ -77,6 +77,7 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     await run.aclose()
     ingester.close(session)
     opening = asyncio.create_task(ingester.open("docs", stream="s", dry_run=False))
+    # Nothing may happen: the session waits for the commit.
     await asyncio.sleep(0.2)
     assert not opening.done()
     gate.open.set()
@@ -92,15 +93,21 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
 async def test_a_stream_is_taken_over_from_a_client_that_is_stuck_and_writes_no_more(
     ingester: Ingester,
 ) -> None:
+    read = 0
+
     async def one_by_one() -> AsyncIterator[Sequence[Operation]]:
+        nonlocal read
         for i in range(1, 6):
+            read = i
             yield [Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text="old"), cost=WINDOW_TOKENS)]
 
     stuck = await ingester.open("docs", stream="s", dry_run=False)
     run = stuck.run(one_by_one())
     await anext(run)
     # Its client takes nothing more: what comes next is embedded and waits.
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(30):
+        while read < 3:
+            await asyncio.sleep(0.001)
     async with asyncio.timeout(5):
         new = await ingester.open("docs", stream="s", dry_run=False)
     assert new.durable_position == 1
@@ -151,8 +158,9 @@ async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path
         others = asyncio.all_tasks()
         run = session.run(messages(*["text"] * 5, cost=WINDOW_TOKENS))
         first = asyncio.ensure_future(anext(run))
-        await asyncio.sleep(0.2)
-        assert len(asyncio.all_tasks() - others) > 3
+        async with asyncio.timeout(30):
+            while len(asyncio.all_tasks() - others) <= 3:
+                await asyncio.sleep(0.001)
         first.cancel()
         await asyncio.wait({first})
         end = time.monotonic() + 10
