@@ -15,7 +15,7 @@ from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Include
-from shortlist_server.errors import InvalidArgument, Unavailable
+from shortlist_server.errors import InvalidArgument, OutOfSpace, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
@@ -150,8 +150,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             else:
                 fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
                 ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
-                commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
-                deleted = sum(commit.existed)
+                deleted = await _delete(collection, list(dict.fromkeys(ids)))
             return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
@@ -282,6 +281,30 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+async def _delete(collection: CollectionStore, ids: Sequence[str]) -> int:
+    """Deletes documents by id in one transaction, or in several smaller ones where the disk has no room for one.
+
+    Returns:
+        How many existed.
+
+    Raises:
+        OutOfSpace: there is not even room to delete one; those before it are deleted.
+    """
+    start, at_once, deleted = 0, len(ids), 0
+    while start < len(ids):
+        chunk = ids[start : start + at_once]
+        try:
+            commit = await asyncio.wrap_future(collection.commit([Deletion(id=id) for id in chunk]))
+        except OutOfSpace:
+            if len(chunk) == 1:
+                raise
+            at_once = max(1, len(chunk) // 4)
+        else:
+            start += len(chunk)
+            deleted += sum(commit.existed)
+    return deleted
 
 
 def _with_text(include: Include) -> Include:
