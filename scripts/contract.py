@@ -4,8 +4,8 @@
     python scripts/contract.py --write    # makes the present contract the baseline
 
 The baseline, ``proto/baseline.binpb``, is an image of all protos as ``buf build`` makes it, without comments. ``buf``
-compares field by field and works without a network. ``proto/buf.yaml`` names its rules; it leaves out the protocol of workers,
-because they are of the server's release.
+compares field by field and works without a network. ``proto/buf.yaml`` names its rules, which leave out the protocol of
+workers: they are of the server's release.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             fields.collection_name(start.collection, "start.collection"),
             stream=fields.stream_name(start.stream),
             dry_run=start.dry_run,
+            run_id=fields.run_id(start.run_id),
         )
         try:
             async for response in self._acknowledge(session, requests):

@@ -330,6 +330,13 @@ def test_what_another_connection_cannot_mend_is_raised() -> None:
         run.retry_seconds(Broken(grpc.StatusCode.INVALID_ARGUMENT))
 
 
+def test_all_connections_of_a_run_have_one_id_and_no_other_run_has_it() -> None:
+    run, other = make_run(stream="daily"), make_run(stream="daily")
+    ids = [run.start_request().start.run_id for _ in range(2)]
+    assert ids[0] == ids[1] != ""
+    assert other.start_request().start.run_id not in ids
+
+
 @pytest.mark.parametrize("opened", [True, False])
 def test_a_stream_that_was_taken_over_is_not_taken_back(opened: bool) -> None:
     run = make_run(stream="daily")

@@ -17,6 +17,7 @@ from shortlist_server.domain import Document
 from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
+from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import AckStatus, Operation
 from shortlist_server.pipeline.windows import WINDOW_TOKENS
@@ -130,6 +131,29 @@ async def test_of_clients_that_open_a_stream_at_once_only_the_last_that_came_has
     assert isinstance(run, AsyncGenerator)
     await run.aclose()
     ingester.close(session)
+
+
+async def test_a_client_that_lost_its_stream_while_its_connection_was_broken_does_not_take_it_back(
+    ingester: Ingester,
+) -> None:
+    async def opened(run_id: str) -> IngestSession:
+        return await ingester.open("docs", stream="s", dry_run=False, run_id=run_id)
+
+    await opened("first")
+    await opened("first")  # after a break
+    second = await opened("second")
+    with pytest.raises(StreamConflict, match="another client opened"):
+        await opened("first")
+    assert not second.ended
+    again = await opened("second")
+    assert second.ended
+    # Who gives no id is a new client each time.
+    for _ in range(2):
+        nameless = await opened("")
+    assert again.ended
+    with pytest.raises(StreamConflict):
+        await opened("second")
+    assert not nameless.ended
 
 
 async def test_a_stream_that_is_opened_while_the_server_leaves_is_told_to_resume_at_once(ingester: Ingester) -> None:
