@@ -151,7 +151,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             else:
                 fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
                 ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
-                deleted = await _delete(collection, list(dict.fromkeys(ids)))
+                deleted = await delete_by_id(collection, list(dict.fromkeys(ids)))
             return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
@@ -284,7 +284,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-async def _delete(collection: CollectionStore, ids: Sequence[str]) -> int:
+async def delete_by_id(collection: CollectionStore, ids: Sequence[str]) -> int:
     """Deletes documents by id in one transaction, or in several smaller ones where the disk has no room for one.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Range, Upsert
 from shortlist_server.errors import OutOfSpace
+from shortlist_server.rpc.document_service import delete_by_id
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.store import EmbeddedStore
@@ -125,6 +127,26 @@ def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_di
         collection.commit([upsert(n) for n in range(10)]).result(30)
         assert store.verify("c").ok
         assert (small_disk / "data" / "RESERVE").stat().st_size > 0
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("small_disk", ["256m"], indirect=True)
+def test_ids_that_one_transaction_has_no_room_to_delete_are_deleted_in_several(small_disk: Path) -> None:
+    store = make(small_disk)
+    try:
+        collection = store.open("c")
+        with (small_disk / "ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, 30 << 20)
+        acknowledged = fill_with_documents(collection, 0, 10, words=4000)
+        fill(small_disk / "rest")
+        acknowledged = fill_with_documents(collection, acknowledged, 1, words=4000)
+        ids = [str(n) for n in range(acknowledged * 9 // 10)]
+        with pytest.raises(OutOfSpace):
+            collection.commit([Deletion(id=id) for id in ids]).result(60)
+        assert collection.count(None) == acknowledged
+        assert asyncio.run(delete_by_id(collection, [*ids, "none"])) == len(ids)
+        assert collection.count(None) == acknowledged - len(ids)
     finally:
         store.close()
 
