@@ -50,7 +50,7 @@ def test_workers_are_of_the_servers_release_and_their_protocol_may_change(source
     ("file", "pattern", "replacement", "complaint"),
     [
         ("v1/search.proto", r"\n +string text = 1;", "", 'field "1" with name "text"'),
-        ("v1/search.proto", r"string text = 1;", "bytes text = 1;", 'field "1" with name "text" on message "Query"'),
+        ("v1/search.proto", r"string text = 1;", "bytes text = 1;", '"text" on message "Query" changed type'),
         ("v1/search_service.proto", r"\n +rpc BatchSearch.*", "", 'RPC "BatchSearch"'),
         ("v1/error.proto", r"\n +ERROR_REASON_OVERLOADED = 11;", "", 'enum value "11"'),
     ],
