@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BUF = Path(sys.executable).parent / "buf"
+BUF = str(Path(sys.executable).parent / "buf")
 PROTO = Path(__file__).parents[1] / "proto"
 BASELINE = "baseline.binpb"
 

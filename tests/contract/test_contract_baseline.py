@@ -25,7 +25,7 @@ def sources(tmp_path: Path) -> Path:
 def run(sources: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = sources / "scripts" / "contract.py"
     environment = {"HOME": str(sources), "PATH": "/usr/bin:/bin", **NO_NETWORK}
-    command = [sys.executable, program, *arguments]
+    command = [sys.executable, str(program), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -275,8 +275,10 @@ def test_a_request_that_does_not_arrive(monkeypatch: pytest.MonkeyPatch) -> None
         over.wait(30)
         yield b""
 
-    settings = {"max_deadline_seconds": 0.1, "stream_start_seconds": 0.1}
-    with server(**settings) as running, grpc.insecure_channel(running.target) as channel:
+    with (
+        server(max_deadline_seconds=0.1, stream_start_seconds=0.1) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
         found = {method: failure(channel, method, never()) for method in [*WITH_ONE_REQUEST, *HEALTH]}
         stream = failure(channel, INGEST, never())
         over.set()
@@ -334,7 +336,7 @@ def raising(error: Exception) -> dict[str, Any]:
     }
 
 
-class Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class Handlers(grpc.GenericRpcHandler):
     """Serves methods by their paths."""
 
     def __init__(self, handlers: dict[str, Any]) -> None:

@@ -32,5 +32,5 @@ async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
     await abort(context, grpc_status(Unimplemented("this release of the server has no such method")))
 
 
-_REFUSAL = grpc.stream_stream_rpc_method_handler(_refuse)
+_REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
 """One for all names: nothing is kept of the names that callers make up."""

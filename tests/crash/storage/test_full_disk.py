@@ -17,6 +17,7 @@ from shortlist_server.errors import OutOfSpace
 from shortlist_server.rpc.document_service import delete_by_id
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
+from shortlist_server.storage.rows import reserve, schema
 from shortlist_server.storage.store import EmbeddedStore
 
 pytestmark = pytest.mark.crash
@@ -131,16 +132,19 @@ def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_di
         store.close()
 
 
-@pytest.mark.parametrize("small_disk", ["256m"], indirect=True)
-def test_ids_that_one_transaction_has_no_room_to_delete_are_deleted_in_several(small_disk: Path) -> None:
+@pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
+def test_ids_that_one_transaction_has_no_room_to_delete_are_deleted_in_several(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thirty-second of both: a log of 1 MiB, and twice as much in reserve.
+    monkeypatch.setattr(schema, "_WAL_PAGES", schema._WAL_PAGES // 32)
+    monkeypatch.setattr(reserve, "MAX_BYTES", reserve.MAX_BYTES // 32)
     store = make(small_disk)
     try:
         collection = store.open("c")
-        with (small_disk / "ballast").open("wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, 30 << 20)
-        acknowledged = fill_with_documents(collection, 0, 10, words=4000)
+        acknowledged = fill_with_documents(collection, 0, 50)
         fill(small_disk / "rest")
-        acknowledged = fill_with_documents(collection, acknowledged, 1, words=4000)
+        acknowledged = fill_with_documents(collection, acknowledged, 1)
         ids = [str(n) for n in range(acknowledged * 9 // 10)]
         with pytest.raises(OutOfSpace):
             collection.commit([Deletion(id=id) for id in ids]).result(60)
