@@ -129,6 +129,7 @@ class Server:
         loop = asyncio.get_running_loop()
         descriptors.check_limit()
         watch_calls(loop)
+        transport.keep_library()
         keys = process.key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = process.make_observer(config, self._tracer)

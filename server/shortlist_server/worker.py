@@ -63,6 +63,7 @@ class Worker:
             Unavailable: the worker cannot listen on an address.
         """
         watch_calls(asyncio.get_running_loop())
+        transport.keep_library()
         keys = process.key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = process.make_observer(self._config, self._tracer)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,10 +24,12 @@ from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidAr
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.rpc.aside import aside, converted
 from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import evaluation, fields, pages
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.documents import duration_out
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import Backup as StoredBackup
 from shortlist_server.storage.backups.manifest import read_backup
@@ -44,6 +47,9 @@ Message = TypeVar("Message")
 
 MAX_SAMPLE = 10_000
 DEFAULT_SAMPLE = 200
+QUERY_WEIGHT = 256
+"""What a judged query weighs in a report, in bytes."""
+
 PROGRESS_SECONDS = 0.1
 """Shortest time between two messages of progress."""
 
@@ -143,7 +149,9 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupResponse]:
         """See the proto."""
         folder = self._backup_folder(request.name, "name")
-        names = [fields.collection_name(name, f"collections[{i}]") for i, name in enumerate(request.collections)]
+        names = await converted(
+            lambda: [fields.collection_name(name, f"collections[{i}]") for i, name in enumerate(request.collections)]
+        )
 
         def back_up(tell: Callable[[pb.BackupResponse], None]) -> pb.BackupResponse:
             if folder.exists():
@@ -161,11 +169,16 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         """See the proto. The token of a page is the number of backups before the next."""
         size = pages.page_size(request)
         start = pages.after_number(request)
-        found = await self._in_thread(self._backups)
-        return pb.ListBackupsResponse(
-            backups=[_backup_out(backup) for backup in found[start : start + size]],
-            next_page_token=pages.next_token(request, start + size) if start + size < len(found) else "",
-        )
+
+        def read() -> pb.ListBackupsResponse:
+            found = self._backups()
+            token = pages.next_token(request, start + size) if start + size < len(found) else ""
+            answer = Pieces(pb.ListBackupsResponse(next_page_token=token))
+            for backup in found[start : start + size]:
+                answer.add(pb.ListBackupsResponse.BACKUPS_FIELD_NUMBER, _backup_out(backup))
+            return answer.answer()
+
+        return await self._in_thread(read)
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> AsyncIterator[pb.RestoreResponse]:
         """See the proto."""
@@ -187,7 +200,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> AsyncIterator[pb.EvaluateResponse]:
         """See the proto."""
         name = fields.collection_name(request.collection)
-        queries = evaluation.queries_in(request, self._config)
+        queries = await converted(lambda: evaluation.queries_in(request, self._config))
         settings = evaluation.all_settings_in(request, self._config)
         left = context.time_remaining()
         deadline = Deadline(math.inf) if left is None else Deadline.after(left)
@@ -196,7 +209,8 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         async with aclosing(self._evaluator.evaluate(name, queries, settings, deadline)) as evaluations:
             async for one in evaluations:
                 if isinstance(one, Evaluation):
-                    report = evaluation.report_out(one, include_queries=request.include_queries)
+                    report_out = partial(evaluation.report_out, one, include_queries=request.include_queries)
+                    report = await aside(QUERY_WEIGHT * len(queries), report_out)
                     yield pb.EvaluateResponse(report=report)
                 elif time.monotonic() - told >= PROGRESS_SECONDS:
                     told = time.monotonic()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
@@ -27,7 +26,8 @@ from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
 from shortlist_server.rpc.holding import holder
-from shortlist_server.rpc.requests import INLINE_BYTES, RequestReader
+from shortlist_server.rpc.pieces import as_bytes
+from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,9 @@ class CallInterceptor(WrappingInterceptor):
             with self._slot():
                 deadline = deadline_of(context, self._max_seconds)
                 async with asyncio.timeout(max(0.0, deadline.left_seconds())):
-                    response = await behaviour(exchange, context)
-                    self._check_size(response)
-                    return await _serialized(serialize, response)
+                    answer = as_bytes(serialize, await behaviour(exchange, context))
+                    self._check_size(answer)
+                    return answer
 
         async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
             self._admit()
@@ -189,10 +189,10 @@ class CallInterceptor(WrappingInterceptor):
         if not self._under_way:
             self._idle.set()
 
-    def _check_size(self, response: Any) -> None:
+    def _check_size(self, answer: bytes) -> None:
         """Refuses an answer that gRPC would not send, because gRPC's own status does not say what to do about it."""
         limit = self._max_message_bytes
-        if limit is not None and response.ByteSize() > limit:
+        if limit is not None and len(answer) > limit:
             raise answer_too_large(limit)
 
     @contextmanager
@@ -221,7 +221,7 @@ class CallInterceptor(WrappingInterceptor):
             async for response in responses:
                 try:
                     async with asyncio.timeout(self._write_seconds):
-                        await context.write(serialize(response))
+                        await context.write(as_bytes(serialize, response))
                 except TimeoutError:
                     raise Unavailable(
                         f"the client took no message for {self._write_seconds:g} s; connect again to go on",
@@ -253,10 +253,3 @@ class CallInterceptor(WrappingInterceptor):
 
 def _code(error: Exception) -> str:
     return grpc_status(error).code.name if is_meant(error) else "INTERNAL"
-
-
-async def _serialized(serialize: Callable[[Any], Any], response: Any) -> Any:
-    """The bytes of a response; a thread makes those of a large one."""
-    if not isinstance(response, Message) or response.ByteSize() <= INLINE_BYTES:
-        return serialize(response)
-    return await asyncio.to_thread(serialize, response)

@@ -149,7 +149,7 @@ def test_ids_that_one_transaction_has_no_room_to_delete_are_deleted_in_several(
         with pytest.raises(OutOfSpace):
             collection.commit([Deletion(id=id) for id in ids]).result(60)
         assert collection.count(None) == acknowledged
-        assert asyncio.run(delete_by_id(collection, [*ids, "none"])) == len(ids)
+        assert asyncio.run(delete_by_id(collection, [Deletion(id=id) for id in [*ids, "none"]])) == len(ids)
         assert collection.count(None) == acknowledged - len(ids)
     finally:
         store.close()

@@ -26,7 +26,8 @@ async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Conf
     answer = await CollectionServicer(store, models, threads, config).ListCollections(
         pb.ListCollectionsRequest(), UNUSED
     )
-    return [collection.name for collection in answer.collections]
+    assert isinstance(answer, bytes)
+    return [collection.name for collection in pb.ListCollectionsResponse.FromString(answer).collections]
 
 
 async def verified(
