@@ -7,7 +7,8 @@
     │   └── DocumentTooLarge
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -131,6 +132,12 @@ class ModelNotFound(NotFound):
     """The server has no model of that name."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):

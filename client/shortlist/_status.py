@@ -28,6 +28,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.DocumentTooLarge,
         errors.CollectionNotFound,
         errors.ModelNotFound,
+        errors.ServiceNotFound,
         errors.CollectionExists,
         errors.ModelMismatch,
         errors.UnsupportedByCollection,

@@ -54,6 +54,7 @@ from shortlist_server.rpc.limits import LimitInterceptor
 from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
+from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
@@ -160,7 +161,13 @@ class Server:
         )
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
-            interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits],
+            interceptors=[
+                UnknownMethodInterceptor(),
+                HealthInterceptor(config),
+                calls,
+                AuthorizationInterceptor(keys),
+                limits,
+            ],
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(

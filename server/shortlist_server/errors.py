@@ -7,7 +7,8 @@
     │   └── DocumentTooLarge
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
-    │   └── ModelNotFound
+    │   ├── ModelNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -119,6 +120,12 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
+
+
 class CollectionExists(ShortlistError):
     """A collection of that name exists already."""
 
@@ -220,7 +227,7 @@ class CommitsLost(DataCorrupted):
 
 
 class Unimplemented(ShortlistError):
-    """The contract has the call, but this release does not implement it."""
+    """This release has no such method."""
 
     reason = "UNIMPLEMENTED"
 

@@ -111,6 +111,7 @@ PUBLIC = {
     "SequenceNotReached",
     "ServerInfo",
     "ServerUnavailable",
+    "ServiceNotFound",
     "ShortlistError",
     "StageScore",
     "StoredDocument",
