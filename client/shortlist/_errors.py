@@ -9,7 +9,8 @@
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
-    │   └── OperationNotFound
+    │   ├── OperationNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -146,6 +147,12 @@ class OperationNotFound(NotFound):
     """There is no operation of that name: it ended long ago, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
+
+
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):

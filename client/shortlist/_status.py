@@ -30,6 +30,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.CollectionNotFound,
         errors.ModelNotFound,
         errors.OperationNotFound,
+        errors.ServiceNotFound,
         errors.CollectionExists,
         errors.ModelMismatch,
         errors.UnsupportedByCollection,

@@ -60,6 +60,7 @@ from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.request_ids import RequestIdInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
+from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
 from shortlist_server.rpc.works import Works
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk import descriptors
@@ -172,7 +173,14 @@ class Server:
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
-            interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits, request_ids],
+            interceptors=[
+                UnknownMethodInterceptor(),
+                HealthInterceptor(config),
+                calls,
+                AuthorizationInterceptor(keys),
+                limits,
+                request_ids,
+            ],
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(

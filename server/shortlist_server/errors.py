@@ -9,7 +9,8 @@
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
-    │   └── OperationNotFound
+    │   ├── OperationNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -134,6 +135,12 @@ class OperationNotFound(NotFound):
     reason = "OPERATION_NOT_FOUND"
 
 
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
+
+
 class CollectionExists(ShortlistError):
     """A collection of that name exists already."""
 
@@ -241,7 +248,7 @@ class CommitsLost(DataCorrupted):
 
 
 class Unimplemented(ShortlistError):
-    """The contract has the call, but this release does not implement it."""
+    """This release has no such method."""
 
     reason = "UNIMPLEMENTED"
 

@@ -120,6 +120,7 @@ PUBLIC = {
     "SequenceNotReached",
     "ServerInfo",
     "ServerUnavailable",
+    "ServiceNotFound",
     "ShortlistError",
     "StageScore",
     "StoredDocument",

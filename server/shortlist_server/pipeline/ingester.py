@@ -14,6 +14,7 @@ from shortlist_server.inference.base import NO_MODEL, ModelCatalog
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.leases import lease
 from shortlist_server.pipeline.plan import check_revision
+from shortlist_server.pipeline.stream_owners import StreamOwners
 from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 MAX_DOCUMENT_TOKENS = 262_144
@@ -22,11 +23,12 @@ MAX_DOCUMENT_TOKENS = 262_144
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A request for a session; ``number`` counts the requests."""
+    """A request for a session; ``number`` counts the requests, ``run_id`` tells clients apart."""
 
     collection: str
     stream: str
     number: int
+    run_id: str
 
     def rivals(self, other: _Opening | IngestSession) -> bool:
         """Whether another one is for the same stream; an unnamed stream has no rivals."""
@@ -43,8 +45,9 @@ def _taken(stream: str) -> StreamConflict:
 class Ingester:
     """Opens ingest sessions, at most one for each named stream: the newest.
 
-    The newest wins because a client that returns after a break should not wait until the server notices that the old
-    connection is gone. The error of the session that lost tells its client not to reconnect by itself.
+    The newest client wins because one that returns after a break should not wait until the server notices that the old
+    connection is gone. The error of the session that lost tells its client not to reconnect by itself. A client whose
+    connection was broken at that moment gets the error when it reconnects.
     """
 
     def __init__(
@@ -58,16 +61,20 @@ class Ingester:
         self._draining = False
         self._opened = 0
         self._opening: set[_Opening] = set()
+        self._owners = StreamOwners()
 
-    async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
+    async def open(self, collection: str, *, stream: str, dry_run: bool, run_id: str = "") -> IngestSession:
         """A session that is ready to run. Before that, a session of the same stream ends with ``StreamConflict``.
+
+        Args:
+            run_id: the same for all connections of one client; "": a client of its own.
 
         Raises:
             CollectionNotFound, ModelNotFound, ModelMismatch: the collection takes no documents now.
-            StreamConflict: another client opened the stream meanwhile.
+            StreamConflict: another client opened the stream meanwhile, or since this one had it.
         """
         self._opened += 1
-        opening = _Opening(collection, stream, self._opened)
+        opening = _Opening(collection, stream, self._opened, run_id)
         self._opening.add(opening)
         try:
             return await self._open(opening, dry_run=dry_run)
@@ -99,6 +106,8 @@ class Ingester:
             max_document_tokens=self._max_document_tokens,
         )
         self._sessions.add(session)
+        if opening.stream:
+            self._owners.opened(opening.collection, opening.stream, opening.run_id)
         if self._draining:
             session.drain()
         return session
@@ -107,10 +116,11 @@ class Ingester:
         """Ends all older sessions of a stream, including those opened meanwhile; returns its last durable position.
 
         Raises:
-            StreamConflict: a newer session is open or being opened. The order of requests counts, not their speed.
+            StreamConflict: a newer session is open or being opened, or the client lost the stream before. The order of
+                requests counts, not their speed.
         """
         while True:
-            if self._newer(opening):
+            if self._newer(opening) or self._owners.lost(opening.collection, opening.stream, opening.run_id):
                 raise _taken(opening.stream)
             for holder in self._holders(opening):
                 holder.end(_taken(opening.stream))

@@ -15,7 +15,7 @@ from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Include
-from shortlist_server.errors import InvalidArgument, Unavailable
+from shortlist_server.errors import InvalidArgument, OutOfSpace, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
@@ -76,6 +76,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             fields.collection_name(start.collection, "start.collection"),
             stream=fields.stream_name(start.stream),
             dry_run=start.dry_run,
+            run_id=fields.run_id(start.run_id),
         )
         try:
             async for response in self._acknowledge(session, requests):
@@ -149,9 +150,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
                 deleted = await asyncio.wrap_future(await self._in_thread(partial(collection.delete_matching, filter)))
             else:
                 fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
-                deletions = await converted(lambda: _deletions(request.ids.ids))
-                commit = await asyncio.wrap_future(collection.commit(deletions))
-                deleted = sum(commit.existed)
+                deleted = await delete_by_id(collection, await converted(lambda: _deletions(request.ids.ids)))
             return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
@@ -293,6 +292,30 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+async def delete_by_id(collection: CollectionStore, deletions: Sequence[Deletion]) -> int:
+    """Deletes documents by id in one transaction, or in several smaller ones where the disk has no room for one.
+
+    Returns:
+        How many existed.
+
+    Raises:
+        OutOfSpace: there is not even room to delete one; those before it are deleted.
+    """
+    start, at_once, deleted = 0, len(deletions), 0
+    while start < len(deletions):
+        chunk = deletions[start : start + at_once]
+        try:
+            commit = await asyncio.wrap_future(collection.commit(chunk))
+        except OutOfSpace:
+            if len(chunk) == 1:
+                raise
+            at_once = max(1, len(chunk) // 4)
+        else:
+            start += len(chunk)
+            deleted += sum(commit.existed)
+    return deleted
 
 
 def _deletions(ids: Sequence[str]) -> list[Deletion]:

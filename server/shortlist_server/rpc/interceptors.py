@@ -12,14 +12,14 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import DeadlineExceeded, Overloaded, ShortlistError, Unavailable
+from shortlist_server.errors import DeadlineExceeded, Overloaded, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
 from shortlist_server.pipeline.portions import answer_too_large
@@ -28,7 +28,7 @@ from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
 from shortlist_server.rpc.holding import holder
 from shortlist_server.rpc.pieces import as_bytes
 from shortlist_server.rpc.requests import RequestReader
-from shortlist_server.rpc.status import grpc_status, internal_status
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
 
 logger = logging.getLogger(__name__)
 
@@ -233,9 +233,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
         """The code and the status of a call that ends with an error."""
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        if _is_meant(error):
+        if is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -244,26 +242,14 @@ class CallInterceptor(WrappingInterceptor):
         return _code(error), internal_status(request_id)
 
     async def _abort(self, context: Context, status: grpc.Status, request_id: str) -> None:
-        """Ends a call with a status.
-
-        Call it outside the handling of the error: gRPC keeps the exception it raises here, and all that its traceback
-        refers to.
-        """
-        metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
+        """Ends a call with a status; a client that does not take the status gets some more time for it."""
         try:
             async with asyncio.timeout(STATUS_SECONDS):
-                await context.abort(status.code, status.details, metadata)
+                await abort(context, status, (REQUEST_ID, request_id))
         except TimeoutError:
             if (held_by := holder()) is not None:
                 asyncio.get_running_loop().call_later(self._answer_seconds, held_by.cancel)
 
 
-def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
-    """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
-    return isinstance(error, ShortlistError) and type(error) is not ShortlistError
-
-
 def _code(error: Exception) -> str:
-    if _is_meant(error):
-        return grpc_status(error).code.name
-    return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
+    return grpc_status(error).code.name if is_meant(error) else "INTERNAL"

@@ -11,12 +11,12 @@ from google.protobuf.message import Message
 
 from shortlist.v1 import operation_pb2 as pb
 from shortlist.v1 import operation_service_pb2
-from shortlist_server.errors import InvalidArgument, ShortlistError
+from shortlist_server.errors import InvalidArgument
 from shortlist_server.operations.operation import Kind, Operation, State
 from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.convert.fields import collection_name
 from shortlist_server.rpc.pieces import Pieces
-from shortlist_server.rpc.status import internal_message, status_message
+from shortlist_server.rpc.status import internal_message, is_meant, status_message
 from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import Backup
 from shortlist_server.storage.verify import CollectionReport
@@ -105,10 +105,8 @@ def operation_out(operation: Operation) -> pb.Operation:
         getattr(message, _PROGRESS_FIELDS[type(operation.progress)]).CopyFrom(operation.progress)
     error = operation.error
     if error is not None:
-        # The base class stands for faults that nobody foresaw.
-        foreseen = type(error) is not ShortlistError
         message.error.CopyFrom(
-            status_message(error) if foreseen else internal_message(error.metadata.get("request_id", ""))
+            status_message(error) if is_meant(error) else internal_message(error.metadata.get("request_id", ""))
         )
     return message
 
