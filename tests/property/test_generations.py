@@ -54,9 +54,10 @@ POINTS = (
     "drop:marked",
     "drop:folders",
     "drop:rows",
+    "drop:pages",
     "drop:tables",
 )
-NUMBERS = st.integers(1, 6)
+ROLES = st.sampled_from(["building", "former", "building", "former", "serving", "none"])
 
 
 def dimension(generation: int) -> int:
@@ -104,6 +105,11 @@ class Model:
     building: int | None = None
     former: int | None = None
     last: int = 1
+
+    def number(self, role: str) -> int:
+        """The generation in a role, or a number that none has."""
+        found = {"building": self.building, "former": self.former, "serving": self.serving}.get(role)
+        return 77 if found is None else found
 
     def drop(self, number: int) -> None:
         del self.built[number]
@@ -329,8 +335,9 @@ class History(RuleBasedStateMachine):
                 break
         assert self.model.built[number] == self.model.versions
 
-    @rule(number=NUMBERS, point=st.none() | st.sampled_from(POINTS))
-    def switch(self, number: int, point: str | None) -> None:
+    @rule(role=ROLES, point=st.none() | st.sampled_from(POINTS))
+    def switch(self, role: str, point: str | None) -> None:
+        number = self.model.number(role)
         if number not in self.model.built:
             with pytest.raises(GenerationNotFound):
                 self.collection.switch_generation(number).result(30)
@@ -347,8 +354,9 @@ class History(RuleBasedStateMachine):
 
         self.step(change, lambda model: model.switch(number), point)
 
-    @rule(number=NUMBERS, point=st.none() | st.sampled_from(POINTS))
-    def drop(self, number: int, point: str | None) -> None:
+    @rule(role=ROLES, point=st.none() | st.sampled_from(POINTS))
+    def drop(self, role: str, point: str | None) -> None:
+        number = self.model.number(role)
         if number not in self.model.built or number == self.model.serving:
             with pytest.raises(GenerationNotReady if number in self.model.built else GenerationNotFound):
                 self.collection.drop_generation(number).result(30)
@@ -373,9 +381,10 @@ class History(RuleBasedStateMachine):
             now = self.collection.pause_build(self.model.building, reason, by_user=by_user).result(30).progress
             assert (now.paused, now.paused_by_user) == (reason, bool(reason) and by_user)
 
-    @rule(number=NUMBERS)
-    def hold(self, number: int) -> None:
+    @rule(role=ROLES)
+    def hold(self, role: str) -> None:
         """Begins to read a generation, and goes on whatever is switched or dropped."""
+        number = self.model.number(role)
         if number in self.model.built and len(self.held) < 2:
             self.held.append((self.collection.read_generation(number), {}, number))
 
@@ -486,7 +495,7 @@ PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
 
 TestHistory = History.TestCase
 TestHistory.settings = settings(
-    max_examples=40,
+    max_examples=30,
     stateful_step_count=40,
     deadline=None,
     phases=PHASES,
