@@ -315,6 +315,7 @@ class Generations:
             row = counters.find(number)
             assert row is not None
             if not row.is_live:
+                generation.compaction.stop()
                 gone[number] = generation
                 continue
             kept[number] = generation
