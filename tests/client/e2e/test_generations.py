@@ -83,7 +83,7 @@ async def test_generations_are_compared_by_judged_and_by_recent_queries(client: 
     assert lexical.serving == lexical.candidate
     assert (lexical.ndcg_difference, lexical.p_value) == (0.0, 1.0)
     assert 0 <= compared.mean_overlap <= 1
-    with pytest.raises(shortlist.FailedPrecondition, match="sampled_queries"):
+    with pytest.raises(shortlist.FailedPrecondition, match="searched"):
         await client.compare_generations(notes)
     for text in QUERIES.values():
         await client.search(notes, text)

@@ -166,6 +166,7 @@ class Job:
         return self.generation if live else None
 
     async def _wait(self, seconds: float) -> None:
+        # Not ``wait_for``, which in Python 3.11 forgets a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._look.wait()
