@@ -100,7 +100,8 @@ class Job:
     async def moved(self, timeout_seconds: float) -> None:
         """Waits for progress, or the end of the job, for so long at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._moved.wait()
         if not self.ended:
             self._moved.clear()
 
@@ -165,8 +166,10 @@ class Job:
         return self.generation if live else None
 
     async def _wait(self, seconds: float) -> None:
+        # Not ``wait_for``, which in Python 3.11 forgets a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._look.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._look.wait()
         self._look.clear()
 
     async def _build(self, generation: Generation) -> None:
