@@ -159,7 +159,7 @@ def test_recent_queries_compare_generations_too(running: TestServer, notes: str)
 
 def test_a_build_is_paused_resumed_and_cancelled(running: TestServer, notes: str) -> None:
     with Client(running.target) as client:
-        many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(300))) for i in range(1500)]
+        many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(200)]
         client.ingest(notes, many).finish()
     target = running.target
     assert shortlist("reindex", "start", notes, "--embedder", "small", target=target).returncode == 0

@@ -13,7 +13,7 @@ from shortlist import Chunking, Client, CollectionConfig, Document, ReindexProgr
 from shortlist_server.testing import server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something and number{i % 5}") for i in range(40)]
-MANY = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(200))) for i in range(1500)]
+MANY = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(150)]
 """So many that a build is still under way when the next call comes."""
 QUERIES = {f"q{i}": f"note{i} about something" for i in range(10)}
 QRELS = {f"q{i}": {f"n{i}": 1} for i in range(10)}
