@@ -151,6 +151,8 @@ class Collection:
             its name and this alone, everything else being empty.
         generation: number of the generation that serves. ``config``, ``embedder_revision`` and the counts of passages
             and segments are its own; see ``generations``.
+        notice: what its owner should know about its model, a sentence: that the server has a newer revision, or lacks
+            the stored one; "" where there is nothing. See ``reindex``.
     """
 
     name: str
@@ -167,3 +169,4 @@ class Collection:
     etag: str
     problem: str = ""
     generation: int = 0
+    notice: str = ""

@@ -269,6 +269,7 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         etag=proto.etag,
         problem=proto.problem,
         generation=proto.generation,
+        notice=proto.notice,
     )
 
 

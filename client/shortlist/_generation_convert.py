@@ -29,6 +29,7 @@ def generation(proto: generation_pb2.Generation) -> generations.Generation:
         complete=proto.complete,
         operation=proto.operation,
         paused_reason=proto.paused_reason,
+        problem=proto.problem,
     )
 
 

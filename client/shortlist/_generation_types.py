@@ -42,6 +42,7 @@ class Generation:
         complete: whether it has every document. Only a complete generation can begin to serve.
         operation: name of the operation that builds it; "" when none does.
         paused_reason: why its build is paused, a sentence; "" when it is not.
+        problem: why it cannot be used, a sentence; "" when it can. Drop such a generation, and build it again.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Generation:
     complete: bool
     operation: str = ""
     paused_reason: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

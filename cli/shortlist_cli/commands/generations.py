@@ -36,6 +36,8 @@ def model_of(generation: Generation) -> str:
 
 def standing(generation: Generation) -> str:
     """The state of a generation for a person, as in "paused" or "ready"."""
+    if generation.problem:
+        return "damaged"
     if generation.state != "building":
         return generation.state
     if generation.complete:
@@ -65,6 +67,8 @@ def print_generations(generations: Sequence[Generation]) -> None:
     for one in generations:
         if one.paused_reason:
             output.note(f"generation {one.number} is paused: {one.paused_reason}")
+        if one.problem:
+            output.note(f"generation {one.number} is damaged, drop it: {one.problem}")
 
 
 def print_estimate(estimate: ReindexEstimate) -> None:

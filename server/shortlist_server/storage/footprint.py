@@ -7,6 +7,8 @@ for a page keeps its beginning there and has the rest in overflow pages of its o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shortlist_server.storage.compaction.builder import LINKS
 from shortlist_server.storage.rows.schema import PAGE_BYTES
 
@@ -37,16 +39,16 @@ def row_bytes(payload: int) -> float:
     return (usable / max((usable - _PAGE_HEADER) // cell, 1)) + overflow * usable
 
 
-def disk_bytes(passages: int, dimension: int, token_vector_bytes: float, segments: bool) -> int:
+def disk_bytes(passages: int, dimension: int, token_vectors: Sequence[int], segments: bool) -> int:
     """The rows and segments of a generation.
 
     Args:
-        token_vector_bytes: packed token vectors of a passage, on average; 0 for none.
+        token_vectors: bytes of the packed token vectors of some passages, as a sample; none where there are none.
         segments: whether there are enough passages that they will be flushed.
     """
     rows = _PASSAGE_ROW + row_bytes(4 * dimension + 6)
-    if token_vector_bytes:
-        rows += row_bytes(round(token_vector_bytes))
+    if token_vectors:
+        rows += sum(map(row_bytes, token_vectors)) / len(token_vectors)
     return round(passages * (rows + (_segment_row_bytes(dimension) if segments else 0)))
 
 

@@ -109,7 +109,7 @@ def test_yes_does_not_switch_to_what_ranks_worse(running: TestServer, notes: str
     with Client(running.target) as client:
         # Vectors of 16 dimensions cannot tell the texts apart, and the word index is not asked.
         client.update_collection(notes, SearchDefaults(mode="dense", rerank=Rerank(enabled=False)))
-    queries = [{"_id": f"q{i}", "text": f"note{i} about something and number{i % 7}"} for i in range(60)]
+    queries = [{"_id": f"q{i}", "text": f"note{i}"} for i in range(60)]
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     (tmp_path / "test.qrels").write_text("".join(f"q{i} 0 n{i} 1\n" for i in range(60)))
     files = ("--queries", str(tmp_path / "queries.jsonl"), "--qrels", str(tmp_path / "test.qrels"))
@@ -159,7 +159,7 @@ def test_recent_queries_compare_generations_too(running: TestServer, notes: str)
 
 def test_a_build_is_paused_resumed_and_cancelled(running: TestServer, notes: str) -> None:
     with Client(running.target) as client:
-        many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(300))) for i in range(1500)]
+        many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(200)]
         client.ingest(notes, many).finish()
     target = running.target
     assert shortlist("reindex", "start", notes, "--embedder", "small", target=target).returncode == 0

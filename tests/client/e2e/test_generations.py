@@ -13,6 +13,8 @@ from shortlist import Chunking, Client, CollectionConfig, Document, ReindexProgr
 from shortlist_server.testing import server
 
 NOTES = [Document(id=f"n{i}", text=f"note{i} about something and number{i % 5}") for i in range(40)]
+MANY = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(150)]
+"""So many that a build is still under way when the next call comes."""
 QUERIES = {f"q{i}": f"note{i} about something" for i in range(10)}
 QRELS = {f"q{i}": {f"n{i}": 1} for i in range(10)}
 
@@ -83,7 +85,7 @@ async def test_generations_are_compared_by_judged_and_by_recent_queries(client: 
     assert lexical.serving == lexical.candidate
     assert (lexical.ndcg_difference, lexical.p_value) == (0.0, 1.0)
     assert 0 <= compared.mean_overlap <= 1
-    with pytest.raises(shortlist.FailedPrecondition, match="sampled_queries"):
+    with pytest.raises(shortlist.FailedPrecondition, match="searched"):
         await client.compare_generations(notes)
     for text in QUERIES.values():
         await client.search(notes, text)
@@ -93,8 +95,7 @@ async def test_generations_are_compared_by_judged_and_by_recent_queries(client: 
 
 
 async def test_a_started_reindex_is_followed_paused_resumed_and_cancelled(client: Any, notes: str) -> None:
-    many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(200))) for i in range(1500)]
-    await client.ingest(notes, many).finish()
+    await client.ingest(notes, MANY).finish()
     started = await client.start_reindex(notes, embedder="small")
     assert (started.kind, started.collection) == ("reindex", notes)
     with pytest.raises(shortlist.GenerationNotReady):
@@ -116,10 +117,13 @@ async def test_a_started_reindex_is_followed_paused_resumed_and_cancelled(client
 
 
 async def test_a_wait_that_ends_early_leaves_the_server_building(client: Any, notes: str) -> None:
-    many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(200))) for i in range(1500)]
-    await client.ingest(notes, many).finish()
-    with pytest.raises(shortlist.DeadlineExceeded):
-        await client.reindex(notes, embedder="small", timeout_seconds=0.4)
+    await client.ingest(notes, MANY).finish()
+
+    def interrupt(progress: ReindexProgress) -> None:
+        raise KeyError(progress.done_documents)
+
+    with pytest.raises(KeyError):
+        await client.reindex(notes, embedder="small", progress=interrupt)
     (_, building) = await client.generations(notes)
     ended = await client.wait_operation(building.operation)
     assert ended.result.complete
@@ -129,7 +133,7 @@ async def test_a_reindex_goes_on_under_its_name_after_a_restart(connect: Any, tm
     settings: dict[str, Any] = {"embedders": ("hashing", "small=hashing:64")}
     with server(tmp_path, **settings) as running, Client(running.target) as first:
         first.create_collection("notes", CollectionConfig(embedder="hashing"))
-        first.ingest("notes", NOTES).finish()
+        first.ingest("notes", MANY).finish()
         name = first.start_reindex("notes", embedder="small").name
         first.pause_operation(name)
     with server(tmp_path, **settings) as running:

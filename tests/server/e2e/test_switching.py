@@ -26,7 +26,10 @@ WORDS = ["owl", "lynx", "camel", "whale", "krill", "snow", "desert", "forest", "
 DIMENSIONS = {"small": 48, "large": 80}
 ENGINES = {name: HashingEmbedder(name, dimension) for name, dimension in DIMENSIONS.items()}
 SEARCHERS = 8
-SWITCHES = 40
+SWITCHES = 80
+ANSWERS_BETWEEN = 30
+"""Searches that are answered between two switches."""
+
 DOCUMENTS = 120
 
 
@@ -52,6 +55,13 @@ class Traffic:
         self._embedder_of = embedder_of
         self._stopping = threading.Event()
 
+    def wait(self, more: int) -> None:
+        """Waits for so many more answers."""
+        until = self.answers.total() + more
+        while self.answers.total() < until:
+            assert not self.problems
+            time.sleep(0.005)
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -74,10 +84,12 @@ class Traffic:
             for version in itertools.count(1):
                 if self._stopping.is_set():
                     return
-                some = [Document(id=f"n{(version + i) % DOCUMENTS}", text="") for i in range(4)]
-                documents = [Document(id=one.id, text=text_of(int(one.id[1:]), version)) for one in some] + [
-                    Document(id="newest", text=f"newest zebra version{version}")
-                ]
+                numbers = [(version + i) % DOCUMENTS for i in range(4)]
+                documents = [Document(id=f"n{number}", text=text_of(number, version)) for number in numbers]
+                # Seldom, because a search leaves out a document that is replaced each time that it looks.
+                newest = version % 8 == 0
+                if newest:
+                    documents.append(Document(id="newest", text=f"newest zebra version{version}"))
                 try:
                     done = client.ingest("docs", documents).finish()
                 except Exception as error:
@@ -85,7 +97,8 @@ class Traffic:
                     return
                 if done.durable != len(documents):
                     self.problems.append(f"a write was not durable: {done}")
-                self.acknowledged = (version, done.searchable_sequence)
+                if newest:
+                    self.acknowledged = (version, done.searchable_sequence)
 
     def _search_all(self, client: Client, turn: int) -> None:
         query = f"{WORDS[turn % len(WORDS)]} {WORDS[turn // 3 % len(WORDS)]}"
@@ -108,7 +121,12 @@ class Traffic:
         if not len(answer):
             self.problems.append(f"{query!r} found nothing")
         for hit in answer:
-            assert hit.document is not None and hit.dense is not None
+            assert hit.document is not None
+            if hit.dense is None:
+                # The words of a document that is written at this instant may be found before its vector.
+                if hit.sequence <= report.sequence:
+                    self.problems.append(f"{hit.id} lacks its vector in generation {report.generation}: {hit} {report}")
+                continue
             right = cosine(embedder, query, hit.document.text)
             if abs(hit.dense.score - right) > 1e-3:
                 self.problems.append(f"{hit.id} has {hit.dense.score} in generation {report.generation}, not {right}")
@@ -148,8 +166,7 @@ def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back
                 client.switch_generation("docs")
                 for _ in range(SWITCHES // 4):
                     client.roll_back_generation("docs")
-                    time.sleep(0.05)
-                    assert not traffic.problems
+                    traffic.wait(ANSWERS_BETWEEN)
                 numbers = {one.state: one.number for one in client.generations("docs")}
                 assert numbers["serving"] == built.number, "an even number of roll-backs ends where they began"
                 if round % 2:
@@ -160,7 +177,7 @@ def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back
                 one.result()
         assert traffic.problems == []
         assert set(traffic.answers) == {1, 2, 3, 4, 5}, "each generation has answered"
-        assert traffic.answers.total() > 2000
+        assert traffic.answers.total() >= SWITCHES * ANSWERS_BETWEEN
         # Every acknowledged write is in the generation that serves, and in the other one.
         version, _ = traffic.acknowledged
         assert version > 20

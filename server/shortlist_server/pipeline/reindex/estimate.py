@@ -40,12 +40,12 @@ class Footprint:
     """How large things are in the store. ``segments``: whether there are enough passages for segments.
 
     Attributes:
-        disk_bytes: of so many passages, with this dimension and these bytes of token vectors each.
+        disk_bytes: of so many passages, with this dimension, and token vectors of these sizes for example.
         memory_bytes: of so many passages with this dimension.
         flushed_from: passages from which on there are segments.
     """
 
-    disk_bytes: Callable[[int, int, float, bool], int]
+    disk_bytes: Callable[[int, int, Sequence[int], bool], int]
     memory_bytes: Callable[[int, int, bool], int]
     flushed_from: int
 
@@ -53,7 +53,7 @@ class Footprint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Speed:
     tokens_per_second: float
-    token_vector_bytes: float
+    token_vectors: Sequence[int]
 
 
 class Estimator:
@@ -98,7 +98,7 @@ class Estimator:
             passage_count=passages,
             token_count=tokens,
             duration_seconds=tokens / speed.tokens_per_second if speed.tokens_per_second else 0.0,
-            disk_bytes=self._footprint.disk_bytes(passages, config.dimension, speed.token_vector_bytes, segments),
+            disk_bytes=self._footprint.disk_bytes(passages, config.dimension, speed.token_vectors, segments),
             free_disk_bytes=max(free, 0),
             memory_bytes=self._footprint.memory_bytes(passages, config.dimension, segments),
             free_memory_bytes=free_memory_bytes(),
@@ -140,7 +140,7 @@ def sample(collection: CollectionStore) -> Sequence[StoredDocument]:
 
 async def _measure(work: Work, passages: Sequence[PassageText], dimension: int) -> _Speed:
     """Embeds some of the passages, more each time, until the time is up; the last and largest part counts."""
-    speed, at, tokens = _Speed(tokens_per_second=0.0, token_vector_bytes=0.0), 0, _FIRST_TOKENS
+    speed, at, tokens = _Speed(tokens_per_second=0.0, token_vectors=()), 0, _FIRST_TOKENS
     sizes: list[int] = []
     until = time.monotonic() + RATE_SECONDS
     while at < len(passages) and (at == 0 or time.monotonic() < until):
@@ -157,11 +157,8 @@ async def _measure(work: Work, passages: Sequence[PassageText], dimension: int) 
         if not good:
             error = next(one for one in embedded if isinstance(one, Exception))
             raise error if isinstance(error, ShortlistError) else InferenceFailed(f"the model failed: {error}")
-        sizes += [len(one.token_vectors or b"") for one in good]
-        speed = _Speed(
-            tokens_per_second=sum(passage.tokens for passage in part) / seconds,
-            token_vector_bytes=sum(sizes) / len(sizes),
-        )
+        sizes += [len(one.token_vectors) for one in good if one.token_vectors is not None]
+        speed = _Speed(tokens_per_second=sum(passage.tokens for passage in part) / seconds, token_vectors=sizes)
         tokens *= 2
     return speed
 

@@ -100,7 +100,8 @@ class Job:
     async def moved(self, timeout_seconds: float) -> None:
         """Waits for progress, or the end of the job, for so long at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._moved.wait()
         if not self.ended:
             self._moved.clear()
 
@@ -110,7 +111,7 @@ class Job:
         if generation is None:
             return None
         at = generation.progress
-        paused = at.paused or ("" if at.complete else self._trouble)
+        paused = generation.problem or at.paused or ("" if at.complete else self._trouble)
         documents, tokens = (0.0, 0.0) if paused or at.complete else self._rates.now()
         left = max(at.total_documents - at.done_documents, 0)
         return ReindexProgress(
@@ -128,7 +129,7 @@ class Job:
     async def _run(self) -> None:
         try:
             while (generation := await self._generation()) is not None:
-                if generation.progress.paused_by_user or generation.progress.complete:
+                if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
                     await self._wait(POLL_SECONDS)
                     continue
                 building = self._building = asyncio.create_task(self._build(generation))
@@ -165,8 +166,10 @@ class Job:
         return self.generation if live else None
 
     async def _wait(self, seconds: float) -> None:
+        # Not ``wait_for``, which in Python 3.11 forgets a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._look.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._look.wait()
         self._look.clear()
 
     async def _build(self, generation: Generation) -> None:

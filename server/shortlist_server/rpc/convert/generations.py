@@ -66,6 +66,7 @@ def generation_out(generation: domain.Generation, operation: str = "") -> pb.Gen
         complete=progress.complete,
         operation=operation,
         paused_reason=progress.paused,
+        problem=generation.problem,
     )
 
 

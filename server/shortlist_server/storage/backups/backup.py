@@ -37,6 +37,8 @@ from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_fold
 logger = logging.getLogger(__name__)
 
 _PAGES_AT_ONCE = 4096
+_STEPS_OF_SYNC = 4
+"""Copies of so many pages between two syncs, for the reason given in ``Files.copy``."""
 _PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
 
 
@@ -133,12 +135,19 @@ def _copy_collection(
     files.make_folder(target)
     files.make_folder(target / SEGMENTS_FOLDER)
     new_file(target / DATABASE_FILE)
+    # Closed after SQLite's own: the first close of a file gives up all of the process's locks on it (fcntl(2)).
+    descriptor = os.open(target / DATABASE_FILE, os.O_RDONLY)
     copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
     try:
         with collection.reading() as connection:
+            steps = 0
 
             def on_pages(_: int, remaining: int, pages: int) -> None:
+                nonlocal steps
                 cancellation.check()
+                steps += 1
+                if steps % _STEPS_OF_SYNC == 0:
+                    os.fdatasync(descriptor)
                 share = (pages - remaining) / max(1, pages)
                 size = (target / DATABASE_FILE).stat().st_size
                 progress(Progress(collection=collection.name, done_bytes=int(share * size), total_bytes=total))
@@ -168,6 +177,7 @@ def _copy_collection(
         identity = read_identity(copy, collection.name)
     finally:
         copy.close()
+        os.close(descriptor)
     problem = database_problem(target / DATABASE_FILE, cancellation)
     if problem is not None:
         raise DataCorrupted(

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shortlist_server
+from shortlist_server import memory
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.clock import Alarm, Clock
-from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
 from shortlist_server.storage.compaction.recovery import Place
 from shortlist_server.storage.disk.files import Files
