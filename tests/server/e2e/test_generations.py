@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,11 @@ def test_a_reindex_ends_when_its_generation_or_its_collection_is_dropped(client:
     many = [Document(id=f"m{i}", text=" ".join(f"word{i * j % 977}" for j in range(300))) for i in range(1500)]
     client.create_collection("large", CollectionConfig(embedder="first"))
     client.ingest("large", many).finish()
-    for drop in (lambda: client.drop_generation("large", 2), lambda: client.delete_collection("large")):
+    drops: list[Callable[[], None]] = [
+        lambda: client.drop_generation("large", 2),
+        lambda: client.delete_collection("large"),
+    ]
+    for drop in drops:
         started = client.start_reindex("large", embedder="second")
         client.pause_operation(started.name)
         drop()
@@ -280,3 +284,18 @@ def test_every_state_of_a_generation_has_a_name_in_the_contract() -> None:
         name.removeprefix("GENERATION_STATE_") for name in generation_pb2.GenerationState.DESCRIPTOR.values_by_name
     }
     assert names == {state.name for state in GenerationState} | {"UNSPECIFIED"}
+
+
+def test_a_server_without_the_model_of_a_collection_still_finds_words_and_says_so(tmp_path: Path) -> None:
+    with server(tmp_path, embedders=("it=hashing:64",)) as running, Client(running.target) as client:
+        client.create_collection("notes", CollectionConfig(embedder="it"))
+        client.ingest("notes", NOTES).finish()
+    for embedders in (("it=hashing:64:2",), ("other=hashing:64",)):
+        with server(tmp_path, embedders=embedders) as running, Client(running.target) as client:
+            found = client.search("notes", "owl")
+            assert len(found) and found.report.mode == "lexical"
+            assert [one.kind for one in found.report.degradations] == ["embedder_missing"]
+            with pytest.raises((shortlist.ModelMismatch, shortlist.ModelNotFound)):
+                client.search("notes", "owl", mode="dense")
+            assert client.search("notes", vector=[1.0] * 64).report.generation == 1
+            assert client.get("notes", ["n1"])
