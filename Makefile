@@ -6,7 +6,7 @@ READY := .venv/.ready
 ROUNDS ?= 20
 BENCHES := $(filter-out bars callers http2 served,$(basename $(notdir $(wildcard bench/*.py))))
 
-.PHONY: setup demo test lint type bench crash image release
+.PHONY: setup demo test lint type bench crash image baseline release
 
 setup: $(READY)
 
@@ -14,10 +14,10 @@ demo: $(READY)
 	$(BIN)/shortlist demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 
 lint: type
-	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && cd proto && ../$(BIN)/buf lint
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && $(BIN)/python scripts/contract.py && cd proto && ../$(BIN)/buf lint
 
 type: $(READY)
 	$(BIN)/mypy
@@ -27,6 +27,10 @@ bench: $(READY)
 
 crash: $(READY)
 	CRASH_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -m crash --timeout=36000 tests/crash/storage
+
+# Replaces what the contract is compared with. CONTRIBUTING.md says when that is allowed.
+baseline: $(READY)
+	$(BIN)/python scripts/contract.py --write
 
 release: $(READY)
 	$(BIN)/python scripts/release.py $(ARGS)

@@ -342,7 +342,8 @@ def run(folder: Path, names: Sequence[str], seconds: float) -> tuple[Watcher, in
             attacking.join(30)
             if attacking.is_alive():
                 attacking.kill()
-        assert server.process.poll() is None, "the server has died"
+        code = server.process.poll()
+        assert code is None, f"the server has ended ({code}): " + (folder / "server.log").read_text()[-5000:]
         cores = (sum(process.cpu_times()[:2]) - used) / (time.perf_counter() - begin)
     return watcher, idle, {"attackers_calls": codes, "server_cores": cores, "load": os.getloadavg()[0]}
 

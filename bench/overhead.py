@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from bars import at_most, finish
@@ -26,7 +27,7 @@ from served import COLLECTION, SCIFACT, documents, queries, serving
 from threadpoolctl import threadpool_limits
 
 from shortlist import Client
-from shortlist.v1 import search_service_pb2_grpc
+from shortlist.v1 import search_service_pb2
 from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.config import Config
 from shortlist_server.inference.catalog import load_models
@@ -56,7 +57,12 @@ def bare_server(folder: Path, pipe: Connection) -> None:
         server = grpc.aio.server(options=transport.options(config))
         limits = LimitInterceptor(config)
         servicer = SearchServicer(searcher, config, limits.queue, limits.waits)
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server)
+        # The servicer answers with bytes.
+        search: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+            servicer.Search, search_service_pb2.SearchRequest.FromString, response_serializer=None
+        )
+        handler = grpc.method_handlers_generic_handler("shortlist.v1.SearchService", {"Search": search})
+        server.add_generic_rpc_handlers((handler,))
         pipe.send(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)

@@ -1,9 +1,10 @@
-"""Makes a release: checks version and changelog, builds, tests the wheel in an empty environment, and sets the tag.
+"""Makes a release: checks version, changelog and contract, builds, tests the wheel in an empty environment, and tags.
 
     make release            # everything but the tag
     make release ARGS=--tag
 
-Exits 1 with one line when a check fails. The build is in ``dist/``.
+Writes the contract's baseline, with which later changes are compared; a new one is to be committed first. Exits 1 with
+one line when a check fails. The build is in ``dist/``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import tempfile
 import tomllib
 import venv
 from pathlib import Path
+
+import contract
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
@@ -46,6 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     check_sources(version)
+    write_baseline(version)
     wheel = build(version)
     seconds = try_wheel(wheel)
     print(f"{wheel.name}: installs and imports in an empty environment, in {seconds:.2f} s")
@@ -65,6 +69,14 @@ def check_sources(version: str) -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d{{2}}-\d{{2}}$", changelog, re.MULTILINE):
         sys.exit(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD'")
+
+
+def write_baseline(version: str) -> None:
+    """Makes the contract of this release the baseline. Refuses a contract that breaks with the one before."""
+    if broken := contract.breaks():
+        sys.exit(f"{broken}this breaks callers of the last release")
+    if contract.write():
+        sys.exit(f"proto/{contract.BASELINE} is the contract of {version} now; commit it, then repeat")
 
 
 def build(version: str) -> Path:

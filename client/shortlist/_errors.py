@@ -10,7 +10,8 @@
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
     │   ├── GenerationNotFound
-    │   └── OperationNotFound
+    │   ├── OperationNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -155,6 +156,12 @@ class OperationNotFound(NotFound):
     """There is no operation of that name: it ended long ago, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
+
+
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
 
 
 class CollectionExists(ShortlistError):

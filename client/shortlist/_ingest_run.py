@@ -84,6 +84,7 @@ class IngestRun:
         self.options = options
         self.collection = checked_text(options.collection, "collection")
         self.stream = "" if options.dry_run else checked_text(options.stream or f"sdk-{uuid.uuid4()}", "stream")
+        self._run_id = str(uuid.uuid4())
         self._path = None if options.checkpoint is None else Path(options.checkpoint)
         self._backoff = Backoff(reconnect_seconds=options.reconnect_seconds, open_seconds=open_seconds)
         self._max_message_bytes = max_message_bytes
@@ -112,7 +113,9 @@ class IngestRun:
         self._draining = False
         self._opened = False
         return pb.IngestRequest(
-            start=pb.IngestStart(collection=self.collection, stream=self.stream, dry_run=self.options.dry_run)
+            start=pb.IngestStart(
+                collection=self.collection, stream=self.stream, dry_run=self.options.dry_run, run_id=self._run_id
+            )
         )
 
     def receive(self, response: pb.IngestResponse) -> None:

@@ -31,6 +31,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.ModelNotFound,
         errors.GenerationNotFound,
         errors.OperationNotFound,
+        errors.ServiceNotFound,
         errors.CollectionExists,
         errors.ModelMismatch,
         errors.UnsupportedByCollection,

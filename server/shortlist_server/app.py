@@ -54,6 +54,7 @@ from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
+from shortlist_server.rpc.convert.operations import result_bytes
 from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.generation_works import GenerationWorks
 from shortlist_server.rpc.hangup import hang_up
@@ -67,7 +68,8 @@ from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.request_ids import RequestIdInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
-from shortlist_server.rpc.works import Works, size_of
+from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
+from shortlist_server.rpc.works import Works
 from shortlist_server.storage import footprint
 from shortlist_server.storage.base import CollectionStore, Store
 from shortlist_server.storage.disk import descriptors
@@ -147,6 +149,7 @@ class Server:
         loop = asyncio.get_running_loop()
         descriptors.check_limit()
         watch_calls(loop)
+        transport.keep_library()
         keys = process.key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = process.make_observer(config, self._tracer)
@@ -183,14 +186,21 @@ class Server:
             reader=RequestReader(config),
             observer=observer,
         )
-        operations = self._operations = OperationRegistry(most=config.max_operations, size_of=size_of)
+        operations = self._operations = OperationRegistry(most=config.max_operations, size_of=result_bytes)
         generation_works = GenerationWorks(
             operations, reindexer, Comparer(store, evaluator, measuring, self._background_threads), turns_to_measure
         )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
-            interceptors=[HealthInterceptor(config), calls, AuthorizationInterceptor(keys), limits, request_ids],
+            interceptors=[
+                UnknownMethodInterceptor(),
+                HealthInterceptor(config),
+                calls,
+                AuthorizationInterceptor(keys),
+                limits,
+                request_ids,
+            ],
             options=transport.options(config),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(

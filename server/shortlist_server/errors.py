@@ -10,7 +10,8 @@
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
     │   ├── GenerationNotFound
-    │   └── OperationNotFound
+    │   ├── OperationNotFound
+    │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
@@ -143,6 +144,12 @@ class OperationNotFound(NotFound):
     reason = "OPERATION_NOT_FOUND"
 
 
+class ServiceNotFound(NotFound):
+    """The server has no service of that name, whose health was asked for."""
+
+    reason = "SERVICE_NOT_FOUND"
+
+
 class CollectionExists(ShortlistError):
     """A collection of that name exists already."""
 
@@ -262,7 +269,7 @@ class CommitsLost(DataCorrupted):
 
 
 class Unimplemented(ShortlistError):
-    """The contract has the call, but this release does not implement it."""
+    """This release has no such method."""
 
     reason = "UNIMPLEMENTED"
 

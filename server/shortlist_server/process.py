@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Protocol
 from opentelemetry.trace import Tracer
 from threadpoolctl import threadpool_limits
 
+from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.keys import KeyRing
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread while others wait for the interpreter; a tenth of Python's default. A search changes threads
 several times, and while ingest computes, it waits one turn at each change."""
+
+
+TORCH = "torch"
+"""Takes and frees blocks of megabytes in each run; with pages of their own they would cost it a fifth of its speed."""
 
 
 class Running(Protocol):
@@ -90,6 +96,11 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
         await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             port = starting.result()
+            # What a start makes stays. A full collection of garbage would walk over it again and again, and stop the
+            # server for a tenth of a second and more where torch is loaded.
+            gc.freeze()
+            if TORCH not in sys.modules:
+                memory.separate_large_blocks()
             host = config.listen.rpartition(":")[0]
             print(f"shortlist serving on {host}:{port}", flush=True)  # noqa: T201
             await interrupted

@@ -28,6 +28,7 @@ from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.requests import RequestReader
+from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
 from shortlist_server.rpc.worker_service import WorkerServicer
 
 SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -62,6 +63,7 @@ class Worker:
             Unavailable: the worker cannot listen on an address.
         """
         watch_calls(asyncio.get_running_loop())
+        transport.keep_library()
         keys = process.key_ring(self._config)
         transport.check_exposure(self._config, has_keys=keys is not None)
         observer, self._end_tracing = process.make_observer(self._config, self._tracer)
@@ -78,7 +80,12 @@ class Worker:
         )
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
-            interceptors=[HealthInterceptor(self._config), calls, AuthorizationInterceptor(keys, WORKER_RULES)],
+            interceptors=[
+                UnknownMethodInterceptor(),
+                HealthInterceptor(self._config),
+                calls,
+                AuthorizationInterceptor(keys, WORKER_RULES),
+            ],
             options=transport.options(self._config),
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(self._models, self._config), server)

@@ -132,6 +132,7 @@ PUBLIC = {
     "SequenceNotReached",
     "ServerInfo",
     "ServerUnavailable",
+    "ServiceNotFound",
     "ShortlistError",
     "StageScore",
     "StoredDocument",

@@ -142,7 +142,7 @@ class Scene:
 
     def stall(self) -> None:
         self.proxy.flowing.clear()
-        time.sleep(self.random.uniform(0.1, 0.5))
+        time.sleep(self.random.uniform(0.1, 0.5))  # How long it stalls.
         if self.random.random() < 0.5:
             self.proxy.reset()
         self.proxy.flowing.set()
@@ -152,7 +152,7 @@ class Scene:
             self.server.stop()
         else:
             self.server.kill()
-        time.sleep(self.random.uniform(0.0, 0.3))
+        time.sleep(self.random.uniform(0.0, 0.3))  # How long it is away.
         self.server = self._serve()
 
     def kill_client(self) -> None:
@@ -197,7 +197,7 @@ def test_every_document_is_there_once_whatever_happened(seed: int, tmp_path: Pat
         begun = time.monotonic()
         while scene.client.poll() is None:
             assert time.monotonic() - begun < LIMIT_SECONDS, scene.done
-            time.sleep(scene.random.uniform(0.05, 0.5))
+            time.sleep(scene.random.uniform(0.05, 0.5))  # A random moment.
             if time.monotonic() - begun < CHAOS_SECONDS:
                 scene.disturb()
         assert scene.client.returncode == 0, ((tmp_path / "client.log").read_text(), scene.done)

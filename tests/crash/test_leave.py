@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.crash
 HASHING = ["--embedder", "hashing"]
 
 
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def documents(count: int) -> list[Document]:
     return [Document(id=f"d{i}", text=f"owl number {i} in the forest") for i in range(count)]
 
@@ -26,17 +34,21 @@ def documents(count: int) -> list[Document]:
 def test_sigterm_under_load_loses_no_acknowledged_document_and_fails_no_search(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "data", arguments=HASHING, log_path=tmp_path / "log")
     acks: list[Ack] = []
+    searches = 0
     failures: list[ShortlistError] = []
     stopped = threading.Event()
 
     def ingest(client: Client) -> None:
         with contextlib.suppress(errors.IngestInterrupted):
-            acks.extend(client.ingest("docs", documents(50_000), reconnect_seconds=1.0))
+            for ack in client.ingest("docs", documents(50_000), reconnect_seconds=1.0):
+                acks.append(ack)
 
     def search(client: Client) -> None:
+        nonlocal searches
         while not stopped.is_set():
             try:
                 client.search("docs", "owl in the forest")
+                searches += 1
             except (errors.Unavailable, errors.DeadlineExceeded):
                 return
             except ShortlistError as error:
@@ -50,7 +62,7 @@ def test_sigterm_under_load_loses_no_acknowledged_document_and_fails_no_search(t
         threads += [threading.Thread(target=search, args=(client,)) for _ in range(6)]
         for thread in threads:
             thread.start()
-        time.sleep(1.5)
+        until(lambda: len(acks) > 500 and searches > 50)
         begin = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
@@ -76,7 +88,7 @@ def test_a_second_sigterm_ends_the_server_at_once(tmp_path: Path) -> None:
     arguments = [*HASHING, "--drain-delay-seconds", "60"]
     server = ServerProcess(tmp_path / "data", arguments=arguments, log_path=tmp_path / "log")
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    until(lambda: "stopping" in (tmp_path / "log").read_text())
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(2) == 1

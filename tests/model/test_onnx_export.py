@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_an_export_is_made_once_and_leaves_nothing_else(tiny_bert: Path, tmp_pat
     assert model.stat().st_mtime_ns == before
 
 
+def test_changed_weights_find_no_export_of_the_former_ones(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert, folder)
+    load_embedder("it", folder, "", config(tmp_path))
+    load_embedder("it", folder, "", config(tmp_path), export=False)
+    weights = folder / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-4] ^= 1  # the last bit of the last number
+    weights.write_bytes(changed)
+    with pytest.raises(ExportMissing):
+        load_embedder("it", folder, "", config(tmp_path), export=False)
+
+
 def test_what_a_killed_export_left_goes_with_the_next_one(tiny_bert: Path, tmp_path: Path) -> None:
     old, young = (tmp_path / "models" / f".export-{name}" for name in ("old", "young"))
     for folder in (old, young):
@@ -118,7 +132,7 @@ def test_auto_falls_back_to_float32_where_int8_disagrees(
 
 def test_a_server_never_loads_torch_not_even_to_make_an_export(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", START, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert exported(tmp_path).name.endswith("-int8-3")
+    assert exported(tmp_path).name.endswith(f"-int8-{onnx_backend.FORMAT}")
     assert not set(json.loads(run.stdout)) & {"torch", "transformers", "onnx", "sentence_transformers"}
 
 

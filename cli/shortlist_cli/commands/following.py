@@ -61,16 +61,11 @@ def follow(
                 output.print_line(started.name)
             return None
         ended = client.wait_operation(started.name, progress=progress, timeout_seconds=timeout_seconds)
-    except KeyboardInterrupt:
-        output.note(
-            "interrupted: 'shortlist operations list' shows whether it was started"
-            if started is None
-            else cancel(client, started)
-        )
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-    except DeadlineExceeded:
-        if started is not None:
-            output.note(cancel(client, started))
+    except (KeyboardInterrupt, DeadlineExceeded) as error:
+        unknown = "'shortlist operations list' shows whether it was started"
+        output.note(unknown if started is None else cancel(client, started))
+        if isinstance(error, KeyboardInterrupt):
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
         raise
     if ended.error is not None:
         raise ended.error

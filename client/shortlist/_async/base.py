@@ -54,7 +54,7 @@ class AsyncClientBase:
         """Whether the server is serving, by its health protocol; or one of its services, named in full.
 
         Raises:
-            NotFound: the server has no service of that name.
+            ServiceNotFound: the server has no service of that name.
         """
         return await self._unary(calls.health(service), timeout_seconds)
 

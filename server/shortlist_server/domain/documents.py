@@ -142,7 +142,11 @@ class StoredPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDocument:
-    """A document as stored; parts not asked for are empty."""
+    """A document as stored; parts not asked for are empty.
+
+    Attributes:
+        metadata_bytes: size of the metadata as JSON, about.
+    """
 
     key: int
     id: str
@@ -151,4 +155,5 @@ class StoredDocument:
     title: str = ""
     text: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata_bytes: int = 0
     passages: Sequence[StoredPassage] = ()

@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 MODEL_FILE = "model.onnx"
 REPORT_FILE = "export.json"
 
-FORMAT = 3
-"""Raised when exports of an earlier release must be made again."""
+FORMAT = 4
+"""Raised when earlier exports must be made again. An export of format 3 may be of weights that nobody checked."""
 
 _EXPORT_FACTOR = 3
 """Disk space for making an export, relative to the weights: the traced model, a copy that shows its activations, and
@@ -36,7 +36,7 @@ the export."""
 
 
 def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precision: str) -> Path:
-    """The folder for the export of a model of that revision."""
+    """The folder for the export of a model. Its name holds the digest of the weights: other weights find no export."""
     return data_dir / "models" / f"{weights_revision}-{auto_class}-{precision}-{FORMAT}"
 
 

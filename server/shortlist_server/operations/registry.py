@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext, suppress
 
@@ -50,7 +50,9 @@ class _Entry:
     def __init__(self, number: int, work: Work, caller: str) -> None:
         self.id = work.id or secrets.token_hex(16)
         self.number = number
-        self.work = work
+        # Not the work itself, which refers to all that it was asked, and would be kept as long as the entry.
+        self.kind, self.collection, self.collections = work.kind, work.collection, tuple(work.collections)
+        self.pauses, self.survives = work.pauses, work.survives
         self.caller = caller
         self.state = State.PENDING
         self.create_seconds = self.update_seconds = time.time()
@@ -71,9 +73,9 @@ class _Entry:
         return Operation(
             id=self.id,
             number=self.number,
-            kind=self.work.kind,
-            collection=self.work.collection,
-            collections=tuple(self.work.collections),
+            kind=self.kind,
+            collection=self.collection,
+            collections=self.collections,
             state=self.state,
             create_seconds=self.create_seconds,
             update_seconds=self.update_seconds,
@@ -125,7 +127,10 @@ class OperationRegistry:
         self._most = most
         self._most_of_caller = max(1, most // 2)
         self._size_of = size_of
-        self._entries: dict[str, _Entry] = {}
+        self._unfinished: dict[str, _Entry] = {}
+        # In the order in which they ended.
+        self._kept: OrderedDict[str, _Entry] = OrderedDict()
+        self._kept_bytes = 0
         self._started = 0
         self._ended: Counter[tuple[str, str]] = Counter()
         self._stopping = False
@@ -133,7 +138,7 @@ class OperationRegistry:
     @property
     def unfinished(self) -> int:
         """How many operations run or wait. Any thread."""
-        return sum(not entry.state.ended for entry in self._entries.copy().values())
+        return len(self._unfinished)
 
     @property
     def ended(self) -> dict[tuple[str, str], int]:
@@ -149,7 +154,6 @@ class OperationRegistry:
         """
         if self._stopping:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
-        self._forget()
         self._check_room(caller)
 
     def start(self, work: Work, *, caller: str, accepted: bool = False) -> Operation:
@@ -167,8 +171,8 @@ class OperationRegistry:
             self.check_room(caller)
         self._started += 1
         entry = _Entry(self._started, work, caller)
-        self._entries[entry.id] = entry
-        entry.task = asyncio.create_task(self._run(entry), name=f"operation {entry.id}")
+        self._unfinished[entry.id] = entry
+        entry.task = asyncio.create_task(self._run(entry, work), name=f"operation {entry.id}")
         return entry.view()
 
     def get(self, id: str) -> Operation:
@@ -178,7 +182,8 @@ class OperationRegistry:
     def all(self) -> list[Operation]:
         """All operations, the newest first."""
         self._forget()
-        return [entry.view() for entry in reversed(self._entries.values())]
+        entries = [*self._unfinished.values(), *self._kept.values()]
+        return [entry.view() for entry in sorted(entries, key=lambda entry: -entry.number)]
 
     def cancel(self, id: str) -> Operation:
         """Tells an operation to stop; one that waits for its turn ends at once. Returns it as it is then. Idempotent.
@@ -221,7 +226,7 @@ class OperationRegistry:
         entry = self._find(id)
         while True:
             view, version, changed = entry.view(), entry.version, entry.changed
-            if self._stopping and entry.work.survives and not view.state.ended:
+            if self._stopping and entry.survives and not view.state.ended:
                 raise Unavailable(
                     "the server is stopping; the operation goes on under the same name when it runs again",
                     retry_after_seconds=RETRY_SECONDS,
@@ -242,13 +247,13 @@ class OperationRegistry:
         None waits as long as it takes.
         """
         self._stopping = True
-        for entry in self._entries.values():
-            if not entry.work.survives:
+        for entry in list(self._unfinished.values()):
+            if not entry.survives:
                 self._cancel(entry)
-            elif entry.task is not None and not entry.state.ended:
+            elif entry.task is not None:
                 entry.task.cancel()
                 entry.note()
-        tasks = [entry.task for entry in self._entries.values() if entry.task is not None and not entry.task.done()]
+        tasks = [entry.task for entry in self._unfinished.values() if entry.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_seconds)
 
@@ -261,11 +266,11 @@ class OperationRegistry:
             entry.note(State.CANCELLING)
             entry.control.cancellation.cancel()
 
-    async def _run(self, entry: _Entry) -> None:
+    async def _run(self, entry: _Entry, work: Work) -> None:
         try:
-            async with entry.work.turns or nullcontext():
+            async with work.turns or nullcontext():
                 entry.note(State.RUNNING)
-                result = await entry.work.run(entry.control)
+                result = await work.run(entry.control)
         except asyncio.CancelledError:
             # Cancelled while it waited for its turn, and ended by ``_cancel``; or it goes on after a restart.
             if not entry.state.ended and not self._stopping:
@@ -293,30 +298,33 @@ class OperationRegistry:
             error.__traceback__ = error.__cause__ = error.__context__ = None
         entry.error = error
         entry.note(state)
-        kind = entry.work.kind.name.lower()
+        del self._unfinished[entry.id]
+        self._kept[entry.id] = entry
+        self._kept_bytes += entry.result_bytes
+        self._forget()
+        kind = entry.kind.name.lower()
         self._ended[kind, state.name.lower()] += 1
         logger.info(
             "operation %s (%s of %s) %s after %.1f s",
             entry.id,
             kind,
-            f"collection '{entry.work.collection}'" if entry.work.collection else "several collections",
+            f"collection '{entry.collection}'" if entry.collection else "several collections",
             state.name.lower(),
             entry.update_seconds - entry.create_seconds,
         )
 
     def _pausable(self, id: str) -> tuple[_Entry, Pauses]:
         entry = self._find(id)
-        if entry.work.pauses is None:
+        if entry.pauses is None:
             raise OperationNotPausable(
-                f"an operation of kind '{entry.work.kind.name.lower()}' cannot pause: cancel it, or let it end"
+                f"an operation of kind '{entry.kind.name.lower()}' cannot pause: cancel it, or let it end"
             )
-        return entry, entry.work.pauses
+        return entry, entry.pauses
 
     def _check_room(self, caller: str) -> None:
-        unfinished = [entry for entry in self._entries.values() if not entry.state.ended]
-        own = sum(entry.caller == caller for entry in unfinished)
+        own = sum(entry.caller == caller for entry in self._unfinished.values())
         for count, most, whose in (
-            (len(unfinished), self._most, "operations run or wait"),
+            (len(self._unfinished), self._most, "operations run or wait"),
             (own, self._most_of_caller, "of your operations run or wait"),
         ):
             if count >= most:
@@ -328,23 +336,21 @@ class OperationRegistry:
 
     def _find(self, id: str) -> _Entry:
         self._forget()
-        entry = self._entries.get(id)
+        entry = self._unfinished.get(id) or self._kept.get(id)
         if entry is None:
             raise not_found(id)
         return entry
 
     def _forget(self) -> None:
         """Forgets ended operations that are too old, too many, or too large."""
-        ended = sorted(
-            (entry for entry in self._entries.values() if entry.end_seconds is not None),
-            key=lambda entry: entry.end_seconds or 0.0,
-            reverse=True,
-        )
-        oldest, size = time.time() - KEPT_SECONDS, 0
-        for place, entry in enumerate(ended):
-            size += entry.result_bytes
-            if place >= KEPT or (entry.end_seconds or 0.0) < oldest or (place and size > KEPT_BYTES):
-                del self._entries[entry.id]
+        oldest = time.time() - KEPT_SECONDS
+        while self._kept:
+            first = next(iter(self._kept.values()))
+            fits = len(self._kept) <= KEPT and (len(self._kept) == 1 or self._kept_bytes <= KEPT_BYTES)
+            if fits and (first.end_seconds or 0.0) >= oldest:
+                return
+            del self._kept[first.id]
+            self._kept_bytes -= first.result_bytes
 
 
 def not_found(id: str) -> OperationNotFound:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from shortlist_server.domain import DeadLetter, StreamPosition
-from shortlist_server.errors import InvalidArgument, ShortlistError
+from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
 from shortlist_server.pipeline.preparation import Preparation
 from shortlist_server.pipeline.windows import WindowReader
@@ -180,9 +180,9 @@ class IngestSession:
             changes = [item.change for item in pending if item.change is not None]
             try:
                 commit = await asyncio.wrap_future(self.collection.commit(changes, mark, failures))
-            except GenerationChanged:
+            except GenerationChanged as error:
                 if attempt == _MOST_SWITCHES:
-                    raise
+                    raise Unavailable("another generation began to serve again and again; repeat later") from error
                 await self._preparation.embed(pending)
                 refused = [failure for item in pending if (failure := item.failure(self.stream)) is not None]
                 failures = [*failures, *refused]

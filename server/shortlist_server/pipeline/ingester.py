@@ -15,6 +15,7 @@ from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.leases import lease
 from shortlist_server.pipeline.preparation import Preparation
 from shortlist_server.pipeline.setbacks import Setbacks
+from shortlist_server.pipeline.stream_owners import StreamOwners
 from shortlist_server.pipeline.targets import targets
 from shortlist_server.storage.base import CollectionStore, Lease, Store
 
@@ -24,11 +25,12 @@ MAX_DOCUMENT_TOKENS = 262_144
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A request for a session; ``number`` counts the requests."""
+    """A request for a session; ``number`` counts the requests, ``run_id`` tells clients apart."""
 
     collection: str
     stream: str
     number: int
+    run_id: str
 
     def rivals(self, other: _Opening | IngestSession) -> bool:
         """Whether another one is for the same stream; an unnamed stream has no rivals."""
@@ -45,8 +47,9 @@ def _taken(stream: str) -> StreamConflict:
 class Ingester:
     """Opens ingest sessions, at most one for each named stream: the newest.
 
-    The newest wins because a client that returns after a break should not wait until the server notices that the old
-    connection is gone. The error of the session that lost tells its client not to reconnect by itself.
+    The newest client wins because one that returns after a break should not wait until the server notices that the old
+    connection is gone. The error of the session that lost tells its client not to reconnect by itself. A client whose
+    connection was broken at that moment gets the error when it reconnects.
     """
 
     def __init__(
@@ -68,16 +71,20 @@ class Ingester:
         self._draining = False
         self._opened = 0
         self._opening: set[_Opening] = set()
+        self._owners = StreamOwners()
 
-    async def open(self, collection: str, *, stream: str, dry_run: bool) -> IngestSession:
+    async def open(self, collection: str, *, stream: str, dry_run: bool, run_id: str = "") -> IngestSession:
         """A session that is ready to run. Before that, a session of the same stream ends with ``StreamConflict``.
+
+        Args:
+            run_id: the same for all connections of one client; "": a client of its own.
 
         Raises:
             CollectionNotFound, ModelNotFound, ModelMismatch: the collection takes no documents now.
-            StreamConflict: another client opened the stream meanwhile.
+            StreamConflict: another client opened the stream meanwhile, or since this one had it.
         """
         self._opened += 1
-        opening = _Opening(collection, stream, self._opened)
+        opening = _Opening(collection, stream, self._opened, run_id)
         self._opening.add(opening)
         try:
             return await self._open(opening, dry_run=dry_run)
@@ -109,6 +116,8 @@ class Ingester:
             held, preparation, stream=opening.stream, number=opening.number, position=position, dry_run=dry_run
         )
         self._sessions.add(session)
+        if opening.stream:
+            self._owners.opened(opening.collection, opening.stream, opening.run_id)
         if self._draining:
             session.drain()
         return session
@@ -117,10 +126,11 @@ class Ingester:
         """Ends all older sessions of a stream, including those opened meanwhile; returns its last durable position.
 
         Raises:
-            StreamConflict: a newer session is open or being opened. The order of requests counts, not their speed.
+            StreamConflict: a newer session is open or being opened, or the client lost the stream before. The order of
+                requests counts, not their speed.
         """
         while True:
-            if self._newer(opening):
+            if self._newer(opening) or self._owners.lost(opening.collection, opening.stream, opening.run_id):
                 raise _taken(opening.stream)
             for holder in self._holders(opening):
                 holder.end(_taken(opening.stream))

@@ -6,7 +6,7 @@ Documents have any size up to a megabyte, so only reading them tells how many fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from shortlist_server.domain import Include, StoredDocument
@@ -24,7 +24,20 @@ def documents_within(
     include: Include,
     max_bytes: int,
 ) -> dict[Key, StoredDocument]:
-    """The documents with these keys that exist, by key.
+    """The documents with these keys that exist, by key; see ``portions_within``."""
+    found: dict[Key, StoredDocument] = {}
+    for documents in portions_within(keys, read, include, max_bytes):
+        found.update(documents)
+    return found
+
+
+def portions_within(
+    keys: Sequence[Key],
+    read: Callable[[Sequence[Key]], Mapping[Key, StoredDocument]],
+    include: Include,
+    max_bytes: int,
+) -> Iterator[Mapping[Key, StoredDocument]]:
+    """The documents with these keys that exist, by key, in the order of the keys, a portion at a time.
 
     Args:
         read: reads documents by key.
@@ -34,18 +47,16 @@ def documents_within(
     Raises:
         InvalidArgument: they are too large for one answer. Some are not read then.
     """
-    found: dict[Key, StoredDocument] = {}
     size = 0
     at = 0
     while at < len(keys):
-        portion = next_portion(at, size, max_bytes, len(keys) - at)
-        documents = read(keys[at : at + portion])
+        portion = keys[at : at + next_portion(at, size, max_bytes, len(keys) - at)]
+        documents = read(portion)
         size += sum(least_bytes(document, include) for document in documents.values())
         if max_bytes and size > max_bytes:
             raise answer_too_large(max_bytes)
-        found.update(documents)
-        at += portion
-    return found
+        yield {key: documents[key] for key in portion if key in documents}
+        at += len(portion)
 
 
 def next_portion(count: int, size: int, max_bytes: int, left: int) -> int:

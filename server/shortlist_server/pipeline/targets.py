@@ -94,7 +94,7 @@ def targets(collection: CollectionStore, models: ModelCatalog) -> Targets:
     Raises:
         ModelNotFound, ModelMismatch: the model of the serving generation is not loaded.
     """
-    live = [one for one in collection.generations() if one.state is not GenerationState.DROPPING]
+    live = [one for one in collection.generations() if one.state is not GenerationState.DROPPING and not one.problem]
     live.sort(key=lambda one: one.state is not GenerationState.SERVING)
     owner = next((one.number for one in live if one.config.embedder == NO_MODEL), live[0].number)
     serving = target_of(collection, live[0], models, takes_vectors=live[0].number == owner)

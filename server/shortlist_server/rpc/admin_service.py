@@ -24,6 +24,7 @@ from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import duration_out
 from shortlist_server.rpc.convert.operations import backup_out, operation_out
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import caller_of
 from shortlist_server.rpc.works import Works
 from shortlist_server.storage.base import Store
@@ -112,11 +113,16 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         """See the proto. The token of a page is the number of backups before the next."""
         size = pages.page_size(request)
         start = pages.after_number(request)
-        found = await self._in_thread(lambda: self._store.backups(self._backup_dir))
-        return pb.ListBackupsResponse(
-            backups=[backup_out(backup) for backup in found[start : start + size]],
-            next_page_token=pages.next_token(request, start + size) if start + size < len(found) else "",
-        )
+
+        def read() -> pb.ListBackupsResponse:
+            found = self._store.backups(self._backup_dir)
+            token = pages.next_token(request, start + size) if start + size < len(found) else ""
+            answer = Pieces(pb.ListBackupsResponse(next_page_token=token))
+            for backup in found[start : start + size]:
+                answer.add(pb.ListBackupsResponse.BACKUPS_FIELD_NUMBER, backup_out(backup))
+            return answer.answer()
+
+        return await self._in_thread(read)
 
     async def _started(self, work: Callable[[], Work], context: Context) -> operation_pb2.Operation:
         checked = await self._in_thread(work)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from shortlist_server import memory
 from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.slots import Slots
-from shortlist_server.storage.compaction import memory
 
 SMALL_BYTES = 64 * 1024
 """Answers up to this size are bounded by number alone: large answers to others never block that to a search."""

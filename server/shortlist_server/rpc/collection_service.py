@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import collection_pb2 as collection_pb
@@ -42,6 +43,7 @@ from shortlist_server.rpc.convert.generations import (
 )
 from shortlist_server.rpc.convert.operations import operation_out
 from shortlist_server.rpc.generation_works import GenerationWorks
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import caller_of
 from shortlist_server.storage.base import Store
 
@@ -101,16 +103,13 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
             names = [name for name in self._store.names() if key.may_use(name)]
             start = bisect_right(names, after)
             page = names[start : start + size]
-            found = []
+            token = pages.next_token(request, page[-1]) if start + size < len(names) else ""
+            answer = Pieces(pb.ListCollectionsResponse(next_page_token=token))
             for name in page:
-                try:
-                    found.append(self._listed(name))
-                except CollectionNotFound:
-                    continue  # It is dropped meanwhile.
-            return pb.ListCollectionsResponse(
-                collections=found,
-                next_page_token=pages.next_token(request, page[-1]) if start + size < len(names) else "",
-            )
+                # It may be dropped meanwhile.
+                with suppress(CollectionNotFound):
+                    answer.add(pb.ListCollectionsResponse.COLLECTIONS_FIELD_NUMBER, self._listed(name))
+            return answer.answer()
 
         return await self._in_thread(read)
 

@@ -15,13 +15,14 @@ from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Include
-from shortlist_server.errors import InvalidArgument, Unavailable
+from shortlist_server.errors import InvalidArgument, OutOfSpace, Unavailable
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
-from shortlist_server.pipeline.portions import documents_within, next_portion
+from shortlist_server.pipeline.portions import next_portion, portions_within
+from shortlist_server.rpc.aside import aside, converted
 from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import (
@@ -34,6 +35,7 @@ from shortlist_server.rpc.convert.documents import (
 )
 from shortlist_server.rpc.convert.filters import filter_in
 from shortlist_server.rpc.idle_timeout import IdleTimeout
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.storage.base import CollectionStore, Store
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ M = TypeVar("M", bound=Message)
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 """A page ends where its documents have so many bytes, so that several pages fit into what may wait to be sent."""
 
-INLINE_OPERATIONS = 32
-"""Operations that are converted on the event loop, at some ten microseconds each; more go to a thread."""
+ACK_WEIGHT = 1024
+"""What the conversion of an acknowledgement weighs, in bytes: ten microseconds."""
 
 
 class DocumentServicer(pb_grpc.DocumentServiceServicer):
@@ -74,6 +76,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             fields.collection_name(start.collection, "start.collection"),
             stream=fields.stream_name(start.stream),
             dry_run=start.dry_run,
+            run_id=fields.run_id(start.run_id),
         )
         try:
             async for response in self._acknowledge(session, requests):
@@ -96,7 +99,8 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         async for acks in session.run(self._operations(requests)):
             for first in range(0, len(acks), MAX_OPERATIONS):
                 part = acks[first : first + MAX_OPERATIONS]
-                yield await self._aside(len(part), partial(acks_out, part, session.collection.sequence))
+                acks_of_part = partial(acks_out, part, session.collection.sequence)
+                yield await aside(ACK_WEIGHT * len(part), acks_of_part)
             self._observer.acknowledged([ack.status.value for ack in acks], sum(ack.tokens for ack in acks))
             yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
         if session.draining:
@@ -107,34 +111,31 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             if request.WhichOneof("message") != "batch":
                 raise InvalidArgument("after the start an ingest stream has batches only", field="batch")
             fields.within(len(request.batch.operations), 1, MAX_OPERATIONS, "batch.operations")
-            yield await self._aside(len(request.batch.operations), partial(self._converted, request.batch))
+            # In a thread whatever its size: a commit takes longer than the way there.
+            yield await self._in_thread(partial(self._converted, request.batch))
 
     def _converted(self, batch: pb.IngestBatch) -> list[Operation]:
         return [operation_in(operation, self._config) for operation in batch.operations]
 
-    async def _aside(self, count: int, function: Callable[[], T]) -> T:
-        """Runs work on so many operations in a thread where it would hold the event loop up for long."""
-        if count <= INLINE_OPERATIONS:
-            return function()
-        return await self._in_thread(function)
-
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """See the proto."""
         fields.within(len(request.ids), 1, MAX_GET, "ids")
-        ids = [fields.document_id(value, f"ids[{i}]") for i, value in enumerate(request.ids)]
+        ids = await converted(
+            lambda: dict.fromkeys(fields.document_id(value, f"ids[{i}]") for i, value in enumerate(request.ids))
+        )
         include = include_in(request.include)
+        most = self._config.max_message_bytes
 
         def read(collection: CollectionStore) -> pb.GetResponse:
-            documents = documents_within(
-                ids,
-                lambda portion: collection.documents_by_id(portion, _with_text(include)),
-                include,
-                self._config.max_message_bytes,
-            )
-            return pb.GetResponse(
-                documents=[stored_out(documents[i], include) for i in dict.fromkeys(ids) if i in documents],
-                missing_ids=[i for i in dict.fromkeys(ids) if i not in documents],
-            )
+            missing = dict(ids)
+            answer = Pieces(pb.GetResponse(), most)
+            read_some = partial(collection.documents_by_id, include=_with_text(include))
+            for documents in portions_within(list(ids), read_some, include, most):
+                for id, document in documents.items():
+                    del missing[id]
+                    answer.add(pb.GetResponse.DOCUMENTS_FIELD_NUMBER, stored_out(document, include))
+            answer.merge(pb.GetResponse(missing_ids=missing))
+            return answer.answer()
 
         return await self._with_collection(request.collection, read)
 
@@ -145,39 +146,39 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             raise InvalidArgument("say what to delete: ids or a filter", field="selection")
         async with self._leased(request.collection) as collection:
             if kind == "filter":
-                filter = filter_in(request.filter, self._config)
+                filter = await converted(lambda: filter_in(request.filter, self._config))
                 deleted = await asyncio.wrap_future(await self._in_thread(partial(collection.delete_matching, filter)))
             else:
                 fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
-                ids = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(request.ids.ids)]
-                commit = await asyncio.wrap_future(collection.commit([Deletion(id=i) for i in dict.fromkeys(ids)]))
-                deleted = sum(commit.existed)
+                deleted = await delete_by_id(collection, await converted(lambda: _deletions(request.ids.ids)))
             return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
         size = pages.page_size(request)
-        filter = filter_in(request.filter, self._config) if request.HasField("filter") else None
-        after = pages.after_number(request)
+        filter = await converted(lambda: self._filter(request))
+        after = await converted(lambda: pages.after_number(request))
         include = include_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
-            messages, following = self._page(
+            answer = Pieces(pb.ListResponse())
+            following = self._fill(
+                answer,
+                pb.ListResponse.DOCUMENTS_FIELD_NUMBER,
                 lambda after, limit: collection.page(filter, after, limit, _with_text(include)),
                 lambda document: (stored_out(document, include), document.sequence),
                 after,
                 size,
             )
-            return pb.ListResponse(
-                documents=messages,
-                next_page_token="" if following is None else pages.next_token(request, following),
-            )
+            if following is not None:
+                answer.merge(pb.ListResponse(next_page_token=pages.next_token(request, following)))
+            return answer.answer()
 
         return await self._with_collection(request.collection, read)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         """See the proto."""
-        filter: Filter | None = filter_in(request.filter, self._config) if request.HasField("filter") else None
+        filter = await converted(lambda: self._filter(request))
         return await self._with_collection(
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )
@@ -188,7 +189,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         after = pages.after_number(request)
 
         def read(collection: CollectionStore) -> pb.ListDeadLettersResponse:
-            messages, following = self._page(
+            answer = Pieces(pb.ListDeadLettersResponse())
+            following = self._fill(
+                answer,
+                pb.ListDeadLettersResponse.DEAD_LETTERS_FIELD_NUMBER,
                 collection.dead_letters,
                 lambda failure: (
                     dead_letter_out(failure, with_document=request.include_document),
@@ -197,10 +201,9 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
                 after,
                 size,
             )
-            return pb.ListDeadLettersResponse(
-                dead_letters=messages,
-                next_page_token="" if following is None else pages.next_token(request, following),
-            )
+            if following is not None:
+                answer.merge(pb.ListDeadLettersResponse(next_page_token=pages.next_token(request, following)))
+            return answer.answer()
 
         return await self._with_collection(request.collection, read)
 
@@ -238,35 +241,42 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             forgotten = await asyncio.wrap_future(collection.delete_dead_letters(request.numbers))
         return pb.DeleteDeadLettersResponse(deleted_count=forgotten)
 
-    def _page(
+    def _filter(self, request: pb.ListRequest | pb.CountRequest) -> Filter | None:
+        return filter_in(request.filter, self._config) if request.HasField("filter") else None
+
+    def _fill(
         self,
+        answer: Pieces[M],
+        number: int,
         read: Callable[[int, int], tuple[Sequence[T], int | None]],
-        convert: Callable[[T], tuple[M, int]],
+        convert: Callable[[T], tuple[Message, int]],
         after: int,
         limit: int,
-    ) -> tuple[list[M], int | None]:
-        """The first messages of a page, as many as a page's bytes hold and at least one, and where the next begins.
+    ) -> int | None:
+        """Fills a page with as many messages as its bytes hold, at least one; returns where the next page begins.
 
         Args:
+            answer: the page, which has nothing yet.
+            number: of the field that has the messages.
             read: reads so many of those behind a position; also tells where the next are, or None.
             convert: makes a message of one of them, and tells its position.
             after: the position behind which the page begins.
             limit: the page has at most so many.
         """
         most = min(MAX_PAGE_BYTES, self._config.max_message_bytes // 2)
-        messages: list[M] = []
-        size = 0
+        count = 0
         following: int | None = after
-        while following is not None and len(messages) < limit:
-            read_now, following = read(following, next_portion(len(messages), size, most, limit - len(messages)))
-            for item in read_now:
+        while following is not None and count < limit:
+            items, following = read(following, next_portion(count, answer.size, most, limit - count))
+            for item in items:
                 message, position = convert(item)
-                size += message.ByteSize()
-                if messages and size > most:
-                    return messages, after
-                messages.append(message)
+                data = message.SerializeToString()
+                if count and answer.size + len(data) > most:
+                    return after
+                answer.add(number, data)
+                count += 1
                 after = position
-        return messages, following
+        return following
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:
         fields.collection_name(name)
@@ -282,6 +292,35 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+async def delete_by_id(collection: CollectionStore, deletions: Sequence[Deletion]) -> int:
+    """Deletes documents by id in one transaction, or in several smaller ones where the disk has no room for one.
+
+    Returns:
+        How many existed.
+
+    Raises:
+        OutOfSpace: there is not even room to delete one; those before it are deleted.
+    """
+    start, at_once, deleted = 0, len(deletions), 0
+    while start < len(deletions):
+        chunk = deletions[start : start + at_once]
+        try:
+            commit = await asyncio.wrap_future(collection.commit(chunk))
+        except OutOfSpace:
+            if len(chunk) == 1:
+                raise
+            at_once = max(1, len(chunk) // 4)
+        else:
+            start += len(chunk)
+            deleted += sum(commit.existed)
+    return deleted
+
+
+def _deletions(ids: Sequence[str]) -> list[Deletion]:
+    checked = [fields.document_id(value, f"ids.ids[{i}]") for i, value in enumerate(ids)]
+    return [Deletion(id=id) for id in dict.fromkeys(checked)]
 
 
 def _with_text(include: Include) -> Include:

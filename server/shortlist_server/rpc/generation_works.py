@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 
-from shortlist.v1 import generation_pb2
+from shortlist.v1 import operation_pb2
 from shortlist_server.domain import Generation, GenerationState, ReindexProgress
 from shortlist_server.errors import CollectionNotFound, GenerationNotFound, OperationCancelled, OperationNotFound
 from shortlist_server.operations.operation import Control, Kind, Operation, Pauses, Work
@@ -22,7 +22,7 @@ from shortlist_server.pipeline.comparison import ComparedQuery
 from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.rpc.convert.evaluation import progress_out
 from shortlist_server.rpc.convert.generations import comparison_out, generation_out, reindex_progress_out
-from shortlist_server.rpc.convert.operations import PREFIX
+from shortlist_server.rpc.convert.operations import PREFIX, Result
 
 PAUSED_BY_CALLER = "a caller paused it"
 
@@ -73,13 +73,14 @@ class GenerationWorks:
     ) -> Operation:
         """Starts a comparison of two generations. Raises ``Overloaded`` or ``Unavailable``."""
 
-        async def compare(control: Control) -> generation_pb2.GenerationComparison:
+        async def compare(control: Control) -> Result:
             found = await control.interruptible(
                 self._comparer.compare(
                     collection, serving, candidate, queries, lambda progress: control.tell(progress_out(progress))
                 )
             )
-            return comparison_out(found)
+            data = comparison_out(found).SerializeToString()
+            return Result(field=operation_pb2.Operation.GENERATION_COMPARISON_FIELD_NUMBER, data=data)
 
         work = Work(
             kind=Kind.COMPARE_GENERATIONS,
@@ -106,7 +107,7 @@ class GenerationWorks:
             return ""
         return "" if operation.state.ended else f"{PREFIX}{operation.id}"
 
-    async def _build(self, collection: str, number: int, control: Control) -> generation_pb2.Generation:
+    async def _build(self, collection: str, number: int, control: Control) -> Result:
         def tell(progress: ReindexProgress) -> None:
             control.tell(reindex_progress_out(progress), paused=bool(progress.paused))
 
@@ -118,7 +119,8 @@ class GenerationWorks:
             raise OperationCancelled("the reindex was cancelled, and its generation dropped") from None
         except (CollectionNotFound, GenerationNotFound):
             raise OperationCancelled("the generation was dropped before it was complete") from None
-        return generation_out(built)
+        data = generation_out(built).SerializeToString()
+        return Result(field=operation_pb2.Operation.GENERATION_FIELD_NUMBER, data=data)
 
 
 def _id(collection: str, generation: Generation) -> str:

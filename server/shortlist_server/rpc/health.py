@@ -22,7 +22,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import Overloaded, ShortlistError
+from shortlist_server.errors import Overloaded, ServiceNotFound, ShortlistError
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog
 from shortlist_server.pipeline.models import notice
 from shortlist_server.storage.base import Store
@@ -48,14 +48,21 @@ OPERATIONS = "shortlist.v1.OperationService"
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """grpcio's servicer, with a list and with watches that end when the server stops.
+    """grpcio's servicer, with a list, with errors like those of other calls, and with watches that end at a stop.
 
-    Otherwise a stop would wait for the last of them.
+    Otherwise a stop would wait for the last watch.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._ended = asyncio.Event()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        """See grpc.health.v1."""
+        status = self._server_status.get(request.service)
+        if status is None:
+            raise ServiceNotFound(f"the server has no service '{request.service}'", field="service")
+        return health_pb2.HealthCheckResponse(status=status)
 
     async def List(self, request: health_pb2.HealthListRequest, context: Context) -> health_pb2.HealthListResponse:
         """See grpc.health.v1."""

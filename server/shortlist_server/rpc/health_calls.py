@@ -6,6 +6,8 @@ server's event loop.
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,17 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from shortlist_server.config import Config
-from shortlist_server.errors import InvalidArgument, ShortlistError
+from shortlist_server.errors import InvalidArgument
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import HEALTH
 from shortlist_server.rpc.requests import Arrivals
 from shortlist_server.rpc.slots import Slots, caller_of
-from shortlist_server.rpc.status import grpc_status
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Behaviour, Context, Continuation, Handler
+
+logger = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1024
 """A request names a service, or none."""
@@ -94,8 +98,12 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     with self._watches.taking(caller_of(context)):
                         await watching(await self._request(read, context), context)
-                except ShortlistError as error:
-                    await _abort(context, error)
+                    return
+                except grpc.aio.InternalError:
+                    raise  # The client is gone.
+                except Exception as error:
+                    status = _status(method, error)
+                await abort(context, status)
 
             return grpc.stream_stream_rpc_method_handler(watch, None, handler.response_serializer)
         assert handler.unary_unary is not None
@@ -110,15 +118,20 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
                 exchange.sending(TAKING_SECONDS, method)
                 sending = True
                 return answer
-            except ShortlistError as error:
-                await _abort(context, error)
+            except Exception as error:
+                status = _status(method, error)
             finally:
                 if not sending:
                     exchange.held.close()
+            await abort(context, status)
+            return None
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
 
-async def _abort(context: Context, error: ShortlistError) -> None:
-    status = grpc_status(error)
-    await context.abort(status.code, status.details, status.trailing_metadata or ())
+def _status(method: str, error: Exception) -> grpc.Status:
+    if is_meant(error):
+        return grpc_status(error)
+    request_id = secrets.token_hex(8)
+    logger.error("%s failed, request %s", method, request_id, exc_info=error)
+    return internal_status(request_id)

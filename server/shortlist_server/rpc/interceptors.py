@@ -12,23 +12,23 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import DeadlineExceeded, Overloaded, ShortlistError, Unavailable
+from shortlist_server.errors import DeadlineExceeded, Overloaded, Unavailable
 from shortlist_server.observe.logs import request_id as current_request_id
 from shortlist_server.observe.observer import CallWatch, Observer
 from shortlist_server.pipeline.portions import answer_too_large
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
 from shortlist_server.rpc.holding import holder
-from shortlist_server.rpc.requests import INLINE_BYTES, RequestReader
-from shortlist_server.rpc.status import grpc_status, internal_status
+from shortlist_server.rpc.pieces import as_bytes
+from shortlist_server.rpc.requests import RequestReader
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ class CallInterceptor(WrappingInterceptor):
             with self._slot():
                 deadline = deadline_of(context, self._max_seconds)
                 async with asyncio.timeout(max(0.0, deadline.left_seconds())):
-                    response = await behaviour(exchange, context)
-                    self._check_size(response)
-                    return await _serialized(serialize, response)
+                    answer = as_bytes(serialize, await behaviour(exchange, context))
+                    self._check_size(answer)
+                    return answer
 
         async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
             self._admit()
@@ -189,10 +189,10 @@ class CallInterceptor(WrappingInterceptor):
         if not self._under_way:
             self._idle.set()
 
-    def _check_size(self, response: Any) -> None:
+    def _check_size(self, answer: bytes) -> None:
         """Refuses an answer that gRPC would not send, because gRPC's own status does not say what to do about it."""
         limit = self._max_message_bytes
-        if limit is not None and response.ByteSize() > limit:
+        if limit is not None and len(answer) > limit:
             raise answer_too_large(limit)
 
     @contextmanager
@@ -221,7 +221,7 @@ class CallInterceptor(WrappingInterceptor):
             async for response in responses:
                 try:
                     async with asyncio.timeout(self._write_seconds):
-                        await context.write(serialize(response))
+                        await context.write(as_bytes(serialize, response))
                 except TimeoutError:
                     raise Unavailable(
                         f"the client took no message for {self._write_seconds:g} s; connect again to go on",
@@ -233,9 +233,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
         """The code and the status of a call that ends with an error."""
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        if _is_meant(error):
+        if is_meant(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -244,33 +242,14 @@ class CallInterceptor(WrappingInterceptor):
         return _code(error), internal_status(request_id)
 
     async def _abort(self, context: Context, status: grpc.Status, request_id: str) -> None:
-        """Ends a call with a status.
-
-        Call it outside the handling of the error: gRPC keeps the exception it raises here, and all that its traceback
-        refers to.
-        """
-        metadata = (*(status.trailing_metadata or ()), (REQUEST_ID, request_id))
+        """Ends a call with a status; a client that does not take the status gets some more time for it."""
         try:
             async with asyncio.timeout(STATUS_SECONDS):
-                await context.abort(status.code, status.details, metadata)
+                await abort(context, status, (REQUEST_ID, request_id))
         except TimeoutError:
             if (held_by := holder()) is not None:
                 asyncio.get_running_loop().call_later(self._answer_seconds, held_by.cancel)
 
 
-def _is_meant(error: Exception) -> TypeGuard[ShortlistError]:
-    """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
-    return isinstance(error, ShortlistError) and type(error) is not ShortlistError
-
-
 def _code(error: Exception) -> str:
-    if _is_meant(error):
-        return grpc_status(error).code.name
-    return "UNKNOWN" if isinstance(error, grpc.aio.AbortError) else "INTERNAL"
-
-
-async def _serialized(serialize: Callable[[Any], Any], response: Any) -> Any:
-    """The bytes of a response; a thread makes those of a large one."""
-    if not isinstance(response, Message) or response.ByteSize() <= INLINE_BYTES:
-        return serialize(response)
-    return await asyncio.to_thread(serialize, response)
+    return grpc_status(error).code.name if is_meant(error) else "INTERNAL"

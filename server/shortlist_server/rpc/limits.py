@@ -20,6 +20,7 @@ from shortlist_server.errors import Overloaded
 from shortlist_server.rpc.answers import UnsentAnswers
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.pieces import as_bytes
 from shortlist_server.rpc.slots import Slots, caller_of, refusal
 
 if TYPE_CHECKING:
@@ -233,10 +234,10 @@ class LimitInterceptor(WrappingInterceptor):
                     await exchange.request()
                     async with self._large_answer(caller) if large else nullcontext():
                         self._unsent.check(caller, large=large)
-                        response = await behaviour(exchange, context)
-                    size = min(response.ByteSize(), self._max_message_bytes)
-                    self._unsent.take(exchange.held, caller, size)
-                    return response
+                        answer = as_bytes(handler.response_serializer, await behaviour(exchange, context))
+                    # The call's interceptor refuses what is larger.
+                    self._unsent.take(exchange.held, caller, min(len(answer), self._max_message_bytes))
+                    return answer
 
             return call
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from shortlist_server.config import Config
-from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError
+from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError, Unavailable
+from shortlist_server.rpc.aside import converted
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
 from shortlist_server.rpc.slots import Slots, caller_of
@@ -63,10 +64,12 @@ class _Answered:
 class RequestIds:
     """The calls with an id that are under way, and the answers of those that were done."""
 
-    def __init__(self, *, most_at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``most_at_once``: calls with an id under way; one caller may have a quarter of them."""
+    def __init__(
+        self, *, most_at_once: int, most_of_caller: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``most_at_once``, ``most_of_caller``: calls with an id under way, those whose caller is gone included."""
         self._slots = Slots(
-            "max_concurrent_rpcs", most_at_once, "max_concurrent_rpcs", max(1, most_at_once // 4), RETRY_SECONDS
+            "max_concurrent_rpcs", most_at_once, "max_concurrent_rpcs_per_caller", most_of_caller, RETRY_SECONDS
         )
         self._clock = clock
         self._running: dict[_Key, _Answered] = {}
@@ -88,6 +91,7 @@ class RequestIds:
         Raises:
             RequestIdReused: the id belongs to another request.
             Overloaded: too many calls with an id are under way.
+            Unavailable: the server stopped before it was done.
         """
         self._forget()
         key = (caller, request_id)
@@ -101,6 +105,10 @@ class RequestIds:
         known.waiting += 1
         try:
             return await asyncio.shield(known.task)
+        except asyncio.CancelledError:
+            if not known.task.cancelled():
+                raise  # It is this call that is cancelled.
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS) from None
         finally:
             known.waiting -= 1
 
@@ -134,7 +142,7 @@ class RequestIds:
                 logger.error("a call failed whose caller is gone", exc_info=error)
             return
         answer = task.result()
-        one.size = answer.ByteSize() if isinstance(answer, Message) else 0
+        one.size = len(answer) if isinstance(answer, bytes) else answer.ByteSize()
         one.end = self._clock()
         self._done[key] = one
         self._done_of_caller[key[0]] += 1
@@ -163,7 +171,9 @@ class RequestIdInterceptor(WrappingInterceptor):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._ids = RequestIds(most_at_once=config.max_concurrent_rpcs)
+        self._ids = RequestIds(
+            most_at_once=config.max_concurrent_rpcs, most_of_caller=config.max_concurrent_rpcs_per_caller
+        )
 
     async def drain(self, grace_seconds: float) -> None:
         """Waits for calls that nobody waits for any more, for so long at most."""
@@ -181,11 +191,10 @@ class RequestIdInterceptor(WrappingInterceptor):
                 if not request_id:
                     return await behaviour(exchange, context)
                 _check(request_id)
-                # An exchange of its own: that of this call ends with the call.
-                own = Exchange(partial(_received, request))
-                return await self._ids.answer(
-                    caller_of(context), request_id, _fingerprint(method, request), lambda: behaviour(own, context)
-                )
+                # An exchange and a context of its own: those of this call end with the call.
+                own, peer = Exchange(partial(_received, request)), _Peer(context.peer())
+                fingerprint = await converted(partial(_fingerprint, method, request))
+                return await self._ids.answer(caller_of(context), request_id, fingerprint, lambda: behaviour(own, peer))
 
             return call
 
@@ -193,6 +202,20 @@ class RequestIdInterceptor(WrappingInterceptor):
             raise NotImplementedError("requests of streams have no id")
 
         return wrap(handler, unary=unary, streaming=streaming)
+
+
+class _Peer:
+    """What is left of the context of a call that may be over: who called.
+
+    gRPC frees its own context with the call; whoever asks it something later crashes the process.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def peer(self) -> str:
+        """As gRPC's context has it."""
+        return self._peer
 
 
 async def _received(request: Message, _: object) -> Message:

@@ -19,12 +19,13 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
+from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
 from shortlist_server.rpc import bounds
+from shortlist_server.rpc.aside import INLINE_BYTES, received_bytes
 from shortlist_server.rpc.slots import Slots, caller_of
 from shortlist_server.rpc.wire import Walker
-from shortlist_server.storage.compaction import memory
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
@@ -41,8 +42,8 @@ ANY_GROWTH_BYTES = 256 * 1024
 UNCOUNTED_BYTES = 1024
 """Messages up to this size are parsed without counting: they hold a few hundred elements at most."""
 
-INLINE_BYTES = 64 * 1024
-"""Messages up to this size are parsed on the event loop: three milliseconds at worst, for one full of empty ones."""
+PART_BYTES = 64 * 1024
+"""Compressed messages are decompressed in parts of so many bytes."""
 
 PARSED_AT_ONCE = 2
 """Large messages decompressed, counted and parsed at the same time."""
@@ -71,7 +72,8 @@ class Kind:
     walker: Walker | None
     """None: not counted, as the requests of the reflection service, which hold nothing repeated."""
 
-    deserialize: Callable[[bytes], Any]
+    deserialize: Callable[[Any], Any]
+    """Takes bytes or a bytearray."""
 
 
 class Arrivals:
@@ -154,6 +156,7 @@ class RequestReader:
         if raw is grpc.aio.EOF:
             raise InvalidArgument("the call has no request")
         size = self._full_size(raw)
+        received_bytes.set(size)
         if size <= INLINE_BYTES:
             return self._parsed(kind, raw, size)
         held.enter_context(self._large.taking(caller, size))
@@ -195,22 +198,31 @@ class RequestReader:
 
     @staticmethod
     def _parsed(kind: Kind, raw: bytes, size: int) -> Any:
-        if raw.startswith(GZIP):
-            raw = _decompressed(raw, size)
+        data = _decompressed(raw, size) if raw.startswith(GZIP) else raw
         if kind.walker is not None and size > UNCOUNTED_BYTES:
-            kind.walker.check(raw)
+            kind.walker.check(data)
         try:
-            return kind.deserialize(raw)
+            return kind.deserialize(data)
         except (DecodeError, RecursionError) as error:
             raise InvalidArgument(f"the message cannot be read: {error}") from None
 
 
-def _decompressed(raw: bytes, size: int) -> bytes:
+def _decompressed(raw: bytes, size: int) -> bytearray:
+    """A message decompressed in small parts: what zlib makes at once, it copies under the interpreter's lock."""
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    data = bytearray()
     try:
-        data = stream.decompress(raw, size + 1)
+        for at in range(0, len(raw), PART_BYTES):
+            part, made = raw[at : at + PART_BYTES], PART_BYTES
+            # Where a call makes as much as it may, there may be more without further input.
+            while (part or made == PART_BYTES) and not stream.eof and len(data) <= size:
+                some = stream.decompress(part, PART_BYTES)
+                data += some
+                part, made = stream.unconsumed_tail, len(some)
+            if stream.eof or len(data) > size:
+                break
     except zlib.error as error:
         raise InvalidArgument(f"the message cannot be decompressed: {error}") from None
-    if len(data) != size or not stream.eof or stream.unused_data:
+    if len(data) != size or not stream.eof or stream.unused_data or at + PART_BYTES < len(raw):
         raise InvalidArgument("the message cannot be decompressed: its size is not the one it declares")
     return data

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from shortlist.v1 import search_service_pb2 as pb
 from shortlist.v1 import search_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.domain import Deadline, Include, SearchResult
+from shortlist_server.domain import Deadline, SearchRequest
 from shortlist_server.errors import ShortlistError
-from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc.answers import AnswerRoom
+from shortlist_server.rpc.aside import aside, converted
 from shortlist_server.rpc.bounds import MAX_BATCH
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
-from shortlist_server.rpc.convert.search import request_in, response_out
+from shortlist_server.rpc.convert.search import request_in, response_out, weight
 from shortlist_server.rpc.interceptors import deadline_of
-from shortlist_server.rpc.limits import AdmissionQueue, Shared
-from shortlist_server.rpc.requests import INLINE_BYTES
+from shortlist_server.rpc.limits import LARGE_AT_ONCE, AdmissionQueue, Shared
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import Slots, caller_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ BATCH_CONCURRENCY = 4
 """Searches of a batch worked on at the same time; the batch has one turn among the other calls."""
 
 
+LARGE_BYTES = 1024 * 1024
+"""Answers to one search that are larger are made a few at a time, because each takes twice its size meanwhile."""
+
+
 class SearchServicer(pb_grpc.SearchServiceServicer):
     """Answers searches through the pipeline, each in its turn."""
 
@@ -43,17 +48,19 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self._config = config
         self._queue = queue
         self._waits = waits
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
+        search = await converted(lambda: request_in(request, self._config))
         deadline = deadline_of(context, self._config.max_deadline_seconds)
-        return await self._search(
-            request, deadline, self._waiting(caller_of(context)), self._queue.taking, response_out
-        )
+        waiting = self._waiting(caller_of(context))
+        return await self._search(search, deadline, waiting, self._queue.taking, Pieces.answer)
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         """See the proto. A batch has one place in the queue, and one turn while any of its searches runs."""
         fields.within(len(request.requests), 1, MAX_BATCH, "requests")
+        searches = await converted(lambda: [self._read(search) for search in request.requests])
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._queue.taking)
         working = asyncio.Semaphore(BATCH_CONCURRENCY)
@@ -64,19 +71,21 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             async with working, turn.taking():
                 yield
 
-        async def one(search: pb.SearchRequest) -> pb.BatchSearchResult:
+        async def one(search: SearchRequest | ShortlistError) -> Pieces[pb.BatchSearchResult]:
             try:
+                if isinstance(search, ShortlistError):
+                    raise search
                 result = await self._search(search, deadline, waiting.taking, taking, _result_out)
             except ShortlistError as error:
-                result = pb.BatchSearchResult(error=error_out(error))
-            room.take(result.ByteSize())
+                result = Pieces(pb.BatchSearchResult(error=error_out(error)))
+            room.take(result.size)
             return result
 
-        results: list[asyncio.Task[pb.BatchSearchResult]] = []
+        results: list[asyncio.Task[Pieces[pb.BatchSearchResult]]] = []
         too_large: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                results += [group.create_task(one(search)) for search in request.requests]
+                results += [group.create_task(one(search)) for search in searches]
         except* ShortlistError as errors:
             # The whole answer has no room: the remaining searches are cancelled.
             too_large = errors.exceptions[0].with_traceback(None)
@@ -84,24 +93,34 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             results.clear()  # An error's traceback holds what its frames hold.
             raise too_large
         made = [result.result() for result in results]
-        return await _aside(room.taken, lambda: pb.BatchSearchResponse(results=made))
+        return await aside(room.taken, partial(_results_out, made))
+
+    def _read(self, message: pb.SearchRequest) -> SearchRequest | ShortlistError:
+        try:
+            return request_in(message, self._config)
+        except ShortlistError as error:
+            return error.with_traceback(None)
 
     async def _search(
         self,
-        message: pb.SearchRequest,
+        request: SearchRequest,
         deadline: Deadline,
         waiting: Taking,
         turn: Taking,
-        convert: Callable[[SearchResult, Include], T],
+        convert: Callable[[Pieces[pb.SearchResponse]], T],
     ) -> T:
-        request = request_in(message, self._config)
         if not self._searcher.reached(request):
             async with waiting():
                 await self._searcher.wait(request, deadline)
         async with turn():
             result = await self._searcher.search(request, deadline)
-            size = sum(least_bytes(hit.document, request.include) for hit in result.hits)
-            return await _aside(size, lambda: convert(result, request.include))
+
+            def answer() -> T:
+                return convert(response_out(result, request.include, self._config.max_message_bytes))
+
+            size = weight(result, request.include)
+            async with self._large if size > LARGE_BYTES else nullcontext():
+                return await aside(size, answer)
 
     def _waiting(self, caller: str) -> Taking:
         @asynccontextmanager
@@ -112,10 +131,14 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         return taking
 
 
-def _result_out(result: SearchResult, include: Include) -> pb.BatchSearchResult:
-    return pb.BatchSearchResult(response=response_out(result, include))
+def _result_out(response: Pieces[pb.SearchResponse]) -> Pieces[pb.BatchSearchResult]:
+    result = Pieces(pb.BatchSearchResult())
+    result.add(pb.BatchSearchResult.RESPONSE_FIELD_NUMBER, response)
+    return result
 
 
-async def _aside(size: int, function: Callable[[], T]) -> T:
-    """Makes an answer of so many bytes, in a thread if it would hold up the event loop."""
-    return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
+def _results_out(results: Sequence[Pieces[pb.BatchSearchResult]]) -> pb.BatchSearchResponse:
+    response = Pieces(pb.BatchSearchResponse())
+    for result in results:
+        response.add(pb.BatchSearchResponse.RESULTS_FIELD_NUMBER, result)
+    return response.answer()

@@ -1,9 +1,11 @@
-"""The one table from errors to gRPC statuses.
+"""The one table from errors to gRPC statuses, and the one place where the server ends a call with an error.
 
 Errors leave as google.rpc.Status with ErrorInfo, and BadRequest or RetryInfo where they help (AIP-193, AIP-194).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeGuard
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -13,7 +15,17 @@ from grpc_status import rpc_status
 
 from shortlist_server import errors
 
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context
+
 DOMAIN = "shortlist"
+
+MAX_MESSAGE_BYTES, MAX_VALUE_BYTES = 1000, 200
+"""Longest message of a status, and longest field name and value in its details. They quote what a caller sent, and
+clients refuse trailers of more than 8 KiB (https://grpc.io/docs/guides/metadata), in which the message comes three
+times."""
+
+_CUT = " ... "
 
 STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -26,6 +38,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
     errors.GenerationNotFound: grpc.StatusCode.NOT_FOUND,
     errors.OperationNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.ServiceNotFound: grpc.StatusCode.NOT_FOUND,
     errors.CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,
@@ -52,7 +65,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
 
 
 def grpc_status(error: errors.ShortlistError) -> grpc.Status:
-    """The status an error leaves with."""
+    """The status an error leaves with; long texts in it are cut in the middle."""
     status: grpc.Status = rpc_status.to_status(status_message(error))
     return status
 
@@ -60,15 +73,18 @@ def grpc_status(error: errors.ShortlistError) -> grpc.Status:
 def status_message(error: errors.ShortlistError) -> status_pb2.Status:
     """The same status as a message, for the error of an operation."""
     code = STATUS[type(error)]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    message = _cut(error.message, MAX_MESSAGE_BYTES)
+    metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        field = _cut(error.field, MAX_VALUE_BYTES)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(error.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return _status(code, error.message, details)
+    return _status(code, message, details)
 
 
 def internal_status(request_id: str) -> grpc.Status:
@@ -83,6 +99,29 @@ def internal_message(request_id: str) -> status_pb2.Status:
     return _status(
         grpc.StatusCode.INTERNAL, f"unexpected fault; the server's log has it as request {request_id}", [info]
     )
+
+
+def is_meant(error: Exception) -> TypeGuard[errors.ShortlistError]:
+    """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
+    return isinstance(error, errors.ShortlistError) and type(error) is not errors.ShortlistError
+
+
+async def abort(context: Context, status: grpc.Status, *metadata: tuple[str, str]) -> None:
+    """Ends a call with a status and further trailing metadata. Raises the exception by which gRPC ends the handler.
+
+    Call it outside the handling of the error: gRPC keeps the exception that this raises, and all that its traceback
+    refers to.
+    """
+    await context.abort(status.code, status.details, (*(status.trailing_metadata or ()), *metadata))
+
+
+def _cut(text: str, most: int) -> str:
+    """The text, or its begin and its end where it has more than so many bytes. Lone surrogates become "?"."""
+    data = text.encode("utf-8", "replace")
+    if len(data) > most:
+        part = (most - len(_CUT)) // 2
+        return data[:part].decode("utf-8", "ignore") + _CUT + data[-part:].decode("utf-8", "ignore")
+    return data.decode()
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> status_pb2.Status:

@@ -5,6 +5,7 @@ Used once, by the composition root.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 from pathlib import Path
@@ -58,6 +59,17 @@ def options(config: Config) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
+
+
+@functools.cache
+def keep_library() -> None:
+    """Keeps gRPC's library running until the process ends. To be called on an event loop before a server is made.
+
+    Otherwise it ends with the last server and channel of ``grpc.aio``. Its end joins a thread that may itself wait for
+    an event loop to read from a socket, and where the loop is closed it waits for ever
+    (https://github.com/grpc/grpc/pull/40989). Whoever makes a server meanwhile, as the next test, waits with it.
+    """
+    grpc.aio.init_grpc_aio()
 
 
 class _OfCallersThatStayed(logging.Filter):

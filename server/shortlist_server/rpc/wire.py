@@ -74,7 +74,7 @@ class Walker:
         """
         self._fields = _fields_of(descriptor, limits, {})
 
-    def check(self, data: bytes) -> int:
+    def check(self, data: bytes | bytearray) -> int:
         """Walks over a message; returns how many objects a parser would make of it, about.
 
         Raises:
@@ -102,7 +102,7 @@ class _TooMany(Exception):
 
 
 class _Walk:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         self.data = data
         self.fields_left = MAX_FIELDS
         self.messages_left = MAX_MESSAGES
@@ -179,7 +179,7 @@ class _Walk:
             raise InvalidArgument(f"a message holds at most {MAX_MESSAGES} others; send less at once")
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

@@ -13,20 +13,23 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from shortlist.v1 import admin_service_pb2 as pb
-from shortlist.v1 import collection_pb2, operation_pb2
+from shortlist.v1 import operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import CollectionExists, CollectionNotFound, InvalidArgument, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.operations.operation import Control, Kind, Work
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
+from shortlist_server.rpc.authorization import EVERY_COLLECTION
 from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
-from shortlist_server.rpc.convert.operations import backup_out, copy_progress_out, verify_report_out
+from shortlist_server.rpc.convert.operations import Result, backup_out, copy_progress_out, verify_report_out
+from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk.files import FOLDER_MODE
@@ -35,7 +38,10 @@ from shortlist_server.storage.reports import Progress
 MAX_SAMPLE = 10_000
 DEFAULT_SAMPLE = 200
 
-EVERY_COLLECTION = ("*",)
+OPERATION_BYTES = 64 * 1024
+"""Room in a message for an operation beside its result."""
+
+M = TypeVar("M", bound=Message)
 
 
 class Works:
@@ -83,8 +89,8 @@ class Works:
         if request.collection:
             self._check_exist([fields.collection_name(request.collection)])
 
-        def verify(control: Control) -> operation_pb2.VerifyResult:
-            result = operation_pb2.VerifyResult()
+        def verify(control: Control) -> Result:
+            found = self._pieces(operation_pb2.VerifyResult())
             for name in [request.collection] if request.collection else self._store.names():
                 control.cancellation.check()
 
@@ -105,8 +111,8 @@ class Works:
                     if request.collection or name in self._store.names():
                         raise
                 else:
-                    result.reports.append(verify_report_out(report))
-            return result
+                    found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
+            return Result(field=operation_pb2.Operation.VERIFY_RESULT_FIELD_NUMBER, data=found.joined())
 
         return Work(
             kind=Kind.VERIFY,
@@ -129,7 +135,7 @@ class Works:
         if folder.exists():
             raise InvalidArgument(f"there is a backup named '{request.name}'", field="name")
 
-        def back_up(control: Control) -> operation_pb2.BackupInfo:
+        def back_up(control: Control) -> Result:
             self._backup_dir.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             made = self._store.backup(
                 folder,
@@ -137,7 +143,8 @@ class Works:
                 progress=lambda at: control.tell(copy_progress_out(at)),
                 cancellation=control.cancellation,
             )
-            return backup_out(made)
+            data = backup_out(made).SerializeToString()
+            return Result(field=operation_pb2.Operation.BACKUP_FIELD_NUMBER, data=data)
 
         return Work(
             kind=Kind.BACKUP,
@@ -164,7 +171,7 @@ class Works:
         if new_name in self._store.names():
             raise CollectionExists(f"collection '{new_name}' exists", metadata={"collection": new_name})
 
-        def restore(control: Control) -> collection_pb2.Collection:
+        def restore(control: Control) -> Result:
             note = ""
 
             def tell(at: Progress) -> None:
@@ -174,7 +181,8 @@ class Works:
                 control.tell(copy_progress_out(replace(at, note=note)))
 
             collection = self._store.restore(folder, name, new_name, progress=tell, cancellation=control.cancellation)
-            return collection_out(collection.info(), self._models)
+            data = collection_out(collection.info(), self._models).SerializeToString()
+            return Result(field=operation_pb2.Operation.RESTORED_COLLECTION_FIELD_NUMBER, data=data)
 
         return Work(
             kind=Kind.RESTORE,
@@ -204,17 +212,19 @@ class Works:
                     field="include_queries",
                 )
 
-        async def reports(control: Control) -> operation_pb2.EvaluateResult:
-            found: list[operation_pb2.EvaluateReport] = []
+        def serialized(one: Evaluation) -> bytes:
+            return evaluation.report_out(one, include_queries=request.include_queries).SerializeToString()
+
+        async def reports(control: Control) -> Result:
+            found = self._pieces(operation_pb2.EvaluateResult())
             async with aclosing(self._evaluator.evaluate(name, queries, settings, Deadline(math.inf))) as evaluations:
                 async for one in evaluations:
                     if isinstance(one, Evaluation):
-                        found.append(
-                            await asyncio.to_thread(evaluation.report_out, one, include_queries=request.include_queries)
-                        )
+                        report = await asyncio.to_thread(serialized, one)
+                        found.add(operation_pb2.EvaluateResult.REPORTS_FIELD_NUMBER, report)
                     else:
                         control.tell(evaluation.progress_out(one))
-            return operation_pb2.EvaluateResult(reports=found)
+            return Result(field=operation_pb2.Operation.EVALUATE_RESULT_FIELD_NUMBER, data=found.joined())
 
         return Work(
             kind=Kind.EVALUATE,
@@ -231,14 +241,13 @@ class Works:
             )
         return self._backup_dir / name
 
+    def _pieces(self, message: M) -> Pieces[M]:
+        """The pieces of a result, which fits into a message with the rest of its operation."""
+        return Pieces(message, max(1, self._config.max_message_bytes - OPERATION_BYTES))
+
     def _check_exist(self, names: Sequence[str]) -> None:
         # Not ``find``, which waits while a collection of the name is being restored.
         present = set(self._store.names()) if names else set()
         for name in names:
             if name not in present:
                 raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-
-
-def size_of(result: object) -> int:
-    """Bytes of a result, which is a message."""
-    return result.ByteSize() if isinstance(result, Message) else 0

@@ -43,7 +43,7 @@ def disk_bytes(passages: int, dimension: int, token_vectors: Sequence[int], segm
     """The rows and segments of a generation.
 
     Args:
-        token_vectors: bytes of the packed token vectors of some passages, as a sample of all; none where there are none.
+        token_vectors: bytes of the packed token vectors of some passages, as a sample; none where there are none.
         segments: whether there are enough passages that they will be flushed.
     """
     rows = _PASSAGE_ROW + row_bytes(4 * dimension + 6)

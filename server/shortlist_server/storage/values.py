@@ -144,6 +144,10 @@ class SegmentOutdated(Exception):
     """The segments that a new one replaces have changed since its build began. Never reaches a caller."""
 
 
+class GenerationDropped(SegmentOutdated):
+    """The generation of a new segment is being dropped. Never reaches a caller."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRow:
     """A segment's row in the database. It has the passages with ``low < label <= high`` that were live at its build.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,16 +70,26 @@ def test_a_detached_backup_is_followed_by_its_name(running: TestServer) -> None:
     assert shortlist("verify", str(running.data_dir), "--detach").returncode == 2
 
 
-def test_ctrl_c_cancels_and_says_what_is_left(running: TestServer) -> None:
-    gate = Gate(running)
-    run = subprocess.Popen([*COMMAND, "backup", "one", "--target", running.target], stderr=subprocess.PIPE, text=True)
-    assert gate.reached.wait(60)
-    run.send_signal(signal.SIGINT)
+def backup(running: TestServer, *options: str) -> subprocess.Popen[str]:
+    """The command, running until the gate is opened."""
+    command = [*COMMAND, "backup", "one", "--target", running.target, *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_cancelling(running: TestServer) -> None:
     with Client(running.target) as client:
         while not list(client.list_operations(state="cancelling")):
-            assert run.poll() is None
-    gate.opened.set()
-    _, said = run.communicate(timeout=30)
+            time.sleep(0.02)
+
+
+def test_ctrl_c_cancels_and_says_what_is_left(running: TestServer) -> None:
+    gate = Gate(running)
+    with backup(running) as run:
+        assert gate.reached.wait(60)
+        run.send_signal(signal.SIGINT)
+        wait_until_cancelling(running)
+        gate.opened.set()
+        _, said = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "was cancelled; nothing of it is left\n" in said
     assert "Traceback" not in said
@@ -87,23 +98,27 @@ def test_ctrl_c_cancels_and_says_what_is_left(running: TestServer) -> None:
 
 def test_a_deadline_cancels_and_says_what_is_left(running: TestServer) -> None:
     gate = Gate(running)
-    threading.Timer(4, gate.opened.set).start()
-    run = shortlist("backup", "one", "--timeout", "1", "--target", running.target)
+    with backup(running, "--timeout", "1") as run:
+        wait_until_cancelling(running)
+        gate.opened.set()
+        _, said = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert "was cancelled; nothing of it is left\n" in run.stderr
-    assert "Error: " in run.stderr
+    assert "was cancelled; nothing of it is left\n" in said
+    assert "Error: " in said
 
 
 def test_one_that_is_cancelled_from_elsewhere_is_an_error_of_the_command(running: TestServer) -> None:
     gate = Gate(running)
-    run = subprocess.Popen([*COMMAND, "backup", "one", "--target", running.target], stderr=subprocess.PIPE, text=True)
-    assert gate.reached.wait(60)
-    with Client(running.target) as client:
+    with backup(running) as run, Client(running.target) as client:
+        assert gate.reached.wait(60)
         (found,) = client.list_operations()
-    threading.Timer(1, gate.opened.set).start()
-    cancelled = shortlist("operations", "cancel", found.name, "--target", running.target)
-    assert cancelled.stdout == f"the backup ({found.name}) was cancelled; nothing of it is left\n"
-    _, said = run.communicate(timeout=30)
+        command = [*COMMAND, "operations", "cancel", found.name, "--target", running.target]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cancelling:
+            wait_until_cancelling(running)
+            gate.opened.set()
+            said, _ = cancelling.communicate(timeout=60)
+        assert said == f"the backup ({found.name}) was cancelled; nothing of it is left\n"
+        _, said = run.communicate(timeout=60)
     assert (run.returncode, said) == (1, "Error: the operation was cancelled before it was done\n")
     waited = shortlist("operations", "wait", found.name, "--target", running.target)
     assert (waited.returncode, waited.stdout) == (1, f"{found.name}: cancelled\n")

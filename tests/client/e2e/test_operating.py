@@ -134,6 +134,56 @@ async def test_what_progress_raises_comes_out_and_the_client_goes_on(client: Any
     assert (await client.verify(notes))[0].ok
 
 
+MANY = {f"q{number}": "note about" for number in range(5000)}
+
+
+async def test_an_operation_is_started_listed_cancelled_and_waited_for(client: Any, notes: str) -> None:
+    started = await client.start_evaluate(notes, MANY, {query: {"n1": 1} for query in MANY})
+    assert (started.kind, started.collection, started.done) == ("evaluate", notes, False)
+    assert [one.name async for one in client.list_operations(collection=notes, kind="evaluate")] == [started.name]
+    with pytest.raises(shortlist.DeadlineExceeded):
+        await client.wait_operation(started.name, timeout_seconds=0.1)
+    assert (await client.cancel_operation(started.name)).name == started.name
+    ended = await client.wait_operation(started.name)
+    assert (ended.state, ended.result) == ("cancelled", None)
+    assert isinstance(ended.error, shortlist.OperationCancelled)
+    assert (await client.get_operation(started.name)).end_time == ended.end_time
+    with pytest.raises(shortlist.OperationNotFound):
+        await client.wait_operation("operations/absent")
+
+
+async def test_the_forms_that_only_start_do_what_the_others_do(client: Any, notes: str) -> None:
+    for kind, started in (
+        ("verify", await client.start_verify(notes)),
+        ("backup", await client.start_backup(f"{notes}-3", [notes])),
+    ):
+        ended = await client.wait_operation(started.name)
+        assert (ended.kind, ended.state, ended.collection) == (kind, "succeeded", notes)
+    assert ended.result.collections[0].document_count == 30
+    restored = await client.start_restore(f"{notes}-3", notes, new_name=f"{notes}-4")
+    ended = await client.wait_operation(restored.name)
+    assert (ended.collection, ended.result.name, ended.result.document_count) == (f"{notes}-4", f"{notes}-4", 30)
+    await client.delete_collection(f"{notes}-4")
+
+
+async def test_a_cancelled_task_cancels_its_operation(target: str) -> None:
+    async with shortlist.AsyncClient(target) as client:
+        await client.create_collection("tasks")
+        await client.ingest("tasks", NOTES).finish()
+        begun = asyncio.Event()
+        evaluating = asyncio.create_task(
+            client.evaluate("tasks", MANY, {query: {"n1": 1} for query in MANY}, progress=lambda _: begun.set())
+        )
+        await begun.wait()
+        evaluating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await evaluating
+        # Ended by now: the client waits for it.
+        (found,) = [one async for one in client.list_operations(collection="tasks", kind="evaluate")]
+        assert found.state == "cancelled"
+        await client.delete_collection("tasks")
+
+
 async def test_a_closed_client_verifies_nothing(connect: Any) -> None:
     client = connect()
     await client.close()

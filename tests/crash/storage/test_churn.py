@@ -52,7 +52,7 @@ def play(folder: Path, seed: int) -> tuple[str, int, int]:
             wanted = f"begin {chance.randrange(churn.OPERATIONS)}\n"
             while process.poll() is None and wanted not in said.read_text():
                 time.sleep(0.005)
-            time.sleep(chance.random() * 0.1)
+            time.sleep(chance.random() * 0.1)  # A random moment.
             process.kill()
         process.wait(100)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, NewPassage, Range, Upsert
 from shortlist_server.errors import OutOfSpace
+from shortlist_server.rpc.document_service import delete_by_id
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
+from shortlist_server.storage.rows import reserve, schema
 from shortlist_server.storage.store import EmbeddedStore
 
 pytestmark = pytest.mark.crash
@@ -134,6 +137,29 @@ def test_documents_can_be_deleted_on_a_full_disk_and_writes_go_on_after(small_di
         collection.commit([upsert(n) for n in range(10)]).result(30)
         assert store.verify("c").ok
         assert (small_disk / "data" / "RESERVE").stat().st_size > 0
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
+def test_ids_that_one_transaction_has_no_room_to_delete_are_deleted_in_several(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thirty-second of both: a log of 1 MiB, and twice as much in reserve.
+    monkeypatch.setattr(schema, "_WAL_PAGES", schema._WAL_PAGES // 32)
+    monkeypatch.setattr(reserve, "MAX_BYTES", reserve.MAX_BYTES // 32)
+    store = make(small_disk)
+    try:
+        collection = store.open("c")
+        acknowledged = fill_with_documents(collection, 0, 50)
+        fill(small_disk / "rest")
+        acknowledged = fill_with_documents(collection, acknowledged, 1)
+        ids = [str(n) for n in range(acknowledged * 9 // 10)]
+        with pytest.raises(OutOfSpace):
+            collection.commit([Deletion(id=id) for id in ids]).result(60)
+        assert collection.count(None) == acknowledged
+        assert asyncio.run(delete_by_id(collection, [Deletion(id=id) for id in [*ids, "none"]])) == len(ids)
+        assert collection.count(None) == acknowledged - len(ids)
     finally:
         store.close()
 

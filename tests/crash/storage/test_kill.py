@@ -159,7 +159,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed_at_random(tmp_p
         while wanted not in (tmp_path / "said").read_text():
             assert process.poll() is None, (tmp_path / "complaint").read_text()
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.02)
+        time.sleep(chance.random() * 0.02)  # A random moment.
     finally:
         process.kill()
     begun, done = finish(process, tmp_path / "data")

@@ -114,7 +114,10 @@ def test_documents_are_read_however_many_verifications_are_under_way(tmp_path: P
         with ThreadPoolExecutor(8) as threads:
             verifications = [threads.submit(client.verify, "a") for _ in range(8)]
             try:
-                time.sleep(0.5)
+                end = time.monotonic() + 30
+                while running._server._calls._under_way < 8:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
                 for _ in range(10):
                     assert client.get("a", ["x"], timeout_seconds=10) != [None]
             finally:

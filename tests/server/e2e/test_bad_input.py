@@ -239,6 +239,7 @@ STREAMS: list[tuple[list[D.IngestRequest], grpc.StatusCode, str, str]] = [
     ([start("absent")], NOT_FOUND, "COLLECTION_NOT_FOUND", ""),
     ([start("..")], INVALID, "INVALID_ARGUMENT", "start.collection"),
     ([start(stream="x" * 129)], INVALID, "INVALID_ARGUMENT", "start.stream"),
+    ([start(run_id="x" * 65)], INVALID, "INVALID_ARGUMENT", "start.run_id"),
     ([start(), start()], INVALID, "INVALID_ARGUMENT", "batch"),
     ([start(), batch()], INVALID, "INVALID_ARGUMENT", "batch.operations"),
     ([start(), batch(put(0, id="a", text="b"))], INVALID, "INVALID_ARGUMENT", "position"),

@@ -39,7 +39,7 @@ def test_a_server_takes_its_clients_pings_however_long_an_ingest_is_quiet(
 
     def source() -> Iterator[Document]:
         yield Document(id="a", text="owl")
-        time.sleep(5.5)
+        time.sleep(5.5)  # Quiet for long enough that a refusal of pings would end the connection.
         yield Document(id="b", text="owl")
 
     with server(data_dir=tmp_path) as running, Client(running.target) as client:

@@ -26,6 +26,7 @@ from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.inference.base import QueryEmbedding, QueryText
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.keys import Scope, new_key
+from shortlist_server.rpc.limits import AdmissionQueue, Shared
 from shortlist_server.testing import TestServer, server
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -125,22 +126,36 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened.set()
 
 
-def hold_turns(channel: grpc.Channel, gate: threading.Event, turns: int) -> list[Any]:
+@pytest.fixture
+def queues(monkeypatch: pytest.MonkeyPatch) -> list[AdmissionQueue]:
+    """The admission queues made during the test."""
+    made: list[AdmissionQueue] = []
+    make = AdmissionQueue.__init__
+
+    def remember(self: AdmissionQueue, *arguments: Any) -> None:
+        make(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(AdmissionQueue, "__init__", remember)
+    return made
+
+
+def hold_turns(channel: grpc.Channel, gate: threading.Event, queues: list[AdmissionQueue], turns: int) -> list[Any]:
     """Searches that work until the gate is opened; all the turns there are."""
     gate.clear()
     stub = search_service_pb2_grpc.SearchServiceStub(channel)
     query = search_pb2.Query(text="a query that nobody has asked yet")
     request = search_service_pb2.SearchRequest(collection="docs", query=query)
     working = [stub.Search.future(request, timeout=30) for _ in range(turns)]
-    time.sleep(0.3)
+    until(lambda: queues[-1].all_taken)
     return working
 
 
 def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(
-    start: Started, gate: threading.Event
+    start: Started, gate: threading.Event, queues: list[AdmissionQueue]
 ) -> None:
     channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.0)
-    working = hold_turns(channel, gate, 2)
+    working = hold_turns(channel, gate, queues, 2)
     begin = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         search(channel)
@@ -155,12 +170,12 @@ def test_a_search_over_the_limit_is_refused_at_once_and_other_calls_are_not(
 
 
 def test_a_burst_of_searches_waits_for_its_turn_and_a_wait_that_is_too_long_is_refused(
-    start: Started, gate: threading.Event
+    start: Started, gate: threading.Event, queues: list[AdmissionQueue]
 ) -> None:
     channel = start(max_concurrent_searches=2, max_search_wait_seconds=0.5)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: search(channel), range(64)))
-    working = hold_turns(channel, gate, 2)
+    working = hold_turns(channel, gate, queues, 2)
     begin = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         search(channel)
@@ -187,14 +202,25 @@ def test_searches_that_wait_for_a_sequence_hold_no_turn_and_are_bounded_for_each
     assert set(codes) <= {grpc.StatusCode.OK, EXHAUSTED} and grpc.StatusCode.OK in codes
 
 
-def test_a_batch_that_waits_for_a_sequence_has_one_place_among_those_that_wait(start: Started) -> None:
+def test_a_batch_that_waits_for_a_sequence_has_one_place_among_those_that_wait(
+    start: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Shared] = []
+    make = Shared.__init__
+
+    def remember(self: Shared, *arguments: Any) -> None:
+        make(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(Shared, "__init__", remember)
     channel = start(max_sequence_waits=4)
     stub = search_service_pb2_grpc.SearchServiceStub(channel)
     requests = [waiting_search(2)] * 20
     batch = stub.BatchSearch.future(search_service_pb2.BatchSearchRequest(requests=requests), timeout=30)
 
-    # Were it a place for each search, nineteen would be refused by now.
-    time.sleep(0.3)
+    # The place among those that wait comes first, the turn second. Were it a place for each search, most would be
+    # refused.
+    until(lambda: bool(made) and made[0]._users == 20)
     with Client(start.target) as client:
         client.ingest("docs", [Document(id="b", text="another about owls")]).finish()
     assert all(result.response.hits for result in batch.result().results)
@@ -264,7 +290,13 @@ def test_a_client_that_never_reads_its_acks_costs_little_and_is_ended(start: Sta
         call = pb_grpc.DocumentServiceStub(channel).Ingest(requests())
         search(searching)
         before = psutil.Process().memory_info().rss
-        time.sleep(1)
+
+        def stands_still() -> bool:
+            known = sent
+            time.sleep(0.5)
+            return 0 < known == sent
+
+        until(stands_still)
         search(searching)
         assert 0 < sent < 100, "the server reads on though nobody takes its acks"
         assert psutil.Process().memory_info().rss - before < 64 * 2**20
@@ -283,7 +315,7 @@ def test_a_client_that_reads_slowly_gets_every_ack(start: Started) -> None:
         for number, ack in enumerate(client.ingest("docs", documents)):
             assert ack.ok
             if number % 500 == 0:
-                time.sleep(0.5)
+                time.sleep(0.5)  # A slow reader.
         assert client.count("docs") == len(documents) + 1
 
 
@@ -318,9 +350,15 @@ def test_a_caller_that_calls_too_often_is_told_when_to_come_again(start: Started
     setting, seconds = refusal(errors[0])
     assert setting == "max_requests_per_second"
     assert 0 < seconds <= 0.2
-    # Calls after the first refusal may have taken what came meanwhile.
-    time.sleep(0.25)
-    assert stub.Count(pb.CountRequest(collection="docs"), timeout=5).count == 1
+
+    def is_served() -> bool:
+        try:
+            return bool(stub.Count(pb.CountRequest(collection="docs"), timeout=5).count == 1)
+        except grpc.RpcError:
+            return False
+
+    # A refused call takes nothing of what comes in the meantime.
+    until(is_served, 2)
 
 
 def test_the_server_caps_a_deadline(start: Started) -> None:

@@ -169,6 +169,7 @@ def test_the_dashboard_asks_for_metrics_that_are_on_the_page(page: str) -> None:
     asked = set(re.findall(r"\b(?:shortlist|process)_[a-z_]+", DASHBOARD.read_text()))
     assert len(asked) > 12
     assert asked <= names
+    assert {"shortlist_collections", "shortlist_collections_open", "shortlist_collections_damaged"} <= asked
 
 
 @pytest.mark.parametrize("panel", json.loads(DASHBOARD.read_text())["panels"], ids=lambda panel: panel["title"])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -23,7 +19,6 @@ from shortlist import (
     CopyProgress,
     DeadlineExceeded,
     Document,
-    IngestFailed,
     InvalidArgument,
     Operation,
     OperationCancelled,
@@ -31,58 +26,11 @@ from shortlist import (
     OperationProgress,
     Overloaded,
     PermissionDenied,
-    RequestIdReused,
 )
-from shortlist._status import from_rpc_error
-from shortlist.v1 import admin_service_pb2 as admin
-from shortlist.v1 import admin_service_pb2_grpc as admin_grpc
-from shortlist.v1 import collection_service_pb2 as collections
-from shortlist.v1 import collection_service_pb2_grpc as collections_grpc
-from shortlist.v1 import document_service_pb2 as documents
-from shortlist.v1 import document_service_pb2_grpc as documents_grpc
 from shortlist_server.keys import Scope, new_key
 from shortlist_server.testing import TestServer, server
 
-
-class Gate:
-    """A crash point at which the work of a store waits until it is let through."""
-
-    def __init__(self, point: str) -> None:
-        self.point = point
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self, point: str) -> None:
-        if point == self.point:
-            self.reached.set()
-            assert self.opened.wait(60)
-
-
-@contextlib.contextmanager
-def held(running: TestServer, point: str) -> Iterator[Gate]:
-    """Holds the store's work at a point for the time of a block."""
-    store, gate = running._server._store, Gate(point)
-    before, store._crash_point = store._crash_point, gate
-    try:
-        yield gate
-    finally:
-        gate.opened.set()
-        store._crash_point = before
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[TestServer]:
-    """A server with the collection "notes" of three vectors."""
-    with server(tmp_path / "data", max_operations=6) as running:
-        with Client(running.target) as client:
-            client.create_collection("notes", CollectionConfig(embedder="none", dimension=2))
-            client.ingest("notes", [Document(id=f"n{i}", vector=[1.0, float(i)]) for i in range(3)]).finish()
-        yield running
-
-
-@pytest.fixture
-def client(running: TestServer) -> Iterator[Client]:
-    with Client(running.target) as client:
-        yield client
+from .conftest import Gate, held, open_when_cancelling
 
 
 def left_of_backups(running: TestServer) -> list[str]:
@@ -193,8 +141,7 @@ def test_too_many_operations_are_refused_with_a_time_to_wait(running: TestServer
 
 def test_whoever_is_interrupted_while_waiting_cancels_the_operation(running: TestServer, client: Client) -> None:
     def interrupt(_: CopyProgress) -> None:
-        # The work goes on a moment later, when it is told to stop.
-        threading.Timer(0.5, gate.opened.set).start()
+        open_when_cancelling(running, gate)
         raise KeyboardInterrupt
 
     with held(running, "backup:written") as gate, pytest.raises(KeyboardInterrupt):
@@ -206,7 +153,7 @@ def test_whoever_is_interrupted_while_waiting_cancels_the_operation(running: Tes
 
 def test_a_backup_that_takes_too_long_is_cancelled(running: TestServer, client: Client) -> None:
     with held(running, "backup:written") as gate:
-        threading.Timer(0.6, gate.opened.set).start()
+        open_when_cancelling(running, gate)
         with pytest.raises(DeadlineExceeded):
             client.backup("one", timeout_seconds=0.4)
     (found,) = client.list_operations()
@@ -258,8 +205,8 @@ def test_a_stop_cancels_operations_and_those_who_wait_learn_of_it(tmp_path: Path
         with held(running, "backup:written") as gate:
             backup = threads.submit(client.backup, "one")
             assert gate.reached.wait(30)
-            threading.Timer(0.3, gate.opened.set).start()
-            running.stop(5.0)
+            open_when_cancelling(running, gate)
+            running.stop(20.0)
             with pytest.raises(OperationCancelled):
                 backup.result(30)
     assert list((tmp_path / "backups").iterdir()) == []
@@ -321,102 +268,13 @@ def test_an_operation_is_there_only_for_keys_that_may_use_its_collections(tmp_pa
                 call(mine.name)
 
 
-# ------------------------------------------------------------------------------------------------------- request ids
-
-
-@pytest.fixture
-def channel(running: TestServer) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(running.target) as channel:
-        yield channel
-
-
-def test_a_repeated_start_is_the_same_operation(running: TestServer, channel: grpc.Channel, client: Client) -> None:
-    stub = admin_grpc.AdminServiceStub(channel)
-    request = admin.BackupRequest(name="one", request_id=str(uuid.uuid4()))
-    first = stub.Backup(request, timeout=10).operation
-    client.wait_operation(first.name)
-    # Without the id, the name would be taken.
-    assert stub.Backup(request, timeout=10).operation == first
-    assert len(list(client.list_operations())) == 1
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Backup(admin.BackupRequest(name="two", request_id=request.request_id), timeout=10)
-    assert isinstance(from_rpc_error(caught.value), RequestIdReused)
-    # Nor may another method use it.
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Verify(admin.VerifyRequest(request_id=request.request_id), timeout=10)
-    assert isinstance(from_rpc_error(caught.value), RequestIdReused)
-
-
-def test_every_call_that_takes_an_id_has_the_same_answer_again(channel: grpc.Channel, client: Client) -> None:
-    collection, document = collections_grpc.CollectionServiceStub(channel), documents_grpc.DocumentServiceStub(channel)
-    with pytest.raises(IngestFailed):
-        client.ingest("notes", [Document(id="bad", vector=[0.0, 0.0])]).finish()
-    etag = client.get_collection("notes").etag
-    update = collections.UpdateCollectionRequest(collection="notes", etag=etag, request_id="update")
-    update.search_defaults.candidates.ef = 99
-    calls: list[tuple[Callable[..., Any], Any]] = [
-        (collection.CreateCollection, collections.CreateCollectionRequest(collection="new", request_id="create")),
-        (collection.DeleteCollection, collections.DeleteCollectionRequest(collection="new", request_id="drop")),
-        (collection.UpdateCollection, update),
-        (
-            document.Delete,
-            documents.DeleteRequest(
-                collection="notes", ids=documents.DocumentIds(ids=["n0", "absent"]), request_id="delete"
-            ),
-        ),
-        (
-            document.DeleteDeadLetters,
-            documents.DeleteDeadLettersRequest(collection="notes", numbers=[1], request_id="forget"),
-        ),
-    ]
-    for call, request in calls:
-        first = call(request, timeout=10)
-        assert call(request, timeout=10) == first
-    assert document.Delete(calls[3][1], timeout=10).deleted_count == 1
-    calls[3][1].request_id = ""
-    assert document.Delete(calls[3][1], timeout=10).deleted_count == 0
-
-
-def test_duplicates_at_the_same_time_make_one_collection(channel: grpc.Channel) -> None:
-    stub = collections_grpc.CollectionServiceStub(channel)
-    request = collections.CreateCollectionRequest(collection="new", request_id="x")
-    with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(lambda _: stub.CreateCollection(request, timeout=10), range(16)))
-    assert all(answer == answers[0] for answer in answers)
-
-
-def test_a_call_whose_connection_breaks_is_done_once(running: TestServer, client: Client) -> None:
-    store, request_id = running._server._store, str(uuid.uuid4())
-    request = collections.CreateCollectionRequest(collection="new", request_id=request_id)
-    with held(running, "create:made") as gate:
-        with grpc.insecure_channel(running.target) as broken:
-            call = collections_grpc.CollectionServiceStub(broken).CreateCollection.future(request, timeout=30)
-            assert gate.reached.wait(30)
-            call.cancel()
-        with grpc.insecure_channel(running.target) as channel:
-            again = collections_grpc.CollectionServiceStub(channel).CreateCollection.future(request, timeout=30)
-            time.sleep(0.1)
-            assert not again.done()
-            gate.opened.set()
-            assert again.result().collection.name == "new"
-    assert "new" in store.names()
-
-
-@pytest.mark.parametrize("request_id", ["x" * 65, "a\nb", "ä"])
-def test_an_id_that_is_none_is_refused(channel: grpc.Channel, request_id: str) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        admin_grpc.AdminServiceStub(channel).Verify(admin.VerifyRequest(request_id=request_id), timeout=10)
-    error = from_rpc_error(caught.value)
-    assert isinstance(error, InvalidArgument) and error.field == "request_id"
-
-
-def test_an_error_is_not_repeated_when_a_repetition_can_do_better(channel: grpc.Channel, client: Client) -> None:
-    stub = admin_grpc.AdminServiceStub(channel)
-    request = admin.VerifyRequest(collection="later", request_id="x")
-    with pytest.raises(grpc.RpcError):
-        stub.Verify(request, timeout=10)
-    client.create_collection("later")
-    assert client.wait_operation(stub.Verify(request, timeout=10).operation.name).state == "succeeded"
+def test_the_metrics_count_operations(tmp_path: Path) -> None:
+    with server(tmp_path, metrics_listen="127.0.0.1:0") as running, Client(running.target) as client:
+        client.verify()
+        with urllib.request.urlopen(f"http://127.0.0.1:{running._server.metrics_port}/metrics") as page:
+            shown = page.read().decode()
+    assert "shortlist_operations_unfinished 0.0" in shown
+    assert 'shortlist_operations_ended_total{kind="verify",state="succeeded"} 1.0' in shown
 
 
 def test_a_large_copy_stops_within_a_second(tmp_path: Path) -> None:

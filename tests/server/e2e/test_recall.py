@@ -129,6 +129,7 @@ def test_an_ef_that_a_search_sets_is_its_own_affair(checking: TestServer) -> Non
         for vector in vectors(4, 20):
             client.search("v", vector=vector, candidates=Candidates(dense=10, ef=10))
             client.search("v", vector=vector, candidates=Candidates(exact=True))
+        # Nothing may happen, in the time of three hundred checks.
         time.sleep(0.3)
         assert client.recall("v").unfiltered.check_count == 0
         check_ten(client)
@@ -157,6 +158,7 @@ def test_with_interval_0_nothing_is_checked(folder: Path, tmp_path: Path) -> Non
     ):
         for vector in vectors(5, 100):
             client.search("v", vector=vector)
+        # Nothing may happen, in the time of two hundred checks of the server above.
         time.sleep(0.2)
         recall = client.recall("v").unfiltered
         assert (recall.ef, recall.recall, recall.lower, recall.upper) == (10, None, 0.0, 1.0)

@@ -111,7 +111,7 @@ class Job:
         if generation is None:
             return None
         at = generation.progress
-        paused = at.paused or ("" if at.complete else self._trouble)
+        paused = generation.problem or at.paused or ("" if at.complete else self._trouble)
         documents, tokens = (0.0, 0.0) if paused or at.complete else self._rates.now()
         left = max(at.total_documents - at.done_documents, 0)
         return ReindexProgress(
@@ -129,7 +129,7 @@ class Job:
     async def _run(self) -> None:
         try:
             while (generation := await self._generation()) is not None:
-                if generation.progress.paused_by_user or generation.progress.complete:
+                if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
                     await self._wait(POLL_SECONDS)
                     continue
                 building = self._building = asyncio.create_task(self._build(generation))

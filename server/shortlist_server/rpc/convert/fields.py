@@ -39,6 +39,11 @@ def stream_name(value: str, field: str = "start.stream") -> str:
     return _clean(value, 128, field)
 
 
+def run_id(value: str, field: str = "start.run_id") -> str:
+    """A well-formed id of a client's run; may be empty."""
+    return _clean(value, 64, field)
+
+
 def _clean(value: str, max_bytes: int, field: str) -> str:
     size = len(value.encode())
     if size > max_bytes:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
 
-from shortlist.v1 import collection_pb2, generation_pb2, operation_service_pb2
+from shortlist.v1 import generation_pb2, operation_service_pb2
 from shortlist.v1 import operation_pb2 as pb
-from shortlist_server.errors import InvalidArgument, ShortlistError
+from shortlist_server.errors import InvalidArgument
 from shortlist_server.operations.operation import Kind, Operation, State
+from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.convert.fields import collection_name
-from shortlist_server.rpc.status import internal_message, status_message
+from shortlist_server.rpc.pieces import Pieces
+from shortlist_server.rpc.status import internal_message, is_meant, status_message
 from shortlist_server.storage.reports import Backup, CollectionReport, Progress
+
+M = TypeVar("M", bound=Message)
 
 PREFIX = "operations/"
 
@@ -24,14 +31,18 @@ _PROGRESS_FIELDS: dict[type, str] = {
     pb.EvaluateProgress: "evaluate_progress",
     generation_pb2.ReindexProgress: "reindex_progress",
 }
-_RESULT_FIELDS: dict[type, str] = {
-    pb.VerifyResult: "verify_result",
-    pb.BackupInfo: "backup",
-    collection_pb2.Collection: "restored_collection",
-    pb.EvaluateResult: "evaluate_result",
-    generation_pb2.Generation: "generation",
-    generation_pb2.GenerationComparison: "generation_comparison",
-}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A result, serialised once: it may be large, and never changes.
+
+    Attributes:
+        field: its number in the proto's ``Operation``.
+    """
+
+    field: int
+    data: bytes
 
 
 def operation_id_in(name: str) -> str:
@@ -59,8 +70,27 @@ def filter_in(request: operation_service_pb2.ListOperationsRequest) -> tuple[str
     return name, kind, state
 
 
-def operation_out(operation: Operation, *, with_result: bool = True) -> pb.Operation:
-    """An operation; without the result where it is one of many."""
+def result_bytes(result: object) -> int:
+    """Bytes of a result that an operation keeps."""
+    return len(result.data) if isinstance(result, Result) else 0
+
+
+async def answer_out(response: M, operation: Operation) -> M:
+    """A response whose first field is the operation with its result."""
+
+    def answer() -> M:
+        whole = Pieces(operation_out(operation))
+        if isinstance(operation.result, Result):
+            whole.add(operation.result.field, operation.result.data)
+        pieces = Pieces(response)
+        pieces.add(1, whole)
+        return pieces.answer()
+
+    return await aside(result_bytes(operation.result), answer)
+
+
+def operation_out(operation: Operation) -> pb.Operation:
+    """An operation without its result."""
     message = pb.Operation(
         name=f"{PREFIX}{operation.id}",
         kind=pb.OperationKind.Value(f"OPERATION_KIND_{operation.kind.value}"),
@@ -74,13 +104,9 @@ def operation_out(operation: Operation, *, with_result: bool = True) -> pb.Opera
         getattr(message, _PROGRESS_FIELDS[type(operation.progress)]).CopyFrom(operation.progress)
     error = operation.error
     if error is not None:
-        # The base class stands for faults that nobody foresaw.
-        foreseen = type(error) is not ShortlistError
         message.error.CopyFrom(
-            status_message(error) if foreseen else internal_message(error.metadata.get("request_id", ""))
+            status_message(error) if is_meant(error) else internal_message(error.metadata.get("request_id", ""))
         )
-    elif operation.result is not None and with_result:
-        getattr(message, _RESULT_FIELDS[type(operation.result)]).CopyFrom(operation.result)
     return message
 
 

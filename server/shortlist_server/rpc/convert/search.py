@@ -15,14 +15,22 @@ from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.content import client_vector
+from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import document_out, duration_out, include_in, passage_out
 from shortlist_server.rpc.convert.filters import filter_in
+from shortlist_server.rpc.pieces import Pieces
 
 E = TypeVar("E", bound=Enum)
 
 DEFAULT_LIMIT = 10
 MAX_EF = 10_000
+
+HIT_WEIGHT = 512
+"""What a hit, or a candidate of an explanation, weighs beside its texts: ten microseconds."""
+
+METADATA_WEIGHT = 16
+"""Converting metadata takes up to so many times as long as a text of as many bytes."""
 
 
 def request_in(message: service_pb.SearchRequest, config: Config) -> domain.SearchRequest:
@@ -139,13 +147,35 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
     return message
 
 
-def response_out(result: domain.SearchResult, include: domain.Include) -> service_pb.SearchResponse:
-    """The answer to a search."""
-    return service_pb.SearchResponse(
-        hits=[_hit_out(hit, include) for hit in result.hits],
-        report=_report_out(result.report),
-        explanation=None if result.explanation is None else _explanation_out(result.explanation),
-    )
+def weight(result: domain.SearchResult, include: domain.Include) -> int:
+    """About how long it takes to convert a result, as the bytes of text for which it would take as long."""
+    size = 0
+    for hit in result.hits:
+        document = hit.document
+        size += HIT_WEIGHT + least_bytes(document, include) + METADATA_WEIGHT * document.metadata_bytes
+        for one in hit.passages:
+            vector = one.passage.vector
+            size += one.passage.end - one.passage.start + (0 if vector is None else vector.nbytes)
+    if result.explanation is not None:
+        size += HIT_WEIGHT * len(result.explanation.candidates)
+    return size
+
+
+def response_out(
+    result: domain.SearchResult, include: domain.Include, max_bytes: int
+) -> Pieces[service_pb.SearchResponse]:
+    """The answer to a search.
+
+    Raises:
+        InvalidArgument: it has more than ``max_bytes``.
+    """
+    response = service_pb.SearchResponse(report=_report_out(result.report))
+    if result.explanation is not None:
+        response.explanation.CopyFrom(_explanation_out(result.explanation))
+    pieces = Pieces(response, max_bytes)
+    for hit in result.hits:
+        pieces.add(service_pb.SearchResponse.HITS_FIELD_NUMBER, _hit_out(hit, include))
+    return pieces
 
 
 def _hit_out(hit: domain.Hit, include: domain.Include) -> pb.Hit:

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shortlist_server
+from shortlist_server import memory
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.clock import Alarm, Clock
-from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
 from shortlist_server.storage.compaction.recovery import Place
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
-from shortlist_server.storage.values import SegmentOutdated, SegmentRow
+from shortlist_server.storage.values import GenerationDropped, SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
 from shortlist_server.storage.vectors.segments import Segment
@@ -119,14 +119,18 @@ class Compactor:
             self._woken = True
             self._ask_for_turn()
 
-    def close(self) -> None:
-        """Ends a running build and starts no other. Idempotent."""
+    def stop(self) -> None:
+        """Ends a running build and starts no other. Never blocks; ``close`` waits for the end. Idempotent."""
         with self._lock:
             self._closed = True
             if self._child is not None:
                 self._child.kill()
             if self._retry is not None:
                 self._retry.cancel()
+
+    def close(self) -> None:
+        """Ends a running build and starts no other. Idempotent."""
+        self.stop()
         with self._working:
             pass
 
@@ -209,7 +213,9 @@ class Compactor:
                 if row is not None:
                     self._files.remove_tree(self._folder / SEGMENTS_FOLDER / row.uid)
                 # Where nothing has changed in memory, `choose` would pick the same job again, and it would fail again.
-                in_vain = isinstance(error, SegmentOutdated) and self._index.snapshot.segments is not before
+                in_vain = isinstance(error, SegmentOutdated) and (
+                    isinstance(error, GenerationDropped) or self._index.snapshot.segments is not before
+                )
                 if not in_vain:
                     if isinstance(error, (SegmentDamaged, SegmentOutdated)):
                         raise BuildFailed(str(error)) from error

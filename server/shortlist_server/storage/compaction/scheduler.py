@@ -53,6 +53,7 @@ class CompactionScheduler:
         tally: CompactionTally,
     ) -> None:
         self._segments_folder = place.folder / SEGMENTS_FOLDER
+        self._generation = place.generation
         self._index = index
         self._submit = submit
         self._parameters = parameters
@@ -92,12 +93,18 @@ class CompactionScheduler:
         if self._worth_a_look():
             self._look()
 
-    def close(self) -> None:
-        """Ends builds and lets commits go on that wait for room. Idempotent."""
+    def stop(self) -> None:
+        """Ends builds and lets commits go on that wait for room. Never blocks; ``close`` waits for the end."""
         with self._lock:
             self._closed = True
             if self._alarm is not None:
                 self._alarm.cancel()
+        self._flusher.stop()
+        self._merger.stop()
+
+    def close(self) -> None:
+        """Ends builds and lets commits go on that wait for room. Idempotent."""
+        self.stop()
         self._flusher.close()
         self._merger.close()
 
@@ -188,7 +195,7 @@ class CompactionScheduler:
         def apply(transaction: WriteTransaction) -> None:
             self._index.admit(job, segment, watch)
             transaction.replace_segments(
-                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row, self._generation
             )
             crash_point("publish:before")
 

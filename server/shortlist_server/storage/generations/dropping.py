@@ -1,9 +1,9 @@
 """Gives back the space of dropped generations, while others read and write.
 
 For each generation: its readers finish, for as long as a call may take; its folders go; its rows go, some hundred in a
-transaction; then its empty tables and its row; and last, free pages go back to the disk. Each step submits the next, so
-other writes run between them. A step that fails is tried again later. A crash or the closing of the collection ends the
-work, and the next opening goes on with it.
+transaction; free pages go back to the disk, some hundred in a transaction; and last, its empty tables and its row go.
+Each step submits the next, so other writes run between them. A step that fails is tried again later. A crash or the
+closing of the collection ends the work, and the next opening goes on with it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from shortlist_server.storage.values import Counters
 
 logger = logging.getLogger(__name__)
 
-_FIRST_ROWS = 200
-_MOST_ROWS = 20_000
-_STEP_SECONDS = 0.02
-"""How long a step should hold the writer; the number of rows follows."""
+_FIRST_AMOUNT = 100
+_MOST_ROWS = 1000
+_MOST_PAGES = 500
+_STEP_SECONDS = 0.01
+"""How long a step should take before it commits; the number of rows or pages follows."""
 
 _RETRY_SECONDS = 30.0
 
@@ -44,14 +45,12 @@ class Dropping:
         parameters: Parameters,
         *,
         forgotten: Callable[[Counters], None],
-        reclaim: Callable[[], None],
     ) -> None:
-        """``forgotten`` shows the counters without a generation; ``reclaim`` gives free pages back to the disk."""
+        """``forgotten`` shows the counters without a generation."""
         self._name = name
         self._submit = submit
         self._parameters = parameters
         self._forgotten = forgotten
-        self._reclaim = reclaim
         self._lock = threading.Lock()
         self._under_way: set[int] = set()
         self._closed = False
@@ -71,7 +70,7 @@ class Dropping:
                 return
             self._under_way.add(number)
         if generation is None:
-            self._delete_rows(number, _FIRST_ROWS)
+            self._delete_rows(number)
             return
         once = _Once(lambda: self._in_thread(lambda: self._remove_folders(number, generation)))
         alarm = self._parameters.clock.after(self._parameters.config.max_deadline_seconds, once)
@@ -98,32 +97,62 @@ class Dropping:
             folder = generation.place.folder / SEGMENTS_FOLDER / segment.row.uid
             self._parameters.files.remove_tree(folder)
         self._parameters.crash_point("drop:folders")
-        self._delete_rows(number, _FIRST_ROWS)
+        self._delete_rows(number)
 
-    def _delete_rows(self, number: int, limit: int) -> None:
+    def _delete_rows(self, number: int, limit: int = _FIRST_AMOUNT) -> None:
+        def delete(transaction: WriteTransaction) -> bool:
+            return generations.delete_some(transaction.connection, number, limit)
+
+        def go_on(left: bool, fitting: int) -> None:
+            if left:
+                self._delete_rows(number, min(fitting, _MOST_ROWS))
+            else:
+                self._give_pages_back(number)
+
+        self._timed(number, delete, limit, "drop:rows", go_on)
+
+    def _give_pages_back(self, number: int, pages: int = _FIRST_AMOUNT) -> None:
+        def give_back(transaction: WriteTransaction) -> bool:
+            return transaction.reclaim(pages) > 0
+
+        def go_on(left: bool, fitting: int) -> None:
+            if left:
+                self._give_pages_back(number, min(fitting, _MOST_PAGES))
+            else:
+                self._forget(number)
+
+        self._timed(number, give_back, pages, "drop:pages", go_on)
+
+    def _timed(
+        self,
+        number: int,
+        work: Callable[[WriteTransaction], bool],
+        amount: int,
+        point: str,
+        go_on: Callable[[bool, int], None],
+    ) -> None:
+        """Does work in a transaction; then ``go_on`` gets its result and the amount that fits the time of a step."""
         seconds = 0.0
 
         def apply(transaction: WriteTransaction) -> bool:
             nonlocal seconds
             begin = time.perf_counter()
-            left = generations.delete_some(transaction.connection, number, limit)
+            left = work(transaction)
             seconds = time.perf_counter() - begin
             return left
 
         def publish(left: bool) -> bool:
-            self._parameters.crash_point("drop:rows")
+            self._parameters.crash_point(point)
             return left
 
-        def go_on(step: Future[bool]) -> None:
+        def done(step: Future[bool]) -> None:
             if (error := step.exception()) is not None:
                 self._failed(number, error)
-            elif step.result():
-                fitting = int(limit * _STEP_SECONDS / max(seconds, 1e-6))
-                self._delete_rows(number, max(1, min(fitting, 2 * limit, _MOST_ROWS)))
             else:
-                self._forget(number)
+                fitting = int(amount * _STEP_SECONDS / max(seconds, 1e-6))
+                go_on(step.result(), max(1, min(fitting, 2 * amount)))
 
-        self._step(number, Task(apply, publish, frees=True), go_on)
+        self._step(number, Task(apply, publish, frees=True), done)
 
     def _forget(self, number: int) -> None:
         def apply(transaction: WriteTransaction) -> Counters:
@@ -141,7 +170,6 @@ class Dropping:
             with self._lock:
                 self._under_way.discard(number)
             logger.info("collection '%s': generation %d is gone", self._name, number)
-            self._reclaim()
 
         self._step(number, Task(apply, publish, frees=True), go_on)
 
@@ -161,7 +189,7 @@ class Dropping:
             _RETRY_SECONDS,
             error,
         )
-        self._parameters.clock.after(_RETRY_SECONDS, lambda: self._delete_rows(number, _FIRST_ROWS))
+        self._parameters.clock.after(_RETRY_SECONDS, lambda: self._delete_rows(number))
 
 
 class _Once:

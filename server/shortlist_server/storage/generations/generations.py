@@ -67,8 +67,6 @@ class Generations:
         submit: Callable[[Task[Any]], Future[Any]],
         parameters: Parameters,
         tallies: Tallies,
-        *,
-        reclaim: Callable[[], None],
     ) -> None:
         """Opens nothing yet; see ``recover``."""
         self._name = name
@@ -77,7 +75,7 @@ class Generations:
         self._parameters = parameters
         self._tallies = tallies
         self.marker = ReindexMarker(folder, parameters.files)
-        self.dropping = Dropping(name, submit, parameters, forgotten=self._forgotten, reclaim=reclaim)
+        self.dropping = Dropping(name, submit, parameters, forgotten=self._show)
 
     def recover(self, connection: sqlite3.Connection, transaction: WriteTransaction, settings: Settings) -> None:
         """Opens all generations that can be used. Runs before the writer thread starts.
@@ -317,6 +315,7 @@ class Generations:
             row = counters.find(number)
             assert row is not None
             if not row.is_live:
+                generation.compaction.stop()
                 gone[number] = generation
                 continue
             kept[number] = generation
@@ -334,9 +333,6 @@ class Generations:
         for generation in gone.values():
             self._parameters.flushing_threads.submit(generation.compaction.close)
         self.marker.settle(counters)
-
-    def _forgotten(self, counters: Counters) -> None:
-        self._show(counters)
 
 
 def _mark_unusable(connection: sqlite3.Connection, transaction: WriteTransaction, number: int, problem: str) -> None:

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
+from shortlist_server import memory
 from shortlist_server.errors import Overloaded
 from shortlist_server.storage.clock import Alarm, Clock
-from shortlist_server.storage.compaction import memory
 from shortlist_server.storage.disk import descriptors
 
 logger = logging.getLogger(__name__)

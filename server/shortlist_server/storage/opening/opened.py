@@ -78,9 +78,7 @@ class OpenCollection:
         self._parameters = parameters
         self._closed = False
         self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
-        self.generations = Generations(
-            name, folder, self.submit, parameters, tallies, reclaim=self.deletions.reclaim_space
-        )
+        self.generations = Generations(name, folder, self.submit, parameters, tallies)
         with translated(name):
             self._connection, self._record = open_database(folder, name, parameters.files)
             try:

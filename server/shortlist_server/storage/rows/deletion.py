@@ -62,8 +62,9 @@ class BulkDeletion:
         """Deletes from ``start`` on, ``at_once`` documents a transaction; a full disk makes the steps smaller."""
         if start >= len(keys):
             done.set_result(deleted)
-            if deleted >= _WORTH_RECLAIMING:
-                self.reclaim_space()
+            if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
+                self._reclaiming = True
+                self._reclaim()
             return
         chunk = keys[start : start + max(1, at_once)]
 
@@ -91,12 +92,6 @@ class BulkDeletion:
             self._submit(task).add_done_callback(go_on)
         except Unavailable as error:
             done.set_exception(error)
-
-    def reclaim_space(self) -> None:
-        """Begins to give free pages back to the disk, unless that is under way. Never blocks."""
-        if not self._reclaiming:
-            self._reclaiming = True
-            self._reclaim()
 
     def _reclaim(self) -> None:
         def apply(transaction: WriteTransaction) -> bool:

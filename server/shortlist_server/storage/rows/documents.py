@@ -117,6 +117,7 @@ def _assemble(
             title=title,
             text=text,
             metadata={} if metadata is None else decode(metadata),
+            metadata_bytes=0 if metadata is None else len(metadata),
             passages=tuple(passages.get(key, ())),
         )
         for key, id, sequence, _, metadata, _, title, text, *_, count in map(_checked_document, rows)

@@ -33,6 +33,7 @@ from shortlist_server.storage.rows.tables import tables_of
 from shortlist_server.storage.values import (
     Counters,
     Effect,
+    GenerationDropped,
     GenerationRow,
     PassageChange,
     SegmentOutdated,
@@ -292,25 +293,26 @@ class WriteTransaction:
         """Replaces the raised ``ef`` values."""
         settings.save(self.connection, "raised_ef", json.dumps(raised))
 
-    def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
-        """Replaces segments in the manifest; once this is committed, the new segment exists.
+    def replace_segments(self, gone: Sequence[str], new: SegmentRow | None, generation: int = 1) -> None:
+        """Replaces segments of a generation in the manifest; once this is committed, the new segment exists.
 
         Raises:
+            GenerationDropped: the generation is being dropped, or cannot be used.
             SegmentOutdated: one of ``gone`` is not listed, or the new range overlaps that of a segment that stays.
         """
+        row = self.counters.find(generation)
+        if row is None or not row.is_live:
+            raise GenerationDropped(f"generation {generation} is being dropped")
         deleted = self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
         if gone and deleted.rowcount != len(gone):
             raise SegmentOutdated("a segment that was to be replaced no longer exists")
         if new is not None:
-            row = self.counters.find(new.generation)
-            if row is None or not row.is_live:
-                raise SegmentOutdated("its generation is being dropped")
             overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE generation = ? AND low < ? AND high > ?)"
-            if self.connection.execute(overlaps, (new.generation, new.high, new.low)).fetchone()[0]:
+            if self.connection.execute(overlaps, (generation, new.high, new.low)).fetchone()[0]:
                 raise SegmentOutdated("another segment now covers passages of its range")
             self.connection.execute(
                 "INSERT INTO segments (uid, generation, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?, ?)",
-                (new.uid, new.generation, new.low, new.high, new.passages, new.checksum),
+                (new.uid, generation, new.low, new.high, new.passages, new.checksum),
             )
 
     def check_lexical(self) -> None:

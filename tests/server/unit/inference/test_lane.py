@@ -91,9 +91,11 @@ def test_an_item_larger_than_the_queue_is_taken_when_the_queue_is_empty(lane: La
 
 def test_an_overdue_item_is_dropped_and_its_neighbour_run(lane: Lane[int, int], model: Model) -> None:
     hold(lane, model)
-    (late,) = lane.submit([(1, 1)], Deadline.after(0.01))
+    deadline = Deadline.after(0.01)
+    (late,) = lane.submit([(1, 1)], deadline)
     (early,) = lane.submit([(2, 1)], FOREVER)
-    time.sleep(0.02)
+    while deadline.left_seconds() > 0:
+        time.sleep(0.001)
     model.gate.set()
     assert early.result(10) == 4
     with pytest.raises(DeadlineExceeded):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -260,6 +263,24 @@ async def test_ended_operations_are_forgotten_by_number_age_and_size(monkeypatch
     assert [one.id for one in registry.all()] == [large]
     monkeypatch.setattr(registry_module, "KEPT_SECONDS", -1.0)
     assert registry.all() == []
+
+
+async def test_an_ended_operation_keeps_nothing_of_what_it_was_asked() -> None:
+    class Asked:
+        """A request of many megabytes."""
+
+    async def run(asked: Asked) -> str:
+        return type(asked).__name__
+
+    registry, asked = OperationRegistry(most=1), Asked()
+    kept = weakref.ref(asked)
+    started = registry.start(work(partial(lambda asked, _: run(asked), asked)), caller="")
+    del asked
+    assert kept() is not None
+    assert (await ended(registry, started.id)).result == "Asked"
+    await asyncio.sleep(0)
+    gc.collect()
+    assert kept() is None
 
 
 async def test_a_stop_cancels_all_refuses_more_and_waits() -> None:

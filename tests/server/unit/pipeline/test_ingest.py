@@ -17,6 +17,7 @@ from shortlist_server.domain import Document
 from shortlist_server.errors import StreamConflict
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
+from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import AckStatus, Operation
 from shortlist_server.pipeline.windows import WINDOW_TOKENS
@@ -77,6 +78,7 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
     await run.aclose()
     ingester.close(session)
     opening = asyncio.create_task(ingester.open("docs", stream="s", dry_run=False))
+    # Nothing may happen: the session waits for the commit.
     await asyncio.sleep(0.2)
     assert not opening.done()
     gate.open.set()
@@ -92,15 +94,21 @@ async def test_a_stream_that_comes_back_waits_for_the_commit_its_last_session_le
 async def test_a_stream_is_taken_over_from_a_client_that_is_stuck_and_writes_no_more(
     ingester: Ingester,
 ) -> None:
+    read = 0
+
     async def one_by_one() -> AsyncIterator[Sequence[Operation]]:
+        nonlocal read
         for i in range(1, 6):
+            read = i
             yield [Operation(position=i, id=f"d{i}", change=Document(id=f"d{i}", text="old"), cost=WINDOW_TOKENS)]
 
     stuck = await ingester.open("docs", stream="s", dry_run=False)
     run = stuck.run(one_by_one())
     await anext(run)
     # Its client takes nothing more: what comes next is embedded and waits.
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(30):
+        while read < 3:
+            await asyncio.sleep(0.001)
     async with asyncio.timeout(5):
         new = await ingester.open("docs", stream="s", dry_run=False)
     assert new.durable_position == 1
@@ -123,6 +131,29 @@ async def test_of_clients_that_open_a_stream_at_once_only_the_last_that_came_has
     assert isinstance(run, AsyncGenerator)
     await run.aclose()
     ingester.close(session)
+
+
+async def test_a_client_that_lost_its_stream_while_its_connection_was_broken_does_not_take_it_back(
+    ingester: Ingester,
+) -> None:
+    async def opened(run_id: str) -> IngestSession:
+        return await ingester.open("docs", stream="s", dry_run=False, run_id=run_id)
+
+    await opened("first")
+    await opened("first")  # after a break
+    second = await opened("second")
+    with pytest.raises(StreamConflict, match="another client opened"):
+        await opened("first")
+    assert not second.ended
+    again = await opened("second")
+    assert second.ended
+    # Who gives no id is a new client each time.
+    for _ in range(2):
+        nameless = await opened("")
+    assert again.ended
+    with pytest.raises(StreamConflict):
+        await opened("second")
+    assert not nameless.ended
 
 
 async def test_a_stream_that_is_opened_while_the_server_leaves_is_told_to_resume_at_once(ingester: Ingester) -> None:
@@ -151,8 +182,9 @@ async def test_a_stream_that_breaks_off_leaves_no_window_to_be_embedded(tmp_path
         others = asyncio.all_tasks()
         run = session.run(messages(*["text"] * 5, cost=WINDOW_TOKENS))
         first = asyncio.ensure_future(anext(run))
-        await asyncio.sleep(0.2)
-        assert len(asyncio.all_tasks() - others) > 3
+        async with asyncio.timeout(30):
+            while len(asyncio.all_tasks() - others) <= 3:
+                await asyncio.sleep(0.001)
         first.cancel()
         await asyncio.wait({first})
         end = time.monotonic() + 10

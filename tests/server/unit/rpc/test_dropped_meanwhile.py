@@ -18,6 +18,7 @@ from shortlist_server.inference.catalog import load_models
 from shortlist_server.operations.operation import Control
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.rpc.collection_service import CollectionServicer
+from shortlist_server.rpc.convert.operations import Result
 from shortlist_server.rpc.works import Works
 from shortlist_server.storage.store import EmbeddedStore
 
@@ -27,7 +28,8 @@ UNUSED: Any = None
 async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog) -> list[str]:
     servicer = CollectionServicer(store, models, threads, config, UNUSED, UNUSED, UNUSED)
     answer = await servicer.ListCollections(pb.ListCollectionsRequest(), UNUSED)
-    return [collection.name for collection in answer.collections]
+    assert isinstance(answer, bytes)
+    return [collection.name for collection in pb.ListCollectionsResponse.FromString(answer).collections]
 
 
 async def verified(
@@ -35,8 +37,8 @@ async def verified(
 ) -> list[str]:
     work = Works(store, models, threads, 1, config.data_dir, UNUSED, UNUSED, config).verify(admin_pb.VerifyRequest())
     result = await work.run(Control(lambda: None))
-    assert isinstance(result, operation_pb2.VerifyResult)
-    return [report.collection for report in result.reports]
+    assert isinstance(result, Result)
+    return [report.collection for report in operation_pb2.VerifyResult.FromString(result.data).reports]
 
 
 @pytest.mark.parametrize("ask", [listed, verified])

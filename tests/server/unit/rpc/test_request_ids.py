@@ -121,7 +121,7 @@ async def test_answers_are_forgotten_by_age_number_and_size(monkeypatch: pytest.
 
 
 async def test_too_many_at_once_are_refused() -> None:
-    ids, go = RequestIds(most_at_once=4), asyncio.Event()
+    ids, go = RequestIds(most_at_once=2, most_of_caller=1), asyncio.Event()
 
     async def wait() -> Answer:
         await go.wait()
@@ -129,10 +129,14 @@ async def test_too_many_at_once_are_refused() -> None:
 
     first = asyncio.create_task(ids.answer("me", "1", b"a", wait))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match="one caller"):
         await ids.answer("me", "2", b"a", wait)
+    second = asyncio.create_task(ids.answer("you", "1", b"a", wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="the server"):
+        await ids.answer("third", "1", b"a", wait)
     go.set()
-    await first
+    await asyncio.gather(first, second)
     await ids.answer("me", "2", b"a", wait)
 
 
@@ -146,7 +150,7 @@ async def test_a_drain_waits_then_cancels() -> None:
     call = asyncio.create_task(ids.answer("me", "1", b"a", forever))
     await asyncio.sleep(0)
     await ids.drain(0.01)
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Unavailable, match="stopping"):
         await call
 
 

@@ -262,10 +262,12 @@ def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_noth
     stop = threading.Event()
     problems: list[str] = []
 
-    def close_all() -> None:
-        while not stop.is_set():
-            for name in names:
-                store.find(name)._lifecycle.close_unused(even_busy=True)
+    def close_all() -> int:
+        # With a pause: threads that never wait would leave the others no turn of the interpreter.
+        closed = 0
+        while not stop.wait(0.002):
+            closed += sum(store.find(name)._lifecycle.close_unused(even_busy=True) for name in names)
+        return closed
 
     def work(seed: int) -> None:
         made = Maker(seed)
@@ -279,12 +281,14 @@ def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_noth
 
     with ThreadPoolExecutor(6) as threads:
         closers = [threads.submit(close_all) for _ in range(2)]
-        for one in [threads.submit(work, seed) for seed in range(4)]:
-            one.result(120)
-        stop.set()
-        for one in closers:
-            one.result(30)
+        try:
+            for one in [threads.submit(work, seed) for seed in range(4)]:
+                one.result(60)
+        finally:
+            stop.set()
+        closed = sum(one.result(30) for one in closers)
     assert problems == []
+    assert closed >= 40
     assert [store.find(name).count(None) for name in names] == [40] * 4
     assert all(store.verify(name).ok for name in names)
 

@@ -2,7 +2,7 @@
 
 A dropped segment frees blocks of all sizes between others that stay in use. glibc keeps the freed blocks, so the
 process stays at its largest size: 394 MB instead of 298 after 100,000 passages in segments that were merged. Any
-thread may call ``give_back``.
+thread may call. Where the allocator is not glibc's, nothing here does anything.
 """
 
 from __future__ import annotations
@@ -12,10 +12,31 @@ import ctypes
 import functools
 from collections.abc import Callable
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Names of two settings, as malloc.h numbers them."""
+
+LARGE_BLOCK_BYTES = 256 * 1024
+"""A block of this size has pages of its own, at a cost of some 50 microseconds."""
+
+MOST_FREE_BYTES = 4 * 1024 * 1024
+"""Most free memory that the allocator keeps at the end of each of its heaps."""
+
+
+def separate_large_blocks() -> None:
+    """Makes the allocator give every large block back to the system as soon as it is freed. Once, at the start.
+
+    Otherwise glibc serves blocks up to 32 MB from its heaps once it has freed one as large. Documents and messages that
+    come and go then leave holes between others: 97 MB of them where 183 were in use.
+    """
+    set_option = _function("mallopt")
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        set_option(_TRIM_THRESHOLD, MOST_FREE_BYTES)
+
 
 def give_back() -> None:
-    """Gives free memory back to the system, within milliseconds; does nothing if the allocator is not glibc's."""
-    trim = _malloc_trim()
+    """Gives free memory back to the system, within milliseconds."""
+    trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
 
@@ -42,9 +63,9 @@ class Trimmer:
 
 
 @functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
+def _function(name: str) -> Callable[..., int] | None:
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):
         return None
-    return trim
+    return function

@@ -1,0 +1,36 @@
+"""Answers calls of methods that nobody serves. gRPC's own answer has no ErrorInfo.
+
+Coroutines on the server's event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from shortlist_server.errors import Unimplemented
+from shortlist_server.rpc.status import abort, grpc_status
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context, Continuation, Handler
+
+
+class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
+    """Answers where no interceptor and no service behind it has a handler. Comes before the others."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """The method's handler, or one that refuses the call."""
+        return await continuation(handler_call_details) or _REFUSAL
+
+
+async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
+    await abort(context, grpc_status(Unimplemented("this release of the server has no such method")))
+
+
+_REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
+"""One for all names: nothing is kept of the names that callers make up."""
