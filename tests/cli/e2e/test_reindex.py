@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, CollectionConfig, Document, Rerank, SearchDefaults
+from shortlist import (
+    Client,
+    CollectionConfig,
+    Document,
+    GenerationNotReady,
+    ModelMismatch,
+    Rerank,
+    SearchDefaults,
+)
 from shortlist_server.testing import TestServer, server
 
 DOCUMENTS = [Document(id=f"n{i}", text=f"note{i} about something and number{i % 7}") for i in range(60)]
+MANY = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(200)]
+"""So many that a build is still under way when the next command comes."""
 
 
 def shortlist(*arguments: str, target: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -159,8 +170,7 @@ def test_recent_queries_compare_generations_too(running: TestServer, notes: str)
 
 def test_a_build_is_paused_resumed_and_cancelled(running: TestServer, notes: str) -> None:
     with Client(running.target) as client:
-        many = [Document(id=f"m{i}", text=" ".join(f"word{i * j}" for j in range(150))) for i in range(200)]
-        client.ingest(notes, many).finish()
+        client.ingest(notes, MANY).finish()
     target = running.target
     assert shortlist("reindex", "start", notes, "--embedder", "small", target=target).returncode == 0
     assert shortlist("reindex", "pause", notes, target=target).returncode == 0
@@ -174,6 +184,68 @@ def test_a_build_is_paused_resumed_and_cancelled(running: TestServer, notes: str
     again = shortlist("reindex", "pause", notes, target=target)
     assert again.returncode == 1
     assert "no generation" in again.stderr
+
+
+def test_ctrl_c_ends_the_command_and_not_the_build(running: TestServer, notes: str) -> None:
+    with Client(running.target) as client:
+        client.ingest(notes, MANY).finish()
+    command = [sys.executable, "-m", "shortlist_cli", "reindex", "run", notes, "--embedder", "small", "--yes"]
+    with subprocess.Popen([*command, "--target", running.target], stderr=subprocess.PIPE, text=True) as process:
+        while len(found := states(running.target, notes)) < 2:
+            assert process.poll() is None
+        assert found[1] == ("2", "building")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the server goes on building" in told
+    assert "Traceback" not in told
+    run = shortlist(*command[3:], target=running.target)
+    assert run.returncode == 0, run.stderr
+    assert "going on with generation 2" in run.stderr
+    assert states(running.target, notes) == [("1", "former"), ("2", "serving")]
+
+
+def test_a_new_revision_of_a_model_is_taken_by_a_reindex(tmp_path: Path) -> None:
+    with server(tmp_path, embedders=("m=hashing:64",)) as first, Client(first.target) as client:
+        client.create_collection("notes")
+        client.ingest("notes", DOCUMENTS).finish()
+    both = ("m=hashing:64:2", "m=hashing:64")
+    with server(tmp_path, embedders=both) as second:
+        listed = shortlist("collections", "list", target=second.target)
+        assert "notes: it serves revision hashing-1-64 of embedder 'm'" in listed.stderr
+        run = shortlist("reindex", "run", "notes", target=second.target, stdin="y\ny\n")
+        assert run.returncode == 0, run.stderr
+        assert [
+            row["revision"] for row in table(shortlist("reindex", "list", "notes", target=second.target).stdout)
+        ] == [
+            "hashing-1-64",
+            "hashing-2-64",
+        ]
+        assert shortlist("collections", "list", target=second.target).stderr == ""
+    with server(tmp_path, embedders=("m=hashing:64:2",)) as third, Client(third.target) as client:
+        assert client.search("notes", "note3").report.degradations == ()
+        client.ingest("notes", [Document(id="new", text="a new note")]).finish()
+        with pytest.raises(GenerationNotReady):
+            client.roll_back_generation("notes")
+
+
+def test_without_the_stored_revision_words_answer_until_a_reindex(tmp_path: Path) -> None:
+    with server(tmp_path, embedders=("m=hashing:64",)) as first, Client(first.target) as client:
+        client.create_collection("notes")
+        client.ingest("notes", DOCUMENTS).finish()
+    with server(tmp_path, embedders=("m=hashing:64:2",)) as second, Client(second.target) as client:
+        found = client.search("notes", "note3")
+        assert found[0].id == "n3"
+        assert [one.kind for one in found.report.degradations] == ["embedder_missing"]
+        with pytest.raises(ModelMismatch):
+            client.search("notes", "note3", mode="dense")
+        with pytest.raises(ModelMismatch):
+            client.ingest("notes", [Document(id="new", text="a new note")]).finish()
+        run = shortlist("reindex", "run", "notes", "--yes", target=second.target)
+        assert run.returncode == 0, run.stderr
+        assert client.search("notes", "note3", mode="dense")[0].id == "n3"
+        assert client.search("notes", "note3").report.degradations == ()
+        client.ingest("notes", [Document(id="new", text="a new note")]).finish()
 
 
 @pytest.mark.parametrize(
