@@ -26,7 +26,8 @@ def generate(root: Path) -> None:
     from grpc_tools import protoc
 
     proto, client = root / "proto", root / "client"
-    files = sorted(str(path.relative_to(proto)) for path in proto.rglob("*.proto"))
+    # Others' protos, under ``google``, are only imported: their packages bring the code.
+    files = sorted(str(path.relative_to(proto)) for path in (proto / "shortlist").rglob("*.proto"))
     plugins = Path(sys.executable).parent
     well_known = Path(protoc.__file__).parent / "_proto"
     code = protoc.main(

@@ -35,6 +35,10 @@ COMMANDS = {
     "backup": ("commands.backup:backup_command", "Back up collections of a server."),
     "backups": ("commands.backup:backups_command", "List the backups of a server."),
     "restore": ("commands.backup:restore_command", "Make a collection from a backup."),
+    "operations": (
+        "commands.operations:operations_group",
+        "List, show, wait for and cancel what a server is busy with.",
+    ),
     "dead-letters": (
         "commands.dead_letters:dead_letters_group",
         "List, retry and delete documents that failed.",

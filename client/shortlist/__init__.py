@@ -67,9 +67,12 @@ from shortlist._errors import (
     ModelNotFound,
     NewerDataFormat,
     NotFound,
+    OperationCancelled,
+    OperationNotFound,
     OutOfSpace,
     Overloaded,
     PermissionDenied,
+    RequestIdReused,
     ResourceExhausted,
     ResumeMismatch,
     SequenceNotReached,
@@ -86,6 +89,13 @@ from shortlist._errors import (
 )
 from shortlist._filters import Field, Filter, Scalar
 from shortlist._ingest_types import Ack, AckStatus, DeadLetter, IngestSummary
+from shortlist._operation_types import (
+    Operation,
+    OperationKind,
+    OperationProgress,
+    OperationResult,
+    OperationState,
+)
 from shortlist._operations import InvalidOperation
 from shortlist._search_types import (
     Degradation,
@@ -168,6 +178,13 @@ __all__ = [
     "ModelVersion",
     "NewerDataFormat",
     "NotFound",
+    "Operation",
+    "OperationCancelled",
+    "OperationKind",
+    "OperationNotFound",
+    "OperationProgress",
+    "OperationResult",
+    "OperationState",
     "OutOfSpace",
     "OverflowPolicy",
     "Overloaded",
@@ -177,6 +194,7 @@ __all__ = [
     "PermissionDenied",
     "RankingQuality",
     "RecallEstimate",
+    "RequestIdReused",
     "Rerank",
     "RerankScore",
     "RerankedPassage",

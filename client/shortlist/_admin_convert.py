@@ -9,7 +9,7 @@ from shortlist import _admin_types as admin
 from shortlist._convert import choice_from_proto
 from shortlist._search_convert import model_version
 from shortlist.v1 import admin_service_pb2 as pb
-from shortlist.v1 import evaluation_pb2
+from shortlist.v1 import evaluation_pb2, operation_pb2
 
 
 def server_info(proto: pb.GetServerInfoResponse) -> admin.ServerInfo:
@@ -70,12 +70,12 @@ def _estimate(proto: pb.RecallEstimate) -> admin.RecallEstimate:
     )
 
 
-def verify_progress(proto: pb.VerifyProgress) -> admin.VerifyProgress:
+def verify_progress(proto: operation_pb2.VerifyProgress) -> admin.VerifyProgress:
     """What a verification is at, from the wire."""
     return admin.VerifyProgress(collection=proto.collection, step=proto.step)
 
 
-def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
+def verify_report(proto: operation_pb2.VerifyReport) -> admin.VerifyReport:
     """What a verification found, from the wire."""
     return admin.VerifyReport(
         collection=proto.collection,
@@ -95,14 +95,14 @@ def verify_report(proto: pb.VerifyReport) -> admin.VerifyReport:
     )
 
 
-def copy_progress(proto: pb.CopyProgress) -> admin.CopyProgress:
+def copy_progress(proto: operation_pb2.CopyProgress) -> admin.CopyProgress:
     """How far a copy is, from the wire."""
     return admin.CopyProgress(
         collection=proto.collection, done_bytes=proto.done_bytes, total_bytes=proto.total_bytes, note=proto.note
     )
 
 
-def backup(proto: pb.BackupInfo) -> admin.Backup:
+def backup(proto: operation_pb2.BackupInfo) -> admin.Backup:
     """A backup, from the wire."""
     return admin.Backup(
         name=proto.name,
@@ -120,12 +120,12 @@ def backup(proto: pb.BackupInfo) -> admin.Backup:
     )
 
 
-def evaluate_progress(proto: pb.EvaluateProgress) -> admin.EvaluateProgress:
+def evaluate_progress(proto: operation_pb2.EvaluateProgress) -> admin.EvaluateProgress:
     """How far an evaluation is, from the wire."""
     return admin.EvaluateProgress(done_searches=proto.done_searches, total_searches=proto.total_searches)
 
 
-def evaluate_report(proto: pb.EvaluateReport) -> admin.EvaluateReport:
+def evaluate_report(proto: operation_pb2.EvaluateReport) -> admin.EvaluateReport:
     """What was measured, from the wire."""
     return admin.EvaluateReport(
         setting=proto.setting,

@@ -5,6 +5,7 @@ Both clients send these, so neither knows a proto. Pure functions.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -49,6 +50,13 @@ class Call(Generic[T]):
     def parse(self, data: bytes) -> Any:
         """The response from the wire."""
         return data if self.response_type is None else self.response_type.FromString(data)
+
+
+def identified(request: Any) -> Any:
+    """The request, with an id if it takes one: the server then does the call once, however often it comes."""
+    if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
+        request.request_id = str(uuid.uuid4())
+    return request
 
 
 def to_bytes(request: Any) -> bytes:

@@ -44,13 +44,37 @@ _RETRY_POLICY = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
-IDEMPOTENT_METHODS = {
+REPEATED_METHODS = {
     "shortlist.v1.SearchService": ("Search", "BatchSearch"),
-    "shortlist.v1.DocumentService": ("Get", "Delete", "List", "Count", "ListDeadLetters", "DeleteDeadLetters"),
-    "shortlist.v1.CollectionService": ("GetCollection", "ListCollections", "UpdateCollection"),
-    "shortlist.v1.AdminService": ("GetServerInfo", "GetRecall", "Verify", "ListBackups"),
+    "shortlist.v1.DocumentService": (
+        "Get",
+        "Delete",
+        "List",
+        "Count",
+        "ListDeadLetters",
+        "RetryDeadLetters",
+        "DeleteDeadLetters",
+    ),
+    "shortlist.v1.CollectionService": (
+        "CreateCollection",
+        "GetCollection",
+        "ListCollections",
+        "UpdateCollection",
+        "DeleteCollection",
+    ),
+    "shortlist.v1.AdminService": (
+        "GetServerInfo",
+        "GetRecall",
+        "Verify",
+        "Backup",
+        "ListBackups",
+        "Restore",
+        "Evaluate",
+    ),
+    "shortlist.v1.OperationService": ("GetOperation", "ListOperations", "CancelOperation", "WaitOperation"),
 }
-"""Methods that gRPC repeats by itself while the server is unavailable."""
+"""Methods that gRPC repeats by itself while the server is unavailable. They only read, or are idempotent, or carry a
+request id, by which the server does once what comes several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +218,7 @@ def channel_options(max_message_bytes: int, server_name: str | None) -> list[tup
 def service_config() -> str:
     """The channel's retry rules, as gRPC's JSON."""
     names = [
-        {"service": service, "method": method} for service, methods in IDEMPOTENT_METHODS.items() for method in methods
+        {"service": service, "method": method} for service, methods in REPEATED_METHODS.items() for method in methods
     ]
     return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]})
 

@@ -4,10 +4,12 @@
     ├── InvalidArgument            change the request
     │   ├── InvalidVector
     │   ├── InvalidFilter
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── RequestIdReused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
+    │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
@@ -23,6 +25,7 @@
     │   └── ServerUnavailable      no server answers at the target
     ├── StreamConflict             let the other client have the stream, or stop it
     ├── EtagMismatch               read the collection again, then repeat
+    ├── OperationCancelled         start the operation again, if it is still wanted
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or go on without them: ``verify`` with ``accept_loss``
@@ -118,6 +121,12 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class RequestIdReused(InvalidArgument):
+    """The request id belongs to another request. This client makes a new id for each call."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 class NotFound(ShortlistError):
     """Something named does not exist."""
 
@@ -132,6 +141,12 @@ class ModelNotFound(NotFound):
     """The server has no model of that name."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    """There is no operation of that name: it ended long ago, or the server was restarted since."""
+
+    reason = "OPERATION_NOT_FOUND"
 
 
 class ServiceNotFound(NotFound):
@@ -225,6 +240,12 @@ class EtagMismatch(ShortlistError):
     """The collection's settings changed since the etag was read."""
 
     reason = "ETAG_MISMATCH"
+
+
+class OperationCancelled(ShortlistError):
+    """The operation was cancelled before it was done; a cancelled backup or restore has left nothing behind."""
+
+    reason = "OPERATION_CANCELLED"
 
 
 class InferenceFailed(ShortlistError):

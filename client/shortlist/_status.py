@@ -26,8 +26,10 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.InvalidVector,
         errors.InvalidFilter,
         errors.DocumentTooLarge,
+        errors.RequestIdReused,
         errors.CollectionNotFound,
         errors.ModelNotFound,
+        errors.OperationNotFound,
         errors.ServiceNotFound,
         errors.CollectionExists,
         errors.ModelMismatch,
@@ -40,6 +42,7 @@ BY_REASON: dict[str, type[errors.ShortlistError]] = {
         errors.Unavailable,
         errors.StreamConflict,
         errors.EtagMismatch,
+        errors.OperationCancelled,
         errors.InferenceFailed,
         errors.DataCorrupted,
         errors.CommitsLost,
@@ -75,8 +78,16 @@ _BROKEN_CODES = frozenset(
 
 def from_rpc_error(error: grpc.RpcError) -> errors.ShortlistError:
     """The error that a failed call means; raise it ``from`` the one given."""
-    code, details = _code(error), _details(error)
-    status = _status(error)
+    return _error(_status(error), _code(error), _details(error))
+
+
+def from_status(status: status_pb2.Status) -> errors.ShortlistError:
+    """The error of an operation that failed: its status is what a call would have failed with."""
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    return _error(status, code, status.message)
+
+
+def _error(status: status_pb2.Status | None, code: grpc.StatusCode, details: str) -> errors.ShortlistError:
     info, field, retry_after = _unpack(status)
     reason = info.reason if info is not None and info.domain == ERROR_DOMAIN else ""
     return error_of_reason(

@@ -24,6 +24,8 @@ from shortlist.v1 import (
     collection_service_pb2_grpc,
     document_service_pb2,
     document_service_pb2_grpc,
+    operation_service_pb2,
+    operation_service_pb2_grpc,
     search_service_pb2,
     search_service_pb2_grpc,
 )
@@ -33,8 +35,9 @@ from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
-from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, StateCollector
+from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
+from shortlist_server.operations.registry import OperationRegistry
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
@@ -44,6 +47,7 @@ from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
 from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
+from shortlist_server.rpc.convert.operations import result_bytes
 from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
@@ -51,10 +55,13 @@ from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.operation_service import OperationServicer
 from shortlist_server.rpc.reflection import add_reflection
+from shortlist_server.rpc.request_ids import RequestIdInterceptor
 from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
+from shortlist_server.rpc.works import Works
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
@@ -65,6 +72,7 @@ SERVICES = (
     document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"].full_name,
     collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"].full_name,
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"].full_name,
 )
 
 SEARCH_THREADS = 8
@@ -74,7 +82,7 @@ WORK_THREADS = 4
 """Threads for everything else that blocks. Ingest runs here, so it never takes a search's thread."""
 
 LONG_THREADS = 2
-"""Threads for verify, backup and restore, each of which may hold one for minutes; further calls wait."""
+"""Threads for verify, backup and restore, each of which may hold one for minutes; further operations wait."""
 
 METRIC_COLLECTIONS = 200
 """Most collections with metrics of their own. Each has some 25 series; thousands would burden whoever scrapes them."""
@@ -100,6 +108,8 @@ class Server:
         self._store: EmbeddedStore | None = None
         self._ingester: Ingester | None = None
         self._calls: CallInterceptor | None = None
+        self._request_ids: RequestIdInterceptor | None = None
+        self._operations: OperationRegistry | None = None
         self._health: HealthServicer | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -159,6 +169,8 @@ class Server:
             reader=RequestReader(config),
             observer=observer,
         )
+        operations = self._operations = OperationRegistry(most=config.max_operations, size_of=result_bytes)
+        request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
             interceptors=[
@@ -167,6 +179,7 @@ class Server:
                 calls,
                 AuthorizationInterceptor(keys),
                 limits,
+                request_ids,
             ],
             options=transport.options(config),
         )
@@ -184,24 +197,21 @@ class Server:
                 store,
                 models,
                 self._work_threads,
-                self._long_threads,
                 backup_folder(config),
                 _server_info(),
-                # Neither observed nor checked for recall: those figures are about users' searches.
-                Evaluator(
-                    store, Searcher(store, models, self._background_threads, Observer()), self._background_threads
-                ),
                 recall,
-                config,
+                self._works(config, store, models),
+                operations,
             ),
             server,
         )
+        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
         self._health = HealthServicer()
         add_health(self._health, server)
         if config.reflection:
             add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits, recall)
+        self._serve_metrics(observer, store, limits, recall, operations)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -218,8 +228,19 @@ class Server:
             self._checking = asyncio.create_task(recall.keep())
         return port
 
+    def _works(self, config: Config, store: EmbeddedStore, models: ModelCatalog) -> Works:
+        # Neither observed nor checked for recall: those figures are about users' searches.
+        searcher = Searcher(store, models, self._background_threads, Observer())
+        evaluator = Evaluator(store, searcher, self._background_threads)
+        return Works(store, models, self._long_threads, LONG_THREADS, backup_folder(config), evaluator, config)
+
     def _serve_metrics(
-        self, observer: Observer, store: EmbeddedStore, limits: LimitInterceptor, recall: RecallMonitor
+        self,
+        observer: Observer,
+        store: EmbeddedStore,
+        limits: LimitInterceptor,
+        recall: RecallMonitor,
+        operations: OperationRegistry,
     ) -> None:
         if observer.metrics is None:
             return
@@ -234,6 +255,7 @@ class Server:
                     "ingest": limits.streams.taken,
                     "other": limits.calls.taken,
                 },
+                operations=lambda: OperationCounts(unfinished=operations.unfinished, ended=operations.ended),
                 data_dir=self._config.data_dir,
             )
         )
@@ -243,7 +265,8 @@ class Server:
         """Stops taking calls, lets running ones finish for ``grace_seconds``, and closes everything. Idempotent.
 
         Health answers NOT_SERVING for ``config.drain_delay_seconds`` before the server refuses calls, which gives load
-        balancers time to look elsewhere. Ingest clients are told to resume their streams.
+        balancers time to look elsewhere. Ingest clients are told to resume their streams. Operations are cancelled, and
+        those who wait for them learn how they ended.
         """
         loop = asyncio.get_running_loop()
         for task in (self._keeping, self._checking):
@@ -259,8 +282,15 @@ class Server:
             self._health.release()
         if self._server is not None:
             begin = loop.time()
+            cancelling = None
+            if self._operations is not None:
+                cancelling = asyncio.create_task(self._operations.stop(grace_seconds))
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
+            if self._request_ids is not None:
+                await self._request_ids.drain(max(0.0, grace_seconds - (loop.time() - begin)))
+            if cancelling is not None:
+                await cancelling
             if self._port:
                 await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
@@ -274,6 +304,9 @@ class Server:
             if close is not None:
                 await loop.run_in_executor(None, close)
         self._models = self._store = self._metrics_page = self._end_tracing = None
+        if self._operations is not None:
+            # A repair may still be at its last step. Its thread would outlive the event loop to which it reports.
+            await self._operations.stop(None)
         self._search_threads.shutdown()
         self._work_threads.shutdown()
         self._long_threads.shutdown()

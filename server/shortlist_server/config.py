@@ -115,6 +115,11 @@ class Config:
     max_health_watches: int = _setting(
         256, "Watches of the health service open at once; one address may have an eighth of them.", least=1
     )
+    max_operations: int = _setting(
+        32,
+        "Operations (verify, backup, restore, evaluate) that run or wait at once; one caller may have half of them.",
+        least=1,
+    )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")

@@ -4,10 +4,12 @@
     ├── InvalidArgument            change the request
     │   ├── InvalidVector
     │   ├── InvalidFilter
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── RequestIdReused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
+    │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
     ├── FailedPrecondition         change the collection or the server, then repeat
@@ -22,6 +24,7 @@
     ├── Unavailable                repeat with backoff
     ├── StreamConflict             leave the stream to the other client, or stop that client
     ├── EtagMismatch               read the collection again, then repeat
+    ├── OperationCancelled         start the operation again, if it is still wanted
     ├── InferenceFailed            report it; another input may work
     ├── DataCorrupted              restore a backup
     │   └── CommitsLost            restore a backup, or continue without them
@@ -102,6 +105,12 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class RequestIdReused(InvalidArgument):
+    """The request id belongs to another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 class NotFound(ShortlistError):
     """What the request names does not exist."""
 
@@ -118,6 +127,12 @@ class ModelNotFound(NotFound):
     """The server has no model of that name, or the model's files are missing."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class OperationNotFound(NotFound):
+    """No operation has that name: it ended long ago, or the server was restarted since."""
+
+    reason = "OPERATION_NOT_FOUND"
 
 
 class ServiceNotFound(NotFound):
@@ -206,6 +221,12 @@ class EtagMismatch(ShortlistError):
     """The collection's settings changed since the etag was read."""
 
     reason = "ETAG_MISMATCH"
+
+
+class OperationCancelled(ShortlistError):
+    """The operation was cancelled before it was done."""
+
+    reason = "OPERATION_CANCELLED"
 
 
 class InferenceFailed(ShortlistError):

@@ -8,6 +8,7 @@ from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 from shortlist.worker.v1 import worker_service_pb2
@@ -15,7 +16,13 @@ from shortlist_server.app import SERVICES
 from shortlist_server.rpc.authorization import RULES, WORKER_RULES
 from shortlist_server.rpc.convert import fields
 
-MODULES = (admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2)
+MODULES = (
+    admin_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    operation_service_pb2,
+    search_service_pb2,
+)
 REFLECTION = {f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")}
 METHODS = {
     f"/{service.full_name}/{method.name}": method

@@ -11,6 +11,7 @@ from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 from shortlist.worker.v1 import worker_service_pb2
@@ -18,7 +19,14 @@ from shortlist_server.config import Config
 from shortlist_server.rpc.bounds import limits
 from shortlist_server.rpc.wire import MAX_MESSAGES, Walker
 
-MODULES = (admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2, worker_service_pb2)
+MODULES = (
+    admin_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    operation_service_pb2,
+    search_service_pb2,
+    worker_service_pb2,
+)
 REQUESTS = [
     method.input_type
     for module in MODULES

@@ -15,13 +15,14 @@ import pytest
 import shortlist
 from shortlist import AsyncClient, Client
 from shortlist import _errors as client_errors
-from shortlist._channel import IDEMPOTENT_METHODS
+from shortlist._channel import REPEATED_METHODS
 from shortlist._status import BY_REASON
 from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
     error_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 
@@ -86,6 +87,13 @@ PUBLIC = {
     "ModelVersion",
     "NewerDataFormat",
     "NotFound",
+    "Operation",
+    "OperationCancelled",
+    "OperationKind",
+    "OperationNotFound",
+    "OperationProgress",
+    "OperationResult",
+    "OperationState",
     "OutOfSpace",
     "OverflowPolicy",
     "Overloaded",
@@ -96,6 +104,7 @@ PUBLIC = {
     "DeadLetter",
     "RankingQuality",
     "RecallEstimate",
+    "RequestIdReused",
     "Rerank",
     "RerankScore",
     "RerankedPassage",
@@ -151,11 +160,21 @@ METHOD_OF_RPC = {
     "ListDeadLetters": "list_dead_letters",
     "RetryDeadLetters": "retry_dead_letters",
     "DeleteDeadLetters": "delete_dead_letters",
+    "GetOperation": "get_operation",
+    "ListOperations": "list_operations",
+    "CancelOperation": "cancel_operation",
+    "WaitOperation": "wait_operation",
 }
 
 SERVICES = [
     service
-    for module in (search_service_pb2, document_service_pb2, collection_service_pb2, admin_service_pb2)
+    for module in (
+        search_service_pb2,
+        document_service_pb2,
+        collection_service_pb2,
+        admin_service_pb2,
+        operation_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 RPCS = [method.name for service in SERVICES for method in service.methods]
@@ -213,10 +232,20 @@ def test_both_clients_are_documented_alike() -> None:
         assert first.splitlines()[0] == second.splitlines()[0], name
 
 
-def test_every_idempotent_method_is_one_of_the_contract() -> None:
-    methods = {service.full_name: {method.name for method in service.methods} for service in SERVICES}
-    for service, names in IDEMPOTENT_METHODS.items():
-        assert set(names) <= methods[service]
+READING = re.compile("Search|BatchSearch|Get.*|List.*|Count|WaitOperation")
+
+
+def test_every_repeated_method_reads_or_is_idempotent_or_has_a_request_id() -> None:
+    methods = {service.full_name: {method.name: method for method in service.methods} for service in SERVICES}
+    for service, names in REPEATED_METHODS.items():
+        for name in names:
+            takes_id = "request_id" in methods[service][name].input_type.fields_by_name
+            assert takes_id != bool(READING.fullmatch(name) or name == "CancelOperation"), name
+
+
+def test_every_method_but_the_ingest_is_repeated() -> None:
+    repeated = {name for names in REPEATED_METHODS.values() for name in names}
+    assert set(RPCS) - repeated == {"Ingest"}
 
 
 def test_every_reason_of_the_contract_has_its_error() -> None:

@@ -35,6 +35,7 @@ from shortlist.v1 import (
     document_service_pb2,
     document_service_pb2_grpc,
     error_pb2,
+    operation_service_pb2_grpc,
     search_pb2,
     search_service_pb2,
     search_service_pb2_grpc,
@@ -51,6 +52,7 @@ from shortlist_server.rpc.document_service import DocumentServicer
 from shortlist_server.rpc.health import HealthServicer
 from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.interceptors import CallInterceptor
+from shortlist_server.rpc.operation_service import OperationServicer
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.status import STATUS
 from shortlist_server.rpc.worker_service import WorkerServicer
@@ -99,6 +101,7 @@ def test_no_method_of_a_library_that_ends_calls_is_served(library: type, served:
         (DocumentServicer, document_service_pb2_grpc.DocumentServiceServicer),
         (CollectionServicer, collection_service_pb2_grpc.CollectionServiceServicer),
         (AdminServicer, admin_service_pb2_grpc.AdminServiceServicer),
+        (OperationServicer, operation_service_pb2_grpc.OperationServiceServicer),
         (WorkerServicer, worker_service_pb2_grpc.WorkerServiceServicer),
     ],
     ids=attrgetter("__name__"),

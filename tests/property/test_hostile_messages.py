@@ -31,6 +31,7 @@ from shortlist.v1 import (
     admin_service_pb2,
     collection_service_pb2,
     document_service_pb2,
+    operation_service_pb2,
     search_service_pb2,
 )
 from shortlist.worker.v1 import worker_service_pb2
@@ -47,6 +48,7 @@ METHODS = [
         admin_service_pb2,
         collection_service_pb2,
         document_service_pb2,
+        operation_service_pb2,
         search_service_pb2,
         health_pb2,
         worker_service_pb2,

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from shortlist import VerifyCheck, VerifyProgress, VerifyReport
 from shortlist_cli import output
+from shortlist_cli.commands.following import detach_option, follow
 from shortlist_cli.connection import connect_for_long, long_client_options
 from shortlist_cli.hosting.serve import MISSING_SERVER
 
@@ -46,6 +47,7 @@ MAX_SAMPLE = 10_000
     show_default=True,
     help="Vectors of each segment to search for by themselves.",
 )
+@detach_option
 @click.option("--json", "as_json", is_flag=True, help="Print the reports with every check as JSON.")
 @long_client_options
 def verify_command(
@@ -55,6 +57,7 @@ def verify_command(
     repair: bool,
     accept_loss: bool,
     sample: int,
+    detach: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,11 +66,13 @@ def verify_command(
     The command checks the database, its counts, and the checksum of every row, vector and segment. Each live passage
     must be in exactly one place, and each vector of a sample must find itself. In a backup, the command compares every
     file with its entry in backup.json and changes nothing. With DIR, no server may run on the folder. The exit code is
-    1 when a check fails.
+    1 when a check fails. Ctrl-C cancels the verification; repairs that were made stay.
     """
     source = click.get_current_context().get_parameter_source("target")
     if folder is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give DIR or --target, not both")
+    if folder is not None and detach:
+        raise click.UsageError("--detach is for a server; this command itself verifies DIR")
     if accept_loss and not repair:
         raise click.UsageError("--accept-loss needs --repair")
     with output.step_display() as display:
@@ -83,14 +88,24 @@ def verify_command(
         else:
             client, timeout = connect_for_long(options)
             with client:
-                reports = client.verify(
-                    collection,
-                    sample=sample,
-                    repair=repair,
-                    accept_loss=accept_loss,
+                ended = follow(
+                    client,
+                    lambda: client.start_verify(
+                        collection,
+                        sample=sample,
+                        repair=repair,
+                        accept_loss=accept_loss,
+                        timeout_seconds=timeout,
+                    ),
+                    detach=detach,
+                    as_json=as_json,
                     progress=show,
                     timeout_seconds=timeout,
                 )
+            if ended is None:
+                return
+            assert isinstance(ended.result, tuple)
+            reports = [report for report in ended.result if isinstance(report, VerifyReport)]
     # A damaged backup can be neither repaired nor restored.
     _print(reports, as_json=as_json, advice=folder is None or not (folder / "backup.json").exists())
     if not all(report.ok for report in reports):

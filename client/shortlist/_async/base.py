@@ -9,13 +9,11 @@ from typing import Self, TypeVar
 import grpc
 
 from shortlist import _calls as calls
-from shortlist._admin_calls import StreamCall
 from shortlist._async.channel import CLOSED_ERRORS, Channel, off_loop, sleep
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
 
-P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -105,7 +103,7 @@ class AsyncClientBase:
         method = self._channel.grpc.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
         try:
             response = await method(
-                call.request,
+                calls.identified(call.request),
                 timeout=connection.timeout(timeout_seconds, by_default=call.deadline),
                 metadata=connection.metadata,
             )
@@ -117,28 +115,25 @@ class AsyncClientBase:
             raise
         return call.read(response)
 
-    async def _stream(
-        self, call: StreamCall[P, T], progress: Callable[[P], None] | None, timeout_seconds: float | None
-    ) -> list[T]:
+    async def _stream(self, call: calls.Call[T], take: Callable[[T], None], timeout_seconds: float | None) -> None:
+        """Carries a call with a stream of answers; each goes to ``take``, whose errors come out."""
         connection = self._connection
         connection.check()
         method = self._channel.grpc.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
-        results: list[T] = []
         try:
             answer = method(
                 call.request,
-                timeout=connection.timeout(timeout_seconds, by_default=False),
+                timeout=connection.timeout(timeout_seconds, by_default=call.deadline),
                 metadata=connection.metadata,
             )
             try:
                 async for message in answer:
-                    call.take(message, results, progress)
+                    take(call.read(message))
             finally:
-                # What ``progress`` raises, too, ends the call; harmless when it has ended.
+                # What ``take`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
             raise await off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()
             raise
-        return results

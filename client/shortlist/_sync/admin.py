@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from shortlist import _admin_calls as admin_calls
 from shortlist import _dead_letter_calls as dead_letters
+from shortlist import _operation_calls as operation_calls
 from shortlist._admin_types import (
     Backup,
     CollectionRecall,
@@ -19,15 +20,17 @@ from shortlist._admin_types import (
 )
 from shortlist._collection_types import Collection, SearchDefaults
 from shortlist._ingest_types import Ack, DeadLetter
-from shortlist._sync.base import ClientBase
+from shortlist._operation_types import Operation
+from shortlist._sync.operations import OperationCalls
 from shortlist._sync.pages import Pages
 
 
-class AdminCalls(ClientBase):
+class AdminCalls(OperationCalls):
     """The calls of operators.
 
-    ``verify``, ``backup``, ``restore``, ``evaluate`` and ``retry_dead_letters`` take as long as they need: they have no
-    deadline by default, and a broken connection ends them. The server may finish a call that its caller gave up.
+    ``verify``, ``backup``, ``restore`` and ``evaluate`` start an operation of the server and wait for its end, as long
+    as it takes. Whoever interrupts the wait (Ctrl-C, a cancelled task, a deadline, an error of ``progress``) cancels
+    the operation. The forms with ``start_`` return it without waiting: see ``wait_operation`` and ``cancel_operation``.
     """
 
     def server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
@@ -61,14 +64,27 @@ class AdminCalls(ClientBase):
             accept_loss: with ``repair``, go on without acknowledged commits that a collection lost with its
                 write-ahead log; otherwise the report calls such a collection damaged, and it answers ``DataCorrupted``.
             progress: called with each step, in the calling thread.
-            timeout_seconds: deadline of the call; none by default.
+            timeout_seconds: time for the whole of it; none by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: ``sample`` is out of its range, or ``accept_loss`` is given without ``repair``.
         """
         call = admin_calls.verify(collection, sample=sample, repair=repair, accept_loss=accept_loss)
-        return self._stream(call, progress, timeout_seconds)
+        return operation_calls.reports_of(self._finished(call, progress, timeout_seconds), VerifyReport)
+
+    def start_verify(
+        self,
+        collection: str | None = None,
+        *,
+        sample: int = 200,
+        repair: bool = False,
+        accept_loss: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> Operation:
+        """Starts what ``verify`` does, and returns the operation at once."""
+        call = admin_calls.verify(collection, sample=sample, repair=repair, accept_loss=accept_loss)
+        return self._unary(call, timeout_seconds)
 
     def backup(
         self,
@@ -84,15 +100,23 @@ class AdminCalls(ClientBase):
             name: its name, a new one: 1 to 64 of a-z, 0-9, "_" and "-".
             collections: what goes into it, each as of one commit; all when empty.
             progress: called with the bytes copied, a few times a second, in the calling thread.
-            timeout_seconds: deadline of the call; none by default.
+            timeout_seconds: time for the whole of it; none by default.
 
         Raises:
             InvalidArgument: the name is wrong, or taken.
             CollectionNotFound: there is no collection of one of the names.
             DataCorrupted: collections are damaged; the error names all, before anything is copied. See ``verify``.
             OutOfSpace: the backup folder's disk is full; nothing is left there.
+            OperationCancelled: somebody else cancelled it; nothing is left there.
         """
-        return admin_calls.only(self._stream(admin_calls.backup(name, collections), progress, timeout_seconds))
+        call = admin_calls.backup(name, collections)
+        return operation_calls.result_of(self._finished(call, progress, timeout_seconds), Backup)
+
+    def start_backup(
+        self, name: str, collections: Iterable[str] = (), *, timeout_seconds: float | None = None
+    ) -> Operation:
+        """Starts what ``backup`` does, and returns the operation at once."""
+        return self._unary(admin_calls.backup(name, collections), timeout_seconds)
 
     def list_backups(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> Pages[Backup]:
         """Backups, newest first; the timeout is one page's."""
@@ -114,7 +138,7 @@ class AdminCalls(ClientBase):
             collection: name of the collection in it.
             new_name: name of the collection to make; as in the backup when None.
             progress: called with the bytes copied, a few times a second, in the calling thread.
-            timeout_seconds: deadline of the call; none by default.
+            timeout_seconds: time for the whole of it; none by default.
 
         Raises:
             InvalidArgument: there is no backup of that name.
@@ -123,7 +147,13 @@ class AdminCalls(ClientBase):
             DataCorrupted: the backup is damaged, or not what it says it is; use another.
         """
         call = admin_calls.restore(backup, collection, new_name)
-        return admin_calls.only(self._stream(call, progress, timeout_seconds))
+        return operation_calls.result_of(self._finished(call, progress, timeout_seconds), Collection)
+
+    def start_restore(
+        self, backup: str, collection: str, *, new_name: str | None = None, timeout_seconds: float | None = None
+    ) -> Operation:
+        """Starts what ``restore`` does, and returns the operation at once."""
+        return self._unary(admin_calls.restore(backup, collection, new_name), timeout_seconds)
 
     def evaluate(
         self,
@@ -147,14 +177,28 @@ class AdminCalls(ClientBase):
             settings: what to measure, each over the collection's defaults, at most 32; the defaults alone when empty.
             include_queries: return each query's measures, too.
             progress: called with the searches done, a few times a second, in the calling thread.
-            timeout_seconds: deadline of the call; none by default.
+            timeout_seconds: time for the whole of it; none by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
             InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
         """
         call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
-        return self._stream(call, progress, timeout_seconds)
+        return operation_calls.reports_of(self._finished(call, progress, timeout_seconds), EvaluateReport)
+
+    def start_evaluate(
+        self,
+        collection: str,
+        queries: Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        settings: Iterable[SearchDefaults] = (),
+        include_queries: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> Operation:
+        """Starts what ``evaluate`` does, and returns the operation at once."""
+        call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
+        return self._unary(call, timeout_seconds)
 
     def list_dead_letters(
         self,

@@ -10,13 +10,11 @@ from typing import Self, TypeVar
 import grpc
 
 from shortlist import _calls as calls
-from shortlist._admin_calls import StreamCall
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Connection, ReadyWait, Tls
 from shortlist._errors import DeadlineExceeded, Unavailable
 from shortlist._status import from_rpc_error
 from shortlist._sync.channel import CLOSED_ERRORS, Channel, off_loop, sleep
 
-P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -106,7 +104,7 @@ class ClientBase:
         method = self._channel.grpc.unary_unary(f"/{call.method}", calls.to_bytes, call.parse)
         try:
             response = method(
-                call.request,
+                calls.identified(call.request),
                 timeout=connection.timeout(timeout_seconds, by_default=call.deadline),
                 metadata=connection.metadata,
             )
@@ -118,28 +116,25 @@ class ClientBase:
             raise
         return call.read(response)
 
-    def _stream(
-        self, call: StreamCall[P, T], progress: Callable[[P], None] | None, timeout_seconds: float | None
-    ) -> list[T]:
+    def _stream(self, call: calls.Call[T], take: Callable[[T], None], timeout_seconds: float | None) -> None:
+        """Carries a call with a stream of answers; each goes to ``take``, whose errors come out."""
         connection = self._connection
         connection.check()
         method = self._channel.grpc.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
-        results: list[T] = []
         try:
             answer = method(
                 call.request,
-                timeout=connection.timeout(timeout_seconds, by_default=False),
+                timeout=connection.timeout(timeout_seconds, by_default=call.deadline),
                 metadata=connection.metadata,
             )
             try:
                 for message in answer:
-                    call.take(message, results, progress)
+                    take(call.read(message))
             finally:
-                # What ``progress`` raises, too, ends the call; harmless when it has ended.
+                # What ``take`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
             raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()
             raise
-        return results

@@ -4,6 +4,7 @@ They are frozen, safe to share between threads, and have no behaviour beyond sma
 They match the proto, which makes ``rpc/convert`` a plain translation.
 """
 
+from shortlist_server.domain.cancellation import NEVER, Cancellation
 from shortlist_server.domain.collections import (
     Chunking,
     CollectionConfig,
@@ -65,8 +66,10 @@ from shortlist_server.domain.search import (
 )
 
 __all__ = [
+    "NEVER",
     "AllOf",
     "AnyOf",
+    "Cancellation",
     "CandidateOutcome",
     "Change",
     "Chunking",

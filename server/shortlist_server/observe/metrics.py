@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
@@ -171,6 +171,14 @@ class Maintenance:
     waited_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationCounts:
+    """Operations that run or wait now, and those that ended since the start, by kind and state."""
+
+    unfinished: int
+    ended: Mapping[tuple[str, str], int]
+
+
 class StateCollector(Collector):
     """Sizes of collections, running calls and disk space, read anew for every page."""
 
@@ -182,6 +190,7 @@ class StateCollector(Collector):
         maintenance: Callable[[], Sequence[Maintenance]],
         recall: Callable[[], Sequence[CollectionRecall]],
         running: Callable[[], dict[str, int]],
+        operations: Callable[[], OperationCounts],
         data_dir: Path,
     ) -> None:
         """The page's thread calls these functions; ``running`` returns the number of running calls by kind."""
@@ -190,6 +199,7 @@ class StateCollector(Collector):
         self._maintenance = maintenance
         self._recall = recall
         self._running = running
+        self._operations = operations
         self._data_dir = data_dir
 
     def describe(self) -> Sequence[Metric]:
@@ -202,6 +212,16 @@ class StateCollector(Collector):
         for kind, count in self._running().items():
             running.add_metric([kind], count)
         yield running
+        operations = self._operations()
+        yield GaugeMetricFamily(
+            "shortlist_operations_unfinished", "Operations that run or wait.", value=operations.unfinished
+        )
+        ended = CounterMetricFamily(
+            "shortlist_operations_ended", "Operations that ended since the start.", labels=["kind", "state"]
+        )
+        for labels, count in operations.ended.items():
+            ended.add_metric(labels, count)
+        yield ended
         disk = shutil.disk_usage(self._data_dir)
         yield GaugeMetricFamily("shortlist_disk_free_bytes", "Free space for the data folder.", value=disk.free)
         yield GaugeMetricFamily("shortlist_disk_total_bytes", "Size of the data folder's disk.", value=disk.total)

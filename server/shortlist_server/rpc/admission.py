@@ -93,7 +93,17 @@ class Admission:
             yield message
 
     async def responses(self, responses: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        """A stream's answers; checks the key before each."""
-        async for response in responses:
+        """A stream's answers. Checks the key before each, and regularly while none is made."""
+        iterator = aiter(responses)
+        while True:
+            coming: asyncio.Future[Any] = asyncio.ensure_future(anext(iterator, END))
+            try:
+                while not (await asyncio.wait({coming}, timeout=RECHECK_SECONDS))[0]:
+                    self.check_again()
+                response = coming.result()
+            finally:
+                coming.cancel()
+            if response is END:
+                return
             self.check_again()
             yield response

@@ -91,6 +91,13 @@ RULES: dict[str, Rule] = {
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
     "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _collection),
+    # An operation names no collection in its request: the servicer shows it only to keys that may use all of its own.
+    "/shortlist.v1.OperationService/GetOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/ListOperations": Rule(
+        Scope.ADMIN, lambda request: (request.collection,) if request.collection else ()
+    ),
+    "/shortlist.v1.OperationService/CancelOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/WaitOperation": Rule(Scope.ADMIN, _none),
     f"/{V1}/ServerReflectionInfo": Rule(Scope.READ, _none),
     f"/{V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ, _none),
 }

@@ -1,8 +1,8 @@
 """The health service, and the checks of models, store and disk that it reports.
 
 SearchService needs models and store, CollectionService the store, DocumentService the store and space on the disk;
-AdminService is there to mend things and serves as long as the server does. The server as a whole ("") is healthy when
-searches are answered. Coroutines on the server's event loop; the checks block and run in a thread.
+AdminService and OperationService are there to mend things and serve as long as the server does. The server as a whole
+("") is healthy when searches are answered. Coroutines on the server's event loop; the checks block and run in a thread.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SEARCH = "shortlist.v1.SearchService"
 DOCUMENTS = "shortlist.v1.DocumentService"
 COLLECTIONS = "shortlist.v1.CollectionService"
 ADMIN = "shortlist.v1.AdminService"
+OPERATIONS = "shortlist.v1.OperationService"
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
@@ -145,6 +146,7 @@ class HealthKeeper:
             (DOCUMENTS, not (store or disk)),
             (COLLECTIONS, not store),
             (ADMIN, True),
+            (OPERATIONS, True),
         ):
             await self._servicer.set(service, SERVING if healthy else NOT_SERVING)
 

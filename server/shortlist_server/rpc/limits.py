@@ -35,7 +35,9 @@ RETRY_SECONDS = 0.25
 STREAM_RETRY_SECONDS = 2.0
 """When to reopen a refused stream; streams are long."""
 
-LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListDeadLetters")}
+LARGE_ANSWERS = {f"/shortlist.v1.DocumentService/{name}" for name in ("Get", "List", "ListDeadLetters")} | {
+    "/shortlist.v1.OperationService/GetOperation"
+}
 """Methods whose answers may be megabytes large."""
 
 LARGE_AT_ONCE = 2

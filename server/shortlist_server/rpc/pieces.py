@@ -51,12 +51,16 @@ class Pieces(Generic[M]):
             self._append(_header(number, len(data)))
             self._append(data)
 
+    def joined(self) -> bytes:
+        """The whole as bytes, to be a part of another message."""
+        return b"".join(self._pieces)
+
     def answer(self) -> M:
         """The whole as bytes, which the interceptors send as they are.
 
         The type is that of the message because the generated servicers demand it.
         """
-        return cast(M, b"".join(self._pieces))
+        return cast(M, self.joined())
 
     def _append(self, piece: bytes) -> None:
         self._pieces.append(piece)

@@ -32,9 +32,11 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.InvalidVector: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidFilter: grpc.StatusCode.INVALID_ARGUMENT,
     errors.DocumentTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.RequestIdReused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.CollectionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.OperationNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ServiceNotFound: grpc.StatusCode.NOT_FOUND,
     errors.CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
@@ -49,6 +51,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StreamConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.EtagMismatch: grpc.StatusCode.ABORTED,
+    errors.OperationCancelled: grpc.StatusCode.CANCELLED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
     errors.DataCorrupted: grpc.StatusCode.DATA_LOSS,
     errors.CommitsLost: grpc.StatusCode.DATA_LOSS,
@@ -60,6 +63,12 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
 
 def grpc_status(error: errors.ShortlistError) -> grpc.Status:
     """The status an error leaves with; long texts in it are cut in the middle."""
+    status: grpc.Status = rpc_status.to_status(status_message(error))
+    return status
+
+
+def status_message(error: errors.ShortlistError) -> status_pb2.Status:
+    """The same status as a message, for the error of an operation."""
     code = STATUS[type(error)]
     message = _cut(error.message, MAX_MESSAGE_BYTES)
     metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
@@ -77,6 +86,12 @@ def grpc_status(error: errors.ShortlistError) -> grpc.Status:
 
 def internal_status(request_id: str) -> grpc.Status:
     """The status of an unexpected fault: nothing but an id to find it in the log by."""
+    status: grpc.Status = rpc_status.to_status(internal_message(request_id))
+    return status
+
+
+def internal_message(request_id: str) -> status_pb2.Status:
+    """The same status as a message."""
     info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"request_id": request_id})
     return _status(
         grpc.StatusCode.INTERNAL, f"unexpected fault; the server's log has it as request {request_id}", [info]
@@ -106,12 +121,11 @@ def _cut(text: str, most: int) -> str:
     return data.decode()
 
 
-def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> grpc.Status:
+def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> status_pb2.Status:
     packed = []
     for detail in details:
         item = any_pb2.Any()
         item.Pack(detail)
         packed.append(item)
     number: int = code.value[0]
-    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=number, message=message, details=packed))
-    return status
+    return status_pb2.Status(code=number, message=message, details=packed)

@@ -25,7 +25,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from shortlist_server.config import Config
-from shortlist_server.domain import CollectionConfig
+from shortlist_server.domain import NEVER, Cancellation, CollectionConfig
 from shortlist_server.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -271,32 +271,45 @@ class EmbeddedStore:
         names: Sequence[str] | None = None,
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
     ) -> Backup:
         """Backs up all collections, or the named ones, into a new folder; see ``write_backup``.
 
         Raises:
+            OperationCancelled: the backup was cancelled; nothing is left of it.
             DataCorrupted: some collections cannot be opened; the message names each. Nothing was copied.
         """
-        chosen = self._all() if names is None else self._opened_all(dict.fromkeys(names))
+        chosen = self._opened_all(
+            self.names() if names is None else dict.fromkeys(names), cancellation, missing_ok=names is None
+        )
         with self._lock:
             if folder in self._backing_up:
                 raise InvalidArgument(f"a backup named {folder.name!r} is being made", field="folder")
             self._backing_up.add(folder)
         try:
             with translated(str(folder)):
-                return write_backup(chosen, folder, self._files, progress=progress, crash_point=self._crash_point)
+                return write_backup(
+                    chosen,
+                    folder,
+                    self._files,
+                    progress=progress,
+                    cancellation=cancellation,
+                    crash_point=self._crash_point,
+                )
         finally:
             with self._lock:
                 self._backing_up.discard(folder)
 
-    def _all(self) -> list[EmbeddedCollection]:
-        """Opens all collections, except those that are dropped meanwhile."""
-        return self._opened_all(self.names(), missing_ok=True)
+    def _opened_all(
+        self, names: Iterable[str], cancellation: Cancellation, *, missing_ok: bool
+    ) -> list[EmbeddedCollection]:
+        """Opens these collections, or raises an error that names each damaged one.
 
-    def _opened_all(self, names: Iterable[str], *, missing_ok: bool = False) -> list[EmbeddedCollection]:
-        """Opens these collections, or raises an error that names each damaged one."""
+        With ``missing_ok``, leaves out those that are dropped meanwhile.
+        """
         found, damage = [], []
         for name in names:
+            cancellation.check()
             try:
                 found.append(self.open(name))
             except CollectionNotFound:
@@ -320,10 +333,12 @@ class EmbeddedStore:
         new_name: str | None = None,
         *,
         progress: Callable[[Progress], None] = lambda progress: None,
+        cancellation: Cancellation = NEVER,
     ) -> EmbeddedCollection:
         """Makes a collection from a backup, durably, under its own name or a new one.
 
         Raises:
+            OperationCancelled: the restore was cancelled; nothing is left of it.
             CollectionExists: a collection has that name already.
             CollectionNotFound: the backup has no collection of that name.
             InvalidArgument: the folder is not a backup, or the new name is not allowed.
@@ -334,8 +349,9 @@ class EmbeddedStore:
         backup = read_backup(folder)
 
         def fill(temporary: Path) -> None:
-            copy_back(backup, name, target_name, temporary, self._files, progress)
+            copy_back(backup, name, target_name, temporary, self._files, progress, cancellation)
             self._crash_point("restore:copied")
+            cancellation.check()
 
         return self._make(target_name, fill)
 
@@ -347,6 +363,7 @@ class EmbeddedStore:
         repair: bool = False,
         accept_loss: bool = False,
         progress: Callable[[str], None] = lambda step: None,
+        cancellation: Cancellation = NEVER,
     ) -> CollectionReport:
         """Checks a collection, and with ``repair`` repairs it; see ``verify_collection``.
 
@@ -365,7 +382,9 @@ class EmbeddedStore:
         except DataCorrupted as error:
             return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])
         with lease as collection:
-            report = verify_collection(collection, sample=sample, repair=repair, progress=progress)
+            report = verify_collection(
+                collection, sample=sample, repair=repair, progress=progress, cancellation=cancellation
+            )
         report.repairs = repairs + report.repairs
         return report
 

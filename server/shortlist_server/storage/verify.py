@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Vector
-from shortlist_server.errors import ShortlistError
+from shortlist_server.domain import NEVER, Cancellation, Vector
+from shortlist_server.errors import OperationCancelled, ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.rows.integrity import Check, database_checks
 from shortlist_server.storage.rows.writer import Task
@@ -77,8 +78,11 @@ def verify_collection(
     sample: int = 200,
     repair: bool = False,
     progress: Callable[[str], None] = lambda step: None,
+    cancellation: Cancellation = NEVER,
 ) -> CollectionReport:
     """Checks a collection; with ``repair``, rebuilds what can be rebuilt from the database and checks again.
+
+    A cancelled verification stops before the next step. It never stops within a repair, whose changes are transactions.
 
     Args:
         sample: how many vectors of each segment to search for.
@@ -86,22 +90,30 @@ def verify_collection(
 
     Raises:
         Unavailable: the collection was closed meanwhile.
+        OperationCancelled: the verification was cancelled.
     """
-    report = _verified(collection, sample, progress)
+
+    def begin(step: str) -> None:
+        cancellation.check()
+        progress(step)
+
+    report = _verified(collection, sample, begin, cancellation)
     if repair and not report.ok:
-        progress("repair")
+        begin("repair")
         failed = {check.name for check in report.checks if not check.ok}
         repairs = collection.repair(
             lexical=not failed.isdisjoint(_LEXICAL_CHECKS),
             dense=_INVARIANT in failed,
             segments=[one for one in collection.snapshot.segments if not failed.isdisjoint(_names(one))],
         )
-        report = _verified(collection, sample, progress)
+        report = _verified(collection, sample, begin, cancellation)
         report.repairs = repairs
     return report
 
 
-def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[str], None]) -> CollectionReport:
+def _verified(
+    collection: EmbeddedCollection, sample: int, begin: Callable[[str], None], cancellation: Cancellation
+) -> CollectionReport:
     info = collection.info()
     report = CollectionReport(name=info.name, documents=info.document_count, passages=info.passage_count)
     checks = report.checks
@@ -110,22 +122,24 @@ def _verified(collection: EmbeddedCollection, sample: int, progress: Callable[[s
         exact = int((growing.alive & (growing.labels > damage.low) & (growing.labels <= damage.high)).sum())
         detail = f"{damage.problem}; {exact} of its passages are searched exactly until it is rebuilt"
         checks.append(Check(name=f"segment {damage.uid} at the start", ok=not exact, detail=detail))
-    progress("database")
+    begin("database")
     try:
-        with collection.reading() as connection:
+        with collection.reading() as connection, interruptible(connection, cancellation):
             checks += database_checks(connection)
+    except OperationCancelled:
+        raise
     except ShortlistError as error:
         checks.append(Check(name="database", ok=False, detail=error.message))
         return report
-    progress("lexical index")
+    begin("lexical index")
     checks.append(_check_lexical(collection))
-    progress("segments")
-    checks += _segment_checks(collection)
-    progress("invariant")
+    begin("segments")
+    checks += _segment_checks(collection, cancellation)
+    begin("invariant")
     checks.append(_check_invariant(collection, report))
-    progress("reachability")
+    begin("reachability")
     for segment in collection.snapshot.segments:
-        looked_up = _sample(segment, sample)
+        looked_up = _sample(segment, sample, cancellation)
         report.sampled += len(looked_up.rows)
         report.reached += int(looked_up.found.sum())
         checks.append(_check_reachability(segment, looked_up))
@@ -140,7 +154,7 @@ def _check_lexical(collection: EmbeddedCollection) -> Check:
     return Check(name="lexical index", ok=True)
 
 
-def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
+def _segment_checks(collection: EmbeddedCollection, cancellation: Cancellation) -> Iterator[Check]:
     for segment in collection.snapshot.segments:
         try:
             check_folder(
@@ -148,6 +162,7 @@ def _segment_checks(collection: EmbeddedCollection) -> Iterator[Check]:
                 segment.row,
                 collection.uid,
                 collection.config.dimension,
+                cancellation,
             )
         except SegmentDamaged as error:
             # If a merge replaced the segment meanwhile, its files are rightly gone.
@@ -190,11 +205,12 @@ class _Sample:
     near: NDArray[np.bool_]
 
 
-def _sample(segment: Segment, sample: int) -> _Sample:
+def _sample(segment: Segment, sample: int, cancellation: Cancellation = NEVER) -> _Sample:
     live = np.flatnonzero(segment.alive.copy())
     rows = np.random.default_rng(0).choice(live, min(sample, len(live)), replace=False)
     reached, near = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
     for at, row in enumerate(rows):
+        cancellation.check()
         vector = np.array(segment.vectors[row])
         try:
             found, scores = _nearest(segment, vector)

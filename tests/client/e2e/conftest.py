@@ -10,6 +10,8 @@ import pytest
 
 from shortlist import AsyncClient, Client, CollectionConfig
 
+LISTS = ("list", "list_collections", "list_backups", "list_dead_letters", "list_operations")
+
 
 class Awaiting:
     """A blocking object with the face of its asyncio twin; every call runs in a thread."""
@@ -22,7 +24,7 @@ class Awaiting:
         if not callable(value):
             return value
         # What returns an iterator returns at once, in both clients.
-        if name in ("list", "list_collections", "list_backups", "list_dead_letters", "ingest", "pages"):
+        if name in (*LISTS, "ingest", "pages"):
             return lambda *args, **kwargs: Awaiting(value(*args, **kwargs))
 
         async def call(*args: Any, **kwargs: Any) -> Any:

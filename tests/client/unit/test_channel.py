@@ -19,6 +19,7 @@ import pytest
 import shortlist
 from shortlist import Client, Tls
 from shortlist.v1 import document_service_pb2
+from shortlist.v1.collection_service_pb2 import CreateCollectionRequest
 
 
 class Bare(grpc.GenericRpcHandler):
@@ -26,10 +27,12 @@ class Bare(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
+        self.requests: list[bytes] = []
         self.failures = 0
 
     def service(self, details: Any) -> Any:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.requests.append(request)
             self.calls.append((details.method, dict(context.invocation_metadata()), context.time_remaining()))
             if self.failures:
                 self.failures -= 1
@@ -77,19 +80,15 @@ def test_every_call_has_a_deadline(bare: Bare, target: str) -> None:
 
 def test_calls_that_take_as_long_as_they_need_have_a_deadline_only_when_it_is_given(bare: Bare, target: str) -> None:
     with Client(target, timeout_seconds=7) as client:
-        client.verify()
         client.retry_dead_letters("books", [1])
-        client.verify(timeout_seconds=3)
+        for seconds in (None, 3):
+            with pytest.raises(shortlist.InternalError, match="before the operation"):
+                client.wait_operation("operations/x", timeout_seconds=seconds)
         client.list_dead_letters("books").pages().__next__()
-    verified, retried, given, listed = (left for _, _, left in bare.calls)
-    assert all(left is None or left > 1e6 for left in (verified, retried))
+    retried, waited, given, listed = (left for _, _, left in bare.calls)
+    assert all(left is None or left > 1e6 for left in (waited, retried))
     assert given is not None and given < 3.5
     assert listed is not None and listed < 8
-
-
-def test_a_server_that_ends_a_call_without_a_result_is_an_error(target: str) -> None:
-    with Client(target) as client, pytest.raises(shortlist.InternalError, match="without a result"):
-        client.backup("x")
 
 
 def far_away(target: str, delay_seconds: float) -> str:
@@ -126,11 +125,15 @@ def test_idempotent_calls_are_repeated_while_the_server_is_unavailable(bare: Bar
     assert len(bare.calls) == 3
 
 
-def test_what_is_not_idempotent_is_not_repeated(bare: Bare, target: str) -> None:
-    bare.failures = 1
-    with Client(target) as client, pytest.raises(shortlist.Unavailable, match="starting"):
+def test_a_call_that_is_repeated_carries_the_same_request_id_and_another_call_another(bare: Bare, target: str) -> None:
+    bare.failures = 2
+    with Client(target) as client:
         client.create_collection("books")
-    assert len(bare.calls) == 1
+        client.create_collection("books")
+    ids = [CreateCollectionRequest.FromString(request).request_id for request in bare.requests]
+    assert len(bare.calls) == 4
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    assert all(len(id) == 36 for id in ids)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from shortlist import Client, CollectionConfig, Document
 from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
+from shortlist.v1 import operation_pb2, operation_service_pb2, operation_service_pb2_grpc
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.testing import server
@@ -37,23 +38,34 @@ def test_the_server_says_what_it_is_and_serves(admin: pb_grpc.AdminServiceStub) 
     assert info.collection_count >= 1
 
 
-def test_verification_tells_its_steps_and_reports_each_collection(admin: pb_grpc.AdminServiceStub) -> None:
-    messages = list(admin.Verify(pb.VerifyRequest(), timeout=30))
-    report = messages[-1].report
+def ended(target: str, operation: operation_pb2.Operation) -> operation_pb2.Operation:
+    """The operation at its end."""
+    with grpc.insecure_channel(target) as channel:
+        stub = operation_service_pb2_grpc.OperationServiceStub(channel)
+        request = operation_service_pb2.WaitOperationRequest(name=operation.name)
+        *_, last = stub.WaitOperation(request, timeout=30)
+    operation = last.operation
+    assert operation.state == operation_pb2.OPERATION_STATE_SUCCEEDED, operation
+    return operation
+
+
+def test_verification_reports_each_collection(admin: pb_grpc.AdminServiceStub, target: str) -> None:
+    operation = ended(target, admin.Verify(pb.VerifyRequest(), timeout=30).operation)
+    (report,) = operation.verify_result.reports
     assert (report.collection, report.ok, report.document_count, report.passage_count) == ("docs", True, 30, 30)
     assert report.segment_passage_count + report.growing_passage_count == 30
     assert all(check.ok for check in report.checks)
-    assert messages[0].progress.collection == "docs"
+    assert operation.verify_progress.collection == "docs"
 
 
 def test_a_backup_is_restored_under_another_name(admin: pb_grpc.AdminServiceStub, target: str) -> None:
-    made = list(admin.Backup(pb.BackupRequest(name="first"), timeout=30))[-1].backup
+    made = ended(target, admin.Backup(pb.BackupRequest(name="first"), timeout=30).operation).backup
     assert made.name == "first"
     assert made.collections[0].document_count == 30
     with Client(target) as client:
         client.delete("docs", ["d3"])
         request = pb.RestoreRequest(backup="first", collection="docs", new_name="again")
-        restored = list(admin.Restore(request, timeout=30))[-1].collection
+        restored = ended(target, admin.Restore(request, timeout=30).operation).restored_collection
         assert (restored.name, restored.document_count) == ("again", 30)
         assert client.search("again", "word3").hits[0].id == "d3"
         assert "d3" not in {hit.id for hit in client.search("docs", "word3")}
@@ -68,6 +80,10 @@ def test_a_backup_is_restored_under_another_name(admin: pb_grpc.AdminServiceStub
         ("Backup", pb.BackupRequest(name=""), grpc.StatusCode.INVALID_ARGUMENT),
         ("Backup", pb.BackupRequest(name="x", collections=["absent"]), grpc.StatusCode.NOT_FOUND),
         ("Restore", pb.RestoreRequest(backup="absent", collection="docs"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Restore", pb.RestoreRequest(backup="first", collection="absent"), grpc.StatusCode.NOT_FOUND),
+        ("Restore", pb.RestoreRequest(backup="first", collection="docs"), grpc.StatusCode.ALREADY_EXISTS),
+        ("Backup", pb.BackupRequest(name="first"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("Evaluate", pb.EvaluateRequest(collection="docs"), grpc.StatusCode.INVALID_ARGUMENT),
         ("Restore", pb.RestoreRequest(backup="/etc", collection="docs"), grpc.StatusCode.INVALID_ARGUMENT),
         ("Verify", pb.VerifyRequest(collection="absent"), grpc.StatusCode.NOT_FOUND),
         ("Verify", pb.VerifyRequest(sample=-1), grpc.StatusCode.INVALID_ARGUMENT),
@@ -77,7 +93,7 @@ def test_what_cannot_be_done_is_refused(
     admin: pb_grpc.AdminServiceStub, method: str, request_: object, code: grpc.StatusCode
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        list(getattr(admin, method)(request_, timeout=10))
+        getattr(admin, method)(request_, timeout=10)
     assert caught.value.code() is code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -124,6 +125,28 @@ def test_what_cannot_be_measured_is_refused_with_its_field(
 def test_a_collection_that_is_not_there_is_an_error(client: Client) -> None:
     with pytest.raises(CollectionNotFound):
         client.evaluate("nowhere", QUERIES, QRELS)
+
+
+def test_an_evaluation_is_cancelled_within_a_second(client: Client) -> None:
+    many = {f"q{number}": "hunts at night" for number in range(5000)}
+    qrels = {query: {"owl": 1} for query in many}
+    running, waiting = (client.start_evaluate("animals", many, qrels) for _ in range(2))
+    while client.get_operation(running.name).progress is None:
+        pass
+    assert client.get_operation(waiting.name).state == "pending"
+    begin = time.monotonic()
+    for one in (waiting, running):
+        client.cancel_operation(one.name)
+        assert client.wait_operation(one.name).state == "cancelled"
+    assert time.monotonic() - begin < 1
+
+
+def test_measures_of_each_query_that_no_message_could_hold_are_refused(client: Client) -> None:
+    many = {f"q{number}": "hunts at night" for number in range(10_000)}
+    qrels = {query: {"owl": 1} for query in many}
+    with pytest.raises(InvalidArgument) as error:
+        client.evaluate("animals", many, qrels, settings=[SearchDefaults()] * 20, include_queries=True)
+    assert error.value.field == "include_queries"
 
 
 def test_an_evaluation_whose_caller_is_gone_makes_room_for_the_next(client: Client) -> None:

@@ -125,6 +125,13 @@ def deletions(channel: grpc.Channel) -> None:
     assert not DocumentServiceStub(channel).Delete(document_pb.DeleteRequest(collection="docs", ids=ids)).deleted_count
 
 
+def repeated_deletions(channel: grpc.Channel) -> None:
+    ids = document_pb.DocumentIds(ids=[f"{i:0500}" for i in range(10_000)])
+    request = document_pb.DeleteRequest(collection="docs", ids=ids, request_id="same")
+    stub = DocumentServiceStub(channel)
+    assert stub.Delete(request) == stub.Delete(request)
+
+
 def operations(channel: grpc.Channel) -> None:
     fields = struct_pb2.Struct()
     fields.update({"numbers": json.loads(json.dumps(NUMBERS["numbers"]))})
@@ -151,6 +158,7 @@ def operations(channel: grpc.Channel) -> None:
         filtered_count,
         filtered_list,
         deletions,
+        repeated_deletions,
         operations,
     ],
     ids=lambda call: call.__name__,

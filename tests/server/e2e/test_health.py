@@ -26,7 +26,8 @@ def channel(target: str) -> Iterator[grpc.Channel]:
 
 def test_the_list_has_every_service_and_the_server_itself(channel: grpc.Channel) -> None:
     listed = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=5)
-    names = ["", *(f"shortlist.v1.{name}Service" for name in ("Search", "Document", "Collection", "Admin"))]
+    services = ("Search", "Document", "Collection", "Admin", "Operation")
+    names = ["", *(f"shortlist.v1.{name}Service" for name in services)]
     assert {name: response.status for name, response in listed.statuses.items()} == dict.fromkeys(names, SERVING)
 
 

@@ -27,6 +27,8 @@ from shortlist.v1 import (
     document_pb2,
     document_service_pb2,
     document_service_pb2_grpc,
+    operation_service_pb2,
+    operation_service_pb2_grpc,
     search_pb2,
     search_service_pb2,
     search_service_pb2_grpc,
@@ -42,7 +44,13 @@ from shortlist_server.rpc.transport import check_exposure
 from shortlist_server.testing import TestServer, server
 from shortlist_server.worker import Worker
 
-A, C, D, S = admin_service_pb2, collection_service_pb2, document_service_pb2, search_service_pb2
+A, C, D, OP, S = (
+    admin_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    operation_service_pb2,
+    search_service_pb2,
+)
 
 ALL_KEY, ALL = new_key("all", Scope)
 GRANTED_KEY, GRANTED = new_key("granted", Scope, ["mine", "team-*"])
@@ -80,12 +88,24 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "ListBackups": lambda name: A.ListBackupsRequest(),
     "Restore": lambda name: A.RestoreRequest(backup="b", collection=name),
     "Evaluate": lambda name: A.EvaluateRequest(collection=name),
+    "GetOperation": lambda name: OP.GetOperationRequest(name="operations/x"),
+    "ListOperations": lambda name: OP.ListOperationsRequest(collection=name),
+    "CancelOperation": lambda name: OP.CancelOperationRequest(name="operations/x"),
+    "WaitOperation": lambda name: OP.WaitOperationRequest(name="operations/x"),
     "ServerReflectionInfo": lambda name: iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
 }
 """A request of every method, for a collection of that name."""
 
 METHODS = {method.rpartition("/")[2]: method for method in RULES}
-OF_NO_COLLECTION = {"ListCollections", "GetServerInfo", "ServerReflectionInfo"}
+OF_NO_COLLECTION = {
+    "ListCollections",
+    "GetServerInfo",
+    "ServerReflectionInfo",
+    # Of the operation's collections; see test_operations.py.
+    "GetOperation",
+    "CancelOperation",
+    "WaitOperation",
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +126,7 @@ def send(channel: grpc.Channel, name: str, collection: str, key: str | None = No
         document_service_pb2_grpc.DocumentServiceStub(channel),
         collection_service_pb2_grpc.CollectionServiceStub(channel),
         admin_service_pb2_grpc.AdminServiceStub(channel),
+        operation_service_pb2_grpc.OperationServiceStub(channel),
         reflection_pb2_grpc.ServerReflectionStub(channel),
     ):
         if hasattr(stub, name):
@@ -180,7 +201,7 @@ def test_a_key_needs_a_grant_for_the_collection(channel: grpc.Channel, name: str
 
 
 @pytest.mark.parametrize(
-    "name", ["Search", "BatchSearch", "Get", "Count", "Ingest", "GetCollection", "Delete", "Verify"]
+    "name", ["Search", "BatchSearch", "Get", "Count", "Ingest", "GetCollection", "Delete", "Verify", "ListOperations"]
 )
 def test_a_granted_key_may_do_what_it_is_granted(channel: grpc.Channel, name: str) -> None:
     send(channel, name, "mine", GRANTED_KEY)
@@ -219,7 +240,7 @@ def test_a_granted_key_may_not_ask_for_everything(channel: grpc.Channel, name: s
     stub = admin_service_pb2_grpc.AdminServiceStub(channel)
     request = A.VerifyRequest() if name == "Verify" else A.BackupRequest(name="b")
     with pytest.raises(grpc.RpcError) as caught:
-        list(getattr(stub, name)(request, metadata=(("authorization", f"Bearer {GRANTED_KEY}"),), timeout=10))
+        getattr(stub, name)(request, metadata=(("authorization", f"Bearer {GRANTED_KEY}"),), timeout=10)
     assert refused(caught.value) == (DENIED, "PERMISSION_DENIED")
 
 

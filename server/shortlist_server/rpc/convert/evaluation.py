@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from shortlist.v1 import admin_service_pb2 as pb
-from shortlist.v1 import evaluation_pb2
+from shortlist.v1 import evaluation_pb2, operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
@@ -16,6 +16,9 @@ from shortlist_server.rpc.convert.search import model_version_out, settings_in
 MAX_QUERIES = 10_000
 MAX_SETTINGS = 32
 MAX_GRADE = 100
+
+QUALITY_BYTES = 160
+"""Most bytes that the measures of a query take besides its id: four rankings of three doubles, with their tags."""
 
 RANKINGS = {
     "dense": evaluation_pb2.EVALUATED_RANKING_DENSE,
@@ -55,14 +58,19 @@ def all_settings_in(request: pb.EvaluateRequest, config: Config) -> list[SearchD
     return found or [SearchDefaults()]
 
 
-def progress_out(progress: Progress) -> pb.EvaluateProgress:
+def reports_bytes(queries: Sequence[JudgedQuery], settings: Sequence[SearchDefaults]) -> int:
+    """An upper bound of the bytes of all reports that have each query's measures."""
+    return len(settings) * sum(len(query.id.encode()) + QUALITY_BYTES for query in queries)
+
+
+def progress_out(progress: Progress) -> operation_pb2.EvaluateProgress:
     """How far it is."""
-    return pb.EvaluateProgress(done_searches=progress.done, total_searches=progress.total)
+    return operation_pb2.EvaluateProgress(done_searches=progress.done, total_searches=progress.total)
 
 
-def report_out(evaluation: Evaluation, *, include_queries: bool) -> pb.EvaluateReport:
+def report_out(evaluation: Evaluation, *, include_queries: bool) -> operation_pb2.EvaluateReport:
     """What was measured with one of the settings."""
-    report = pb.EvaluateReport(
+    report = operation_pb2.EvaluateReport(
         setting=evaluation.setting,
         rankings=[_quality_out(ranking, evaluation.mean(ranking)) for ranking in evaluation.queries],
         sequence=evaluation.sequence,

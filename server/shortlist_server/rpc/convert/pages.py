@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from shortlist.v1 import admin_service_pb2 as admin_pb
 from shortlist.v1 import collection_service_pb2 as collection_pb
 from shortlist.v1 import document_service_pb2 as document_pb
+from shortlist.v1 import operation_service_pb2 as operation_pb
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.rpc.convert.fields import collection_name, within
 
@@ -23,6 +24,7 @@ Request = (
     | collection_pb.ListCollectionsRequest
     | document_pb.ListRequest
     | document_pb.ListDeadLettersRequest
+    | operation_pb.ListOperationsRequest
 )
 
 DEFAULT_SIZE = 100

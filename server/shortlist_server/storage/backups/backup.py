@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.errors import DataCorrupted, InvalidArgument
 from shortlist_server.storage.backups.manifest import BackedUp, Backup, describe_files, dump
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.data_folder import NAME
 from shortlist_server.storage.disk.files import CrashPoint, Files, new_file
+from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.disk.locking import try_lock
 from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
@@ -34,6 +36,8 @@ from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_fold
 logger = logging.getLogger(__name__)
 
 _PAGES_AT_ONCE = 4096
+_STEPS_OF_SYNC = 4
+"""Copies of so many pages between two syncs, for the reason given in ``Files.copy``."""
 _PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
 
 
@@ -59,11 +63,13 @@ def write_backup(
     files: Files,
     *,
     progress: Callable[[Progress], None] = lambda progress: None,
+    cancellation: Cancellation = NEVER,
     crash_point: CrashPoint,
 ) -> Backup:
     """Backs up collections into a new folder, each as of one commit.
 
     Raises:
+        OperationCancelled: the backup was cancelled; the unfinished copy is removed.
         InvalidArgument: ``target`` exists or is being made, or its parent does not exist.
         DataCorrupted: a copied database fails its check, because the collection itself is damaged.
         OutOfSpace: the target's disk is full; the unfinished copy is removed.
@@ -76,7 +82,7 @@ def write_backup(
         files.make_folder(folder)
         done = []
         for collection in collections:
-            done.append(_copy_collection(collection, folder / collection.name, files, progress))
+            done.append(_copy_collection(collection, folder / collection.name, files, progress, cancellation))
             crash_point("backup:collection")
         made = Backup(folder=target, create_time_seconds=time.time(), collections=tuple(done))
         files.write(temporary / BACKUP_FILE, dump(made))
@@ -85,6 +91,8 @@ def write_backup(
         files.sync_folder(folder)
         files.sync_folder(temporary)
         crash_point("backup:written")
+        # The last moment: under its name, a backup is complete.
+        cancellation.check()
         files.rename(temporary, target)
         files.sync_folder(target.parent)
     return made
@@ -131,17 +139,30 @@ def _claimed(temporary: Path, files: Files) -> Iterator[None]:
 
 
 def _copy_collection(
-    collection: EmbeddedCollection, target: Path, files: Files, progress: Callable[[Progress], None]
+    collection: EmbeddedCollection,
+    target: Path,
+    files: Files,
+    progress: Callable[[Progress], None],
+    cancellation: Cancellation,
 ) -> BackedUp:
+    cancellation.check()
     total = collection.info().disk_bytes
     files.make_folder(target)
     files.make_folder(target / SEGMENTS_FOLDER)
     new_file(target / DATABASE_FILE)
+    # Closed after SQLite's own: the first close of a file gives up all of the process's locks on it (fcntl(2)).
+    descriptor = os.open(target / DATABASE_FILE, os.O_RDONLY)
     copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
     try:
         with collection.reading() as connection:
+            steps = 0
 
             def on_pages(_: int, remaining: int, pages: int) -> None:
+                nonlocal steps
+                cancellation.check()
+                steps += 1
+                if steps % _STEPS_OF_SYNC == 0:
+                    os.fdatasync(descriptor)
                 share = (pages - remaining) / max(1, pages)
                 size = (target / DATABASE_FILE).stat().st_size
                 progress(Progress(collection=collection.name, done_bytes=int(share * size), total_bytes=total))
@@ -159,8 +180,8 @@ def _copy_collection(
         for row in segment_rows(copy):
             source, folder = collection.folder / SEGMENTS_FOLDER / row.uid, target / SEGMENTS_FOLDER / row.uid
             try:
-                done += copy_segment(source, folder, files)
-                check_folder(folder, row, collection.uid, collection.config.dimension)
+                done += copy_segment(source, folder, files, cancellation)
+                check_folder(folder, row, collection.uid, collection.config.dimension, cancellation)
                 kept += 1
             except (FileNotFoundError, SegmentDamaged):
                 files.remove_tree(folder)
@@ -170,7 +191,8 @@ def _copy_collection(
         identity = read_identity(copy, collection.name)
     finally:
         copy.close()
-    problem = database_problem(target / DATABASE_FILE)
+        os.close(descriptor)
+    problem = database_problem(target / DATABASE_FILE, cancellation)
     if problem is not None:
         raise DataCorrupted(
             f"the database of collection '{collection.name}' is damaged ({problem}); restore it from an earlier backup",
@@ -180,7 +202,7 @@ def _copy_collection(
     files.sync(target / DATABASE_FILE)
     files.sync_folder(target / SEGMENTS_FOLDER)
     files.sync_folder(target)
-    described = describe_files(target)
+    described = describe_files(target, cancellation)
     return BackedUp(
         name=collection.name,
         uid=identity.uid,
@@ -193,18 +215,21 @@ def _copy_collection(
     )
 
 
-def copy_segment(source: Path, target: Path, files: Files) -> int:
+def copy_segment(source: Path, target: Path, files: Files, cancellation: Cancellation) -> int:
     """Copies and syncs a segment's folder; returns its bytes. Raises ``FileNotFoundError`` if a file is missing."""
     files.make_folder(target)
     for path in source.iterdir():
-        files.copy(path, target / path.name)
+        files.copy(path, target / path.name, cancellation)
         files.sync(target / path.name)
     files.sync_folder(target)
     return sum(path.stat().st_size for path in target.iterdir())
 
 
-def database_problem(path: Path) -> str | None:
+def database_problem(path: Path, cancellation: Cancellation) -> str | None:
     """What SQLite finds wrong with a database that nobody has open; None if it is sound."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with (
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
+        interruptible(connection, cancellation),
+    ):
         found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     return None if found == "ok" else found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
 from shortlist_server.storage.disk.data_folder import NAME
 from shortlist_server.storage.layout import (
@@ -146,10 +147,10 @@ def file_problems(backup: Backup, entry: BackedUp) -> Iterator[tuple[str, str]]:
             yield path, f"is not in {BACKUP_FILE}"
 
 
-def file_problem(path: Path, expected: FileEntry) -> str | None:
+def file_problem(path: Path, expected: FileEntry, cancellation: Cancellation = NEVER) -> str | None:
     """What is wrong with a file, as the end of a sentence; None if the file is right."""
     try:
-        found = describe(path)
+        found = describe(path, cancellation)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -159,9 +160,13 @@ def file_problem(path: Path, expected: FileEntry) -> str | None:
     return None
 
 
-def describe_files(folder: Path) -> dict[str, FileEntry]:
+def describe_files(folder: Path, cancellation: Cancellation = NEVER) -> dict[str, FileEntry]:
     """Size and checksum of each file in a collection's folder, by its path there."""
-    return {path.relative_to(folder).as_posix(): describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): describe(path, cancellation)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _entry(values: Any, format: int) -> BackedUp:

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.errors import DataCorrupted
 from shortlist_server.storage.backups.backup import Progress, copy_segment, database_problem
 from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problem
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import Files
+from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.layout import DATABASE_FILE, MANIFEST_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
 from shortlist_server.storage.rows import schema, settings
@@ -37,10 +39,12 @@ def copy_back(
     target: Path,
     files: Files,
     progress: Callable[[Progress], None] = lambda progress: None,
+    cancellation: Cancellation = NEVER,
 ) -> None:
     """Copies a collection of a backup into a new folder ``target``, complete and synced.
 
     Raises:
+        OperationCancelled: the restore was cancelled; the caller removes ``target``.
         CollectionNotFound: the backup has no collection of that name.
         DataCorrupted: the database in the backup is missing, damaged, or not the one that was backed up.
     """
@@ -56,15 +60,16 @@ def copy_back(
         progress(Progress(collection=new_name, done_bytes=0, total_bytes=total, note=note))
         files.make_folder(target)
         files.make_folder(target / SEGMENTS_FOLDER)
-        files.copy(source / DATABASE_FILE, target / DATABASE_FILE)
-        _check_database(target / DATABASE_FILE, entry)
+        files.copy(source / DATABASE_FILE, target / DATABASE_FILE, cancellation)
+        _check_database(target / DATABASE_FILE, entry, cancellation)
         done += (target / DATABASE_FILE).stat().st_size
         progress(Progress(collection=new_name, done_bytes=done, total_bytes=total))
         with contextlib.closing(schema.open_writer(target / DATABASE_FILE, name)) as connection:
-            _check_contents(connection, entry)
+            with interruptible(connection, cancellation):
+                _check_contents(connection, entry)
             before = read_identity(connection, name).uid
             uid = uuid.uuid4().hex
-            for size in _copy_segments(connection, entry, source, target, before, uid, files):
+            for size in _copy_segments(connection, entry, source, target, before, uid, files, cancellation):
                 done += size
                 progress(Progress(collection=new_name, done_bytes=done, total_bytes=max(total, done)))
             settings.save(connection, "name", new_name)
@@ -77,12 +82,12 @@ def copy_back(
         files.sync_folder(target)
 
 
-def _check_database(path: Path, entry: BackedUp) -> None:
+def _check_database(path: Path, entry: BackedUp, cancellation: Cancellation) -> None:
     if entry.files:
-        problem = file_problem(path, entry.files[DATABASE_FILE])
+        problem = file_problem(path, entry.files[DATABASE_FILE], cancellation)
         if problem is not None:
             raise _damaged(entry.name, f"{DATABASE_FILE} {problem}")
-    problem = database_problem(path)
+    problem = database_problem(path, cancellation)
     if problem is not None:
         raise _damaged(entry.name, problem)
 
@@ -115,16 +120,23 @@ def content_problem(connection: sqlite3.Connection, entry: BackedUp) -> str | No
 
 
 def _copy_segments(
-    connection: sqlite3.Connection, entry: BackedUp, source: Path, target: Path, before: str, uid: str, files: Files
+    connection: sqlite3.Connection,
+    entry: BackedUp,
+    source: Path,
+    target: Path,
+    before: str,
+    uid: str,
+    files: Files,
+    cancellation: Cancellation,
 ) -> Iterator[int]:
     """Copies the sound segments and gives them the new identity; yields the bytes of each."""
     dimension = settings.load(schema.read_settings(connection)["config"]).dimension
     for row in segment_rows(connection):
         folder = target / SEGMENTS_FOLDER / row.uid
         try:
-            size = copy_segment(source / SEGMENTS_FOLDER / row.uid, folder, files)
-            manifest = check_folder(folder, row, before, dimension)
-            _check_listed(folder, row, manifest, entry)
+            size = copy_segment(source / SEGMENTS_FOLDER / row.uid, folder, files, cancellation)
+            manifest = check_folder(folder, row, before, dimension, cancellation)
+            _check_listed(folder, row, manifest, entry, cancellation)
         except (FileNotFoundError, SegmentDamaged) as error:
             logger.warning("collection '%s': segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)
             files.remove_tree(folder)
@@ -135,10 +147,14 @@ def _copy_segments(
         yield size
 
 
-def _check_listed(folder: Path, row: SegmentRow, manifest: Manifest, entry: BackedUp) -> None:
+def _check_listed(
+    folder: Path, row: SegmentRow, manifest: Manifest, entry: BackedUp, cancellation: Cancellation
+) -> None:
     for name in (*manifest.files, MANIFEST_FILE) if entry.files else ():
         expected = entry.files.get(f"{SEGMENTS_FOLDER}/{row.uid}/{name}")
-        problem = "is not in the backup's list" if expected is None else file_problem(folder / name, expected)
+        problem = (
+            "is not in the backup's list" if expected is None else file_problem(folder / name, expected, cancellation)
+        )
         if problem is not None:
             raise SegmentDamaged(f"{name} {problem}")
 

@@ -13,8 +13,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from shortlist_server.domain import NEVER, Cancellation
+
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+
+_COPIED_AT_ONCE = 1 << 20
+_SYNCED_AT_ONCE = 64 << 20
+"""Bytes copied between two syncs. The last sync of a large file is then short, which matters to whoever cancels it."""
 
 CrashPoint = Callable[[str], None]
 """Called with the name of each point where a crash must do no harm. Tests kill the process there."""
@@ -41,10 +47,23 @@ class Files:
         with open(path, "wb", opener=_narrow) as file:
             file.write(data)
 
-    def copy(self, source: Path, target: Path) -> None:
-        """Copies a file's content into a new file. Durable after ``sync`` and ``sync_folder``."""
+    def copy(self, source: Path, target: Path, cancellation: Cancellation = NEVER) -> None:
+        """Copies a file's content into a new file. Durable after ``sync`` and ``sync_folder``.
+
+        Raises:
+            OperationCancelled: the copy was cancelled; a part of the file is there.
+        """
         new_file(target)
-        shutil.copyfile(source, target)
+        with source.open("rb", buffering=0) as read, target.open("wb") as written:
+            unsynced = 0
+            while content := read.read(_COPIED_AT_ONCE):
+                cancellation.check()
+                written.write(content)
+                unsynced += len(content)
+                if unsynced >= _SYNCED_AT_ONCE:
+                    written.flush()
+                    os.fdatasync(written.fileno())
+                    unsynced = 0
 
     def narrow(self, path: Path) -> None:
         """Lets only the owner read a file that a library wrote."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE, TWINS_FILE
 from shortlist_server.storage.values import SegmentRow
 
@@ -74,20 +75,28 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def describe(path: Path) -> FileEntry:
-    """Size and checksum of a file; reads it once, without holding the interpreter lock."""
+def describe(path: Path, cancellation: Cancellation = NEVER) -> FileEntry:
+    """Size and checksum of a file; reads it once, without holding the interpreter lock.
+
+    Raises:
+        OperationCancelled: the reading was cancelled.
+    """
     digest, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
+            cancellation.check()
             digest.update(chunk)
             size += len(chunk)
     return FileEntry(bytes=size, sha256=digest.hexdigest())
 
 
-def check_folder(folder: Path, row: SegmentRow, collection: str, dimension: int) -> Manifest:
+def check_folder(
+    folder: Path, row: SegmentRow, collection: str, dimension: int, cancellation: Cancellation = NEVER
+) -> Manifest:
     """Reads and checks every file of a segment.
 
     Raises:
+        OperationCancelled: the check was cancelled.
         SegmentDamaged: a file is missing, cut short or changed, or belongs to another segment.
     """
     try:
@@ -107,7 +116,7 @@ def check_folder(folder: Path, row: SegmentRow, collection: str, dimension: int)
         if expected != found:
             raise SegmentDamaged(f"{MANIFEST_FILE}: belongs to another segment or model")
         for name, entry in manifest.files.items():
-            if describe(folder / name) != entry:
+            if describe(folder / name, cancellation) != entry:
                 raise SegmentDamaged(f"{name}: checksum differs from the manifest's")
     except OSError as error:
         raise SegmentDamaged(f"{error.filename or folder}: {error.strerror}") from error

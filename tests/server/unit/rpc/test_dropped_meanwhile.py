@@ -11,12 +11,15 @@ import pytest
 
 from shortlist.v1 import admin_service_pb2 as admin_pb
 from shortlist.v1 import collection_service_pb2 as pb
+from shortlist.v1 import operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
+from shortlist_server.operations.operation import Control
 from shortlist_server.pipeline.collections import NewCollection, create_collection
-from shortlist_server.rpc.admin_service import AdminServicer
 from shortlist_server.rpc.collection_service import CollectionServicer
+from shortlist_server.rpc.convert.operations import Result
+from shortlist_server.rpc.works import Works
 from shortlist_server.storage.store import EmbeddedStore
 
 UNUSED: Any = None
@@ -33,9 +36,10 @@ async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Conf
 async def verified(
     store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog
 ) -> list[str]:
-    servicer = AdminServicer(store, models, threads, threads, config.data_dir, UNUSED, UNUSED, UNUSED, config)
-    messages = [message async for message in servicer.Verify(admin_pb.VerifyRequest(), UNUSED)]
-    return [message.report.collection for message in messages if message.HasField("report")]
+    work = Works(store, models, threads, 1, config.data_dir, UNUSED, config).verify(admin_pb.VerifyRequest())
+    result = await work.run(Control(lambda: None))
+    assert isinstance(result, Result)
+    return [report.collection for report in operation_pb2.VerifyResult.FromString(result.data).reports]
 
 
 @pytest.mark.parametrize("ask", [listed, verified])

@@ -17,7 +17,7 @@ from .conftest import DIMENSION, Maker, OpenStore, collection_config
 
 def noted(operation: str) -> Callable[..., Any]:
     def method(self: RecordingFiles, *paths: Path) -> object:
-        named = paths[-1] if operation in ("rename", "copy") else paths[0]
+        named = paths[1] if operation in ("rename", "copy") else paths[0]
         self.log.append((operation, named.name))
         return getattr(Files, operation)(self, *paths)
 

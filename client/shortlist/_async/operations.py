@@ -1,0 +1,127 @@
+"""A client's calls for long-running operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from shortlist import _operation_calls as operation_calls
+from shortlist._async.base import AsyncClientBase
+from shortlist._async.channel import sleep
+from shortlist._async.pages import AsyncPages
+from shortlist._calls import Call
+from shortlist._errors import DeadlineExceeded, InternalError, NotFound, ShortlistError, Unavailable
+from shortlist._operation_types import Operation, OperationKind, OperationProgress, OperationState
+
+
+class AsyncOperationCalls(AsyncClientBase):
+    """Following, listing and cancelling what ``start_verify`` and its like start.
+
+    An operation belongs to the server: it goes on when the client that started it goes away. The server forgets
+    operations when it is restarted, and ended ones after a day.
+    """
+
+    async def get_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Returns an operation as it is now.
+
+        Raises:
+            OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
+        """
+        return await self._unary(operation_calls.get_operation(name), timeout_seconds)
+
+    def list_operations(
+        self,
+        *,
+        collection: str | None = None,
+        kind: OperationKind | None = None,
+        state: OperationState | None = None,
+        page_size: int = 100,
+        timeout_seconds: float | None = None,
+    ) -> AsyncPages[Operation]:
+        """Operations, newest first, without their results; the timeout is one page's.
+
+        Args:
+            collection: only those that work on it, alone or among others.
+            kind: only those that do this.
+            state: only those that stand there.
+            page_size: operations in a page, at most 1,000.
+            timeout_seconds: deadline of each page; the client's by default.
+        """
+        return AsyncPages(
+            lambda token: self._unary(
+                operation_calls.list_operations(collection, kind, state, page_size, token), timeout_seconds
+            )
+        )
+
+    async def cancel_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
+        """Tells an operation to stop, and returns it without waiting; harmless when it has ended.
+
+        It stops within about a second, or completes before: its state at the end says which. A cancelled backup or
+        restore has left nothing behind.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+        """
+        return await self._unary(operation_calls.cancel_operation(name), timeout_seconds)
+
+    async def wait_operation(
+        self,
+        name: str,
+        *,
+        progress: Callable[[OperationProgress], None] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Operation:
+        """Waits until an operation has ended, and returns it; whether it succeeded, its ``state`` says.
+
+        The operation goes on if the waiting ends before. A broken connection is made again.
+
+        Args:
+            name: its name.
+            progress: called with each progress that comes, a few times a second, in the event loop.
+            timeout_seconds: how long to wait; as long as it takes by default.
+
+        Raises:
+            OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
+            DeadlineExceeded: it did not end in time.
+            ServerUnavailable: the server was away for too long.
+        """
+        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        while True:
+            try:
+                await self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())
+            except ShortlistError as error:
+                await sleep(waiting.pause_seconds(error))
+                continue
+            ended = waiting.ended()
+            if ended is None:
+                raise InternalError("the server ended the wait before the operation")
+            return ended
+
+    async def _finished(
+        self, start: Call[Operation], progress: Callable[[Any], None] | None, timeout_seconds: float | None
+    ) -> Operation:
+        """Starts an operation and waits for its end. Whoever interrupts the wait cancels the operation."""
+        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        try:
+            started = await self._unary(start, timeout_seconds)
+        except BaseException as error:
+            # It may have been started all the same. Under the same request id, the server says how it is called.
+            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+                with suppress(ShortlistError):
+                    await self._give_up((await self._unary(start, operation_calls.GIVE_UP_SECONDS)).name)
+            raise
+        try:
+            return await self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
+        except (NotFound, Unavailable):
+            raise
+        except BaseException:
+            await self._give_up(started.name)
+            raise
+
+    async def _give_up(self, name: str) -> None:
+        """Cancels an operation and waits for a moment, so that what it wrote is gone when its caller goes on."""
+        with suppress(ShortlistError):
+            told = await self.cancel_operation(name, timeout_seconds=operation_calls.GIVE_UP_SECONDS)
+            if not told.done:
+                await self.wait_operation(name, timeout_seconds=operation_calls.GIVE_UP_SECONDS)

@@ -1,0 +1,149 @@
+"""The calls of ``OperationService``, without a connection; see ``_calls``. And how an operation is waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from shortlist._calls import Call
+from shortlist._channel import checked_timeout
+from shortlist._convert import choice_to_proto
+from shortlist._errors import DeadlineExceeded, InternalError, ShortlistError, Unavailable
+from shortlist._metadata import checked_integer, checked_text
+from shortlist._operation_convert import operation as convert
+from shortlist._operation_types import Operation, OperationKind, OperationState
+from shortlist.v1 import operation_pb2
+from shortlist.v1 import operation_service_pb2 as pb
+
+OPERATIONS = "shortlist.v1.OperationService"
+
+RECONNECT_SECONDS = 10.0
+"""How long to wait for a server that is away while an operation is waited for. A restart ends its operations anyway."""
+
+GIVE_UP_SECONDS = 5.0
+"""How long to wait for an operation to stop when its caller was interrupted. Most stop within one."""
+
+T = TypeVar("T")
+
+
+def get_operation(name: str) -> Call[Operation]:
+    """Returns an operation."""
+    return Call(
+        f"{OPERATIONS}/GetOperation",
+        pb.GetOperationRequest(name=checked_text(name, "name")),
+        pb.GetOperationResponse,
+        started,
+    )
+
+
+def list_operations(
+    collection: str | None, kind: OperationKind | None, state: OperationState | None, page_size: int, page_token: str
+) -> Call[tuple[list[Operation], str]]:
+    """One page of operations, and the next page's token."""
+    return Call(
+        f"{OPERATIONS}/ListOperations",
+        pb.ListOperationsRequest(
+            collection=checked_text(collection or "", "collection"),
+            kind=choice_to_proto(operation_pb2.OperationKind, "OPERATION_KIND", kind, "kind"),
+            state=choice_to_proto(operation_pb2.OperationState, "OPERATION_STATE", state, "state"),
+            page_size=checked_integer(page_size, "page_size"),
+            page_token=page_token,
+        ),
+        pb.ListOperationsResponse,
+        lambda response: (list(map(convert, response.operations)), response.next_page_token),
+    )
+
+
+def cancel_operation(name: str) -> Call[Operation]:
+    """Tells an operation to stop."""
+    return Call(
+        f"{OPERATIONS}/CancelOperation",
+        pb.CancelOperationRequest(name=checked_text(name, "name")),
+        pb.CancelOperationResponse,
+        started,
+    )
+
+
+def wait_operation(name: str) -> Call[Operation]:
+    """A stream: the operation now and after changes."""
+    return Call(
+        f"{OPERATIONS}/WaitOperation",
+        pb.WaitOperationRequest(name=checked_text(name, "name")),
+        pb.WaitOperationResponse,
+        started,
+        deadline=False,
+    )
+
+
+def started(response: Any) -> Operation:
+    """The operation of an answer."""
+    return convert(response.operation)
+
+
+def result_of(operation: Operation, kind: type[T]) -> T:
+    """The result of an operation that has ended.
+
+    Raises:
+        ShortlistError: why it has none.
+        InternalError: it has another kind of result.
+    """
+    if operation.error is not None:
+        raise operation.error
+    if not isinstance(operation.result, kind):
+        raise InternalError("the operation ended without a result that this release knows")
+    return operation.result
+
+
+def reports_of(operation: Operation, kind: type[T]) -> list[T]:
+    """The reports of an operation that has ended. Raises what ``result_of`` raises."""
+    return [report for report in result_of(operation, tuple) if isinstance(report, kind)]
+
+
+class Waiting:
+    """One wait for an operation's end, over as many connections as it takes. Belongs to one thread or task."""
+
+    def __init__(self, progress: Callable[[Any], None] | None, timeout_seconds: float | None) -> None:
+        """Begins now; ``timeout_seconds`` None: it takes as long as it takes."""
+        self._progress = progress
+        self._until = None if timeout_seconds is None else time.monotonic() + checked_timeout(timeout_seconds)
+        self._told: object = None
+        self._away_since: float | None = None
+        self.latest: Operation | None = None
+
+    def take(self, operation: Operation) -> None:
+        """Takes a message of the stream: tells its progress, if it is new."""
+        self._away_since = None
+        self.latest = operation
+        if self._progress is not None and operation.progress not in (None, self._told):
+            self._told = operation.progress
+            self._progress(operation.progress)
+
+    def ended(self) -> Operation | None:
+        """The operation, once it has ended."""
+        return self.latest if self.latest is not None and self.latest.done else None
+
+    def left_seconds(self) -> float | None:
+        """The deadline of the next stream; None for none.
+
+        Raises:
+            DeadlineExceeded: the time is up.
+        """
+        if self._until is None:
+            return None
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the operation did not end in time")
+        return left
+
+    def pause_seconds(self, error: ShortlistError) -> float:
+        """How long to wait before the next stream, after an error of the last one.
+
+        Raises:
+            ShortlistError: the error itself, when nothing is to be gained.
+        """
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if not isinstance(error, Unavailable) or now - self._away_since > RECONNECT_SECONDS:
+            raise error
+        return error.retry_after_seconds or 0.2

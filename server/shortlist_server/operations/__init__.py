@@ -1,0 +1,1 @@
+"""Long-running operations: started by one call, followed and cancelled by others."""

@@ -1,0 +1,301 @@
+"""The operations of a server: those that run, those that wait, and those that ended a while ago.
+
+All of it is in memory: after a restart nobody knows the operations of before. An operation belongs to no call, so it
+goes on when its caller goes away. Coroutines on the server's event loop; works report from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+from shortlist_server.errors import (
+    OperationCancelled,
+    OperationNotFound,
+    Overloaded,
+    ShortlistError,
+    Unavailable,
+)
+from shortlist_server.observe.logs import request_id
+from shortlist_server.operations.operation import Control, Operation, State, Work
+
+logger = logging.getLogger(__name__)
+
+KEPT = 1000
+"""Ended operations that are kept; the one that ended first goes first."""
+
+KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of all kept results together. The newest is kept whatever its size."""
+
+KEPT_SECONDS = 24 * 3600.0
+"""Time for which an ended operation is kept."""
+
+RETRY_SECONDS = 5.0
+"""When to repeat a start that was refused; operations take seconds to hours."""
+
+PROGRESS_SECONDS = 0.2
+"""Shortest time between two views of a running operation that one watcher gets."""
+
+
+class _Entry:
+    """An operation and what follows it."""
+
+    def __init__(self, number: int, work: Work, caller: str) -> None:
+        self.id = secrets.token_hex(16)
+        self.number = number
+        # Not the work itself, which refers to all that it was asked, and would be kept as long as the entry.
+        self.kind, self.collection, self.collections = work.kind, work.collection, tuple(work.collections)
+        self.caller = caller
+        self.state = State.PENDING
+        self.create_seconds = self.update_seconds = time.time()
+        self.end_seconds: float | None = None
+        self.result: object = None
+        self.result_bytes = 0
+        self.error: ShortlistError | None = None
+        self.ended = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.version = 0
+        self.task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._noted = False
+        self.control = Control(self._told)
+
+    def view(self) -> Operation:
+        """The operation now."""
+        return Operation(
+            id=self.id,
+            number=self.number,
+            kind=self.kind,
+            collection=self.collection,
+            collections=self.collections,
+            state=self.state,
+            create_seconds=self.create_seconds,
+            update_seconds=self.update_seconds,
+            end_seconds=self.end_seconds,
+            progress=self.control.progress,
+            result=self.result,
+            error=self.error,
+        )
+
+    def note(self, state: State | None = None) -> None:
+        """Notes a change, of the state or of the progress, and wakes whoever waits for one."""
+        self._noted = False
+        if self.state.ended:
+            return  # Progress that arrives late.
+        self.state = state or self.state
+        self.update_seconds = time.time()
+        self.version += 1
+        # A new event each time: a waiter that comes later waits for the next change.
+        self.changed.set()
+        self.changed = asyncio.Event()
+        if self.state.ended:
+            self.end_seconds = self.update_seconds
+            self.ended.set()
+
+    def _told(self) -> None:
+        # Progress is told faster than anybody reads it: one wake-up at a time is under way.
+        if not self._noted:
+            self._noted = True
+            self._loop.call_soon_threadsafe(self.note)
+
+
+class OperationRegistry:
+    """Starts, finds, follows and cancels operations."""
+
+    def __init__(self, *, most: int, size_of: Callable[[object], int] = lambda result: 0) -> None:
+        """Nothing runs yet.
+
+        Args:
+            most: operations that may run or wait at once; one caller may have half of them.
+            size_of: bytes that a result takes while it is kept.
+        """
+        self._most = most
+        self._most_of_caller = max(1, most // 2)
+        self._size_of = size_of
+        self._unfinished: dict[str, _Entry] = {}
+        # In the order in which they ended.
+        self._kept: OrderedDict[str, _Entry] = OrderedDict()
+        self._kept_bytes = 0
+        self._started = 0
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self._stopping = False
+
+    @property
+    def unfinished(self) -> int:
+        """How many operations run or wait. Any thread."""
+        return len(self._unfinished)
+
+    @property
+    def ended(self) -> dict[tuple[str, str], int]:
+        """How many operations have ended since the start, by kind and state, in lower case. Any thread."""
+        return dict(self._ended)
+
+    def start(self, work: Work, *, caller: str) -> Operation:
+        """Starts an operation; it runs as soon as its turn comes.
+
+        Args:
+            caller: who asks; counts against the share of one caller.
+
+        Raises:
+            Overloaded: too many operations run or wait.
+            Unavailable: the server is stopping.
+        """
+        if self._stopping:
+            raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
+        self._check_room(caller)
+        self._started += 1
+        entry = _Entry(self._started, work, caller)
+        self._unfinished[entry.id] = entry
+        entry.task = asyncio.create_task(self._run(entry, work), name=f"operation {entry.id}")
+        return entry.view()
+
+    def get(self, id: str) -> Operation:
+        """An operation as it is now. Raises ``OperationNotFound``."""
+        return self._find(id).view()
+
+    def all(self) -> list[Operation]:
+        """All operations, the newest first."""
+        self._forget()
+        entries = [*self._unfinished.values(), *self._kept.values()]
+        return [entry.view() for entry in sorted(entries, key=lambda entry: -entry.number)]
+
+    def cancel(self, id: str) -> Operation:
+        """Tells an operation to stop; one that waits for its turn ends at once. Returns it as it is then. Idempotent.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+        """
+        entry = self._find(id)
+        self._cancel(entry)
+        return entry.view()
+
+    async def watch(self, id: str) -> AsyncGenerator[Operation, None]:
+        """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
+
+        Raises:
+            OperationNotFound: there is none of that name.
+        """
+        entry = self._find(id)
+        while True:
+            view, version, changed = entry.view(), entry.version, entry.changed
+            yield view
+            # Not the entry's state, which may have changed while the view was read.
+            if view.state.ended:
+                return
+            if entry.version == version:
+                await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS_SECONDS):
+                    await entry.ended.wait()
+
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Refuses new operations, cancels all and waits until they have ended, for so long at most. Idempotent.
+
+        None waits as long as it takes.
+        """
+        self._stopping = True
+        for entry in list(self._unfinished.values()):
+            self._cancel(entry)
+        tasks = [entry.task for entry in self._unfinished.values() if entry.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_seconds)
+
+    def _cancel(self, entry: _Entry) -> None:
+        if entry.state is State.PENDING:
+            assert entry.task is not None
+            entry.task.cancel()
+            self._end(entry, State.CANCELLED, OperationCancelled("the operation was cancelled before it began"))
+        elif entry.state is State.RUNNING:
+            entry.note(State.CANCELLING)
+            entry.control.cancellation.cancel()
+
+    async def _run(self, entry: _Entry, work: Work) -> None:
+        try:
+            async with work.turns:
+                entry.note(State.RUNNING)
+                result = await work.run(entry.control)
+        except asyncio.CancelledError:
+            # Cancelled while it waited for its turn, and ended by ``_cancel``.
+            if not entry.state.ended:
+                raise
+        except OperationCancelled as error:
+            self._end(entry, State.CANCELLED, error)
+        except Exception as error:
+            self._end(entry, State.FAILED, self._shown(entry, error))
+        else:
+            # Also where it was told to stop meanwhile: it was done before it could.
+            entry.result, entry.result_bytes = result, self._size_of(result)
+            self._end(entry, State.SUCCEEDED, None)
+
+    def _shown(self, entry: _Entry, error: Exception) -> ShortlistError:
+        """The error to keep of a failed operation; what nobody foresaw goes to the log alone."""
+        # The base class itself stands for unforeseen faults.
+        if isinstance(error, ShortlistError) and type(error) is not ShortlistError:
+            return error
+        logger.error("operation %s failed", entry.id, exc_info=error)
+        return ShortlistError("unexpected fault", metadata={"request_id": request_id.get()})
+
+    def _end(self, entry: _Entry, state: State, error: ShortlistError | None) -> None:
+        if error is not None:
+            # Tracebacks refer to all that the work had in hand.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+        entry.error = error
+        entry.note(state)
+        del self._unfinished[entry.id]
+        self._kept[entry.id] = entry
+        self._kept_bytes += entry.result_bytes
+        self._forget()
+        kind = entry.kind.name.lower()
+        self._ended[kind, state.name.lower()] += 1
+        logger.info(
+            "operation %s (%s of %s) %s after %.1f s",
+            entry.id,
+            kind,
+            f"collection '{entry.collection}'" if entry.collection else "several collections",
+            state.name.lower(),
+            entry.update_seconds - entry.create_seconds,
+        )
+
+    def _check_room(self, caller: str) -> None:
+        own = sum(entry.caller == caller for entry in self._unfinished.values())
+        for count, most, whose in (
+            (len(self._unfinished), self._most, "operations run or wait"),
+            (own, self._most_of_caller, "of your operations run or wait"),
+        ):
+            if count >= most:
+                raise Overloaded(
+                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
+                    retry_after_seconds=RETRY_SECONDS,
+                    metadata={"setting": "max_operations", "limit": str(most)},
+                )
+
+    def _find(self, id: str) -> _Entry:
+        self._forget()
+        entry = self._unfinished.get(id) or self._kept.get(id)
+        if entry is None:
+            raise not_found(id)
+        return entry
+
+    def _forget(self) -> None:
+        """Forgets ended operations that are too old, too many, or too large."""
+        oldest = time.time() - KEPT_SECONDS
+        while self._kept:
+            first = next(iter(self._kept.values()))
+            fits = len(self._kept) <= KEPT and (len(self._kept) == 1 or self._kept_bytes <= KEPT_BYTES)
+            if fits and (first.end_seconds or 0.0) >= oldest:
+                return
+            del self._kept[first.id]
+            self._kept_bytes -= first.result_bytes
+
+
+def not_found(id: str) -> OperationNotFound:
+    """The error of an operation that is not there, or that the caller may not see."""
+    return OperationNotFound(
+        f"there is no operation 'operations/{id}': it ended long ago, or the server was restarted since",
+        metadata={"operation": f"operations/{id}"},
+    )

@@ -1,0 +1,85 @@
+"""OperationService: following, listing and cancelling the operations that AdminService starts.
+
+An operation that the caller's key may not see is treated like one that does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from shortlist.v1 import operation_service_pb2 as pb
+from shortlist.v1 import operation_service_pb2_grpc as pb_grpc
+from shortlist_server.keys import ApiKey
+from shortlist_server.operations.operation import Operation
+from shortlist_server.operations.registry import OperationRegistry, not_found
+from shortlist_server.rpc.aside import aside
+from shortlist_server.rpc.authorization import EVERY_COLLECTION, calling_key
+from shortlist_server.rpc.convert import pages
+from shortlist_server.rpc.convert.operations import answer_out, filter_in, operation_id_in, operation_out
+
+if TYPE_CHECKING:
+    from shortlist_server.rpc.handlers import Context
+
+OPERATION_WEIGHT = 1024
+"""What an operation without its result weighs in an answer: twenty microseconds."""
+
+
+class OperationServicer(pb_grpc.OperationServiceServicer):
+    """Shows the operations of a registry."""
+
+    def __init__(self, operations: OperationRegistry) -> None:
+        self._operations = operations
+
+    async def GetOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.GetOperationResponse:
+        """See the proto."""
+        return await answer_out(pb.GetOperationResponse(), self._visible(request.name))
+
+    async def ListOperations(self, request: pb.ListOperationsRequest, context: Context) -> pb.ListOperationsResponse:
+        """See the proto. The token of a page is the number of the last operation on it."""
+        size = pages.page_size(request)
+        after = pages.after_number(request)
+        collection, kind, state = filter_in(request)
+        key = calling_key()
+        found = [
+            one
+            for one in self._operations.all()
+            if (not after or one.number < after)
+            and kind in (None, one.kind)
+            and state in (None, one.state)
+            and (not collection or collection in one.collections or one.collections == EVERY_COLLECTION)
+            and _may_see(key, one)
+        ]
+        page = found[:size]
+
+        def answer() -> pb.ListOperationsResponse:
+            return pb.ListOperationsResponse(
+                operations=map(operation_out, page),
+                next_page_token=pages.next_token(request, page[-1].number) if len(found) > size else "",
+            )
+
+        return await aside(OPERATION_WEIGHT * len(page), answer)
+
+    async def CancelOperation(self, request: pb.CancelOperationRequest, context: Context) -> pb.CancelOperationResponse:
+        """See the proto."""
+        id = self._visible(request.name).id
+        return await answer_out(pb.CancelOperationResponse(), self._operations.cancel(id))
+
+    async def WaitOperation(
+        self, request: pb.WaitOperationRequest, context: Context
+    ) -> AsyncIterator[pb.WaitOperationResponse]:
+        """See the proto."""
+        async with aclosing(self._operations.watch(self._visible(request.name).id)) as views:
+            async for operation in views:
+                yield await answer_out(pb.WaitOperationResponse(), operation)
+
+    def _visible(self, name: str) -> Operation:
+        operation = self._operations.get(operation_id_in(name))
+        if not _may_see(calling_key(), operation):
+            raise not_found(operation.id)
+        return operation
+
+
+def _may_see(key: ApiKey, operation: Operation) -> bool:
+    return all(key.may_use(name) for name in operation.collections)
