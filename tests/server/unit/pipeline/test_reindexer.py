@@ -15,9 +15,11 @@ from shortlist_server.errors import (
     InvalidArgument,
     ModelNotFound,
     OutOfSpace,
+    Unavailable,
 )
 from shortlist_server.pipeline.reindex import portions
 from shortlist_server.pipeline.reindex.rates import Rates
+from shortlist_server.storage.base import CollectionStore
 
 from .conftest import Bench, Engine
 
@@ -185,6 +187,27 @@ async def test_a_full_disk_pauses_the_build(bench: Bench, monkeypatch: pytest.Mo
     await building
     assert "the disk is full" in paused
     assert bench.generation(number).progress.complete
+
+
+async def test_a_collection_that_cannot_be_used_for_a_moment_only_delays_its_build(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_server.pipeline.reindex.job.FIRST_RETRY_SECONDS", 0.1)
+    bench.create()
+    await bench.ingest(*texts(3))
+    collection = bench.collection
+    looks: list[int] = []
+
+    def find(name: str) -> CollectionStore:
+        looks.append(1)
+        if len(looks) < 3:
+            raise Unavailable("it is being repaired")
+        return collection
+
+    number = (await bench.begin_generation()).number
+    monkeypatch.setattr(bench.store, "find", find)
+    assert (await bench.reindexer.build("docs", number)).progress.complete
+    assert len(looks) > 2
 
 
 async def test_documents_that_the_new_model_cannot_take_become_dead_letters(bench: Bench) -> None:
