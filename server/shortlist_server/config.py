@@ -56,7 +56,8 @@ class Config:
     embedders: tuple[str, ...] = _setting(
         (DEFAULT_EMBEDDER,),
         "Embedder to load: all-MiniLM-L6-v2, hashing, or NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the"
-        " default.",
+        " default. Of several with one name the first makes new collections and generations; the others serve those"
+        " made with them.",
     )
     rerankers: tuple[str, ...] = _setting(
         (), "Reranker to load beside late-interaction: NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the default."

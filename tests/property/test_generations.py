@@ -69,7 +69,8 @@ def vectors_of(id: str, version: int, generation: int) -> np.ndarray:
     chance = np.random.default_rng([int(id[1:]), version, generation])
     count = chance.integers(0, 4)
     vectors = chance.standard_normal((count, dimension(generation)))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def passages_of(id: str, version: int, generation: int) -> list[NewPassage]:
@@ -166,7 +167,7 @@ class History(RuleBasedStateMachine):
             self.store.close()
             shutil.rmtree(self.folder)
 
-    def step(self, change: Callable[[], None], then: Callable[[Model], None], point: str | None = None) -> None:
+    def step(self, change: Callable[[], object], then: Callable[[Model], None], point: str | None = None) -> None:
         """Does a step to the store and to the model. A copy of the folder at ``point`` must be in one of its states."""
         before = copy.deepcopy(self.model)
         self.snap = point
@@ -227,7 +228,7 @@ class History(RuleBasedStateMachine):
                 for number in wanted:
                     model.built[number][id] = version
 
-        self.step(lambda: self.collection.commit(changes).result(30) and None, then, point)
+        self.step(lambda: self.collection.commit(changes).result(30), then, point)
 
     @precondition(lambda self: self.model.former is not None)
     @rule(id=st.sampled_from(IDS))
@@ -246,7 +247,7 @@ class History(RuleBasedStateMachine):
                 for built in model.built.values():
                     built.pop(id, None)
 
-        self.step(lambda: self.collection.commit([Deletion(id=id) for id in ids]).result(30) and None, then, point)
+        self.step(lambda: self.collection.commit([Deletion(id=id) for id in ids]).result(30), then, point)
 
     @rule(point=st.none() | st.sampled_from(POINTS))
     def create(self, point: str | None) -> None:
@@ -488,7 +489,8 @@ class History(RuleBasedStateMachine):
 
 def query(generation: int) -> np.ndarray:
     made = np.cos(np.arange(dimension(generation)) + 1).astype(np.float32)
-    return made / np.linalg.norm(made)
+    unit: np.ndarray = made / np.linalg.norm(made)
+    return unit
 
 
 PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)

@@ -40,7 +40,7 @@ FoundDocuments = list[StoredDocument | None]
 class Client(GenerationCalls):
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
-    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (idempotent calls are
+    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (every call but an ingest is
     repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
     ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
     own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.

@@ -278,6 +278,8 @@ class OperationRegistry:
         except OperationCancelled as error:
             self._end(entry, State.CANCELLED, error)
         except Exception as error:
+            if self._stopping and work.survives:
+                return  # What it needs stops with the server.
             self._end(entry, State.FAILED, self._shown(entry, error))
         else:
             # Also where it was told to stop meanwhile: it was done before it could.

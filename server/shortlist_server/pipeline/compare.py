@@ -114,6 +114,7 @@ class Comparer:
                         await loop.run_in_executor(self._threads, judging.judge, some, before, after)
                 if judged:
                     comparison.rankings.append(await loop.run_in_executor(self._threads, judging.difference))
+        comparison.rankings.sort(key=lambda one: rankings.index(one.ranking))
         return comparison
 
 

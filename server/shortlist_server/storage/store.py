@@ -388,4 +388,5 @@ class EmbeddedStore:
         self._clock.close()
         for threads in self._threads.values():
             threads.shutdown()
+        self._parameters.reserve.close()
         os.close(self._lock_file)

@@ -63,7 +63,8 @@ def made(text: str, generation: int) -> np.ndarray:
     """The vectors that a generation makes of a text."""
     chance = np.random.default_rng([generation, *text.encode()])
     vectors = chance.standard_normal((chance.integers(1, 4), dimension(generation)))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def passages(text: str, generation: int) -> list[NewPassage]:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from shortlist_server.domain import GenerationState
@@ -84,7 +85,7 @@ def play(folder: Path, seed: int) -> list[tuple[str, int]]:
 
 def texts_found(before: dict[str, str], found: dict[str, str], seed: int, begun: int, done: int) -> dict[str, str]:
     """The documents after some operation from the last acknowledged to the last begun one."""
-    model = {id: churn.Version(text, float(int(text.split()[2]) % 11), None) for id, text in before.items()}
+    model = {id: churn.Version(text, float(int(text.split()[2]) % 11), np.empty(0)) for id, text in before.items()}
     states = [dict(model)] if done < 0 else []
     for number, operation in churn.operations(seed):
         if number > begun:

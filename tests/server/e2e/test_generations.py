@@ -226,6 +226,15 @@ def test_a_comparison_counts_what_the_searches_of_both_generations_find(client: 
     assert compared.serving_p95_seconds >= compared.serving_median_seconds > 0
     measured = client.evaluate(two, queries, qrels)[0]
     assert compared.rankings["final"].serving == measured.rankings["final"]
+    assert list(compared.rankings) == list(measured.rankings)
+
+
+def test_a_cancelled_comparison_ends_soon(client: Client, two: str) -> None:
+    queries = {f"q{i}": WORDS[i % 10] for i in range(3000)}
+    started = client.start_compare_generations(two, queries=queries, qrels={id: {"n1": 1} for id in queries})
+    client.cancel_operation(started.name)
+    ended = client.wait_operation(started.name, timeout_seconds=20)
+    assert isinstance(ended.error, shortlist.OperationCancelled)
 
 
 def test_recent_queries_keep_their_filter_and_are_neither_logged_nor_counted(

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from shortlist import Client, Document, ModelMismatch
+from shortlist import Client, Document, ModelMismatch, ReindexProgress
 from shortlist.v1 import collection_service_pb2, collection_service_pb2_grpc
 from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.testing import server
@@ -53,7 +53,9 @@ def test_without_its_model_a_collection_is_searched_by_words_and_a_reindex_bring
         assert "shortlist reindex" in found.report.degradations[0].message
         with pytest.raises(ModelMismatch, match="shortlist reindex"):
             client.search("docs", "who hunts", mode="dense")
-        assert client.get("docs", ["owl"])[0].text == TEXTS["owl"]
+        (owl,) = client.get("docs", ["owl"])
+        assert owl is not None
+        assert owl.text == TEXTS["owl"]
         with pytest.raises(ModelMismatch, match=r"collection 'docs'.*shortlist reindex"):
             client.ingest("docs", [Document(id="new", text="a text")]).finish()
         client.delete("docs", ids=["krill"])
@@ -77,27 +79,27 @@ def test_with_both_revisions_the_stored_one_serves_until_the_collection_is_reind
         assert {one.revision for one in client.server_info().embedders} == {"hashing-1-64", "hashing-2-96"}
         report = client.search("docs", "who hunts in snow").report
         assert report.degradations == ()
-        assert report.embedder.revision == "hashing-1-64"
+        assert str(report.embedder) == "notes@hashing-1-64"
         assert "revision hashing-2-96 is loaded too" in notice(running.target)
         assert client.ingest("docs", [Document(id="new", text="a text")]).finish().durable == 1
         client.create_collection("fresh")
         assert client.get_collection("fresh").embedder_revision == "hashing-2-96"
         client.reindex("docs")
         client.switch_generation("docs")
-        assert client.search("docs", "who hunts in snow").report.embedder.revision == "hashing-2-96"
+        assert str(client.search("docs", "who hunts in snow").report.embedder) == "notes@hashing-2-96"
         client.roll_back_generation("docs")
-        assert client.search("docs", "who hunts in snow").report.embedder.revision == "hashing-1-64"
+        assert str(client.search("docs", "who hunts in snow").report.embedder) == "notes@hashing-1-64"
 
 
 def test_workers_serve_two_revisions(data_dir: Path, tmp_path: Path) -> None:
     worker = ServerProcess(tmp_path / "worker", arguments=["--embedder", NEW, "--embedder", OLD], command="worker")
     try:
         with server(data_dir, workers=(worker.target,)) as running, Client(running.target) as client:
-            assert client.search("docs", "who hunts in snow").report.embedder.revision == "hashing-1-64"
+            assert str(client.search("docs", "who hunts in snow").report.embedder) == "notes@hashing-1-64"
             client.reindex("docs")
             client.switch_generation("docs")
             found = client.search("docs", "who hunts in snow")
-            assert (found.hits[0].id, found.report.embedder.revision) == ("lynx", "hashing-2-96")
+            assert (found.hits[0].id, str(found.report.embedder)) == ("lynx", "notes@hashing-2-96")
     finally:
         worker.stop()
 
@@ -115,10 +117,11 @@ def test_a_reindex_goes_on_after_the_server_was_killed(tmp_path: Path) -> None:
         while True:
             with Client(process.target) as client:
                 operation = client.get_operation(name)
-                progress = operation.progress
                 if operation.done:
                     break
-                if kills < 3 and progress is not None and progress.done_documents > 500 * (kills + 1):
+                progress = operation.progress
+                done = progress.done_documents if isinstance(progress, ReindexProgress) else 0
+                if kills < 3 and done > 500 * (kills + 1):
                     process.process.send_signal(signal.SIGKILL)
                     process.stop()
                     kills += 1

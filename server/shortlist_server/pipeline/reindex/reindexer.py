@@ -21,7 +21,7 @@ from shortlist_server.domain import (
     ReindexEstimate,
     ReindexProgress,
 )
-from shortlist_server.errors import GenerationNotFound, GenerationNotReady, OutOfSpace, ShortlistError
+from shortlist_server.errors import GenerationNotFound, GenerationNotReady, OutOfSpace, ShortlistError, Unavailable
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.reindex.estimate import Estimator
@@ -137,6 +137,7 @@ class Reindexer:
 
         Raises:
             CollectionNotFound, GenerationNotFound: it does not exist, or is dropped meanwhile.
+            Unavailable: the server is stopping.
         """
         job = self._job(collection, number)
         job.look()
@@ -146,8 +147,10 @@ class Reindexer:
             if job.generation is not None and job.generation.progress.complete:
                 return job.generation
             await job.moved(TELL_SECONDS)
+        if self._closed:
+            raise Unavailable("the server is stopping; the build goes on after its next start")
         generation = await self._generation(collection, number)
-        if self._closed or not generation.progress.complete:
+        if not generation.progress.complete:
             raise GenerationNotFound(f"the build of generation {number} of collection '{collection}' has ended")
         return generation
 

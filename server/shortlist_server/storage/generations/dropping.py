@@ -91,13 +91,17 @@ class Dropping:
 
     def _remove_folders(self, number: int, generation: OpenGeneration) -> None:
         generation.gone = True
-        # A build that still runs would leave a folder behind.
-        generation.compaction.close()
-        for segment in generation.index.snapshot.segments:
-            folder = generation.place.folder / SEGMENTS_FOLDER / segment.row.uid
-            self._parameters.files.remove_tree(folder)
-        self._parameters.crash_point("drop:folders")
-        self._delete_rows(number)
+        try:
+            # A build that still runs would leave a folder behind.
+            generation.compaction.close()
+            for segment in generation.index.snapshot.segments:
+                folder = generation.place.folder / SEGMENTS_FOLDER / segment.row.uid
+                self._parameters.files.remove_tree(folder)
+            self._parameters.crash_point("drop:folders")
+        except Exception as error:
+            self._failed(number, error)
+        else:
+            self._delete_rows(number)
 
     def _delete_rows(self, number: int, limit: int = _FIRST_AMOUNT) -> None:
         def delete(transaction: WriteTransaction) -> bool:

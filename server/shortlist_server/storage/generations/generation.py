@@ -122,12 +122,15 @@ class OpenGeneration:
             self._token_bytes = new if not self._token_bytes else 0.9 * self._token_bytes + 0.1 * new
         self.compaction.changed()
 
-    def disk_bytes(self) -> int:
-        """Bytes of its segments, and an estimate for its rows. Cheap: a segment's files are looked at once."""
+    def disk_bytes(self, *, look: bool = True) -> int:
+        """Bytes of its segments, and an estimate for its rows. Cheap: a segment's files are looked at once.
+
+        Without ``look``, segments that are new since the last call do not count, and no file is looked at.
+        """
         snapshot = self.index.snapshot
         known = self._segment_bytes
         self._segment_bytes = {
-            segment.row.uid: known.get(segment.row.uid) or _folder_bytes(self.place, segment.row.uid)
+            segment.row.uid: known.get(segment.row.uid) or (_folder_bytes(self.place, segment.row.uid) if look else 0)
             for segment in snapshot.segments
         }
         return sum(self._segment_bytes.values()) + rows_bytes(

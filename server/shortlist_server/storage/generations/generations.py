@@ -185,10 +185,10 @@ class Generations:
                 return shown, generation
             # It was dropped since ``shown`` was read.
 
-    def describe(self) -> tuple[Generation, ...]:
-        """All generations for callers, by number."""
+    def describe(self, *, look: bool = True) -> tuple[Generation, ...]:
+        """All generations for callers, by number; without ``look``, no file is looked at."""
         shown = self.shown
-        return tuple(shown.describe(row) for row in shown.counters.generations)
+        return tuple(shown.describe(row, look=look) for row in shown.counters.generations)
 
     def publish(self, effect: Effect) -> None:
         """Shows a committed change of documents. Writer thread only."""

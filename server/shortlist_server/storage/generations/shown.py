@@ -86,10 +86,10 @@ class Shown:
             metadata={"generation": str(number)},
         )
 
-    def describe(self, row: GenerationRow) -> Generation:
-        """A generation for callers, with its size now."""
+    def describe(self, row: GenerationRow, *, look: bool = True) -> Generation:
+        """A generation for callers, with its size now; without ``look``, no file is looked at."""
         opened = self.generations.get(row.number)
-        return describe(row, self.counters, 0 if opened is None else opened.disk_bytes())
+        return describe(row, self.counters, 0 if opened is None else opened.disk_bytes(look=look))
 
 
 def describe(row: GenerationRow, counters: Counters, disk_bytes: int) -> Generation:

@@ -137,6 +137,7 @@ class OpenCollection:
         """Settings, counts and sizes, from memory and a few ``stat`` calls; none of those if ``size`` is given."""
         shown = self.generations.shown
         snapshot = shown.serving.index.snapshot
+        look = size is None
         if size is None:
             segments = [one.row.uid for each in shown.generations.values() for one in each.index.snapshot.segments]
             size = disk_bytes(self._folder, segments)
@@ -153,7 +154,7 @@ class OpenCollection:
             disk_bytes=size,
             generation=shown.serving.number,
         )
-        return Facts(info=info, settings=settings, generations=self.generations.describe())
+        return Facts(info=info, settings=settings, generations=self.generations.describe(look=look))
 
     def submit(self, task: Task[T]) -> Future[T]:
         """Queues a task for the writer thread."""

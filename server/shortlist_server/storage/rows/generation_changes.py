@@ -1,7 +1,7 @@
 """Makes, builds, switches and drops the generations of a collection, within a write transaction.
 
 Each function changes the rows and the counters of the ``WriteTransaction`` that it gets, which belongs to the writer
-thread. The states and their order are in docs/adr/0009-generations.md.
+thread. The states and their order are in docs/adr/0010-generations.md.
 """
 
 from __future__ import annotations

@@ -17,11 +17,15 @@ from sqlite_utils.migrations import Migrations
 
 from shortlist_server.config import Config
 from shortlist_server.domain import (
+    BuiltDocument,
     Chunking,
     CollectionConfig,
     Document,
     Equals,
     FusionMethod,
+    Generation,
+    GenerationConfig,
+    GenerationState,
     Include,
     NewPassage,
     OverflowPolicy,
@@ -32,12 +36,15 @@ from shortlist_server.domain import (
     Upsert,
 )
 from shortlist_server.errors import NewerDataFormat
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows import schema, settings
 from shortlist_server.storage.store import EmbeddedStore
 
 from .reads import read_documents, search_dense
 
 GOLDEN = Path(__file__).with_name("golden")
+FIRST_FORMATS = {"format-1", "format-2", "format-3", "format-4"}
+"""Formats without generations."""
 DIMENSION = 8
 CONFIG = CollectionConfig(
     embedder="none",
@@ -54,6 +61,15 @@ CONFIG = CollectionConfig(
         rerank_on_failure=RerankFailurePolicy.FAIL,
         rerank_depth=7,
     ),
+)
+
+
+GENERATION = GenerationConfig(
+    embedder="other",
+    embedder_revision="r2",
+    dimension=DIMENSION // 2,
+    chunking=Chunking(max_tokens=32, overlap_tokens=8),
+    number_format="int8",
 )
 
 
@@ -82,7 +98,20 @@ def make_golden(folder: Path) -> None:
     collection.commit([upsert(n) for n in range(40)], StreamPosition(stream="s", position=40)).result()
     collection.flush_now()
     collection.commit([upsert(n) for n in range(35, 50)]).result()
+    collection.create_generation(GENERATION).result()
+    build(collection, 20)
     store.close()
+
+
+def build(collection: EmbeddedCollection, limit: int) -> Generation:
+    """Builds a portion of generation 2, whose vectors have half the dimension."""
+    documents, cursor = collection.documents_to_build(2, limit, 1 << 20)
+    built = []
+    for document in documents:
+        half = vector(int(document.id[1:]))[: DIMENSION // 2]
+        passage = NewPassage(start=0, end=5, vector=half / np.linalg.norm(half), tokens=4)
+        built.append(BuiltDocument(key=document.key, passages=[passage]))
+    return collection.build(2, built, cursor, tokens=1).result()
 
 
 @pytest.mark.parametrize("format", sorted(path.name for path in GOLDEN.iterdir()))
@@ -106,6 +135,18 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, f
             assert search_dense(collection, vector(n), 1).scores[0] == pytest.approx(1, abs=1e-5)
         assert collection.count(Equals(("year",), 2001.0)) == 17
         assert len(collection.lexical("runs", 100).keys) == 50
+        assert store.verify("golden").ok
+        first, *others = collection.generations()
+        assert (first.number, first.state, first.passage_count) == (1, GenerationState.SERVING, 50)
+        assert (first.config.embedder, first.config.dimension, first.progress.complete) == ("none", DIMENSION, True)
+        assert (len(others) == 1) == (format not in FIRST_FORMATS)
+        if not others:
+            collection.create_generation(GENERATION).result()
+        else:
+            assert (others[0].config, others[0].progress.done_documents) == (GENERATION, 20)
+        assert build(collection, 100).progress.complete
+        collection.switch_generation(2).result()
+        assert collection.info().passage_count == 50
         assert store.verify("golden").ok
     finally:
         store.close()
