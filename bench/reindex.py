@@ -64,10 +64,12 @@ class Life:
 
     Attributes:
         expected: spans of time in seconds of ``perf_counter`` in which only these generations may answer.
+        deleted: the span in which every document that the writer had added was deleted again.
     """
 
     failures: Counter[str] = field(default_factory=Counter)
     expected: list[tuple[float, float, set[int]]] = field(default_factory=list)
+    deleted: tuple[float, float] = (0.0, 0.0)
     answers: list[Answer] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
     switch_ms: list[float] = field(default_factory=list)
@@ -132,6 +134,7 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
                 candidate = client.reindex(LIVE, embedder=DEFAULT_EMBEDDER).number
                 busy = (begin, time.perf_counter())
                 before = (0.0, busy[1])
+            deleted_from = time.perf_counter()
             comparison = client.compare_generations(LIVE, queries=judged.queries, qrels=judged.qrels)
             switched = switch(client, life, candidate)
             life.quality["switched"] = final_quality(client, LIVE, judged)
@@ -140,6 +143,7 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
             again = switch(client, life, None)
             time.sleep(size.seconds / 2)
             after = (again[1], time.perf_counter())
+            life.deleted = (deleted_from, time.perf_counter())
             dropping = drop(client)
         canary = Callers(target, LIVE, texts, callers=1, per_second=10.0, generation=candidate)
         with canary:
@@ -252,7 +256,7 @@ def compared(comparison: GenerationComparison) -> dict[str, float]:
 
 
 def wrong_answers(life: Life, models: Mapping[int, str]) -> int:
-    """Answers of a generation that did not serve then, with another model than its own, or with a deleted document."""
+    """Answers of a generation that did not serve then, by another model than its own, or with a deleted document."""
     wrong = 0
     for answer in life.answers:
         allowed = {
@@ -263,7 +267,12 @@ def wrong_answers(life: Life, models: Mapping[int, str]) -> int:
         }
         # A search that ran across a switch may end on either.
         fits = not allowed or answer.generation in allowed
-        wrong += not (fits and answer.embedder == models.get(answer.generation))
+        stale = (
+            life.deleted[0] <= answer.begin
+            and answer.end <= life.deleted[1]
+            and any(id.startswith(EXTRA) for id in answer.ids)
+        )
+        wrong += stale or not (fits and answer.embedder == models.get(answer.generation))
     return wrong
 
 

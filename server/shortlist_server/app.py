@@ -6,9 +6,8 @@ Nothing else constructs collaborators. ``Server`` belongs to the event loop that
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -31,15 +30,13 @@ from shortlist.v1 import (
 )
 from shortlist_server import preflight, process
 from shortlist_server.config import Config
-from shortlist_server.domain import Generation, GenerationState
-from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
-from shortlist_server.observe.generations import CollectionGenerations
-from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, OperationCounts, StateCollector
+from shortlist_server.observe.metrics import MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.operations.registry import OperationRegistry
+from shortlist_server.pipeline.collection_state import CollectionState
 from shortlist_server.pipeline.compare import Comparer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
@@ -56,7 +53,7 @@ from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.convert.operations import result_bytes
 from shortlist_server.rpc.document_service import DocumentServicer
-from shortlist_server.rpc.generation_works import GenerationWorks
+from shortlist_server.rpc.generation_works import GenerationWorks, interrupted
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
@@ -71,7 +68,7 @@ from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
 from shortlist_server.rpc.works import Works
 from shortlist_server.storage import footprint
-from shortlist_server.storage.base import CollectionStore, Store
+from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
 from shortlist_server.storage.store import open_store
@@ -92,9 +89,6 @@ WORK_THREADS = 4
 
 LONG_THREADS = 2
 """Threads for verify, backup and restore, each of which may hold one for minutes; further operations wait."""
-
-METRIC_COLLECTIONS = 200
-"""Most collections with metrics of their own. Each has some 25 series; thousands would burden whoever scrapes them."""
 
 BACKGROUND_THREADS = 2
 """Threads for recall checks and for evaluations, whose searches embed and ask the lexical index side by side."""
@@ -240,7 +234,7 @@ class Server:
         if config.reflection:
             add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits, recall, operations, reindexer)
+        self._serve_metrics(observer, CollectionState(store, recall, reindexer), limits, operations)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -252,7 +246,7 @@ class Server:
         )
         await keeper.check()
         # Under way before the first call arrives: a client may wait for an operation of before the restart.
-        for name, generations in await loop.run_in_executor(self._work_threads, _unfinished, store):
+        for name, generations in await loop.run_in_executor(self._work_threads, interrupted, store):
             generation_works.go_on(name, generations)
         await server.start()
         await reindexer.begin()
@@ -287,27 +281,25 @@ class Server:
     def _serve_metrics(
         self,
         observer: Observer,
-        store: Store,
+        collections: CollectionState,
         limits: LimitInterceptor,
-        recall: RecallMonitor,
         operations: OperationRegistry,
-        reindexer: Reindexer,
     ) -> None:
         if observer.metrics is None:
             return
         observer.metrics.watch_state(
             StateCollector(
-                counts=lambda: _counts(store),
-                collections=lambda: [collection.info() for collection in _shown(store)],
-                maintenance=lambda: [_maintenance(collection) for collection in _shown(store)],
-                recall=lambda: [recall.of(collection) for collection in _shown(store)],
+                counts=collections.counts,
+                collections=collections.infos,
+                maintenance=collections.maintenance,
+                recall=collections.recalls,
+                generations=collections.generations,
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
                     "other": limits.calls.taken,
                 },
                 operations=lambda: OperationCounts(unfinished=operations.unfinished, ended=operations.ended),
-                generations=lambda: [_generations(collection, reindexer) for collection in _shown(store)],
                 data_dir=self._config.data_dir,
             )
         )
@@ -381,54 +373,3 @@ def _server_info() -> ServerInfo:
     return ServerInfo(
         version=version("shortlist"), start_time_seconds=now, startup_seconds=now - process.start_time(now)
     )
-
-
-def _counts(store: Store) -> CollectionCounts:
-    names, known = store.names(), store.known()
-    return CollectionCounts(
-        present=len(names),
-        open=sum(collection.is_open for collection in known),
-        damaged=sum(bool(collection.problem) for collection in known),
-    )
-
-
-def _shown(store: Store) -> list[CollectionStore]:
-    """The collections that have metrics of their own: those used last."""
-    shown = []
-    for collection in store.known()[:METRIC_COLLECTIONS]:
-        # A collection that is damaged, or was dropped meanwhile, has no metrics.
-        with contextlib.suppress(ShortlistError):
-            collection.info()
-            shown.append(collection)
-    return shown
-
-
-def _maintenance(collection: CollectionStore) -> Maintenance:
-    stats = collection.stats()
-    return Maintenance(
-        collection=collection.name,
-        flushes=stats.flushes,
-        merges=stats.merges,
-        build_failures=stats.build_failures,
-        waited_seconds=stats.waited_seconds,
-    )
-
-
-def _generations(collection: CollectionStore, reindexer: Reindexer) -> CollectionGenerations:
-    generations = collection.generations()
-    building = next((one.number for one in generations if one.state is GenerationState.BUILDING), None)
-    return CollectionGenerations(
-        collection=collection.name,
-        generations=generations,
-        reindex=None if building is None else reindexer.progress(collection.name, building),
-    )
-
-
-def _unfinished(store: Store) -> list[tuple[str, Sequence[Generation]]]:
-    """The collections that a reindex or a lagging generation concerns, with their generations."""
-    found = []
-    for name in store.reindexing():
-        # One that is damaged, or was dropped meanwhile, has no reindex to go on with.
-        with contextlib.suppress(ShortlistError):
-            found.append((name, store.find(name).generations()))
-    return found

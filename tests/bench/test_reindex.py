@@ -41,8 +41,8 @@ def test_a_part_has_the_documents_that_its_queries_are_judged_on(bench: ModuleTy
 
 
 def test_an_answer_is_wrong_by_its_generation_or_its_model_but_not_across_a_switch(bench: ModuleType) -> None:
-    def answer(begin: float, end: float, generation: int, embedder: str) -> object:
-        return bench.Answer(begin, end, generation, embedder, False, ())
+    def answer(begin: float, end: float, generation: int, embedder: str, *ids: str) -> object:
+        return bench.Answer(begin, end, generation, embedder, False, ids)
 
     life = bench.Life(expected=[(0.0, 10.0, {1}), (11.0, float("inf"), {2})])
     models = {1: "old", 2: "new"}
@@ -50,6 +50,9 @@ def test_an_answer_is_wrong_by_its_generation_or_its_model_but_not_across_a_swit
     assert bench.wrong_answers(life, models) == 0
     life.answers = [answer(1, 2, 2, "new"), answer(12, 13, 1, "old"), answer(12, 13, 2, "old"), answer(9, 12, 3, "new")]
     assert bench.wrong_answers(life, models) == 4
+    life.deleted = (4.0, 8.0)
+    life.answers = [answer(begin, begin + 1, 1, "old", "d1", "extra-7") for begin in (3, 5, 7.5)]
+    assert bench.wrong_answers(life, models) == 1
 
 
 def test_a_writer_leaves_the_texts_as_they_were(callers: ModuleType) -> None:

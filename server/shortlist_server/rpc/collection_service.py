@@ -159,7 +159,8 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
         name = fields.collection_name(request.collection)
         new = new_generation_in(request)
         if request.validate_only:
-            return pb.StartReindexResponse(estimate=estimate_out(await self._reindexer.estimate(name, new)))
+            estimate = await self._reindexer.estimate(name, new, force=request.force)
+            return pb.StartReindexResponse(estimate=estimate_out(estimate))
         caller = caller_of(context)
         self._works.check_room(caller)
 

@@ -14,7 +14,13 @@ from hashlib import blake2b
 
 from shortlist.v1 import operation_pb2
 from shortlist_server.domain import Generation, GenerationState, ReindexProgress
-from shortlist_server.errors import CollectionNotFound, GenerationNotFound, OperationCancelled, OperationNotFound
+from shortlist_server.errors import (
+    CollectionNotFound,
+    GenerationNotFound,
+    OperationCancelled,
+    OperationNotFound,
+    ShortlistError,
+)
 from shortlist_server.operations.operation import Control, Kind, Operation, Pauses, Work
 from shortlist_server.operations.registry import OperationRegistry
 from shortlist_server.pipeline.compare import Comparer
@@ -23,6 +29,7 @@ from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.rpc.convert.evaluation import progress_out
 from shortlist_server.rpc.convert.generations import comparison_out, generation_out, reindex_progress_out
 from shortlist_server.rpc.convert.operations import PREFIX, Result
+from shortlist_server.storage.base import Store
 
 PAUSED_BY_CALLER = "a caller paused it"
 
@@ -121,6 +128,16 @@ class GenerationWorks:
             raise OperationCancelled("the generation was dropped before it was complete") from None
         data = generation_out(built).SerializeToString()
         return Result(field=operation_pb2.Operation.GENERATION_FIELD_NUMBER, data=data)
+
+
+def interrupted(store: Store) -> list[tuple[str, Sequence[Generation]]]:
+    """The collections whose generations lacked documents when the server stopped, with their generations. Blocking."""
+    found = []
+    for name in store.reindexing():
+        # One that is damaged, or was dropped meanwhile, has no reindex to go on with.
+        with suppress(ShortlistError):
+            found.append((name, store.find(name).generations()))
+    return found
 
 
 def _id(collection: str, generation: Generation) -> str:

@@ -128,33 +128,47 @@ class Job:
 
     async def _run(self) -> None:
         try:
-            while (generation := await self._generation()) is not None:
-                if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
-                    await self._wait(POLL_SECONDS)
-                    continue
-                building = self._building = asyncio.create_task(self._build(generation))
-                try:
-                    await asyncio.wait({building})
-                finally:
-                    building.cancel()
-                    await asyncio.wait({building})
-                    self._building = None
-                if building.cancelled():
-                    continue
-                if (error := building.exception()) is None:
-                    self._retry_seconds = FIRST_RETRY_SECONDS
-                    # If it still lacks documents, they were left out by writes since it looked.
-                    await self._wait(FIRST_RETRY_SECONDS)
-                elif isinstance(error, _GONE):
-                    return
-                else:
-                    await self._pause(error)
-                    await self._wait(self._retry_seconds)
-                    self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+            while await self._turn():
+                pass
         except _GONE:
             return
         except Exception:
             logger.exception("the build of generation %d of collection '%s' ended", self.number, self.collection)
+
+    async def _turn(self) -> bool:
+        """Looks at the generation, and builds or waits. Returns whether there may ever be more to do."""
+        try:
+            generation = await self._generation()
+            if generation is None:
+                return False
+            if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
+                await self._wait(POLL_SECONDS)
+                return True
+            if await self._built(generation):
+                self._retry_seconds = FIRST_RETRY_SECONDS
+                # If it still lacks documents, they were left out by writes since it looked.
+                await self._wait(FIRST_RETRY_SECONDS)
+        except _GONE:
+            raise
+        except Exception as error:
+            await self._pause(error)
+            await self._wait(self._retry_seconds)
+            self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+        return True
+
+    async def _built(self, generation: Generation) -> bool:
+        """Builds; returns False if it was interrupted. Raises what the build raises."""
+        building = self._building = asyncio.create_task(self._build(generation))
+        try:
+            await asyncio.wait({building})
+        finally:
+            building.cancel()
+            await asyncio.wait({building})
+            self._building = None
+        if building.cancelled():
+            return False
+        building.result()
+        return True
 
     async def _generation(self) -> Generation | None:
         """The generation now; None once there is nothing to build in it, ever."""

@@ -1,37 +1,54 @@
-"""How fast a build has been lately. Belongs to one thread or event loop."""
+"""How fast a build has been lately. One thread adds steps; any thread asks."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 WINDOW_SECONDS = 60.0
 
+_STALLED = 2.0
+"""A step that takes so many times as long as the others did counts before it is done: the build may stand still."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    seconds: float
+    documents: int = 0
+    tokens: int = 0
+
 
 class Rates:
-    """Documents and tokens per second over the last minute."""
+    """Documents and tokens per second over the last minute, or over the last step where that is longer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began = clock()
-        self._steps: deque[tuple[float, int, int]] = deque()
+        # The first one only says when the second began.
+        self._steps: deque[_Step] = deque([_Step(clock())])
 
     def add(self, documents: int, tokens: int) -> None:
         """So much was done just now."""
-        self._steps.append((self._clock(), documents, tokens))
+        now = self._clock()
+        self._steps.append(_Step(now, documents, tokens))
+        while len(self._steps) > 2 and self._steps[1].seconds < now - WINDOW_SECONDS:
+            self._steps.popleft()
 
     def begin(self) -> None:
         """The build goes on after a pause, which does not count."""
-        self._began = self._clock()
-        self._steps.clear()
+        self._steps = deque([_Step(self._clock())])
 
     def now(self) -> tuple[float, float]:
-        """Documents and tokens per second."""
+        """Documents and tokens per second. Between two steps they stay as they are."""
         now = self._clock()
-        while self._steps and self._steps[0][0] < now - WINDOW_SECONDS:
-            self._steps.popleft()
-        seconds = max(min(now - self._began, WINDOW_SECONDS), 1e-3)
-        documents = sum(step[1] for step in self._steps)
-        tokens = sum(step[2] for step in self._steps)
-        return documents / seconds, tokens / seconds
+        first, *steps = list(self._steps)
+        while len(steps) > 1 and steps[0].seconds < now - WINDOW_SECONDS:
+            first = steps.pop(0)
+        if not steps:
+            return 0.0, 0.0
+        seconds = steps[-1].seconds - first.seconds
+        if now - steps[-1].seconds > _STALLED * seconds / len(steps):
+            seconds = now - first.seconds
+        seconds = max(seconds, 1e-3)
+        return sum(step.documents for step in steps) / seconds, sum(step.tokens for step in steps) / seconds

@@ -85,15 +85,18 @@ class Reindexer:
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
-    async def estimate(self, collection: str, new: NewGeneration) -> ReindexEstimate:
+    async def estimate(self, collection: str, new: NewGeneration, *, force: bool = False) -> ReindexEstimate:
         """What a reindex would need; embeds a few documents to learn it.
+
+        Args:
+            force: also where the generation would be as the one that serves.
 
         Raises:
             CollectionNotFound, ModelNotFound, InvalidArgument: the request is wrong.
             ShortlistError: the model failed.
         """
         async with leased(self._store, collection, self._threads) as held:
-            return await self._estimator.estimate(held, generation_config(held, self._models, new, force=True))
+            return await self._estimator.estimate(held, generation_config(held, self._models, new, force=force))
 
     async def start(
         self, collection: str, new: NewGeneration, *, force: bool = False

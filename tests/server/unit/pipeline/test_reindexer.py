@@ -15,9 +15,11 @@ from shortlist_server.errors import (
     InvalidArgument,
     ModelNotFound,
     OutOfSpace,
+    Unavailable,
 )
 from shortlist_server.pipeline.reindex import portions
 from shortlist_server.pipeline.reindex.rates import Rates
+from shortlist_server.storage.base import CollectionStore
 
 from .conftest import Bench, Engine
 
@@ -187,6 +189,27 @@ async def test_a_full_disk_pauses_the_build(bench: Bench, monkeypatch: pytest.Mo
     assert bench.generation(number).progress.complete
 
 
+async def test_a_collection_that_cannot_be_used_for_a_moment_only_delays_its_build(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_server.pipeline.reindex.job.FIRST_RETRY_SECONDS", 0.1)
+    bench.create()
+    await bench.ingest(*texts(3))
+    collection = bench.collection
+    looks: list[int] = []
+
+    def find(name: str) -> CollectionStore:
+        looks.append(1)
+        if len(looks) < 3:
+            raise Unavailable("it is being repaired")
+        return collection
+
+    number = (await bench.begin_generation()).number
+    monkeypatch.setattr(bench.store, "find", find)
+    assert (await bench.reindexer.build("docs", number)).progress.complete
+    assert len(looks) > 2
+
+
 async def test_documents_that_the_new_model_cannot_take_become_dead_letters(bench: Bench) -> None:
     bench.create(overflow=OverflowPolicy.ERROR)
     vector = np.ones(32, dtype=np.float32)
@@ -302,9 +325,20 @@ def test_rates_are_those_of_the_last_minute() -> None:
     assert rates.now() == (2.0, 40.0)
     now = 65.0
     rates.add(6, 60)
-    assert rates.now() == (26 / 60, 460 / 60)
+    assert rates.now() == (26 / 65, 460 / 65)
     now = 100.0
-    assert rates.now() == (6 / 60, 1.0)
+    assert rates.now() == (6 / 55, 60 / 55)
     rates.begin()
     now = 101.0
     assert rates.now() == (0.0, 0.0)
+
+
+def test_rates_fall_between_two_steps_only_when_the_build_seems_to_stand_still() -> None:
+    now = 0.0
+    rates = Rates(lambda: now)
+    for now in (10.0, 20.0):  # noqa: B007
+        rates.add(20, 400)
+    now = 39.0
+    assert rates.now() == (2.0, 40.0)
+    now = 80.0
+    assert rates.now() == (20 / 70, 400 / 70)
