@@ -29,21 +29,20 @@ class NewGeneration:
     query_instruction: str | None = None
 
 
-def estimate_reindex(collection: str, new: NewGeneration) -> Call[generations.ReindexEstimate]:
+def estimate_reindex(collection: str, new: NewGeneration, *, force: bool) -> Call[generations.ReindexEstimate]:
     """Says what a reindex will need."""
-    request = _start_request(collection, new)
+    request = _start_request(collection, new, force=force)
     request.validate_only = True
     return _start(request, lambda response: convert.reindex_estimate(response.estimate))
 
 
 def start_reindex(collection: str, new: NewGeneration, *, force: bool) -> Call[Operation]:
     """Starts a reindex."""
-    request = _start_request(collection, new)
-    request.force = force
+    request = _start_request(collection, new, force=force)
     return _start(request, started)
 
 
-def _start_request(collection: str, new: NewGeneration) -> pb.StartReindexRequest:
+def _start_request(collection: str, new: NewGeneration, *, force: bool) -> pb.StartReindexRequest:
     return pb.StartReindexRequest(
         collection=checked_text(collection, "collection"),
         embedder=checked_text(new.embedder or "", "embedder"),
@@ -52,6 +51,7 @@ def _start_request(collection: str, new: NewGeneration) -> pb.StartReindexReques
         query_instruction=None
         if new.query_instruction is None
         else checked_text(new.query_instruction, "query_instruction"),
+        force=force,
     )
 
 

@@ -52,7 +52,7 @@ def start_command(collection: str, *, estimate_only: bool, wait: bool, as_json: 
     client, timeout = connect_for_long(options)
     with client:
         if estimate_only:
-            estimate = client.estimate_reindex(collection, **settings, timeout_seconds=timeout)
+            estimate = client.estimate_reindex(collection, **settings, force=force, timeout_seconds=timeout)
             if as_json:
                 output.print_json(dataclasses.asdict(estimate))
             else:

@@ -58,7 +58,7 @@ def run_command(collection: str, *, yes: bool, **options: Any) -> None:
     with client:
         made = _found(client, collection, settings)
         if made is None:
-            views.print_estimate(client.estimate_reindex(collection, **settings))
+            views.print_estimate(client.estimate_reindex(collection, **settings, force=force))
             if not yes:
                 click.confirm(f"Build the new generation of {collection}?", abort=True, err=True)
             client.start_reindex(collection, **settings, force=force)

@@ -31,6 +31,7 @@ class AsyncGenerationCalls(AsyncAdminCalls):
         dimension: int = 0,
         chunking: Chunking | None = None,
         query_instruction: str | None = None,
+        force: bool = False,
         timeout_seconds: float | None = None,
     ) -> ReindexEstimate:
         """What a reindex would need; the server embeds a sample of the documents and starts nothing.
@@ -41,7 +42,7 @@ class AsyncGenerationCalls(AsyncAdminCalls):
         new = calls.NewGeneration(
             embedder=embedder, dimension=dimension, chunking=chunking, query_instruction=query_instruction
         )
-        return await self._unary(calls.estimate_reindex(collection, new), timeout_seconds)
+        return await self._unary(calls.estimate_reindex(collection, new, force=force), timeout_seconds)
 
     async def reindex(
         self,

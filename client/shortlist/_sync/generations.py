@@ -32,6 +32,7 @@ class GenerationCalls(AdminCalls):
         dimension: int = 0,
         chunking: Chunking | None = None,
         query_instruction: str | None = None,
+        force: bool = False,
         timeout_seconds: float | None = None,
     ) -> ReindexEstimate:
         """What a reindex would need; the server embeds a sample of the documents and starts nothing.
@@ -42,7 +43,7 @@ class GenerationCalls(AdminCalls):
         new = calls.NewGeneration(
             embedder=embedder, dimension=dimension, chunking=chunking, query_instruction=query_instruction
         )
-        return self._unary(calls.estimate_reindex(collection, new), timeout_seconds)
+        return self._unary(calls.estimate_reindex(collection, new, force=force), timeout_seconds)
 
     def reindex(
         self,

@@ -254,6 +254,8 @@ def test_without_the_stored_revision_words_answer_until_a_reindex(tmp_path: Path
         (("start", "absent"), 1, "no collection"),
         (("start", "{notes}", "--embedder", "absent"), 1, "absent"),
         (("start", "{notes}", "--overlap-tokens", "3"), 2, "--overlap-tokens needs --max-tokens"),
+        (("start", "{notes}", "--estimate"), 1, "exactly these settings"),
+        (("run", "{notes}", "--yes"), 1, "exactly these settings"),
         (("switch", "{notes}", "--yes"), 1, "generation"),
         (("rollback", "{notes}", "--yes"), 1, "generation"),
         (("drop", "{notes}", "1", "--yes"), 1, "generation 1"),

@@ -137,11 +137,12 @@ def test_what_is_left_out_of_a_reindex_is_not_on_the_wire() -> None:
     assert not request.HasField("query_instruction")
     assert not request.validate_only
     new = calls.NewGeneration(chunking=Chunking(max_tokens=64), query_instruction="")
-    request = calls.estimate_reindex("books", new).request
+    request = calls.estimate_reindex("books", new, force=True).request
     assert request.chunking.max_tokens == 64
     assert not request.chunking.HasField("overlap_tokens")
     assert request.HasField("query_instruction")
     assert request.validate_only
+    assert request.force
 
 
 @pytest.mark.parametrize(
