@@ -28,7 +28,7 @@ from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
 from shortlist_server.rpc.holding import holder
 from shortlist_server.rpc.pieces import as_bytes
 from shortlist_server.rpc.requests import RequestReader
-from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_expected
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
         """The code and the status of a call that ends with an error."""
-        if is_meant(error):
+        if is_expected(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -252,4 +252,4 @@ class CallInterceptor(WrappingInterceptor):
 
 
 def _code(error: Exception) -> str:
-    return grpc_status(error).code.name if is_meant(error) else "INTERNAL"
+    return grpc_status(error).code.name if is_expected(error) else "INTERNAL"

@@ -101,7 +101,7 @@ def internal_message(request_id: str) -> status_pb2.Status:
     )
 
 
-def is_meant(error: Exception) -> TypeGuard[errors.ShortlistError]:
+def is_expected(error: Exception) -> TypeGuard[errors.ShortlistError]:
     """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
     return isinstance(error, errors.ShortlistError) and type(error) is not errors.ShortlistError
 

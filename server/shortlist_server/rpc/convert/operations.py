@@ -16,7 +16,7 @@ from shortlist_server.operations.operation import Kind, Operation, State
 from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.convert.fields import collection_name
 from shortlist_server.rpc.pieces import Pieces
-from shortlist_server.rpc.status import internal_message, is_meant, status_message
+from shortlist_server.rpc.status import internal_message, is_expected, status_message
 from shortlist_server.storage.reports import Backup, CollectionReport, Progress
 
 M = TypeVar("M", bound=Message)
@@ -105,7 +105,7 @@ def operation_out(operation: Operation) -> pb.Operation:
     error = operation.error
     if error is not None:
         message.error.CopyFrom(
-            status_message(error) if is_meant(error) else internal_message(error.metadata.get("request_id", ""))
+            status_message(error) if is_expected(error) else internal_message(error.metadata.get("request_id", ""))
         )
     return message
 
