@@ -14,10 +14,10 @@ from shortlist.v1 import operation_service_pb2_grpc as pb_grpc
 from shortlist_server.keys import ApiKey
 from shortlist_server.operations.operation import Operation
 from shortlist_server.operations.registry import OperationRegistry, not_found
-from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.authorization import EVERY_COLLECTION, calling_key
 from shortlist_server.rpc.convert import pages
 from shortlist_server.rpc.convert.operations import answer_out, filter_in, operation_id_in, operation_out
+from shortlist_server.rpc.offload import offload
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
@@ -59,7 +59,7 @@ class OperationServicer(pb_grpc.OperationServiceServicer):
                 next_page_token=pages.next_token(request, page[-1].number) if len(found) > size else "",
             )
 
-        return await aside(OPERATION_WEIGHT * len(page), answer)
+        return await offload(OPERATION_WEIGHT * len(page), answer)
 
     async def CancelOperation(self, request: pb.CancelOperationRequest, context: Context) -> pb.CancelOperationResponse:
         """See the proto."""

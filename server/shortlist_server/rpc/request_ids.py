@@ -24,9 +24,9 @@ from google.protobuf.message import Message
 
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError, Unavailable
-from shortlist_server.rpc.aside import converted
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.offload import offload_conversion
 from shortlist_server.rpc.slots import Slots, caller_of
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class RequestIdInterceptor(WrappingInterceptor):
                 _check(request_id)
                 # An exchange and a context of its own: those of this call end with the call.
                 own, peer = Exchange(partial(_received, request)), _Peer(context.peer())
-                fingerprint = await converted(partial(_fingerprint, method, request))
+                fingerprint = await offload_conversion(partial(_fingerprint, method, request))
                 return await self._ids.answer(caller_of(context), request_id, fingerprint, lambda: behaviour(own, peer))
 
             return call

@@ -23,7 +23,7 @@ from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
 from shortlist_server.rpc import bounds
-from shortlist_server.rpc.aside import INLINE_BYTES, received_bytes
+from shortlist_server.rpc.offload import INLINE_BYTES, received_bytes
 from shortlist_server.rpc.slots import Slots, caller_of
 from shortlist_server.rpc.wire import Walker
 

@@ -13,8 +13,8 @@ from shortlist.v1 import generation_pb2, operation_service_pb2
 from shortlist.v1 import operation_pb2 as pb
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.operations.operation import Kind, Operation, State
-from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.convert.fields import collection_name
+from shortlist_server.rpc.offload import offload
 from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.status import internal_message, is_expected, status_message
 from shortlist_server.storage.reports import Backup, CollectionReport, Progress
@@ -86,7 +86,7 @@ async def answer_out(response: M, operation: Operation) -> M:
         pieces.add(1, whole)
         return pieces.answer()
 
-    return await aside(result_bytes(operation.result), answer)
+    return await offload(result_bytes(operation.result), answer)
 
 
 def operation_out(operation: Operation) -> pb.Operation:

@@ -20,11 +20,11 @@ received_bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
 """Size of a call's one request; the call's own coroutines see it. 0 outside of a call, and of a stream of requests."""
 
 
-async def aside(size: int, function: Callable[[], T]) -> T:
+async def offload(size: int, function: Callable[[], T]) -> T:
     """Calls a function that works on so many bytes."""
     return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
 
 
-async def converted(function: Callable[[], T]) -> T:
+async def offload_conversion(function: Callable[[], T]) -> T:
     """Calls a function that converts the call's one request."""
-    return await aside(REQUEST_WEIGHT * received_bytes.get(), function)
+    return await offload(REQUEST_WEIGHT * received_bytes.get(), function)
