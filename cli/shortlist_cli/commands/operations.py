@@ -8,7 +8,7 @@ import click
 
 from shortlist import OperationProgress
 from shortlist_cli import output
-from shortlist_cli.commands.following import cancel, progress_text, to_json
+from shortlist_cli.commands.waiting import cancel, progress_text, to_json
 from shortlist_cli.connection import client_options, connect, connect_for_long, long_client_options
 from shortlist_cli.group import explain
 

@@ -18,13 +18,13 @@ from shortlist import (
 )
 from shortlist_cli import output
 from shortlist_cli.commands import generations as views
-from shortlist_cli.commands.following import follow
 from shortlist_cli.commands.reindex_options import (
     judged_options,
     read_queries,
     reindex_settings,
     settings_options,
 )
+from shortlist_cli.commands.waiting import follow
 from shortlist_cli.connection import connect_for_long, long_client_options
 from shortlist_cli.evaluation.beir import Judged
 
