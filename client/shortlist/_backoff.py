@@ -34,7 +34,7 @@ class Backoff:
         if idle:
             self._broken_at = None
 
-    def moved(self) -> None:
+    def acked(self) -> None:
         """An ack came."""
         self._broken_at = None
 
@@ -47,7 +47,7 @@ class Backoff:
         """Whether there was no connection at all, for too long."""
         return not self._opened and self._broken_for(min(self.open_seconds, self.reconnect_seconds))
 
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether the server has been away for too long."""
         return self._broken_for(self.reconnect_seconds)
 

@@ -255,7 +255,7 @@ class IngestRun:
     def _settle(self, ack: Ack) -> None:
         self._window.settle()
         self._acks.append(ack)
-        self._backoff.moved()
+        self._backoff.acked()
 
     def next_ack(self, *, read: bool) -> Ack | None:
         """The next ack for the caller, if there is one; the one before now counts as settled.
@@ -371,7 +371,7 @@ class IngestRun:
         self._backoff.broke()
         if self._backoff.never_opened():
             raise cause from (None if cause is error else error)
-        if self._backoff.over():
+        if self._backoff.exhausted():
             raise IngestInterrupted(
                 f"no acknowledgement for {self._backoff.reconnect_seconds:g} s: {cause.message}; run again to go on",
                 summary=self.summary(),
