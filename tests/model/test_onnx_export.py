@@ -19,7 +19,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import ModelMismatch, ModelNotFound, OutOfSpace, Unavailable
 from shortlist_server.inference import agreement, export_process, layout, onnx_backend
 from shortlist_server.inference.base import NO_MODEL
-from shortlist_server.inference.export_process import load_apart
+from shortlist_server.inference.export_process import load_exporting_in_child
 from shortlist_server.inference.forward_passes import ExportMissing
 from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.loading import load_embedder
@@ -138,24 +138,24 @@ def test_a_server_never_loads_torch_not_even_to_make_an_export(tmp_path: Path) -
 
 def test_an_export_that_fails_elsewhere_fails_here_with_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such model"):
-        load_apart(partial(refuse, "no such model"))
+        load_exporting_in_child(partial(refuse, "no such model"))
 
 
 def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="was killed, as when memory runs out"):
-        load_apart(die)
+        load_exporting_in_child(die)
 
 
 def test_an_exporting_process_that_fails_is_not_said_to_lack_memory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"converts it ended with code 1, and what it printed above says why"):
-        load_apart(stumble, "it")
+        load_exporting_in_child(stumble, "it")
 
 
 def test_an_export_says_what_it_does_and_how_far_it_is(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger=progress.LOGGER):
-        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
+        load_exporting_in_child(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
     told = [record.getMessage() for record in caplog.records if record.name == progress.LOGGER]
     told = [line for line in told if ": still " not in line]  # a machine that is busy takes its time
     assert told[:5] == [
@@ -174,7 +174,7 @@ def test_a_step_that_takes_long_is_said_to_go_on(
 ) -> None:
     monkeypatch.setattr(export_process, "_SILENT_SECONDS", 0.05)
     with caplog.at_level(logging.INFO, logger=progress.LOGGER), pytest.raises(ModelNotFound, match="no such model"):
-        load_apart(partial(refuse, "no such model"), "it")
+        load_exporting_in_child(partial(refuse, "no such model"), "it")
     assert "it: still starting, after 0 s" in [record.getMessage() for record in caplog.records]
 
 
@@ -183,7 +183,7 @@ def test_an_export_is_not_begun_without_room_for_it(
 ) -> None:
     monkeypatch.setattr(onnx_backend, "_EXPORT_FACTOR", 10**9)
     with pytest.raises(OutOfSpace, match=r"converting a model takes about \d+ MB in .* free some space"):
-        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path)))
+        load_exporting_in_child(partial(load_embedder, "it", tiny_bert, "", config(tmp_path)))
     assert not [*tmp_path.iterdir()]
 
 

@@ -26,7 +26,7 @@ from shortlist_server.inference.base import (
     RerankQuery,
 )
 from shortlist_server.inference.entries import check_models, hashing_source, parse_entry
-from shortlist_server.inference.export_process import load_apart
+from shortlist_server.inference.export_process import load_exporting_in_child
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loaded_models import LoadedModels, labels, late_interaction
 from shortlist_server.inference.loading import load_embedder, load_reranker
@@ -75,7 +75,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
             if name in rerankers:
                 raise InvalidArgument(f"two rerankers are called {name!r}", field="rerankers")
             progress.say(f"loading reranker {name}")
-            reranker = load_apart(partial(load_reranker, name, layout.find_folder(source), config), name)
+            reranker = load_exporting_in_child(partial(load_reranker, name, layout.find_folder(source), config), name)
             _warm_up_reranker(reranker)
             rerankers[name] = ScheduledReranker(reranker, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
@@ -110,7 +110,7 @@ def _load_embedder(name: str, source: str, config: Config) -> Embedder:
     if (hashing := hashing_source(source)) is not None:
         return HashingEmbedder(name, *hashing)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return load_apart(partial(load_embedder, name, folder, source, config), name)
+    return load_exporting_in_child(partial(load_embedder, name, folder, source, config), name)
 
 
 def bundled_minilm() -> Path:

@@ -34,7 +34,7 @@ class Load(Protocol[Model_co]):
         """See ``load_embedder``."""
 
 
-def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
+def load_exporting_in_child(load: Load[Model_co], name: str = "the model") -> Model_co:
     """The model that ``load`` loads; another process exports it first if the export is missing. ``name`` is for the
     log.
 
