@@ -102,6 +102,7 @@ from shortlist._generation_types import (
     ReindexEstimate,
     ReindexProgress,
 )
+from shortlist._ingest_operations import InvalidOperation
 from shortlist._ingest_types import Ack, AckStatus, DeadLetter, IngestSummary
 from shortlist._operation_types import (
     Operation,
@@ -110,7 +111,6 @@ from shortlist._operation_types import (
     OperationResult,
     OperationState,
 )
-from shortlist._operations import InvalidOperation
 from shortlist._search_types import (
     Degradation,
     DenseSource,

@@ -32,9 +32,9 @@ from shortlist._errors import (
     StreamLost,
     Unavailable,
 )
+from shortlist._ingest_operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._metadata import checked_text
-from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._status import from_rpc_error, is_broken_connection
 from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb

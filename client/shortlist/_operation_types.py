@@ -1,6 +1,6 @@
 """Long-running operations, as values. Frozen, safe to share between threads. ``_operation_convert`` makes them.
 
-The operations of an ingest, a put or a deletion each, are something else: see ``_operations``.
+The operations of an ingest, a put or a deletion each, are something else: see ``_ingest_operations``.
 """
 
 from __future__ import annotations
