@@ -162,7 +162,9 @@ class AsyncGenerationCalls(AsyncAdminCalls):
             InvalidArgument: a query has no text or no relevant document.
         """
         call = calls.compare_generations(collection, generation, queries, qrels, recent_queries)
-        return operation_calls.result_of(await self._finished(call, progress, timeout_seconds), GenerationComparison)
+        return operation_calls.result_of(
+            await self._start_and_wait(call, progress, timeout_seconds), GenerationComparison
+        )
 
     async def start_compare_generations(
         self,

@@ -118,7 +118,7 @@ class AsyncOperationCalls(AsyncClientBase):
                 raise InternalError("the server ended the wait before the operation")
             return ended
 
-    async def _finished(
+    async def _start_and_wait(
         self, start: Call[Operation], progress: Callable[[Any], None] | None, timeout_seconds: float | None
     ) -> Operation:
         """Starts an operation and waits for its end. Whoever interrupts the wait cancels the operation."""

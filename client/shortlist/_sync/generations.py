@@ -163,7 +163,7 @@ class GenerationCalls(AdminCalls):
             InvalidArgument: a query has no text or no relevant document.
         """
         call = calls.compare_generations(collection, generation, queries, qrels, recent_queries)
-        return operation_calls.result_of(self._finished(call, progress, timeout_seconds), GenerationComparison)
+        return operation_calls.result_of(self._start_and_wait(call, progress, timeout_seconds), GenerationComparison)
 
     def start_compare_generations(
         self,
