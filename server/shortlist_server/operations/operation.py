@@ -86,7 +86,7 @@ class Control:
         self.paused = False
         self._told = told
 
-    def tell(self, progress: object, *, paused: bool = False) -> None:
+    def report_progress(self, progress: object, *, paused: bool = False) -> None:
         """Reports progress; cheap, and may be called for every step. Only the latest is kept.
 
         Args:

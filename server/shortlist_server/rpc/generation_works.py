@@ -83,7 +83,11 @@ class GenerationWorks:
         async def compare(control: Control) -> Result:
             found = await control.interruptible(
                 self._comparer.compare(
-                    collection, serving, candidate, queries, lambda progress: control.tell(progress_out(progress))
+                    collection,
+                    serving,
+                    candidate,
+                    queries,
+                    lambda progress: control.report_progress(progress_out(progress)),
                 )
             )
             data = comparison_out(found).SerializeToString()
@@ -116,7 +120,7 @@ class GenerationWorks:
 
     async def _build(self, collection: str, number: int, control: Control) -> Result:
         def tell(progress: ReindexProgress) -> None:
-            control.tell(reindex_progress_out(progress), paused=bool(progress.paused))
+            control.report_progress(reindex_progress_out(progress), paused=bool(progress.paused))
 
         try:
             built = await control.interruptible(self._reindexer.build(collection, number, tell))

@@ -95,7 +95,7 @@ class Works:
                 control.cancellation.check()
 
                 def tell(step: str, name: str = name) -> None:
-                    control.tell(operation_pb2.VerifyProgress(collection=name, step=step))
+                    control.report_progress(operation_pb2.VerifyProgress(collection=name, step=step))
 
                 try:
                     report = self._store.verify(
@@ -140,7 +140,7 @@ class Works:
             made = self._store.backup(
                 folder,
                 names or None,
-                progress=lambda at: control.tell(copy_progress_out(at)),
+                progress=lambda at: control.report_progress(copy_progress_out(at)),
                 cancellation=control.cancellation,
             )
             data = backup_out(made).SerializeToString()
@@ -178,7 +178,7 @@ class Works:
                 # A note is said once; here it stays, because not every progress is read.
                 nonlocal note
                 note = at.note or note
-                control.tell(copy_progress_out(replace(at, note=note)))
+                control.report_progress(copy_progress_out(replace(at, note=note)))
 
             collection = self._store.restore(folder, name, new_name, progress=tell, cancellation=control.cancellation)
             data = collection_out(collection.info(), self._models).SerializeToString()
@@ -223,7 +223,7 @@ class Works:
                         report = await asyncio.to_thread(serialized, one)
                         found.add(operation_pb2.EvaluateResult.REPORTS_FIELD_NUMBER, report)
                     else:
-                        control.tell(evaluation.progress_out(one))
+                        control.report_progress(evaluation.progress_out(one))
             return Result(field=operation_pb2.Operation.EVALUATE_RESULT_FIELD_NUMBER, data=found.joined())
 
         return Work(

@@ -32,7 +32,7 @@ class Build:
 
     async def run(self, control: Control) -> str:
         self.control = control
-        control.tell("begun")
+        control.report_progress("begun")
         await control.interruptible(self.built())
         return "built"
 
@@ -77,9 +77,9 @@ async def test_an_operation_pauses_resumes_and_ends() -> None:
 async def test_a_work_that_cannot_go_on_says_so_in_its_progress() -> None:
     registry, build = await running()
     assert build.control is not None
-    build.control.tell("the model fails", paused=True)
+    build.control.report_progress("the model fails", paused=True)
     await until(lambda: registry.get("stable").state is State.PAUSED)
-    build.control.tell("it works again", paused=False)
+    build.control.report_progress("it works again", paused=False)
     await until(lambda: registry.get("stable").state is State.RUNNING)
 
 

@@ -60,7 +60,7 @@ async def test_an_operation_waits_runs_and_succeeds_with_its_result() -> None:
     registry, go = OperationRegistry(most=10), asyncio.Event()
 
     async def run(control: Control) -> str:
-        control.tell("half")
+        control.report_progress("half")
         await go.wait()
         return "made"
 
@@ -171,7 +171,7 @@ async def test_a_watcher_sees_the_present_then_changes_and_the_end(monkeypatch: 
 
     async def count(control: Control) -> str:
         while (step := await steps.get()) < 3:
-            control.tell(step)
+            control.report_progress(step)
         return "counted"
 
     started = registry.start(work(count), caller="")
@@ -214,7 +214,7 @@ async def test_progress_from_a_thread_is_the_latest_however_fast_it_comes() -> N
 
     def run(control: Control) -> None:
         for step in range(100_000):
-            control.tell(step)
+            control.report_progress(step)
 
     with ThreadPoolExecutor(1) as threads:
         started = registry.start(work(lambda control: control.in_thread(threads, lambda: run(control))), caller="")
