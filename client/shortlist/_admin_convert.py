@@ -71,7 +71,7 @@ def _estimate(proto: pb.RecallEstimate) -> admin.RecallEstimate:
 
 
 def verify_progress(proto: operation_pb2.VerifyProgress) -> admin.VerifyProgress:
-    """What a verification is at, from the wire."""
+    """The progress of a verification, from the wire."""
     return admin.VerifyProgress(collection=proto.collection, step=proto.step)
 
 

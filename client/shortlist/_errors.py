@@ -153,13 +153,13 @@ class GenerationNotFound(NotFound):
 
 
 class OperationNotFound(NotFound):
-    """There is no operation of that name: it ended long ago, or the server was restarted since."""
+    """There is no operation of that name: it ended and was forgotten, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
 
 
 class ServiceNotFound(NotFound):
-    """The server has no service of that name, whose health was asked for."""
+    """A health check named a service that the server does not have."""
 
     reason = "SERVICE_NOT_FOUND"
 

@@ -68,7 +68,7 @@ class IngestRun:
         """Reads the checkpoint, if there is one.
 
         Args:
-            open_seconds: how long to try the first connection.
+            open_seconds: longest time to make the first connection.
             max_message_bytes: largest message that can be sent.
 
         Raises:

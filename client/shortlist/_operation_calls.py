@@ -169,7 +169,7 @@ class Waiting:
         """How long to wait before the next stream, after an error of the last one.
 
         Raises:
-            ShortlistError: the error itself, when nothing is to be gained.
+            ShortlistError: the error itself, when waiting cannot help.
         """
         now = time.monotonic()
         self._away_since = self._away_since or now

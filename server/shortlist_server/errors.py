@@ -139,7 +139,7 @@ class GenerationNotFound(NotFound):
 
 
 class OperationNotFound(NotFound):
-    """No operation has that name: it ended long ago, or the server was restarted since."""
+    """No operation has that name: it ended and was forgotten, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
 

@@ -142,12 +142,12 @@ def test_an_export_that_fails_elsewhere_fails_here_with_the_same_error(tmp_path:
 
 
 def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="was killed, as when memory runs out"):
+    with pytest.raises(ModelNotFound, match="was killed, probably for lack of memory"):
         load_exporting_in_child(die)
 
 
 def test_an_exporting_process_that_fails_is_not_said_to_lack_memory(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"converts it ended with code 1, and what it printed above says why"):
+    with pytest.raises(ModelNotFound, match=r"converts it ended with code 1; its output above says why"):
         load_exporting_in_child(stumble, "it")
 
 

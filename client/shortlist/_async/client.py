@@ -39,10 +39,11 @@ FoundDocuments = list[StoredDocument | None]
 class AsyncClient(AsyncGenerationCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
-    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (every call but an ingest is
-    repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
-    ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
-    own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
+    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
+    for an ingest and the health checks), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is
+    full, ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``. Each
+    method names its further errors. Making a client does not connect: the first call does, ``wait_until_ready`` waits
+    for it.
     """
 
     # ------------------------------------------------------------------------------------------------------ collections
@@ -86,12 +87,12 @@ class AsyncClient(AsyncGenerationCalls):
             collection: its name.
             search_defaults: the new presets.
             update_mask: what changes, as in "search_defaults.rerank.weight"; all of the presets when empty.
-            etag: that of the ``Collection`` on which the change rests, so that no other change is lost; "" for any.
+            etag: the etag of the ``Collection`` that you changed; fails if it changed since; "" skips the check.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            InvalidArgument: a setting is out of its range, or the mask names a field that there is not.
+            InvalidArgument: a setting is out of its range, or the mask names an unknown field.
             EtagMismatch: the collection's settings changed since the etag was read.
         """
         call = calls.update_collection(collection, search_defaults, update_mask, etag)
@@ -146,7 +147,7 @@ class AsyncClient(AsyncGenerationCalls):
             include: what to return of each document; text and metadata by default.
             min_score: leave out hits with a lower final score, 0 to 1.
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
-            explain: return the way of every candidate through the stages, as the result's ``explanation``.
+            explain: return what each stage did with every candidate, as the result's ``explanation``.
             explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
             generation: number of the generation to search, as a canary; the one that serves when 0.
             timeout_seconds: deadline of the call; the client's by default.
@@ -154,7 +155,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             InvalidArgument: nothing to search for, or a value out of its range; ``field`` names it.
             InvalidFilter: the filter is too deep or too large.
-            InvalidVector: the vector has not the collection's dimension.
+            InvalidVector: the vector does not have the collection's dimension.
             CollectionNotFound: there is none of that name.
             ModelMismatch: the server's embedder is not the one the vectors were made with.
             SequenceNotReached: the commit asked for did not come in time.
@@ -236,7 +237,7 @@ class AsyncClient(AsyncGenerationCalls):
         """Documents in the order of their last change; the timeout is one page's.
 
         Raises:
-            CollectionNotFound: there is none of that name; out of the iteration, as everything else.
+            CollectionNotFound: there is none of that name; raised while iterating, like every error.
         """
         return AsyncPages(
             lambda token: self._unary(
@@ -274,15 +275,15 @@ class AsyncClient(AsyncGenerationCalls):
             collection: where to put them; it must exist.
             operations: documents (or mappings with the same keys) and deletions, read as the server takes them,
                 in the event loop; any length.
-            stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
-                before goes on after what it has.
+            stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. With a name
+                used before, the stream continues after its last position.
             resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
                 the server has are skipped.
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.
             progress: called with the summary after each batch of acks, in the event loop.
-            reconnect_seconds: how long to go without a single ack, while the server is away, before giving up.
+            reconnect_seconds: how long the server may be away, without one ack, before the run gives up.
 
         Raises: nothing here; see ``AsyncIngest``.
         """

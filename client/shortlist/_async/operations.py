@@ -26,7 +26,7 @@ class AsyncOperationCalls(AsyncClientBase):
         """Returns an operation as it is now.
 
         Raises:
-            OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
+            OperationNotFound: there is none of that name: it ended and was forgotten, or the server was restarted.
         """
         return await self._unary(operation_calls.get_operation(name), timeout_seconds)
 
@@ -91,7 +91,7 @@ class AsyncOperationCalls(AsyncClientBase):
         timeout_seconds: float | None = None,
         reconnect_seconds: float = operation_calls.RECONNECT_SECONDS,
     ) -> Operation:
-        """Waits until an operation has ended, and returns it; whether it succeeded, its ``state`` says.
+        """Waits until an operation has ended, and returns it; its ``state`` says whether it succeeded.
 
         The operation goes on if the waiting ends before. A broken connection is made again.
 
@@ -102,7 +102,7 @@ class AsyncOperationCalls(AsyncClientBase):
             reconnect_seconds: how long the server may be away; only a reindex goes on after a restart.
 
         Raises:
-            OperationNotFound: there is none of that name: it ended long ago, or the server was restarted since.
+            OperationNotFound: there is none of that name: it ended and was forgotten, or the server was restarted.
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """

@@ -41,7 +41,7 @@ class EmbedderInfo:
         default_chunking: the passage size that suits it.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
-        query_prompt, passage_prompt: the prompts of passages, and of queries without an instruction; "" for none.
+        query_prompt, passage_prompt: the prompts of queries without an instruction, and of passages; "" for none.
         number_format: what it computes in: int8, float32 or bfloat16.
         number_format_note: why that is not the preferred number format; else "".
         former_revisions: the model's revisions in earlier releases, where the number format was part of them.

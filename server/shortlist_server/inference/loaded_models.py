@@ -68,7 +68,7 @@ class LoadedModels:
         raise _mismatch(name, revision, loaded[0].info.revision)
 
     def reranker(self, name: str) -> RerankerService:
-        """See ``ModelCatalog.reranker``. The name "none" is not that of a reranker."""
+        """See ``ModelCatalog.reranker``. "none" is no reranker, so it raises too."""
         if name not in self._rerankers:
             raise ModelNotFound(
                 f"no reranker {name!r} is loaded; loaded rerankers: {_names(self._rerankers)}", metadata={"model": name}

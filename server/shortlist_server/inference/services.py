@@ -43,8 +43,9 @@ from shortlist_server.observe.observer import Observer
 T = TypeVar("T")
 
 QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
-# Batches are small, because a query that arrives while one runs shares the processor with it.
 PASSAGE_LIMITS = LaneLimits(batch_cost=2048, batch_items=64, window_batches=16, queue_cost=1_048_576, niceness=10)
+"""Batches are small, because a query that arrives while one runs shares the processor with it."""
+
 RERANK_LIMITS = LaneLimits(batch_cost=1, batch_items=1, window_batches=1, queue_cost=128)
 
 

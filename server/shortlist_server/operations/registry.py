@@ -358,6 +358,6 @@ class OperationRegistry:
 def not_found(id: str) -> OperationNotFound:
     """The error of an operation that is not there, or that the caller may not see."""
     return OperationNotFound(
-        f"there is no operation 'operations/{id}': it ended long ago, or the server was restarted since",
+        f"there is no operation 'operations/{id}': it ended and was forgotten, or the server was restarted since",
         metadata={"operation": f"operations/{id}"},
     )

@@ -21,7 +21,7 @@ def _nothing() -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One operation of a stream. ``change`` is an error where the edge refused the operation.
+    """One operation of a stream. If the edge refused the operation, ``change`` is its error.
 
     Attributes:
         cost: in credit tokens, as the proto defines it.

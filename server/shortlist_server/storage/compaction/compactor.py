@@ -1,7 +1,7 @@
 """Keeps a generation's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
 
-All collections of a store share the threads that flush, and others that merge for minutes; a collection that does not
-change takes none. Each build runs in a child process started afresh (never forked from a serving process). The thread
+All collections share two pools of threads, one for flushes and one for merges, which take minutes. An idle collection
+holds no thread. Each build runs in a child process started afresh (never forked from a serving process). The thread
 waits for it, loads the result and hands it to the writer thread, which publishes it. A build that fails leaves
 everything as it was; it is logged, counted and tried again after a growing delay.
 """
@@ -201,7 +201,7 @@ class Compactor:
             self._ask_for_turn()
 
     def _do(self, job: Job) -> bool:
-        """Builds and publishes; False when what the segment was to replace has changed, which makes another job due."""
+        """Builds and publishes; False when its sources changed meanwhile; another job is then due."""
         started = time.monotonic()
         before = self._index.snapshot.segments
         with self._index.watching() as watch:
@@ -213,10 +213,10 @@ class Compactor:
                 if row is not None:
                     self._files.remove_tree(self._folder / SEGMENTS_FOLDER / row.uid)
                 # Where nothing has changed in memory, `choose` would pick the same job again, and it would fail again.
-                in_vain = isinstance(error, SegmentOutdated) and (
+                outdated = isinstance(error, SegmentOutdated) and (
                     isinstance(error, GenerationDropped) or self._index.snapshot.segments is not before
                 )
-                if not in_vain:
+                if not outdated:
                     if isinstance(error, (SegmentDamaged, SegmentOutdated)):
                         raise BuildFailed(str(error)) from error
                     raise

@@ -2,8 +2,9 @@
 
 ``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays. Rows that
 the writer appends later lie beyond the snapshot's length. A row that dies is marked in place, which removes a deleted
-passage from every snapshot at once. Labels ascend. So do keys, except in a generation that was built beside another:
-its build adds old documents between new ones.
+passage at once from every snapshot that shares the arrays; older snapshots hold arrays from before the rows moved.
+Labels ascend. So do keys, except in a generation that was built beside another: its build adds old documents between
+new ones.
 """
 
 from __future__ import annotations
