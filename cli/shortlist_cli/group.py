@@ -37,7 +37,7 @@ COMMANDS = {
     "restore": ("commands.backup:restore_command", "Make a collection from a backup."),
     "operations": (
         "commands.operations:operations_group",
-        "List, show, wait for and cancel what a server is busy with.",
+        "List, show, wait for and cancel the operations of a server.",
     ),
     "dead-letters": (
         "commands.dead_letters:dead_letters_group",

@@ -130,7 +130,7 @@ def copy_bar() -> Progress:
 
 
 def reindex_bar() -> Progress:
-    """A progress display of documents on standard error, for work whose rate the server tells; as ``progress_bar``.
+    """A progress display of documents on standard error, for work whose rate the server reports; as ``progress_bar``.
 
     A task has the fields ``rate`` and ``left``, texts, and ``failed``, as in ``progress_bar``.
     """

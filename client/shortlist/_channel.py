@@ -87,7 +87,7 @@ REPEATED_METHODS = {
     ),
 }
 """Methods that gRPC repeats by itself while the server is unavailable. They only read, or are idempotent, or carry a
-request id, by which the server does once what comes several times."""
+request id, so that the server does a repeated call once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,8 +151,8 @@ class Collection:
             its name and this alone, everything else being empty.
         generation: number of the generation that serves. ``config``, ``embedder_revision`` and the counts of passages
             and segments are its own; see ``generations``.
-        notice: what its owner should know about its model, a sentence: that the server has a newer revision, or lacks
-            the stored one; "" where there is nothing. See ``reindex``.
+        notice: a sentence that says that the server has a newer revision of its model, or lacks the stored one; else
+            "". See ``reindex``.
     """
 
     name: str

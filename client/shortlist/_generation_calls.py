@@ -56,7 +56,7 @@ def _start_request(collection: str, new: NewGeneration, *, force: bool) -> pb.St
 
 
 def _start(request: pb.StartReindexRequest, read: Callable[[Any], Any]) -> Call[Any]:
-    # Without a deadline: the server embeds a sample of the documents first.
+    # No deadline, because the server embeds a sample of the documents first.
     return Call(f"{COLLECTIONS}/StartReindex", request, pb.StartReindexResponse, read, deadline=False)
 
 

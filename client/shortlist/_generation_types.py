@@ -1,7 +1,7 @@
-"""What the calls about generations answer, as values.
+"""The answers to calls about generations, as values.
 
-A generation is what a collection has from one model: passages, vectors and segments. Frozen, safe to share between
-threads. ``_generation_convert`` makes these values from the proto, whose names they have.
+A generation is the part of a collection that one model made: passages, vectors and segments. Frozen, safe to share
+between threads. ``_generation_convert`` makes these values from the proto, whose names they have.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from shortlist._admin_types import RankingQuality
 from shortlist._collection_types import Chunking
 
 GenerationState = Literal["building", "serving", "former", "dropping"]
-"""What a generation is for.
+"""The state of a generation.
 
-- "building": a reindex builds it, or has built it and it waits for the switch.
+- "building": a reindex builds it, or it is complete and waits for the switch.
 - "serving": searches use it.
 - "former": it served before the last switch. It receives every write and can serve again at once.
-- "dropping": the server is giving its space back.
+- "dropping": the server frees its space.
 """
 
 
@@ -41,8 +41,9 @@ class Generation:
         disk_bytes: its segments, and an estimate for its rows.
         complete: whether it has every document. Only a complete generation can begin to serve.
         operation: name of the operation that builds it; "" when none does.
-        paused_reason: why its build is paused, a sentence; "" when it is not.
-        problem: why it cannot be used, a sentence; "" when it can. Drop such a generation, and build it again.
+        paused_reason: a sentence that says why its build is paused; "" when it is not.
+        problem: a sentence that says why it cannot be used; "" when it can. Drop such a generation, and build it
+            again.
     """
 
     number: int
@@ -65,7 +66,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReindexProgress:
-    """How far a reindex is.
+    """The progress of a reindex.
 
     Attributes:
         done_documents: documents that the generation has.
@@ -75,7 +76,7 @@ class ReindexProgress:
         documents_per_second, tokens_per_second: over the last minute.
         remaining_seconds: time left at this rate; None while it is not known.
         disk_bytes: size of the generation so far.
-        paused_reason: why the reindex is paused, a sentence; "" when it is not.
+        paused_reason: a sentence that says why the reindex is paused; "" when it is not.
     """
 
     done_documents: int
@@ -102,7 +103,7 @@ class ReindexEstimate:
         free_disk_bytes: free on the disk now, without what the server keeps back.
         memory_bytes: memory that searches of the new generation will need.
         free_memory_bytes: free memory of the server's machine now.
-        sampled_documents: documents that the estimate rests on.
+        sampled_documents: documents that were sampled.
     """
 
     document_count: int
@@ -189,13 +190,13 @@ class GenerationComparison:
         serving, candidate: their numbers.
         query_count: queries that both answered.
         mean_overlap: mean share of the first ten hits that both have, 0 to 1.
-        changed_first_hits: queries whose first hit is another one.
-        moves: where the serving generation's hits went.
+        changed_first_hits: queries whose first hit differs.
+        moves: where the candidate has the serving generation's hits.
         serving_median_seconds, serving_p95_seconds: time of a search on the serving generation.
         candidate_median_seconds, candidate_p95_seconds: the same of the candidate.
         rankings: by ranking, as in ``EvaluateReport``; empty without judged queries.
         examples: the queries that changed most, smallest overlap first; at most ten.
-        degraded_searches: searches that were less than what was asked, on either generation.
+        degraded_searches: searches that ran degraded, on either generation.
     """
 
     serving: int

@@ -1,4 +1,4 @@
-"""The calls of ``OperationService``, without a connection; see ``_calls``. And how an operation is waited for."""
+"""The calls of ``OperationService``, without a connection (see ``_calls``), and the state of a wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shortlist.v1 import operation_service_pb2 as pb
 OPERATIONS = "shortlist.v1.OperationService"
 
 RECONNECT_SECONDS = 10.0
-"""How long the server may be away during the wait for an operation. A restart ends most operations anyway."""
+"""How long the server may be away while a client waits for an operation. A restart ends most operations anyway."""
 
 REINDEX_RECONNECT_SECONDS = 300.0
 """The same for a reindex, which goes on after a restart; long enough for the start of a server with large models."""
@@ -132,7 +132,7 @@ class Waiting:
         timeout_seconds: float | None,
         reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
-        """Begins now; ``timeout_seconds`` None: it takes as long as it takes."""
+        """Begins now; ``timeout_seconds`` None: there is no deadline."""
         self._progress = progress
         self._reconnect_seconds = reconnect_seconds
         self._until = None if timeout_seconds is None else time.monotonic() + checked_timeout(timeout_seconds)
@@ -141,7 +141,7 @@ class Waiting:
         self.latest: Operation | None = None
 
     def take(self, operation: Operation) -> None:
-        """Takes a message of the stream: tells its progress, if it is new."""
+        """Takes a message of the stream, and reports its progress if that is new."""
         self._away_since = None
         self.latest = operation
         if self._progress is not None and operation.progress not in (None, self._told):

@@ -35,10 +35,10 @@ class Operation:
         name: "operations/" and an id that the server chose.
         kind: what it does.
         collection: what it works on, or makes; "" where there are several.
-        state: where it stands. "pending": it waits for others to end. "paused": only a reindex can pause.
+        state: "pending": it waits for others to end; "paused": only a reindex can pause.
         create_time, update_time, end_time: in UTC; ``end_time`` is None before the end.
         progress: the latest; None before the first step.
-        result: what came of it, when it has succeeded: the reports of a verification or an evaluation, the backup, the
+        result: its result, when it has succeeded: the reports of a verification or an evaluation, the backup, the
             restored collection, the generation that a reindex built, or the comparison. None in a list.
         error: why it failed, or that it was cancelled.
     """

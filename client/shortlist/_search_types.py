@@ -131,7 +131,7 @@ class SearchReport:
         sequence: the answer is at least as new as this commit.
         embedder, reranker: the models that were used, with their whole revisions; None when none was.
         degradations: what was lost; empty for a full answer.
-        generation: number of the generation that was searched; 0 from servers that do not tell.
+        generation: number of the generation that was searched; 0 from older servers, which do not report it.
     """
 
     total_seconds: float

@@ -245,7 +245,7 @@ class Server:
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
-        # Under way before the first call arrives: a client may wait for an operation of before the restart.
+        # Before the first call arrives, because a client may wait for an operation that a restart interrupted.
         for name, generations in await loop.run_in_executor(self._work_threads, interrupted, store):
             generation_works.go_on(name, generations)
         await server.start()
@@ -329,7 +329,7 @@ class Server:
             cancelling = None
             if self._operations is not None:
                 cancelling = asyncio.create_task(self._operations.stop(grace_seconds))
-                # It begins before the jobs end: the operations of reindexes go on after a restart, and must not fail.
+                # It begins before the jobs end: operations of reindexes go on after a restart and must not fail.
                 await asyncio.sleep(0)
             if self._reindexer is not None:
                 await self._reindexer.close()

@@ -68,7 +68,7 @@ def print_generations(generations: Sequence[Generation]) -> None:
         if one.paused_reason:
             output.note(f"generation {one.number} is paused: {one.paused_reason}")
         if one.problem:
-            output.note(f"generation {one.number} is damaged, drop it: {one.problem}")
+            output.note(f"generation {one.number} is damaged; drop it: {one.problem}")
 
 
 def print_estimate(estimate: ReindexEstimate) -> None:
@@ -90,7 +90,7 @@ def print_estimate(estimate: ReindexEstimate) -> None:
 
 
 def print_progress(progress: ReindexProgress) -> None:
-    """Prints how far a reindex is."""
+    """Prints the progress of a reindex."""
     left = "not known" if progress.remaining_seconds is None else duration(progress.remaining_seconds)
     rows = [
         ["documents", f"{progress.done_documents:,} of {progress.total_documents:,}"],
@@ -125,7 +125,7 @@ def print_comparison(comparison: GenerationComparison) -> None:
     title = f"Generation {comparison.candidate} beside {comparison.serving}, which serves"
     output.print_table(["comparison", "value"], rows, title=title, styles={"comparison": "bold"})
     if comparison.degraded_searches:
-        output.note(f"{comparison.degraded_searches:,} searches were less than what was asked")
+        output.note(f"{comparison.degraded_searches:,} searches ran degraded")
     changed = [example for example in comparison.examples if example.overlap < 1]
     if changed:
         output.print_table(

@@ -25,10 +25,10 @@ name_argument = click.argument("name", metavar="OPERATION")
 
 @click.group("operations")
 def operations_group() -> None:
-    """Lists, shows, waits for and cancels what a server is busy with: verify, backup, restore, evaluate, reindex.
+    """Lists, shows, waits for and cancels operations of a server: verify, backup, restore, evaluate, reindex.
 
-    An operation goes on when the command that started it ends. A server forgets its operations when it is restarted,
-    and those that ended after a day; a reindex goes on after a restart.
+    An operation goes on when the command that started it ends. A server forgets an ended operation after a day
+    at most. A restart ends and forgets all of them but a reindex, which goes on.
     """
 
 

@@ -1,6 +1,6 @@
 """``shortlist reindex``: changes the model, dimension or chunking of a collection while it serves.
 
-``run`` guides through all steps; the other commands are the steps by themselves, for programs and for a second look.
+``run`` guides through all steps. The other commands are the single steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def reindex_group() -> None:
     """Changes the model, dimension or chunking of a collection while it serves.
 
     The server builds a new generation of passages and vectors beside the one that serves. A switch takes a moment and
-    can be rolled back until the former generation is dropped. "run" does all of it, step by step.
+    can be rolled back until the former generation is dropped. "run" does all steps and asks before it changes anything.
     """
 
 
@@ -41,12 +41,15 @@ reindex_group.add_command(run_command)
 @reindex_group.command("start")
 @collection_argument
 @settings_options
-@click.option("--estimate", "estimate_only", is_flag=True, help="Print what it would need, and start nothing.")
+@click.option("--estimate", "estimate_only", is_flag=True, help="Print what the reindex would need, and start nothing.")
 @click.option("--wait", is_flag=True, help="Wait until the new generation is complete.")
 @json_option
 @long_client_options
 def start_command(collection: str, *, estimate_only: bool, wait: bool, as_json: bool, **options: Any) -> None:
-    """Starts to build a new generation of COLLECTION; it goes on by itself, also after a restart of the server."""
+    """Starts to build a new generation of COLLECTION.
+
+    The build goes on by itself, also after a restart of the server.
+    """
     settings = reindex_settings(options)
     force = options.pop("force")
     client, timeout = connect_for_long(options)
@@ -125,11 +128,11 @@ def resume_command(collection: str, **options: Any) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @client_options
 def cancel_command(collection: str, *, yes: bool, **options: Any) -> None:
-    """Cancels the reindex of COLLECTION and drops what it has built; searches notice nothing."""
+    """Cancels the reindex of COLLECTION and drops what it has built. Searches notice nothing."""
     with connect(options) as client:
         made = building(client, collection)
         if not yes:
-            click.confirm(f"Drop generation {made.number} of {collection}, unfinished?", abort=True, err=True)
+            click.confirm(f"Drop the unfinished generation {made.number} of {collection}?", abort=True, err=True)
         if made.operation:
             client.cancel_operation(made.operation)
         else:
@@ -139,15 +142,15 @@ def cancel_command(collection: str, *, yes: bool, **options: Any) -> None:
 
 @reindex_group.command("compare")
 @collection_argument
-@click.option("--generation", type=click.IntRange(0), default=0, help="Generation to compare with what serves.")
+@click.option("--generation", type=click.IntRange(0), default=0, help="Generation to compare with the one that serves.")
 @judged_options
 @json_option
 @long_client_options
 def compare_command(collection: str, *, generation: int, as_json: bool, **options: Any) -> None:
     """Compares a generation of COLLECTION with the one that serves: the one being built, else the former.
 
-    Judged queries show which of the two ranks better. Recent queries, which the server keeps in memory if it was told
-    to (its setting sampled_queries), show how much would change for callers.
+    Judged queries show which of the two ranks better. Recent queries show how much would change for callers; the
+    server keeps some in memory if its setting sampled_queries says so.
     """
     judged, recent = read_queries(options)
     client, timeout = connect_for_long(options)
@@ -166,9 +169,9 @@ def compare_command(collection: str, *, generation: int, as_json: bool, **option
 @json_option
 @client_options
 def switch_command(collection: str, *, generation: int, yes: bool, as_json: bool, **options: Any) -> None:
-    """Lets the new generation of COLLECTION serve, at once for all searches; none fails.
+    """Lets the new generation of COLLECTION serve, at once for all searches. No search fails.
 
-    The generation that served becomes the former one. A former generation from before is dropped.
+    The generation that served becomes the former one. The server drops the former generation of an earlier switch.
     """
     with connect(options) as client:
         if not yes:
@@ -197,7 +200,7 @@ def rollback_command(collection: str, *, yes: bool, as_json: bool, **options: An
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @client_options
 def drop_command(collection: str, generation: int, *, yes: bool, **options: Any) -> None:
-    """Drops GENERATION of COLLECTION, which must not serve; its space comes back in the background."""
+    """Drops GENERATION of COLLECTION, which must not serve. The server frees its space in the background."""
     with connect(options) as client:
         if not yes:
             click.confirm(f"Drop generation {generation} of {collection}? There is no undo.", abort=True, err=True)

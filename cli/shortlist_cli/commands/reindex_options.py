@@ -28,7 +28,7 @@ def settings_options(command: Any) -> Any:
         click.option(
             "--force",
             is_flag=True,
-            help="Start even where the estimate does not fit on the disk, or nothing would change.",
+            help="Start even if the estimate does not fit on the disk, or nothing would change.",
         ),
     ]
     for option in reversed(options):

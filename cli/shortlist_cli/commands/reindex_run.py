@@ -39,14 +39,14 @@ EXIT_WORSE = 4
 @click.argument("collection")
 @settings_options
 @judged_options
-@click.option("--yes", "-y", is_flag=True, help="Do not ask; do not switch either where judged queries show a loss.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. Do not switch if judged queries show a loss.")
 @long_client_options
 def run_command(collection: str, *, yes: bool, **options: Any) -> None:
     """Changes the model or chunking of COLLECTION, step by step.
 
     The command estimates what the new generation needs, builds it while the collection serves, compares it with the
-    one that serves, and switches. It asks before it builds and before it switches. Ended in between, it goes on where
-    it was when it is called again; the build itself goes on without it.
+    one that serves, and switches. It asks before it builds and before it switches. If you end it, the build
+    goes on without it; call it again to go on.
 
     With judged queries (--judged, or --qrels and --queries) the comparison shows which generation ranks better. Without
     them it uses recent queries, if the server keeps some. With --yes, the command does not switch where judged queries

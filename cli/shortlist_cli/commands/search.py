@@ -28,7 +28,9 @@ TEXT_LENGTH = 60
 @click.option("--depth", type=click.IntRange(1, 1000), help="Number of documents to rerank.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
 @click.option("--instruction", metavar="TEXT", help="Instruction for embedders and rerankers that take one.")
-@click.option("--generation", type=click.IntRange(0), default=0, help="Generation to search; by default what serves.")
+@click.option(
+    "--generation", type=click.IntRange(0), default=0, help="Generation to search; by default the one that serves."
+)
 @click.option("--explain", is_flag=True, help="Print the work of every stage, and what became of every candidate.")
 @click.option(
     "--explain-texts", is_flag=True, help="Explain, and print the texts that the models read; needs the scope admin."

@@ -49,7 +49,7 @@ def follow(
 
     Raises:
         ShortlistError: why it failed.
-        click.exceptions.Exit: it was interrupted; what became of it is said.
+        click.exceptions.Exit: it was interrupted; the user has been told what became of it.
     """
     started: Operation | None = None
     try:

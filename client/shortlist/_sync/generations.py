@@ -1,5 +1,5 @@
 # Made by scripts/unasync.py from _async/generations.py; change that file.
-"""A client's calls about generations: what a collection has from one model, made anew while it serves."""
+"""A client's calls about generations, the parts of a collection that its model made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shortlist._sync.admin import AdminCalls
 
 
 class GenerationCalls(AdminCalls):
-    """Changing the model, the dimension or the chunking of a collection while it serves."""
+    """Calls that change the model, the dimension or the chunking of a collection while it serves."""
 
     def estimate_reindex(
         self,
@@ -35,10 +35,10 @@ class GenerationCalls(AdminCalls):
         force: bool = False,
         timeout_seconds: float | None = None,
     ) -> ReindexEstimate:
-        """What a reindex would need; the server embeds a sample of the documents and starts nothing.
+        """Estimates what a reindex would need; the server embeds a sample of the documents and starts nothing.
 
-        The parameters are those of ``reindex``. Raises what ``reindex`` raises before it starts, but for
-        ``OutOfSpace``: see ``ReindexEstimate.fits_on_disk``.
+        Takes the parameters of ``reindex``. Raises what ``reindex`` raises before it starts, except ``OutOfSpace``:
+        see ``ReindexEstimate.fits_on_disk``.
         """
         new = calls.NewGeneration(
             embedder=embedder, dimension=dimension, chunking=chunking, query_instruction=query_instruction
@@ -65,18 +65,18 @@ class GenerationCalls(AdminCalls):
 
         Args:
             collection: its name.
-            embedder: one of those the server was started with; the collection's own, in its present revision, when "".
-            dimension: size of the vectors; when 0 the embedder's own if that is given, else the collection's.
-            chunking: how documents are cut into passages; when None the collection's, or the default of an embedder
-                that is given.
-            query_instruction: put before queries; when None the collection's, or none if an embedder is given.
+            embedder: one that the server loads; when "", the collection's own in its current revision.
+            dimension: size of the vectors; when 0, the embedder's own if you name one, else the collection's.
+            chunking: how documents are cut into passages; when None, the embedder's default if you name one, else the
+                collection's.
+            query_instruction: put before queries; when None, none if you name an embedder, else the collection's.
             force: start even where the estimate does not fit on the disk, or where nothing would change.
             progress: called a few times a second, in the calling thread.
             timeout_seconds: how long to wait; as long as it takes by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            ModelNotFound: the server was not started with the embedder.
+            ModelNotFound: the server does not load the embedder.
             InvalidArgument: the model cannot have the dimension or the chunking; the collection has no embedder, and
                 none is given; or nothing would change.
             GenerationNotReady: another generation is being built.
@@ -148,7 +148,7 @@ class GenerationCalls(AdminCalls):
 
         Args:
             collection: its name.
-            generation: what to compare; when 0 the one that is being built, else the former one.
+            generation: what to compare; when 0, the one that is being built, else the former one.
             queries: texts by id, 1 to 10,000; when None, recent queries of the collection, which the server keeps in
                 memory if its setting ``sampled_queries`` says so.
             qrels: with ``queries``: by query id, grades by document id, as for ``evaluate``.
@@ -184,8 +184,8 @@ class GenerationCalls(AdminCalls):
     ) -> GenerationSwitch:
         """Lets a complete generation serve; the one that serves now becomes the former one.
 
-        No search fails: one that is under way ends on the generation with which it began. A former generation from
-        before is dropped.
+        No search fails: one that is under way ends on the generation that it began with. The server drops the former
+        generation of an earlier switch.
 
         Args:
             collection: its name.
@@ -200,7 +200,7 @@ class GenerationCalls(AdminCalls):
         return self._unary(calls.switch_generation(collection, generation), timeout_seconds)
 
     def roll_back_generation(self, collection: str, *, timeout_seconds: float | None = None) -> GenerationSwitch:
-        """Lets the former generation serve again, with every write that came meanwhile; undoes itself, too.
+        """Lets the former generation serve again, with every write that came meanwhile. A second call undoes the first.
 
         Raises:
             CollectionNotFound: there is none of that name.
@@ -210,7 +210,7 @@ class GenerationCalls(AdminCalls):
         return self._unary(calls.roll_back_generation(collection), timeout_seconds)
 
     def drop_generation(self, collection: str, generation: int, *, timeout_seconds: float | None = None) -> None:
-        """Drops a generation that does not serve; its space comes back in the background. There is no undo.
+        """Drops a generation that does not serve; the server frees its space in the background. There is no undo.
 
         Raises:
             CollectionNotFound: there is none of that name.

@@ -17,10 +17,10 @@ from shortlist._sync.pages import Pages
 
 
 class OperationCalls(ClientBase):
-    """Following, listing, pausing and cancelling what ``start_verify`` and its like start.
+    """Calls that follow, list, pause and cancel operations, such as those that ``start_verify`` starts.
 
     An operation belongs to the server: it goes on when the client that started it goes away. The server forgets
-    operations when it is restarted, except reindexes, and ended ones after a day.
+    an ended operation after a day at most. A restart ends and forgets all of them but the reindexes, which go on.
     """
 
     def get_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
@@ -44,8 +44,8 @@ class OperationCalls(ClientBase):
 
         Args:
             collection: only those that work on it, alone or among others.
-            kind: only those that do this.
-            state: only those that stand there.
+            kind: only those of this kind.
+            state: only those in this state.
             page_size: operations in a page, at most 1,000.
             timeout_seconds: deadline of each page; the client's by default.
         """
@@ -94,7 +94,7 @@ class OperationCalls(ClientBase):
     ) -> Operation:
         """Waits until an operation has ended, and returns it; its ``state`` says whether it succeeded.
 
-        The operation goes on if the waiting ends before. A broken connection is made again.
+        The operation goes on if the wait ends first. The client replaces a broken connection.
 
         Args:
             name: its name.
@@ -127,7 +127,7 @@ class OperationCalls(ClientBase):
         try:
             started = self._unary(start, timeout_seconds)
         except BaseException as error:
-            # It may have been started all the same. Under the same request id, the server says how it is called.
+            # The server may have started it all the same. A repetition with the same request id returns its name.
             if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
                 with suppress(ShortlistError):
                     self._give_up((self._unary(start, operation_calls.GIVE_UP_SECONDS)).name)

@@ -47,7 +47,7 @@ class Upsert:
 
     Attributes:
         passages: the document's passages in each generation, by the generation's number. The serving generation must be
-            among them; another one that is not here lacks the document until its build makes it up.
+            among them. Another one that is not among them lacks the document until its build adds it.
         content_hash: covers the document: equal hash, equal document.
     """
 

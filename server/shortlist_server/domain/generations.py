@@ -1,4 +1,4 @@
-"""Generations of a collection: what depends on its embedder, made anew beside what serves."""
+"""Generations of a collection: the parts that depend on its embedder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shortlist_server.domain.documents import NewPassage
 
 
 class GenerationState(enum.Enum):
-    """What a generation is for."""
+    """The state of a generation."""
 
     BUILDING = "building"
     SERVING = "serving"
@@ -21,7 +21,7 @@ class GenerationState(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """What makes the passages and vectors of a generation.
+    """The settings that make the passages and vectors of a generation.
 
     Attributes:
         embedder: name of the embedder; "none" where clients supply all vectors.
@@ -43,14 +43,14 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildProgress:
-    """How far the build of a generation is.
+    """The progress of a generation's build.
 
     Attributes:
         done_documents: documents up to the cursor, those with passages from writes included.
         total_documents: live documents of the collection.
         done_tokens: tokens that the build has embedded.
         failed_documents: documents that became dead letters of the build.
-        paused: why the build is paused, a sentence; "" while it may run.
+        paused: a sentence that says why the build is paused; "" while it may run.
         paused_by_user: whether a caller paused it; else a failure did.
         complete: whether every document is in the generation, or refused by it.
     """
@@ -72,7 +72,7 @@ class Generation:
         number: identifies it in the collection; from 1, increasing, never reused.
         serve_time_seconds: when it last began to serve, in seconds since the epoch; 0 if it never did.
         disk_bytes: its segments, and an estimate for its rows.
-        problem: why it cannot be used, a sentence; empty where it can. Drop it, and build it again.
+        problem: a sentence that says why it cannot be used; empty where it can. Drop it, and build it again.
     """
 
     number: int

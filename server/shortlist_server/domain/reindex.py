@@ -1,4 +1,4 @@
-"""A reindex: what is asked for, what it will need, and how far it is."""
+"""A reindex: its request, its estimate and its progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewGeneration:
-    """What a caller asks for; "", 0 and None stand for what the proto says of a field that is not set."""
+    """The request of a caller; "", 0 and None mean what the proto says of a field that is not set."""
 
     embedder: str = ""
     dimension: int = 0
@@ -18,12 +18,12 @@ class NewGeneration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReindexProgress:
-    """How far a reindex is.
+    """The progress of a reindex.
 
     Attributes:
         documents_per_second, tokens_per_second: over the last minute.
         remaining_seconds: at this rate; None while no rate is known.
-        paused: why it does nothing now, a sentence; "" while it runs, and when it is done.
+        paused: a sentence that says why it does nothing now; "" while it runs, and when it is done.
     """
 
     done_documents: int
@@ -45,7 +45,7 @@ class ReindexEstimate:
         duration_seconds: while nothing else runs.
         disk_bytes: of the new generation.
         free_disk_bytes: on the disk now, without what the server keeps back.
-        memory_bytes: that searches of the new generation will need.
+        memory_bytes: memory that searches of the new generation will need.
         free_memory_bytes: of the machine now; 0 where the system does not say.
     """
 

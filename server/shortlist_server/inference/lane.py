@@ -209,7 +209,7 @@ class Lane(Generic[Item, Result]):
                 _fail(piece, InferenceFailed(f"the batch failed: {type(error).__name__}"))
 
     def _take_foreground(self, *, wait: bool) -> list[_Work[Item, Result]]:
-        """The next foreground items, in order. None of them once the lane is closed, or when background work may run.
+        """The next foreground items, in order. None once the lane is closed, or when background work may run.
 
         Args:
             wait: whether this thread has no background batch in hand, and may wait until there is work of either kind.

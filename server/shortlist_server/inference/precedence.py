@@ -1,7 +1,7 @@
-"""Which work of several lanes goes first: ingest before the builds of generations.
+"""Decides which work of several lanes goes first: ingest before the builds of generations.
 
 The lanes of one processor share a ``Precedence``. Background batches wait while any of these lanes has foreground work,
-but not for ever: they get a fifth of the time at least, so that a stream that never pauses cannot stop a build. Any
+but they get at least a fifth of the time, so that a stream that never pauses cannot stop a build. Any
 thread.
 """
 
@@ -11,7 +11,7 @@ import threading
 import time
 
 _PATIENCE = 4.0
-"""A background batch waits for foreground work at most so many times as long as the one before it took."""
+"""A background batch waits for foreground work at most this many times as long as the batch before it took."""
 
 
 class Precedence:

@@ -1,4 +1,4 @@
-"""Metrics of generations and of the reindexes that build them, read anew for every page."""
+"""Metrics of generations and of the reindexes that build them, read for every page."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def generation_metrics(collections: Sequence[CollectionGenerations]) -> Iterator
             lambda at: max(0, at.total_documents - at.done_documents),
         ),
         ("failed_documents", "Documents that the generation being built refused.", lambda at: at.failed_documents),
-        ("documents_per_second", "Documents built per second in the last minute.", lambda at: at.documents_per_second),
+        (
+            "documents_per_second",
+            "Documents built per second, over a minute.",
+            lambda at: at.documents_per_second,
+        ),
         ("tokens_per_second", "Tokens embedded per second over the last minute.", lambda at: at.tokens_per_second),
         ("remaining_seconds", "Time left at this rate.", lambda at: at.remaining_seconds),
         ("paused", "Whether the reindex is paused: 1 or 0.", lambda at: bool(at.paused)),

@@ -1,7 +1,7 @@
 """What an operation is: the work it does, how it reports, and how it looks from outside.
 
-A ``Work`` is what somebody asks for, a ``Control`` what the work reports to, an ``Operation`` a view of it at one
-moment. Progress and results pass through as they come: nothing here knows their types.
+A ``Work`` is what somebody asks for. The work reports to its ``Control``. An ``Operation`` is a view of it at one
+moment. Nothing here knows the types of progress and results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class State(enum.Enum):
-    """Where an operation stands; the values are the proto's names."""
+    """The state of an operation; the values are the proto's names."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -56,7 +56,7 @@ class Operation:
         number: counts the operations of this server from 1, in the order in which they were started.
         collection: the one that it works on, or makes; "" where there are several.
         collections: all that it reads or writes; ("*",) for all collections.
-        progress: the latest that the work told; None before the first.
+        progress: the latest that the work reported; None before the first.
         result: what the work returned; None unless it succeeded.
         error: what the work raised; None unless it failed or was cancelled.
         create_seconds, update_seconds, end_seconds: since the epoch; ``end_seconds`` is None before the end.
@@ -77,10 +77,10 @@ class Operation:
 
 
 class Control:
-    """What a running work has: it tells progress, and learns that it should stop. Any thread."""
+    """The means of a running work to report progress, and to learn that it should stop. Any thread."""
 
     def __init__(self, told: Callable[[], None]) -> None:
-        """``told`` is called in the thread that tells progress."""
+        """``told`` is called in the thread that reports progress."""
         self.cancellation = Cancellation()
         self.progress: object = None
         self.paused = False

@@ -1,7 +1,7 @@
 """The operations of a server: those that run, those that wait, and those that ended a while ago.
 
-All of it is in memory: after a restart nobody knows the operations of before, except those whose work survives, which
-are started again under the same id. An operation belongs to no call, so it goes on when its caller goes away.
+All of it is in memory. A restart forgets the operations, except those whose work survives: these start again under the
+same id. An operation belongs to no call, so it goes on when its caller goes away.
 Coroutines on the server's event loop; works report from any thread.
 """
 
@@ -50,7 +50,7 @@ class _Entry:
     def __init__(self, number: int, work: Work, caller: str) -> None:
         self.id = work.id or secrets.token_hex(16)
         self.number = number
-        # Not the work itself, which refers to all that it was asked, and would be kept as long as the entry.
+        # Not the work itself: it refers to its whole request, which would stay in memory as long as the entry.
         self.kind, self.collection, self.collections = work.kind, work.collection, tuple(work.collections)
         self.pauses, self.survives = work.pauses, work.survives
         self.caller = caller
@@ -108,7 +108,7 @@ class _Entry:
         self.note()
 
     def _told(self) -> None:
-        # Progress is told faster than anybody reads it: one wake-up at a time is under way.
+        # Works report progress faster than anybody reads it, so one wake-up at a time is under way.
         if not self._noted:
             self._noted = True
             self._loop.call_soon_threadsafe(self.note)
@@ -161,7 +161,7 @@ class OperationRegistry:
 
         Args:
             caller: who asks; counts against the share of one caller.
-            accepted: start it although too many run: it was accepted before, by ``check_room`` or before a restart.
+            accepted: start it even if too many run, because ``check_room`` accepted it, or a restart interrupted it.
 
         Raises:
             Overloaded: too many operations run or wait.
@@ -217,7 +217,7 @@ class OperationRegistry:
         return entry.view()
 
     async def watch(self, id: str) -> AsyncGenerator[Operation, None]:
-        """Yields the operation now, then after changes, until it has ended. Nothing happens to it if nobody listens.
+        """Yields the operation now, then after changes, until it has ended. It goes on when nobody listens.
 
         Raises:
             OperationNotFound: there is none of that name.
@@ -242,9 +242,9 @@ class OperationRegistry:
                     await entry.ended.wait()
 
     async def stop(self, grace_seconds: float | None) -> None:
-        """Refuses new operations, cancels all and waits until they have ended, for so long at most. Idempotent.
+        """Refuses new operations, cancels all and waits until they have ended, at most for the time given. Idempotent.
 
-        None waits as long as it takes.
+        None: waits without a limit.
         """
         self._stopping = True
         for entry in list(self._unfinished.values()):
@@ -282,12 +282,12 @@ class OperationRegistry:
                 return  # What it needs stops with the server.
             self._end(entry, State.FAILED, self._shown(entry, error))
         else:
-            # Also where it was told to stop meanwhile: it was done before it could.
+            # Even if it was told to stop meanwhile: it was done before it could stop.
             entry.result, entry.result_bytes = result, self._size_of(result)
             self._end(entry, State.SUCCEEDED, None)
 
     def _shown(self, entry: _Entry, error: Exception) -> ShortlistError:
-        """The error to keep of a failed operation; what nobody foresaw goes to the log alone."""
+        """The error to keep of a failed operation; an unexpected one goes only to the log."""
         # The base class itself stands for unforeseen faults.
         if isinstance(error, ShortlistError) and type(error) is not ShortlistError:
             return error
@@ -296,7 +296,7 @@ class OperationRegistry:
 
     def _end(self, entry: _Entry, state: State, error: ShortlistError | None) -> None:
         if error is not None:
-            # Tracebacks refer to all that the work had in hand.
+            # Tracebacks would keep all values of the work in memory.
             error.__traceback__ = error.__cause__ = error.__context__ = None
         entry.error = error
         entry.note(state)

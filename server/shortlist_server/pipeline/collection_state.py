@@ -1,4 +1,4 @@
-"""What the metrics page shows of collections: read from the store whenever the page is. Any thread."""
+"""What the metrics page shows of collections, read from the store for each page. Any thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shortlist_server.storage.base import CollectionStore, Store
 T = TypeVar("T")
 
 METRIC_COLLECTIONS = 200
-"""Most collections with metrics of their own. Each has some 30 series; thousands would burden whoever scrapes them."""
+"""Most collections with metrics of their own. Each has some 30 series; thousands would burden the scraper."""
 
 
 class CollectionState:

@@ -1,8 +1,8 @@
-"""Compares two generations of a collection before one is switched to.
+"""Compares two generations of a collection before a switch.
 
-Both answer the same queries: judged ones, or recent ones of callers. Searches run one at a time with low priority and
-in turns, so whatever else the machine does slows both alike. A search that is timed embeds its query anew: recent
-queries may be in the cache of the serving model only. Coroutines on the server's event loop.
+Both answer the same queries: judged ones, or recent ones of callers. Searches run one at a time with low priority,
+and the generations take turns, so other work of the machine slows both alike. A timed search embeds its query anew,
+because recent queries may be in the cache of the serving model only. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shortlist_server.pipeline.search import Searcher
 from shortlist_server.storage.base import Store
 
 WARM_UP = 3
-"""Queries that both generations answer once before, because the first searches read from the disk."""
+"""Queries that both generations answer once before the comparison, because the first searches read from the disk."""
 
 JUDGED_AT_ONCE = 200
 """Queries whose found documents are kept until they are judged."""
@@ -100,7 +100,7 @@ class Comparer:
             )
             for query in warm_up:
                 await running.pair(query, WHOLE, TOP)
-            # The whole searches come first: they are timed, and leave nothing of their own in the query cache.
+            # The whole searches come first: they are timed, and do not fill the query cache.
             for ranking in sorted(rankings, key=lambda one: one != WHOLE):
                 judging = JudgedRanking(ranking)
                 for start in range(0, len(queries), JUDGED_AT_ONCE):
@@ -139,7 +139,7 @@ class _Running:
     async def pair(self, query: ComparedQuery, ranking: str, limit: int) -> tuple[SearchResult, SearchResult]:
         """The answers of the two generations.
 
-        Each goes first every other time, because the second one finds in memory what both read.
+        They take turns to go first, because the second one finds in memory what both read.
         """
         backwards = bool(self._done % 4)
         results = [

@@ -1,4 +1,4 @@
-"""What a comparison of two generations finds, and how it is counted. Pure functions and values; any thread."""
+"""The result of a comparison of two generations, and how it is counted. Pure functions and values; any thread."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ class Comparison:
     Attributes:
         serving, candidate: numbers of the generations.
         overlaps: shape (queries,): the share of the first ten hits that both have, 0 to 1.
-        changed_first_hits: queries whose first hit is another one.
+        changed_first_hits: queries whose first hit differs.
         serving_seconds, candidate_seconds: shape (queries,): the time of each whole search.
         examples: the queries that changed most, smallest overlap first.
         rankings: empty without judged queries.
-        degraded: whole searches that were less than what was asked.
+        degraded: whole searches that ran degraded.
     """
 
     serving: int
@@ -125,7 +125,7 @@ class Comparison:
 
 
 class JudgedRanking:
-    """One ranking of both generations, judged as its searches end: of many queries only the measures stay."""
+    """One ranking of both generations, judged as its searches end: only the measures of queries stay in memory."""
 
     def __init__(self, ranking: str) -> None:
         self.ranking = ranking

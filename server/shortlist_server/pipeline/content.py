@@ -22,7 +22,7 @@ _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 def content_hash(document: Document) -> bytes:
     """A digest of 16 bytes over the document: equal digests mean equal documents.
 
-    It leaves out what makes passages and vectors, which is the business of the collection's generations.
+    It leaves out the settings that make passages and vectors: each generation knows its own.
     """
     digest = hashlib.blake2b(digest_size=16)
     metadata = _canonical(document.metadata) if document.metadata else "{}"

@@ -1,4 +1,4 @@
-"""The model of a collection or of a generation: which one it needs, and what to say where that is not loaded.
+"""The model that a collection or a generation needs, and the sentence to show where it is not loaded.
 
 Pure functions; any thread.
 """
@@ -25,7 +25,7 @@ def find_embedder(
 
 
 def notice(config: CollectionConfig, models: ModelCatalog) -> str:
-    """A sentence for the operator about the model of the serving generation; "" where all is as it should be.
+    """A sentence for the operator if the model of the serving generation needs attention; else "".
 
     Either the model is not loaded, or another revision of it, the current one, is loaded beside it.
     """

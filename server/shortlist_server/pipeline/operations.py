@@ -152,7 +152,7 @@ class Prepared:
             self.change = Upsert(document=document, passages=dict(self.passages), content_hash=self.hash)
 
     def begin_again(self, serving: int) -> None:
-        """Forgets what was made for the generations of before."""
+        """Forgets what was made for the earlier generations."""
         self.serving = serving
         self.cuts.clear()
         self.passages.clear()

@@ -59,7 +59,7 @@ DEFAULTS = SearchDefaults(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one search runs with.
+    """The settings and models of one search.
 
     Attributes:
         dense_candidates, lexical_candidates: documents to ask each index for, at least as many as the answer needs.
@@ -67,7 +67,7 @@ class Plan:
         embedder: None where the search needs no embedding.
         instruction: the embedder's; "" for the model's default.
         reranker: None where the search reranks nothing; then ``rerank_depth`` and ``rerank_weight`` are 0.
-        degradations: what the answer will lack, known before the search begins.
+        degradations: what the answer will lack, as far as that is known before the search begins.
     """
 
     mode: RetrievalMode
@@ -192,7 +192,7 @@ def _embedder(config: CollectionConfig, models: ModelCatalog) -> tuple[EmbedderS
 
 
 def _possible_mode(request: SearchRequest, mode: RetrievalMode, missing: ShortlistError | None) -> RetrievalMode:
-    """The mode without a missing embedder: a query text can still be looked up by its words."""
+    """The mode of a search without its embedder: the words of a query text can still be looked up."""
     if missing is None or request.vector is not None or mode is RetrievalMode.LEXICAL:
         return mode
     if mode is RetrievalMode.DENSE:

@@ -1,7 +1,7 @@
 """A sample of each collection's recent queries, for comparing generations; only where the operator asked for it.
 
-The sample exists in memory alone. No log line, metric or file has a query of it. A query is forgotten after an hour,
-and all of a collection's with the collection. All methods belong to the server's event loop.
+The sample exists in memory alone. No log line, metric or file has a query of it. The server forgets a query after an
+hour, and all queries of a collection with the collection. All methods belong to the server's event loop.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RecentQueries:
         return self._size > 0
 
     def note(self, collection: CollectionStore, request: SearchRequest) -> None:
-        """Takes note of an answered search, and may keep its query. One that has only a vector is never kept."""
+        """Notes an answered search, and may keep its query; never one that has only a vector."""
         if not self._size or not request.text:
             return
         kept = self._kept.get(collection)

@@ -13,7 +13,7 @@ import numpy as np
 T = TypeVar("T")
 
 MEMORY = 10
-"""Where there are many items, a kept one is about this many times the reservoir's size old, in items."""
+"""Mean age of a kept item in a long stream: this many times the reservoir's size, counted in items."""
 
 
 class Reservoir(Generic[T]):

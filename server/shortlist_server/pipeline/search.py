@@ -71,7 +71,7 @@ class Searcher:
         recall: RecallMonitor | None = None,
         recent: RecentQueries | None = None,
     ) -> None:
-        """``recall`` and ``recent`` take note of every search."""
+        """``recall`` and ``recent`` note every search."""
         self._store = store
         self._models = models
         self._threads = threads

@@ -18,7 +18,7 @@ from shortlist_server.storage.base import CollectionStore
 
 
 class Work(NamedTuple):
-    """What generations with the same passages have in common; it is done once for all of them."""
+    """The work that generations with the same passages share; it is done once for all of them."""
 
     embedder: EmbedderService
     chunking: Chunking
@@ -48,7 +48,7 @@ class Target:
 
     Attributes:
         work: how it makes passages; None where clients make its vectors.
-        takes_vectors: whether clients' vectors are meant for it.
+        takes_vectors: whether clients' vectors belong to it.
     """
 
     number: int
@@ -144,5 +144,5 @@ def new_passages(cut: CutText, embeddings: Sequence[PassageEmbedding], dimension
 
 
 def refuses(error: ShortlistError) -> bool:
-    """Whether a generation refuses the document for good; else its model failed, and another attempt may succeed."""
+    """Whether a generation refuses the document for good. Otherwise its model failed, and a retry may succeed."""
     return isinstance(error, InvalidArgument)

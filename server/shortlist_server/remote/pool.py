@@ -155,7 +155,7 @@ class WorkerPool:
             worker.channel.close()
 
     def _by_preference(self, model: tuple[str, str]) -> list[_Worker]:
-        """All workers, the least busy first. Those that rest or lack the model come last, as there is no other left."""
+        """All workers, the least busy first. Those that rest or lack the model come last, for when no other is left."""
         now = time.monotonic()
         with self._lock:
             return sorted(self._workers, key=lambda worker: (worker.unlikely(model, now), worker.running))

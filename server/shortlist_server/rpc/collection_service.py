@@ -176,7 +176,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
                 estimate=estimate_out(estimate),
             )
 
-        # A caller who goes away meanwhile must not leave a generation that no operation builds.
+        # If the caller goes away meanwhile, no generation may be left that no operation builds.
         return await asyncio.shield(asyncio.create_task(start()))
 
     async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Context) -> pb.ListGenerationsResponse:

@@ -34,7 +34,7 @@ from shortlist_server.storage.base import Store
 PAUSED_BY_CALLER = "a caller paused it"
 
 CALLER = "server"
-"""Who starts again what a restart interrupted."""
+"""The caller of the operations that go on after a restart."""
 
 
 class GenerationWorks:
@@ -47,7 +47,7 @@ class GenerationWorks:
         comparer: Comparer,
         turns: asyncio.Semaphore,
     ) -> None:
-        """``turns``: of what measures searches, one at a time."""
+        """``turns``: held by work that measures searches, one at a time."""
         self._operations = operations
         self._reindexer = reindexer
         self._comparer = comparer
@@ -145,6 +145,6 @@ def interrupted(store: Store) -> list[tuple[str, Sequence[Generation]]]:
 
 
 def _id(collection: str, generation: Generation) -> str:
-    # A collection that is dropped and made again has the same numbers, at another time.
+    # The time tells generations of the same number apart when a collection is dropped and made again.
     named = f"{collection}/{generation.number}/{round(generation.create_time_seconds * 1000)}"
     return blake2b(named.encode(), digest_size=16).hexdigest()

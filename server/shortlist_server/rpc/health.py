@@ -164,7 +164,7 @@ class HealthKeeper:
     async def _models_problem(self, needed: Callable[[EmbedderInfo], bool]) -> str:
         """Lets every embedder embed a new text, which no cache can answer.
 
-        One that no search needs yet, as for a generation that is being built, is no problem of the service.
+        One that no search needs yet, such as that of a generation being built, does not make the service unhealthy.
         """
         self._probes += 1
         found = ""
@@ -201,7 +201,7 @@ class HealthKeeper:
         return used, notices
 
     def _note_collections(self, notices: dict[str, str]) -> None:
-        """Logs what is new about the models of collections; once, and again when it changes."""
+        """Logs news about the models of collections, once for each change."""
         for name, text in notices.items():
             if self._notices.get(name) != text:
                 logger.warning("collection '%s': %s", name, text)

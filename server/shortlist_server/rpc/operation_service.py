@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 
 OPERATION_WEIGHT = 1024
-"""What an operation without its result weighs in an answer: twenty microseconds."""
+"""The cost of an operation without its result in an answer, in bytes: twenty microseconds."""
 
 
 class OperationServicer(pb_grpc.OperationServiceServicer):

@@ -116,7 +116,7 @@ async def abort(context: Context, status: grpc.Status, *metadata: tuple[str, str
 
 
 def _cut(text: str, most: int) -> str:
-    """The text, or its begin and its end where it has more than so many bytes. Lone surrogates become "?"."""
+    """The text; if it has more than ``most`` bytes, its beginning and its end. Lone surrogates become "?"."""
     data = text.encode("utf-8", "replace")
     if len(data) > most:
         part = (most - len(_CUT)) // 2

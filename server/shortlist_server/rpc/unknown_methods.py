@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
-    """Answers where no interceptor and no service behind it has a handler. Comes before the others."""
+    """Answers calls that no service and no later interceptor handles. Comes before the others."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -33,4 +33,4 @@ async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
 
 
 _REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
-"""One for all names: nothing is kept of the names that callers make up."""
+"""One for all names: names that callers make up take no memory."""

@@ -1,6 +1,6 @@
-"""What AdminService starts: each method checks a request and returns the work that it asks for.
+"""The works of AdminService: each method checks a request and returns the work that it asks for.
 
-What is wrong with a request fails its call; what goes wrong later fails the operation. The checks block, so call the
+A fault of the request fails the call; a later fault fails the operation. The checks block, so call the
 methods in a thread; the works run on the server's event loop and use threads of their own.
 """
 
@@ -63,7 +63,7 @@ class Works:
         Args:
             threads: run verifications, backups and restores, each for minutes.
             at_once: how many of these run at the same time.
-            turns_to_measure: of what measures searches, one at a time: each would only slow the other down.
+            turns_to_measure: held by work that measures searches, because two at a time would slow each other down.
         """
         self._store = store
         self._models = models
@@ -107,7 +107,7 @@ class Works:
                         cancellation=control.cancellation,
                     )
                 except (CollectionNotFound, Unavailable):
-                    # One of all that is dropped meanwhile need not be verified.
+                    # When all collections are verified, one that is dropped meanwhile is left out.
                     if request.collection or name in self._store.names():
                         raise
                 else:
@@ -175,7 +175,7 @@ class Works:
             note = ""
 
             def tell(at: Progress) -> None:
-                # A note is said once; here it stays, because not every progress is read.
+                # The store sends a note once. It is repeated here, because not every progress is read.
                 nonlocal note
                 note = at.note or note
                 control.report_progress(copy_progress_out(replace(at, note=note)))

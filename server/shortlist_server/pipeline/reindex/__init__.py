@@ -1,1 +1,1 @@
-"""Reindexing: the jobs that build generations beside what serves, and what they will need."""
+"""Reindexing: the jobs that build generations beside the serving one, and estimates of their cost."""

@@ -1,4 +1,4 @@
-"""What a reindex will need, estimated from a sample: passages, tokens, time, disk and memory.
+"""Estimates from a sample what a reindex will need: passages, tokens, time, disk and memory.
 
 Coroutines on the server's event loop; blocking work runs in the composition root's thread pool.
 """
@@ -30,7 +30,7 @@ SAMPLE_BYTES = 4 * 1024 * 1024
 """Text to read at most; the places come in a random order, so that any part of them is a fair sample."""
 
 RATE_SECONDS = 2.0
-"""How long the model's speed is measured, about."""
+"""About how long the model's speed is measured."""
 
 _FIRST_TOKENS = 512
 
@@ -78,7 +78,7 @@ class Estimator:
         self._max_document_tokens = max_document_tokens
 
     async def estimate(self, collection: CollectionStore, config: GenerationConfig) -> ReindexEstimate:
-        """What a generation with these settings will need. Reads and embeds for a few seconds.
+        """Estimates what a generation with these settings will need. Reads and embeds for a few seconds.
 
         Raises:
             ShortlistError: the model is not loaded, or fails.
@@ -121,8 +121,8 @@ class Estimator:
 def sample(collection: CollectionStore) -> Sequence[StoredDocument]:
     """Documents from all over the collection: all of a small one. Blocking.
 
-    Sequences grow with each write and are not dense, so a document that follows many deleted ones is likelier to be
-    read; several documents at each place make that matter little.
+    Sequences grow with each write and are not dense, so a document that follows many deleted ones is more likely to
+    be read. Several documents at each place make this bias small.
     """
     last, found, size = collection.sequence, {}, 0
     places = SAMPLE_PLACES if collection.count(None) > SAMPLE_PLACES * DOCUMENTS_AT_PLACE else 1

@@ -1,4 +1,4 @@
-"""The steps of a build: read some documents, cut them, embed them, make what is stored.
+"""The steps of a build: read some documents, cut them, embed them, and make the rows.
 
 ``read`` blocks; ``embed`` is a coroutine on the server's event loop.
 """

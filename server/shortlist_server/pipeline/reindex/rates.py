@@ -10,7 +10,7 @@ from dataclasses import dataclass
 WINDOW_SECONDS = 60.0
 
 _STALLED = 2.0
-"""A step that takes so many times as long as the others did counts before it is done: the build may stand still."""
+"""A step that takes this many times as long as the others counts before its end, because the build may stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Rates:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # The first one only says when the second began.
+        # The first step only says when the second began.
         self._steps: deque[_Step] = deque([_Step(clock())])
 
     def add(self, documents: int, tokens: int) -> None:

@@ -15,7 +15,7 @@ def generation_config(
     """The settings with every default filled in. The embedder is the current one of its name.
 
     Args:
-        force: accept settings that are those of the serving generation.
+        force: accept the settings of the serving generation.
 
     Raises:
         ModelNotFound: no embedder of that name is loaded.

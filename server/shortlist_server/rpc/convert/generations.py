@@ -20,7 +20,7 @@ DEFAULT_RECENT_QUERIES = 200
 
 
 def new_generation_in(request: service_pb.StartReindexRequest) -> domain.NewGeneration:
-    """What a client asks of a new generation."""
+    """The settings that a client asks for."""
     chunking = request.chunking if request.HasField("chunking") else None
     most = 2**31 - 1
     overlap = chunking is not None and chunking.HasField("overlap_tokens")
@@ -71,7 +71,7 @@ def generation_out(generation: domain.Generation, operation: str = "") -> pb.Gen
 
 
 def reindex_progress_out(progress: domain.ReindexProgress) -> pb.ReindexProgress:
-    """How far a reindex is."""
+    """The progress of a reindex."""
     return pb.ReindexProgress(
         done_documents=progress.done_documents,
         total_documents=progress.total_documents,
@@ -86,7 +86,7 @@ def reindex_progress_out(progress: domain.ReindexProgress) -> pb.ReindexProgress
 
 
 def estimate_out(estimate: domain.ReindexEstimate) -> pb.ReindexEstimate:
-    """What a reindex will need."""
+    """The estimate of a reindex."""
     return pb.ReindexEstimate(
         document_count=estimate.document_count,
         passage_count=estimate.passage_count,
@@ -101,7 +101,7 @@ def estimate_out(estimate: domain.ReindexEstimate) -> pb.ReindexEstimate:
 
 
 def comparison_out(comparison: Comparison) -> pb.GenerationComparison:
-    """What a comparison found."""
+    """The result of a comparison."""
     moves = comparison.moves
     serving, candidate = np.array(comparison.serving_seconds), np.array(comparison.candidate_seconds)
     return pb.GenerationComparison(

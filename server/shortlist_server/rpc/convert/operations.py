@@ -111,7 +111,7 @@ def operation_out(operation: Operation) -> pb.Operation:
 
 
 def copy_progress_out(progress: Progress) -> pb.CopyProgress:
-    """How far a backup or a restore is."""
+    """The progress of a backup or a restore."""
     return pb.CopyProgress(
         collection=progress.collection,
         done_bytes=progress.done_bytes,

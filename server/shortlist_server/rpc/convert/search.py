@@ -30,7 +30,7 @@ HIT_WEIGHT = 512
 """What a hit, or a candidate of an explanation, weighs beside its texts: ten microseconds."""
 
 METADATA_WEIGHT = 16
-"""Converting metadata takes up to so many times as long as a text of as many bytes."""
+"""Converting metadata takes at most this many times as long as a text of as many bytes."""
 
 
 def request_in(message: service_pb.SearchRequest, config: Config) -> domain.SearchRequest:
@@ -148,7 +148,7 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
 
 
 def weight(result: domain.SearchResult, include: domain.Include) -> int:
-    """About how long it takes to convert a result, as the bytes of text for which it would take as long."""
+    """The cost of converting a result, as the bytes of text that would take about as long."""
     size = 0
     for hit in result.hits:
         document = hit.document

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DocumentRow = tuple[int, str, int, int, bytes, str, int, int, str, str]
+"""A row of ``documents``, with its columns in the order of ``_insert_documents``."""
+
 
 class WriteTransaction:
     """Changes the rows of one collection within the writer's transaction."""
@@ -93,7 +96,7 @@ class WriteTransaction:
         serving = counters.serving.number
         effect = Effect(counters=counters)
         sequences = dict.fromkeys(last, 0)
-        new_documents: list[tuple[int, str, int, int, bytes, str, int, int, str, str]] = []
+        new_documents: list[_DocumentRow] = []
         new_rows = {row.number: NewRows(tables_of(row.number), row.config.dimension) for row in counters.live}
         brought: dict[int, dict[int, int]] = {number: {} for number in new_rows}
         sequence, key, label = counters.sequence, counters.next_key, counters.next_label
@@ -135,30 +138,12 @@ class WriteTransaction:
             key += 1
         packed = new_rows[serving].packed()
         self._remove_documents(effect.removed_keys)
-        insert = self.connection.executemany
-        insert(
-            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
-            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            new_documents,
-        )
-        with lexical_index():
-            insert(
-                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
-                [(row[0], row[8], row[9]) for row in new_documents],
-            )
-        insert(
-            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
-            [(row[0], document_checksum(*row[:5])) for row in new_documents],
-        )
+        self._insert_documents(new_documents)
         dead_letters.settle(self.connection, list(last))
         if failures:
             dead_letters.add(self.connection, failures)
         if position is not None:
-            self.connection.execute(
-                "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET position = excluded.position, checksum = excluded.checksum",
-                (position.stream, position.position, stream_checksum(position.stream, position.position)),
-            )
+            self._record_position(position)
         self.counters = replace(
             counters,
             sequence=sequence,
@@ -196,6 +181,30 @@ class WriteTransaction:
             self._change_passages(row.number, effect)
         effect.counters = self.counters
         return effect
+
+    def _insert_documents(self, rows: Sequence[_DocumentRow]) -> None:
+        insert = self.connection.executemany
+        insert(
+            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
+            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        with lexical_index():
+            insert(
+                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
+                [(row[0], row[8], row[9]) for row in rows],
+            )
+        insert(
+            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
+            [(row[0], document_checksum(*row[:5])) for row in rows],
+        )
+
+    def _record_position(self, position: StreamPosition) -> None:
+        self.connection.execute(
+            "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET position = excluded.position, checksum = excluded.checksum",
+            (position.stream, position.position, stream_checksum(position.stream, position.position)),
+        )
 
     def _change_passages(
         self,
