@@ -1,12 +1,12 @@
 """What precedes the commit of a window: settle what need not be stored, cut, and embed for every generation.
 
 A generation that is being built, and the former one, get their passages with each write, so that the build need not
-make them later. They affect a write so:
+make them later. What they may do to a write:
 
-- A document that is too large for the generation being built fails as a whole.
-- If their model fails, is not loaded or takes too long, the write leaves out their passages and the build adds them.
+- A document that the generation being built refuses, because it is too large for it, fails as a whole.
+- Where their model fails or is not loaded, or takes too long, their passages are left out and the build makes them up.
 - A document that the former generation refuses has no passages there: it is found by its words alone after a roll-back.
-- A document without text, whose vector the client made for another generation, has no passages in them.
+- A document without text, whose vector the client made for another generation, has no passages in them either.
 
 Coroutines on the server's event loop; blocking work runs in the composition root's thread pool.
 """
@@ -114,7 +114,7 @@ class Preparation:
         return prepared
 
     async def embed(self, prepared: Sequence[Prepared]) -> None:
-        """Cuts and embeds for the present generations; called again when another one begins to serve."""
+        """Cuts and embeds for the generations that there are now; also again, after one of them has begun to serve."""
         found = targets(self._collection, self._models)
         for item in prepared:
             item.begin_again(found.serving.number)

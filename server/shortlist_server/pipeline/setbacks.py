@@ -1,8 +1,8 @@
 """Generations that writes leave out for a while, because their model failed.
 
-Only the serving generation can fail a write. If the model of another one fails, writes leave out its passages and
-its build adds them later. Writes then leave the generation out for some seconds, and for longer after each failure, so
-that a missing model does not slow down every window. Belongs to the event loop.
+Only the serving generation can fail a write. Where the model of another one fails, its passages are left out; its
+build makes them up later. So that a model that is gone does not slow down every window, writes leave the generation out
+for some seconds, and longer each time that it fails again. Belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shortlist_server.errors import ShortlistError
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
-"""How long writes leave a generation out: after the first failure, and at most."""
+"""How long writes leave a generation out after the first failure, and at most."""
 
 
 @dataclass(frozen=True, slots=True)

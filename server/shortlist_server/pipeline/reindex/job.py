@@ -4,7 +4,7 @@ While one portion of documents is written, the next is embedded, behind the quer
 that is read and cut. The store keeps the cursor, so a job that ends at any instant goes on where it was.
 
 A failure pauses the build, with the reason on disk, and the job tries again, later each time. A caller's pause lasts
-until a caller ends it. When writes leave a complete generation out, it lags again; the job then adds what it lacks.
+until a caller ends it. A complete generation lags again when writes leave it out; the job then makes that up.
 
 A job belongs to the event loop; what blocks runs in the composition root's thread pool.
 """
@@ -82,12 +82,12 @@ class Job:
         return self._task.done()
 
     def look(self) -> None:
-        """Makes the job look at its generation now, and ends a pause that the job made itself."""
+        """Has the job look at its generation now; a pause of its own is over."""
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._look.set()
 
     def interrupt(self) -> None:
-        """Ends what the job is doing, and makes it look at its generation."""
+        """Ends what the job is doing, and has it look at its generation."""
         if self._building is not None:
             self._building.cancel()
         self.look()
@@ -98,7 +98,7 @@ class Job:
         await asyncio.wait({self._task})
 
     async def moved(self, timeout_seconds: float) -> None:
-        """Waits for progress or the end of the job, at most for the time given."""
+        """Waits for progress, or the end of the job, for so long at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._moved.wait()
@@ -106,7 +106,7 @@ class Job:
             self._moved.clear()
 
     def progress(self) -> ReindexProgress | None:
-        """The progress of the build; None before the first look. Any thread."""
+        """How far the build is; None before the first look. Any thread."""
         generation = self.generation
         if generation is None:
             return None
@@ -171,7 +171,7 @@ class Job:
         return True
 
     async def _generation(self) -> Generation | None:
-        """The generation now; None once it will never need a build again."""
+        """The generation now; None once there is nothing to build in it, ever."""
         found = await self._in_thread(lambda: self._store.find(self.collection).generations())
         self.generation = next((one for one in found if one.number == self.number), self.generation)
         self._moved.set()
@@ -257,7 +257,7 @@ class Job:
             async with leased(self._store, self.collection, self._threads) as collection:
                 self.generation = await asyncio.wrap_future(collection.pause_build(self.number, reason, by_user=False))
         except ShortlistError as failure:
-            # On a full disk even the reason has no room; it stays in memory while the server runs.
+            # On a full disk even that has no room; the reason is known as long as the server runs.
             logger.info("the reason cannot be stored: %s", failure.message)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
-"""Starts reindexes, keeps a job for each generation that may lack documents, and reports their progress.
+"""Reindexes: starts them, keeps a job for each generation that may lack documents, and tells how far they are.
 
 ``begin`` takes up the builds that a stop or a crash interrupted. The jobs follow the states of their generations by
-themselves; ``look`` makes them notice a change at once. Coroutines on the server's event loop; blocking work runs in
-the composition root's thread pool.
+themselves; ``look`` only saves them the wait. Coroutines on the server's event loop; blocking work runs in the
+composition root's thread pool.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ class Reindexer:
         self._jobs.clear()
 
     def look(self, collection: str) -> None:
-        """Makes the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
+        """Has the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
         if not self._closed:
             task = asyncio.create_task(self._look(collection))
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
     async def estimate(self, collection: str, new: NewGeneration, *, force: bool = False) -> ReindexEstimate:
-        """Estimates what a reindex would need; embeds a few documents for it.
+        """What a reindex would need; embeds a few documents to learn it.
 
         Args:
-            force: allow the settings of the serving generation.
+            force: also where the generation would be as the one that serves.
 
         Raises:
             CollectionNotFound, ModelNotFound, InvalidArgument: the request is wrong.
@@ -104,7 +104,7 @@ class Reindexer:
         """Makes a generation and begins to build it.
 
         Args:
-            force: start even if the disk seems too small; allow the settings of the serving generation.
+            force: also where the disk seems too small, or the generation would be as the one that serves.
 
         Raises:
             CollectionNotFound, ModelNotFound, InvalidArgument: the request is wrong.
@@ -134,9 +134,9 @@ class Reindexer:
     async def build(
         self, collection: str, number: int, tell: Callable[[ReindexProgress], None] = lambda _: None
     ) -> Generation:
-        """Follows the build of a generation until it is complete, through pauses too. Returns the generation.
+        """Follows the build of a generation until it is complete; while it is paused, too. Returns the generation.
 
-        Cancelling this coroutine does not end the build.
+        To cancel it ends the following and not the build.
 
         Raises:
             CollectionNotFound, GenerationNotFound: it does not exist, or is dropped meanwhile.
@@ -182,7 +182,7 @@ class Reindexer:
             job.interrupt()
 
     def progress(self, collection: str, number: int) -> ReindexProgress | None:
-        """The progress of a build; None where no job has it. Any thread."""
+        """How far a build is; None where no job has it. Any thread."""
         job = self._jobs.get((collection, number))
         return None if job is None else job.progress()
 
@@ -197,7 +197,7 @@ class Reindexer:
         return generation
 
     async def _look(self, collection: str) -> None:
-        # A collection that was dropped or cannot be read has nothing to build; its jobs notice that themselves.
+        # A collection that was dropped, or cannot be read, has nothing to build; its jobs find out as well.
         with contextlib.suppress(ShortlistError):
             for one in await self._in_thread(lambda: self._store.find(collection).generations()):
                 if one.state in (GenerationState.BUILDING, GenerationState.FORMER):
