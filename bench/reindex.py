@@ -250,6 +250,7 @@ def compared(comparison: GenerationComparison) -> dict[str, float]:
         "final_ndcg_serving": final.serving.ndcg_at_10,
         "final_ndcg_candidate": final.candidate.ndcg_at_10,
         "p_value": final.p_value,
+        "degraded_searches": comparison.degraded_searches,
         "serving_median_ms": comparison.serving_median_seconds * 1000,
         "candidate_median_ms": comparison.candidate_median_seconds * 1000,
     }
@@ -300,6 +301,7 @@ def main() -> None:
                 beside = rechunk(server.target, texts, size)
         finally:
             server.stop()
+        log = (folder / "server.log").read_text(errors="replace")
     candidate = max(number for _, _, numbers in life.expected for number in numbers)
     changed = life.quality["switched"]
     # Vectors of int8 models depend on their batch, so two ingests of the same texts differ a little.
@@ -312,6 +314,11 @@ def main() -> None:
                 "answers of a wrong generation", wrong_answers(life, {1: "hashing", candidate: DEFAULT_EMBEDDER}), 0
             ),
             at_most("final nDCG@10 after the switch, outside of the fresh ingests'", off, QUALITY_LIMIT),
+            at_most(
+                "final nDCG@10 of the comparison, against after the switch",
+                abs(life.figures["comparison"]["final_ndcg_candidate"] - changed),
+                QUALITY_LIMIT,
+            ),
             at_most(
                 "final nDCG@10 after rolling back, against before",
                 abs(life.quality["rolled back"] - life.quality["hashing"]),
@@ -334,6 +341,7 @@ def main() -> None:
         final_ndcg={"fresh": fresh, "fresh_spread": max(fresh) - min(fresh), **life.quality},
         searches=len(life.answers),
         failures=dict(life.failures),
+        times_writes_left_a_generation_out=log.count("writes leave out generation"),
         switch_ms=life.switch_ms,
         reindex_documents_per_second_alone=[a for a, _ in rates],
         bare_documents_per_second=[b for _, b in rates],
