@@ -135,6 +135,7 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
                 busy = (begin, time.perf_counter())
                 before = (0.0, busy[1])
             deleted_from = time.perf_counter()
+            caught_up = wait_complete(client, candidate)
             comparison = client.compare_generations(LIVE, queries=judged.queries, qrels=judged.qrels)
             switched = switch(client, life, candidate)
             life.quality["switched"] = final_quality(client, LIVE, judged)
@@ -165,10 +166,19 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
         "reindex_seconds": busy[1] - busy[0],
         "reindex_documents_per_second": len(corpus) / (busy[1] - busy[0]),
         "writes_beside_reindex": dict(writer.acks),
+        "seconds_until_complete_after_the_last_write": caught_up,
         "comparison": compared(comparison),
         "commit_ms_during_drop": dropping,
     }
     return life
+
+
+def wait_complete(client: Client, number: int) -> float:
+    """Waits until a generation has every write, also those that came when its model was too slow; returns the time."""
+    begin = time.perf_counter()
+    while not next(one for one in client.generations(LIVE) if one.number == number).complete:
+        time.sleep(0.1)
+    return time.perf_counter() - begin
 
 
 def switch(client: Client, life: Life, number: int | None) -> tuple[float, float]:
