@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -49,6 +50,8 @@ from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -244,6 +247,7 @@ class CollectionServicer(pb_grpc.CollectionServiceServicer):
 
         generations = await self._in_thread(switch)
         self._reindexer.look(name)
+        logger.info("collection '%s': generation %d serves", name, number)
         by_state = {one.state: self._generation_out(name, one) for one in generations}
         return by_state[GenerationState.SERVING], by_state.get(GenerationState.FORMER, generation_pb.Generation())
 

@@ -144,6 +144,20 @@ class SegmentOutdated(Exception):
     """The segments that a new one replaces have changed since its build began. Never reaches a caller."""
 
 
+class GenerationDamaged(Exception):
+    """A write met damage in a generation that does not serve. The writer sets it apart and writes again.
+
+    Attributes:
+        number: the generation's.
+        problem: a sentence.
+    """
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(problem)
+        self.number = number
+        self.problem = problem
+
+
 class GenerationDropped(SegmentOutdated):
     """The generation of a new segment is being dropped. Never reaches a caller."""
 

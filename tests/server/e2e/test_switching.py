@@ -26,7 +26,7 @@ WORDS = ["owl", "lynx", "camel", "whale", "krill", "snow", "desert", "forest", "
 DIMENSIONS = {"small": 48, "large": 80}
 ENGINES = {name: HashingEmbedder(name, dimension) for name, dimension in DIMENSIONS.items()}
 SEARCHERS = 8
-SWITCHES = 80
+SWITCHES = 64
 ANSWERS_BETWEEN = 30
 """Searches that are answered between two switches."""
 
@@ -51,6 +51,7 @@ class Traffic:
         self.answers: Counter[int] = Counter()
         self.problems: list[str] = []
         self.acknowledged = (0, 0)
+        self.streamed = 0
         self._target = target
         self._embedder_of = embedder_of
         self._stopping = threading.Event()
@@ -100,6 +101,20 @@ class Traffic:
                 if new:
                     self.acknowledged = (version, done.searchable_sequence)
 
+    def stream(self) -> None:
+        """One stream of documents that outlasts all switches."""
+
+        def documents() -> Iterator[Document]:
+            while not self._stopping.is_set():
+                self.streamed += 1
+                yield Document(id=f"s{self.streamed}", text=text_of(self.streamed, self.streamed))
+                time.sleep(0.03)
+
+        with Client(self._target) as client:
+            done = client.ingest("docs", documents()).finish()
+        if done.durable != self.streamed:
+            self.problems.append(f"{self.streamed} documents were streamed: {done}")
+
     def _search_all(self, client: Client, turn: int) -> None:
         query = f"{WORDS[turn % len(WORDS)]} {WORDS[turn // 3 % len(WORDS)]}"
         self._check(query, client.search("docs", query, limit=20, rerank=bool(turn % 2)))
@@ -142,7 +157,7 @@ def target(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.timeout(240)
 def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back_and_forth(target: str) -> None:
-    with Client(target) as client, ThreadPoolExecutor(SEARCHERS + 1) as threads:
+    with Client(target) as client, ThreadPoolExecutor(SEARCHERS + 2) as threads:
         client.create_collection("docs", CollectionConfig(embedder="small"))
         first = client.ingest(
             "docs",
@@ -155,7 +170,7 @@ def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back
         traffic = Traffic(target, lambda number: embedders[number])
         traffic.acknowledged = (0, first.searchable_sequence)
         running = [threads.submit(traffic.search, seed) for seed in range(SEARCHERS)]
-        running.append(threads.submit(traffic.write))
+        running += [threads.submit(traffic.write), threads.submit(traffic.stream)]
         try:
             for round in range(4):
                 embedder = "large" if embedders[max(embedders)] == "small" else "small"
@@ -185,4 +200,5 @@ def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back
             for written in range(0, version + 1, 8):
                 answer = client.search("docs", f"written{written} zebra", mode="dense", generation=number)
                 assert f"w{written}" in [hit.id for hit in answer]
-        assert client.count("docs") == DOCUMENTS + 1 + version // 8
+        assert client.count("docs") == DOCUMENTS + 1 + version // 8 + traffic.streamed
+        assert traffic.streamed > 200

@@ -32,7 +32,8 @@ _MOST_PAGES = 500
 _STEP_SECONDS = 0.01
 """How long a step should take before it commits; the number of rows or pages follows."""
 
-_RETRY_SECONDS = 30.0
+_FIRST_RETRY_SECONDS = 30.0
+_LAST_RETRY_SECONDS = 3600.0
 
 
 class Dropping:
@@ -53,6 +54,7 @@ class Dropping:
         self._forgotten = forgotten
         self._lock = threading.Lock()
         self._under_way: set[int] = set()
+        self._retry_seconds = _FIRST_RETRY_SECONDS
         self._closed = False
 
     @property
@@ -186,14 +188,12 @@ class Dropping:
                 self._under_way.discard(number)
 
     def _failed(self, number: int, error: BaseException) -> None:
+        seconds = self._retry_seconds
+        self._retry_seconds = min(2 * seconds, _LAST_RETRY_SECONDS)
         logger.error(
-            "collection '%s': dropping generation %d failed, next try in %.0f s: %s",
-            self._name,
-            number,
-            _RETRY_SECONDS,
-            error,
+            "collection '%s': dropping generation %d failed, next try in %.0f s: %s", self._name, number, seconds, error
         )
-        self._parameters.clock.after(_RETRY_SECONDS, lambda: self._delete_rows(number))
+        self._parameters.clock.after(seconds, lambda: self._delete_rows(number))
 
 
 class _Once:

@@ -14,6 +14,7 @@ from typing import Any
 
 from shortlist_server.domain import GenerationConfig
 from shortlist_server.errors import DataCorrupted
+from shortlist_server.storage import footprint
 from shortlist_server.storage.compaction.recovery import Place, Recovered, recover
 from shortlist_server.storage.compaction.scheduler import CompactionScheduler, CompactionTally
 from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE, SEGMENTS_FOLDER
@@ -25,9 +26,6 @@ from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.index import DenseIndex
 
 Submit = Callable[[Task[Any]], Future[Any]]
-
-_ROW_BYTES = 96
-"""Bytes of a passage's rows besides its vectors, with their share of the indexes."""
 
 _SAMPLED_ROWS = 16
 
@@ -164,7 +162,8 @@ class OpenGeneration:
 
 def rows_bytes(passages: int, dimension: int, token_bytes: float = 0.0) -> int:
     """An estimate of the bytes of some passages' rows; ``token_bytes``: of the token vectors of one passage."""
-    return int(passages * (4 * dimension + token_bytes + _ROW_BYTES))
+    sample = [round(token_bytes)] if token_bytes else []
+    return footprint.disk_bytes(passages, dimension, sample, segments=False)
 
 
 def _folder_bytes(place: Place, uid: str) -> int:

@@ -125,7 +125,7 @@ def _all_generation_checks(connection: sqlite3.Connection) -> Iterator[Check]:
             if row.number != serving:
                 yield _documents_of(connection, row, name)
         except sqlite3.DatabaseError as error:
-            if row.number == serving:
+            if row.number == serving or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
                 raise
             yield Check(name=f"damage{name}", ok=False, detail=str(error))
 

@@ -13,7 +13,7 @@ import json
 import logging
 import sqlite3
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import xor
@@ -33,8 +33,8 @@ from shortlist_server.storage.rows.tables import tables_of
 from shortlist_server.storage.values import (
     Counters,
     Effect,
+    GenerationDamaged,
     GenerationDropped,
-    GenerationRow,
     PassageChange,
     SegmentOutdated,
     SegmentRow,
@@ -207,12 +207,14 @@ class WriteTransaction:
     ) -> None:
         """Removes and adds passages of one generation, and counts them in its row.
 
-        Neither an invalid vector for a generation that does not serve nor damage in its tables fails the change: the
-        generation lacks the new documents then, or is not used any more.
+        An invalid vector for a generation that does not serve fails nothing: the generation lacks the documents then.
 
         Args:
             brought: for each new document that comes with passages for this generation, by key, their number.
             packed: the vectors, where they are checked already.
+
+        Raises:
+            GenerationDamaged: the tables of a generation that does not serve are damaged.
         """
         row = self.counters.find(number)
         assert row is not None
@@ -231,9 +233,13 @@ class WriteTransaction:
                 new.insert(self.connection, packed)
             return removed
 
-        removed = change() if number == self.counters.serving.number else self.apart(row, change)
-        if removed is None:
-            return
+        try:
+            with translated(f"generation {number}"):
+                removed = change()
+        except DataCorrupted as error:
+            if number == self.counters.serving.number:
+                raise
+            raise GenerationDamaged(number, error.message) from error
         done = PassageChange() if new is None else new.change
         done.removed = [label for labels in removed.values() for label in labels]
         effect.passages[number] = done
@@ -251,23 +257,6 @@ class WriteTransaction:
                 passages=row.passages + len(done.labels) - len(done.removed),
             )
         )
-
-    def apart(self, row: GenerationRow, work: Callable[[], T]) -> T | None:
-        """Does work on the tables of a generation that does not serve.
-
-        If they are damaged, undoes the work, marks the generation as unusable, and returns None.
-        """
-        self.connection.execute("SAVEPOINT generation")
-        try:
-            with translated(f"generation {row.number}"):
-                done = work()
-        except DataCorrupted as error:
-            self.connection.execute("ROLLBACK TO generation")
-            self.connection.execute("RELEASE generation")
-            self.mark_unusable(row.number, error.message)
-            return None
-        self.connection.execute("RELEASE generation")
-        return done
 
     def mark_unusable(self, number: int, problem: str) -> None:
         """Records that a generation cannot be used any more; its segments leave the manifest."""
