@@ -39,7 +39,7 @@ def standing(generation: Generation) -> str:
     if generation.problem:
         return "damaged"
     if generation.state != "building":
-        return generation.state
+        return generation.state if generation.complete else f"{generation.state}, incomplete"
     if generation.complete:
         return "ready to serve"
     return "paused" if generation.paused_reason else "building"
