@@ -38,8 +38,10 @@ def standing(generation: Generation) -> str:
     """The state of a generation for a person, as in "paused" or "ready"."""
     if generation.problem:
         return "damaged"
+    if generation.state == "former" and not generation.complete:
+        return "former, incomplete"
     if generation.state != "building":
-        return generation.state if generation.complete else f"{generation.state}, incomplete"
+        return generation.state
     if generation.complete:
         return "ready to serve"
     return "paused" if generation.paused_reason else "building"
