@@ -171,6 +171,8 @@ class OperationRegistry:
             self.check_room(caller)
         self._started += 1
         entry = _Entry(self._started, work, caller)
+        if (before := self._kept.pop(entry.id, None)) is not None:
+            self._kept_bytes -= before.result_bytes
         self._unfinished[entry.id] = entry
         entry.task = asyncio.create_task(self._run(entry, work), name=f"operation {entry.id}")
         return entry.view()
