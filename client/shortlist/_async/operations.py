@@ -11,7 +11,7 @@ from shortlist._async.base import AsyncClientBase
 from shortlist._async.channel import sleep
 from shortlist._async.pages import AsyncPages
 from shortlist._calls import Call
-from shortlist._errors import DeadlineExceeded, InternalError, NotFound, ShortlistError, Unavailable
+from shortlist._errors import InternalError, ShortlistError
 from shortlist._operation_types import Operation, OperationKind, OperationProgress, OperationState
 
 
@@ -93,7 +93,8 @@ class AsyncOperationCalls(AsyncClientBase):
     ) -> Operation:
         """Waits until an operation has ended, and returns it; whether it succeeded, its ``state`` says.
 
-        The operation goes on if the waiting ends before. A broken connection is made again.
+        The operation goes on if the waiting ends before. A broken connection is made again, and a busy server asked
+        again.
 
         Args:
             name: its name.
@@ -106,7 +107,9 @@ class AsyncOperationCalls(AsyncClientBase):
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """
-        waiting = operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds)
+        return await self._ended(name, operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds))
+
+    async def _ended(self, name: str, waiting: operation_calls.Waiting) -> Operation:
         while True:
             try:
                 await self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())
@@ -122,21 +125,20 @@ class AsyncOperationCalls(AsyncClientBase):
         self, start: Call[Operation], progress: Callable[[Any], None] | None, timeout_seconds: float | None
     ) -> Operation:
         """Starts an operation and waits for its end. Whoever interrupts the wait cancels the operation."""
-        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        waiting = operation_calls.Waiting(progress, timeout_seconds, operation_calls.RECONNECT_SECONDS)
         try:
             started = await self._unary(start, timeout_seconds)
         except BaseException as error:
             # It may have been started all the same. Under the same request id, the server says how it is called.
-            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+            if waiting.interrupted_by(error):
                 with suppress(ShortlistError):
                     await self._give_up((await self._unary(start, operation_calls.GIVE_UP_SECONDS)).name)
             raise
         try:
-            return await self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
-        except (NotFound, Unavailable):
-            raise
-        except BaseException:
-            await self._give_up(started.name)
+            return await self._ended(started.name, waiting)
+        except BaseException as error:
+            if waiting.interrupted_by(error):
+                await self._give_up(started.name)
             raise
 
     async def _give_up(self, name: str) -> None:
