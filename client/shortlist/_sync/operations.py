@@ -56,8 +56,9 @@ class OperationCalls(ClientBase):
         )
 
     def cancel_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
-        """Tells an operation to stop, and returns it without waiting; harmless when it has ended.
+        """Tells an operation to stop, and returns it without waiting, and without its result.
 
+        Harmless when it has ended.
         It stops within about a second, or completes before: its state at the end says which. A cancelled backup or
         restore has left nothing behind.
 

@@ -30,7 +30,7 @@ def operation(state: operation_pb2.OperationState.ValueType) -> operation_pb2.Op
 
 
 class Scripted(grpc.GenericRpcHandler):
-    """Starts an operation. Each wait for it shows it running and does the next thing; when none is left, it succeeds."""
+    """Starts an operation. Each wait shows it running and does the next thing; when none is left, it succeeds."""
 
     def __init__(self) -> None:
         self.waits: list[Wait] = []
