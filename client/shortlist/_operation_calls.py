@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import grpc
+
 from shortlist._calls import Call
 from shortlist._channel import checked_timeout
 from shortlist._convert import choice_to_proto
-from shortlist._errors import DeadlineExceeded, InternalError, ShortlistError, Unavailable
+from shortlist._errors import DeadlineExceeded, InternalError, Overloaded, ShortlistError, Unavailable
 from shortlist._metadata import checked_integer, checked_text
 from shortlist._operation_convert import operation as convert
 from shortlist._operation_types import Operation, OperationKind, OperationState
+from shortlist._status import is_broken_connection
 from shortlist.v1 import operation_pb2
 from shortlist.v1 import operation_service_pb2 as pb
 
@@ -26,6 +29,9 @@ REINDEX_RECONNECT_SECONDS = 300.0
 
 GIVE_UP_SECONDS = 5.0
 """How long to wait for an operation to stop when its caller was interrupted. Most stop within one."""
+
+PAUSE_SECONDS = 0.2
+"""Time between two connections where the server names none."""
 
 T = TypeVar("T")
 
@@ -138,15 +144,20 @@ class Waiting:
         self._until = None if timeout_seconds is None else time.monotonic() + checked_timeout(timeout_seconds)
         self._told: object = None
         self._away_since: float | None = None
+        self._own_error: BaseException | None = None
         self.latest: Operation | None = None
 
     def take(self, operation: Operation) -> None:
-        """Takes a message of the stream, and reports its progress if that is new."""
+        """Takes a message of the stream, and reports its progress if that is new. Raises what ``progress`` raises."""
         self._away_since = None
         self.latest = operation
         if self._progress is not None and operation.progress not in (None, self._told):
             self._told = operation.progress
-            self._progress(operation.progress)
+            try:
+                self._progress(operation.progress)
+            except BaseException as error:
+                self._own_error = error
+                raise
 
     def ended(self) -> Operation | None:
         """The operation, once it has ended."""
@@ -166,13 +177,32 @@ class Waiting:
         return left
 
     def pause_seconds(self, error: ShortlistError) -> float:
-        """How long to wait before the next stream, after an error of the last one.
+        """How long to wait before the next stream, after an error of the last one; not beyond the deadline.
+
+        A server that is too busy for the stream is not away, so the client repeats the request as long as it takes.
 
         Raises:
-            ShortlistError: the error itself, when waiting cannot help.
+            BaseException: the error itself, where waiting cannot help, or that of ``progress``.
         """
-        now = time.monotonic()
-        self._away_since = self._away_since or now
-        if not isinstance(error, Unavailable) or now - self._away_since > self._reconnect_seconds:
+        if self._own_error is not None:
+            raise self._own_error
+        if isinstance(error, Overloaded):
+            self._away_since = None
+        elif isinstance(error, Unavailable) or _broken(error):
+            now = time.monotonic()
+            self._away_since = self._away_since or now
+            if now - self._away_since > self._reconnect_seconds:
+                raise error
+        else:
             raise error
-        return error.retry_after_seconds or 0.2
+        pause = error.retry_after_seconds or PAUSE_SECONDS
+        left = self.left_seconds()
+        return pause if left is None else min(pause, left)
+
+    def interrupted_by(self, error: BaseException) -> bool:
+        """Whether the caller ended the wait: by a deadline, an interruption, or an error of ``progress``."""
+        return error is self._own_error or isinstance(error, DeadlineExceeded) or not isinstance(error, Exception)
+
+
+def _broken(error: ShortlistError) -> bool:
+    return isinstance(error.__cause__, grpc.RpcError) and is_broken_connection(error.__cause__)

@@ -234,7 +234,9 @@ class Server:
             ),
             server,
         )
-        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
+        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(
+            OperationServicer(operations, limits.large_answer), server
+        )
         self._health = HealthServicer()
         add_health(self._health, server)
         if config.reflection:

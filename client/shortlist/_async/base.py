@@ -108,6 +108,7 @@ class AsyncClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise await off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             # Closed between the check and the answer; else the error is the caller's own.
@@ -133,6 +134,7 @@ class AsyncClientBase:
                 # What ``take`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise await off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()

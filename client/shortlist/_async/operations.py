@@ -11,7 +11,7 @@ from shortlist._async.base import AsyncClientBase
 from shortlist._async.channel import sleep
 from shortlist._async.pages import AsyncPages
 from shortlist._calls import Call
-from shortlist._errors import DeadlineExceeded, InternalError, NotFound, ShortlistError, Unavailable
+from shortlist._errors import InternalError, ShortlistError
 from shortlist._operation_types import Operation, OperationKind, OperationProgress, OperationState
 
 
@@ -55,8 +55,9 @@ class AsyncOperationCalls(AsyncClientBase):
         )
 
     async def cancel_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
-        """Tells an operation to stop, and returns it without waiting; harmless when it has ended.
+        """Tells an operation to stop, and returns it without waiting, and without its result.
 
+        Harmless when it has ended.
         It stops within about a second, or completes before: its state at the end says which. A cancelled backup or
         restore has left nothing behind.
 
@@ -93,7 +94,8 @@ class AsyncOperationCalls(AsyncClientBase):
     ) -> Operation:
         """Waits until an operation has ended, and returns it; its ``state`` says whether it succeeded.
 
-        The operation goes on if the wait ends first. The client replaces a broken connection.
+        The operation goes on if the wait ends first. The client replaces a broken connection, and asks a busy server
+        again.
 
         Args:
             name: its name.
@@ -106,7 +108,9 @@ class AsyncOperationCalls(AsyncClientBase):
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """
-        waiting = operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds)
+        return await self._ended(name, operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds))
+
+    async def _ended(self, name: str, waiting: operation_calls.Waiting) -> Operation:
         while True:
             try:
                 await self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())
@@ -122,21 +126,20 @@ class AsyncOperationCalls(AsyncClientBase):
         self, start: Call[Operation], progress: Callable[[Any], None] | None, timeout_seconds: float | None
     ) -> Operation:
         """Starts an operation and waits for its end. Whoever interrupts the wait cancels the operation."""
-        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        waiting = operation_calls.Waiting(progress, timeout_seconds, operation_calls.RECONNECT_SECONDS)
         try:
             started = await self._unary(start, timeout_seconds)
         except BaseException as error:
             # The server may have started it all the same. A repetition with the same request id returns its name.
-            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+            if waiting.interrupted_by(error):
                 with suppress(ShortlistError):
                     await self._give_up((await self._unary(start, operation_calls.GIVE_UP_SECONDS)).name)
             raise
         try:
-            return await self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
-        except (NotFound, Unavailable):
-            raise
-        except BaseException:
-            await self._give_up(started.name)
+            return await self._ended(started.name, waiting)
+        except BaseException as error:
+            if waiting.interrupted_by(error):
+                await self._give_up(started.name)
             raise
 
     async def _give_up(self, name: str) -> None:

@@ -109,6 +109,7 @@ class ClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             # Closed between the check and the answer; else the error is the caller's own.
@@ -134,6 +135,7 @@ class ClientBase:
                 # What ``take`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()

@@ -9,7 +9,7 @@ from typing import Any
 
 from shortlist import _operation_calls as operation_calls
 from shortlist._calls import Call
-from shortlist._errors import DeadlineExceeded, InternalError, NotFound, ShortlistError, Unavailable
+from shortlist._errors import InternalError, ShortlistError
 from shortlist._operation_types import Operation, OperationKind, OperationProgress, OperationState
 from shortlist._sync.base import ClientBase
 from shortlist._sync.channel import sleep
@@ -56,8 +56,9 @@ class OperationCalls(ClientBase):
         )
 
     def cancel_operation(self, name: str, *, timeout_seconds: float | None = None) -> Operation:
-        """Tells an operation to stop, and returns it without waiting; harmless when it has ended.
+        """Tells an operation to stop, and returns it without waiting, and without its result.
 
+        Harmless when it has ended.
         It stops within about a second, or completes before: its state at the end says which. A cancelled backup or
         restore has left nothing behind.
 
@@ -94,7 +95,8 @@ class OperationCalls(ClientBase):
     ) -> Operation:
         """Waits until an operation has ended, and returns it; its ``state`` says whether it succeeded.
 
-        The operation goes on if the wait ends first. The client replaces a broken connection.
+        The operation goes on if the wait ends first. The client replaces a broken connection, and asks a busy server
+        again.
 
         Args:
             name: its name.
@@ -107,7 +109,9 @@ class OperationCalls(ClientBase):
             DeadlineExceeded: it did not end in time.
             ServerUnavailable: the server was away for too long.
         """
-        waiting = operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds)
+        return self._ended(name, operation_calls.Waiting(progress, timeout_seconds, reconnect_seconds))
+
+    def _ended(self, name: str, waiting: operation_calls.Waiting) -> Operation:
         while True:
             try:
                 self._stream(operation_calls.wait_operation(name), waiting.take, waiting.left_seconds())
@@ -123,21 +127,20 @@ class OperationCalls(ClientBase):
         self, start: Call[Operation], progress: Callable[[Any], None] | None, timeout_seconds: float | None
     ) -> Operation:
         """Starts an operation and waits for its end. Whoever interrupts the wait cancels the operation."""
-        waiting = operation_calls.Waiting(progress, timeout_seconds)
+        waiting = operation_calls.Waiting(progress, timeout_seconds, operation_calls.RECONNECT_SECONDS)
         try:
             started = self._unary(start, timeout_seconds)
         except BaseException as error:
             # The server may have started it all the same. A repetition with the same request id returns its name.
-            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+            if waiting.interrupted_by(error):
                 with suppress(ShortlistError):
                     self._give_up((self._unary(start, operation_calls.GIVE_UP_SECONDS)).name)
             raise
         try:
-            return self.wait_operation(started.name, progress=progress, timeout_seconds=waiting.left_seconds())
-        except (NotFound, Unavailable):
-            raise
-        except BaseException:
-            self._give_up(started.name)
+            return self._ended(started.name, waiting)
+        except BaseException as error:
+            if waiting.interrupted_by(error):
+                self._give_up(started.name)
             raise
 
     def _give_up(self, name: str) -> None:

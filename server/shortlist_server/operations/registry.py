@@ -34,6 +34,9 @@ KEPT = 1000
 KEPT_BYTES = 64 * 1024 * 1024
 """Bytes of all kept results together. The newest is kept whatever its size."""
 
+HELD_BYTES = 64 * 1024 * 1024
+"""Bytes that operations which run or wait may hold of their requests; the only one may hold any number."""
+
 KEPT_SECONDS = 24 * 3600.0
 """Time for which an ended operation is kept."""
 
@@ -52,7 +55,7 @@ class _Entry:
         self.number = number
         # Not the work itself: it refers to its whole request, which would stay in memory as long as the entry.
         self.kind, self.collection, self.collections = work.kind, work.collection, tuple(work.collections)
-        self.pauses, self.survives = work.pauses, work.survives
+        self.pauses, self.survives, self.held_bytes = work.pauses, work.survives, work.held_bytes
         self.caller = caller
         self.state = State.PENDING
         self.create_seconds = self.update_seconds = time.time()
@@ -146,8 +149,8 @@ class OperationRegistry:
         """How many operations have ended since the start, by kind and state, in lower case. Any thread."""
         return dict(self._ended)
 
-    def check_room(self, caller: str, *, survives: bool = False) -> None:
-        """Checks that ``start`` would accept a work now; ``survives`` is that of the work.
+    def check_room(self, caller: str, held_bytes: int = 0, *, survives: bool = False) -> None:
+        """Checks that ``start`` would accept a work now; the parameters are those of the work.
 
         Raises:
             Overloaded: too many operations run or wait.
@@ -155,20 +158,8 @@ class OperationRegistry:
         """
         if self._stopping:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
-        # Apart, because a reindex may be paused for days, and nobody could make a backup meanwhile.
-        alike = [entry for entry in self._unfinished.values() if entry.survives is survives]
-        own = sum(entry.caller == caller for entry in alike)
-        kinds = "reindexes" if survives else "operations"
-        for count, most, whose in (
-            (len(alike), self._most, f"{kinds} run or wait"),
-            (own, self._most_of_caller, f"of your {kinds} run or wait"),
-        ):
-            if count >= most:
-                raise Overloaded(
-                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
-                    retry_after_seconds=RETRY_SECONDS,
-                    metadata={"setting": "max_operations", "limit": str(most)},
-                )
+        self._check_room(caller, survives)
+        self._check_bytes(held_bytes)
 
     def start(self, work: Work, *, caller: str, accepted: bool = False) -> Operation:
         """Starts an operation; it runs as soon as its turn comes.
@@ -182,7 +173,7 @@ class OperationRegistry:
             Unavailable: the server is stopping.
         """
         if not accepted:
-            self.check_room(caller, survives=work.survives)
+            self.check_room(caller, work.held_bytes, survives=work.survives)
         self._started += 1
         entry = _Entry(self._started, work, caller)
         if (before := self._kept.pop(entry.id, None)) is not None:
@@ -338,6 +329,32 @@ class OperationRegistry:
                 f"an operation of kind '{entry.kind.name.lower()}' cannot pause: cancel it, or let it end"
             )
         return entry, entry.pauses
+
+    def _check_room(self, caller: str, survives: bool) -> None:
+        # Apart, because a reindex may be paused for days, and nobody could make a backup meanwhile.
+        alike = [entry for entry in self._unfinished.values() if entry.survives is survives]
+        own = sum(entry.caller == caller for entry in alike)
+        kinds = "reindexes" if survives else "operations"
+        for count, most, whose in (
+            (len(alike), self._most, f"{kinds} run or wait"),
+            (own, self._most_of_caller, f"of your {kinds} run or wait"),
+        ):
+            if count >= most:
+                raise Overloaded(
+                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
+                    retry_after_seconds=RETRY_SECONDS,
+                    metadata={"setting": "max_operations", "limit": str(most)},
+                )
+
+    def _check_bytes(self, more: int) -> None:
+        held = sum(entry.held_bytes for entry in self._unfinished.values())
+        if more and held and held + more > HELD_BYTES:
+            raise Overloaded(
+                f"the operations that run or wait hold {held} bytes of their requests, and may hold {HELD_BYTES}; wait"
+                " for one, or cancel one",
+                retry_after_seconds=RETRY_SECONDS,
+                metadata={"setting": "max_operation_bytes", "limit": str(HELD_BYTES)},
+            )
 
     def _find(self, id: str) -> _Entry:
         self._forget()

@@ -29,6 +29,7 @@ BEARER = "bearer "
 EVERY_COLLECTION = ("*",)
 
 _key: ContextVar[ApiKey] = ContextVar("key", default=ANYONE)
+_admission: ContextVar[Admission | None] = ContextVar("admission", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,17 @@ WORKER_RULES: dict[str, Rule] = {
 """Every method of a worker; it holds no collections, and changes nothing."""
 
 
+def hold_right_to(collections: Iterable[str]) -> None:
+    """Checks collections that the call's request did not name, now and again while the call goes on.
+
+    Raises:
+        PermissionDenied: the call's key has no right to one of them.
+    """
+    admission = _admission.get()
+    if admission is not None:
+        admission.check_collections(collections)
+
+
 def calling_key() -> ApiKey:
     """The key of the call that this coroutine serves; ``ANYONE`` on a server without keys."""
     return _key.get()
@@ -169,6 +181,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         admission = Admission(self._keys, key, rule.scope)
         admission.check_scope()
         _key.set(key)
+        _admission.set(admission)
         return admission, rule
 
     def _identify(self, context: Context) -> ApiKey:

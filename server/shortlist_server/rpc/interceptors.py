@@ -51,8 +51,8 @@ def deadline_of(context: Context, limit_seconds: float) -> Deadline:
 class CallInterceptor(WrappingInterceptor):
     """Bounds the calls served at once, reports every call, and turns errors into statuses.
 
-    Health checks are never refused, so that an overloaded server is not taken for a dead one. Calls that stream both
-    ways are not counted: they are long, and have a limit of their own.
+    Health checks are never refused, so that an overloaded server is not taken for a dead one. Streams are not counted:
+    they are long, and have limits of their own.
     """
 
     def __init__(
@@ -119,12 +119,8 @@ class CallInterceptor(WrappingInterceptor):
 
         async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
             self._admit()
-            if handler.request_streaming:
-                messages = self._reader.messages(kind, requests)
-                await self._write(behaviour(messages, context), serialize, context)
-            else:
-                with self._slot():
-                    await self._write(behaviour(exchange, context), serialize, context)
+            given = self._reader.messages(kind, requests) if handler.request_streaming else exchange
+            await self._write(behaviour(given, context), serialize, context)
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             request_id, watch = self._begin(method, context)

@@ -21,7 +21,14 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import CollectionExists, CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    InvalidArgument,
+    OperationCancelled,
+    ShortlistError,
+    Unavailable,
+)
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.operations.operation import Control, Kind, Work
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
@@ -33,7 +40,7 @@ from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk.files import FOLDER_MODE
-from shortlist_server.storage.reports import Progress
+from shortlist_server.storage.reports import Check, CollectionReport, Progress
 
 MAX_SAMPLE = 10_000
 DEFAULT_SAMPLE = 200
@@ -109,12 +116,18 @@ class Works:
                         progress=tell,
                         cancellation=control.cancellation,
                     )
-                except (CollectionNotFound, Unavailable):
-                    # When all collections are verified, one that is dropped meanwhile is left out.
-                    if request.collection or name in self._store.names():
+                except OperationCancelled:
+                    raise
+                except ShortlistError as error:
+                    if request.collection:
                         raise
-                else:
-                    found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
+                    # When all collections are verified, one that is dropped meanwhile is left out.
+                    if isinstance(error, CollectionNotFound | Unavailable) and name not in self._store.names():
+                        continue
+                    # The reports of the others must not be lost.
+                    check = Check(name="verification", ok=False, detail=error.message)
+                    report = CollectionReport(name=name, checks=[check])
+                found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
             return Result(field=operation_pb2.Operation.VERIFY_RESULT_FIELD_NUMBER, data=found.joined())
 
         async def run(control: Control) -> Result:
@@ -220,7 +233,9 @@ class Works:
         queries = evaluation.queries_in(request, self._config)
         settings = evaluation.all_settings_in(request, self._config)
         self._check_exist([name])
-        if request.include_queries:
+        # Not the request itself, which would be kept until the operation ends.
+        include_queries = request.include_queries
+        if include_queries:
             size = evaluation.reports_bytes(queries, settings)
             if size > self._config.max_message_bytes // 2:
                 raise InvalidArgument(
@@ -230,7 +245,7 @@ class Works:
                 )
 
         def serialized(one: Evaluation) -> bytes:
-            return evaluation.report_out(one, include_queries=request.include_queries).SerializeToString()
+            return evaluation.report_out(one, include_queries=include_queries).SerializeToString()
 
         async def reports(control: Control) -> Result:
             found = self._pieces(operation_pb2.EvaluateResult())
@@ -249,6 +264,7 @@ class Works:
             collections=(name,),
             run=lambda control: control.interruptible(reports(control)),
             turns=self._turns_to_measure,
+            held_bytes=request.ByteSize(),
         )
 
     def _backup_folder(self, name: str, field: str) -> Path:

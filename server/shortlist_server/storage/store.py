@@ -366,6 +366,7 @@ class EmbeddedStore:
                 if not (repair and accept_loss):
                     raise
                 repairs.append(self._accept_loss(name))
+                logger.warning("collection '%s' was repaired: %s", name, repairs[-1])
                 lease = self.lease(name)
         except DataCorrupted as error:
             return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])

@@ -14,6 +14,7 @@ and the labels are compared.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from shortlist_server.domain import NEVER, Cancellation, Vector
 from shortlist_server.errors import GenerationNotFound, GenerationNotReady, OperationCancelled, ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.reports import Check, CollectionReport
@@ -31,6 +33,8 @@ from shortlist_server.storage.rows.integrity import UNREPAIRABLE, database_check
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
+
+logger = logging.getLogger(__name__)
 
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors for which a search must find some of the nearest."""
@@ -70,15 +74,30 @@ def verify_collection(
     if repair and not report.ok:
         begin("repair")
         failed = {check.name for check in report.checks if not check.ok}
-        repairs = _repair(collection, report, failed)
+        repairs: list[str] = []
+        problem = ""
+        try:
+            _repair(collection, failed, repairs)
+        except BuildFailed as error:
+            problem = f"a segment could not be built: {error}"
+        for one in repairs:
+            # The report is lost if the verification is cancelled from here on.
+            logger.warning("collection '%s' was repaired: %s", collection.name, one)
         report = _verified(collection, sample, begin, cancellation)
         report.repairs = repairs
+        if problem:
+            report.checks.append(Check(name="repair", ok=False, detail=problem))
     return report
 
 
-def _repair(collection: EmbeddedCollection, report: CollectionReport, failed: set[str]) -> list[str]:
-    """Drops generations that cannot be used or have damaged rows, and rebuilds what can be rebuilt for the others."""
-    done = []
+def _repair(collection: EmbeddedCollection, failed: set[str], done: list[str]) -> None:
+    """Drops generations that cannot be used or have damaged rows, and rebuilds what can be rebuilt for the others.
+
+    Adds what it did to ``done``.
+
+    Raises:
+        BuildFailed: a segment could not be built; the others are not either.
+    """
     serving = collection.generation
     for generation in collection.generations():
         name = suffix(generation.number, serving)
@@ -95,7 +114,6 @@ def _repair(collection: EmbeddedCollection, report: CollectionReport, failed: se
             for number, snapshot in snapshots.items()
         },
     )
-    return done
 
 
 def _segments(collection: EmbeddedCollection) -> list[Segment]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
@@ -73,6 +73,11 @@ def filter_in(request: operation_service_pb2.ListOperationsRequest) -> tuple[str
 def result_bytes(result: object) -> int:
     """Bytes of a result that an operation keeps."""
     return len(result.data) if isinstance(result, Result) else 0
+
+
+def without_result(operation: Operation) -> Operation:
+    """An operation as it is shown where nobody waits for its result, which may be large."""
+    return replace(operation, result=None)
 
 
 async def answer_out(response: M, operation: Operation) -> M:

@@ -137,7 +137,11 @@ def _copy_collection(
     new_file(target / DATABASE_FILE)
     # Closed after SQLite's own: the first close of a file gives up all of the process's locks on it (fcntl(2)).
     descriptor = os.open(target / DATABASE_FILE, os.O_RDONLY)
-    copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
+    try:
+        copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
+    except BaseException:
+        os.close(descriptor)
+        raise
     try:
         with collection.reading() as connection:
             steps = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import threading
@@ -238,6 +239,25 @@ async def test_too_many_are_refused_with_a_time_to_wait_and_one_caller_may_have_
     registry.cancel(registry.all()[0].id)
     assert registry.unfinished == 3
     registry.start(work(stoppable), caller="third")
+    await registry.stop(10)
+
+
+async def test_the_bytes_of_their_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "HELD_BYTES", 100)
+    registry = OperationRegistry(most=10)
+
+    def start(held_bytes: int) -> Operation:
+        return registry.start(dataclasses.replace(work(stoppable), held_bytes=held_bytes), caller="me")
+
+    first = start(150)
+    with pytest.raises(Overloaded) as caught:
+        start(1)
+    assert caught.value.metadata["setting"] == "max_operation_bytes"
+    start(0)
+    registry.cancel(first.id)
+    await ended(registry, first.id)
+    start(60)
+    start(40)
     await registry.stop(10)
 
 
