@@ -210,8 +210,10 @@ def drop(client: Client) -> dict[str, float]:
     begin = time.perf_counter()
     client.drop_generation(LIVE, former)
     meanwhile = [(time.perf_counter() - begin) * 1000]
-    while any(one.number == former for one in client.generations(LIVE)) and len(meanwhile) < len(probes) - len(quiet):
-        meanwhile.append(commit())
+    while any(one.number == former for one in client.generations(LIVE)):
+        if len(meanwhile) < len(probes) - len(quiet):
+            meanwhile.append(commit())
+        time.sleep(0.02)
     return {
         "seconds": time.perf_counter() - begin,
         "commits": len(meanwhile),

@@ -59,8 +59,8 @@ class GenerationWorks:
         self._threads = threads
 
     def check_room(self, caller: str) -> None:
-        """Raises ``Overloaded`` or ``Unavailable`` where no operation could start now."""
-        self._operations.check_room(caller)
+        """Raises ``Overloaded`` or ``Unavailable`` where no reindex could start now."""
+        self._operations.check_room(caller, survives=True)
 
     def build(self, collection: str, generation: Generation, *, caller: str = CALLER) -> Operation:
         """Starts the operation that builds a generation, which was accepted before."""
