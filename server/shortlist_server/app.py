@@ -184,7 +184,7 @@ class Server:
         generation_works = GenerationWorks(
             operations,
             reindexer,
-            Comparer(store, evaluator, measuring, self._background_threads),
+            Comparer(store, measuring, self._background_threads),
             turns_to_measure,
             store,
             self._work_threads,

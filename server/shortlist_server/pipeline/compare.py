@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from shortlist_server.domain import Deadline, Generation, GenerationState, Include, SearchRequest, SearchResult
 from shortlist_server.errors import GenerationNotFound, GenerationNotReady, ShortlistError
 from shortlist_server.pipeline.comparison import TOP, ComparedQuery, Comparison, JudgedRanking, ids_of
-from shortlist_server.pipeline.evaluate import ALONE, LIMIT, SEARCH_SECONDS, Evaluator, Progress, rankings_of
+from shortlist_server.pipeline.evaluate import ALONE, LIMIT, SEARCH_SECONDS, Progress, rankings_of
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.storage.base import Store
@@ -63,10 +63,9 @@ def pair_of(generations: Sequence[Generation], number: int) -> tuple[int, int]:
 class Comparer:
     """Compares generations of a store's collections."""
 
-    def __init__(self, store: Store, evaluator: Evaluator, searcher: Searcher, threads: Executor) -> None:
-        """``searcher`` and ``threads`` have low priority; the comparer takes turns with ``evaluator``."""
+    def __init__(self, store: Store, searcher: Searcher, threads: Executor) -> None:
+        """``searcher`` and ``threads`` have low priority."""
         self._store = store
-        self._evaluator = evaluator
         self._searcher = searcher
         self._threads = threads
 
@@ -91,7 +90,7 @@ class Comparer:
         """
         loop = asyncio.get_running_loop()
         comparison = Comparison(serving=serving, candidate=candidate)
-        async with leased(self._store, name, self._threads) as collection, self._evaluator.turn:
+        async with leased(self._store, name, self._threads) as collection:
             judged = bool(queries[0].qrels)
             rankings = rankings_of(collection.config) if judged else [WHOLE]
             warm_up = queries[:WARM_UP]

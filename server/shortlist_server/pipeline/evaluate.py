@@ -90,18 +90,13 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates collections of a store, one evaluation at a time.
-
-    Attributes:
-        turn: whoever measures searches holds it, because two at a time would disturb each other and the callers.
-    """
+    """Evaluates collections of a store. The caller lets one evaluation or comparison run at a time."""
 
     def __init__(self, store: Store, searcher: Searcher, threads: Executor) -> None:
         """``searcher`` and ``threads`` have low priority."""
         self._store = store
         self._searcher = searcher
         self._threads = threads
-        self.turn = asyncio.Lock()
 
     async def evaluate(
         self, name: str, queries: Sequence[JudgedQuery], settings: Sequence[SearchDefaults], deadline: Deadline
@@ -116,34 +111,31 @@ class Evaluator:
         async with leased(self._store, name, self._threads) as collection:
             rankings = rankings_of(collection.config)
             done, total = 0, len(settings) * len(rankings) * len(queries)
-            async with self.turn:
-                # All searches read one generation, whatever is switched meanwhile.
-                generation = collection.generation
-                for place, setting in enumerate(settings):
-                    evaluation = Evaluation(setting=place, sequence=collection.sequence)
-                    for ranking in rankings:
-                        found: dict[str, Sequence[str]] = {}
-                        for query in queries:
-                            request = SearchRequest(
-                                collection=name,
-                                text=query.text,
-                                generation=generation,
-                                limit=LIMIT,
-                                settings=merged(ALONE[ranking], setting),
-                                include=Include(text=False, metadata=False),
-                            )
-                            within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
-                            result = await self._searcher.search(request, within)
-                            found[query.id] = [hit.document.id for hit in result.hits]
-                            if ranking == "final":
-                                _note(evaluation, result.report)
-                            done += 1
-                            yield Progress(done=done, total=total)
-                        qrels = {query.id: query.qrels for query in queries}
-                        evaluation.queries[ranking] = await loop.run_in_executor(
-                            self._threads, judge_each, found, qrels
+            # All searches read one generation, whatever is switched meanwhile.
+            generation = collection.generation
+            for place, setting in enumerate(settings):
+                evaluation = Evaluation(setting=place, sequence=collection.sequence)
+                for ranking in rankings:
+                    found: dict[str, Sequence[str]] = {}
+                    for query in queries:
+                        request = SearchRequest(
+                            collection=name,
+                            text=query.text,
+                            generation=generation,
+                            limit=LIMIT,
+                            settings=merged(ALONE[ranking], setting),
+                            include=Include(text=False, metadata=False),
                         )
-                    yield evaluation
+                        within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
+                        result = await self._searcher.search(request, within)
+                        found[query.id] = [hit.document.id for hit in result.hits]
+                        if ranking == "final":
+                            _note(evaluation, result.report)
+                        done += 1
+                        yield Progress(done=done, total=total)
+                    qrels = {query.id: query.qrels for query in queries}
+                    evaluation.queries[ranking] = await loop.run_in_executor(self._threads, judge_each, found, qrels)
+                yield evaluation
 
 
 def rankings_of(config: CollectionConfig) -> list[str]:

@@ -1,11 +1,12 @@
 """Answers a repeated call as the first one was answered (AIP-155).
 
 A caller whose connection breaks cannot know whether its call was done. If its request has a ``request_id``, it can send
-it again: the call is done once, however often it comes. What is done belongs to the id and not to one call, so it goes
-on when a call is cancelled, and calls with the same id that come meanwhile wait for it together.
+it again: the server does it once, however often it comes. The work belongs to the id and not to one call: it goes on
+when a call is cancelled, and calls with the same id that come meanwhile wait for it together.
 
-Answers are kept in memory, for a limited time. A failed call is forgotten at once: nothing was done, so a repetition
-may do better. Coroutines on the server's event loop.
+Answers are kept in memory, within the limits below. A failed call is forgotten at once, so a repetition is done anew.
+The first may have done a part: a deletion by filter or by ids keeps the steps before its failure, and a retry of dead
+letters the documents that it stored. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ KEPT_SECONDS = 600.0
 """Time for which an answer is kept. Callers repeat a call within seconds."""
 
 KEPT, KEPT_OF_CALLER = 10_000, 2_000
-"""Answers that are kept; the oldest goes first."""
+"""Most answers that are kept, in all and of one caller. The oldest is forgotten first."""
 
 KEPT_BYTES = 16 * 1024 * 1024
+"""Most bytes of all answers that are kept."""
 
 RETRY_SECONDS = 0.5
 
