@@ -4,7 +4,8 @@ While one portion of documents is written, the next is embedded, behind the quer
 that is read and cut. The store keeps the cursor, so a job that ends at any instant goes on where it was.
 
 A failure pauses the build, with the reason on disk, and the job tries again, later each time. A caller's pause lasts
-until a caller ends it. A complete generation lags again when writes leave it out; the job then makes that up.
+until a caller ends it. A complete generation lags again when writes leave it out; the job then makes that up. The job
+also is who tries a model that has failed a write, and gives the generation back to writes when the model works.
 
 A job belongs to the event loop; what blocks runs in the composition root's thread pool.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
@@ -25,6 +27,7 @@ from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.reindex.portions import Built, embed, probe, read
 from shortlist_server.pipeline.reindex.rates import Rates
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.pipeline.targets import Target, target_of
 from shortlist_server.storage.base import CollectionStore, Store
@@ -54,6 +57,7 @@ class Job:
         models: ModelCatalog,
         threads: Executor,
         setbacks: Setbacks,
+        room: Room,
         collection: str,
         number: int,
         *,
@@ -66,10 +70,12 @@ class Job:
         self._models = models
         self._threads = threads
         self._setbacks = setbacks
+        self._room = room
         self._max_document_tokens = max_document_tokens
         self._rates = Rates()
         self._trouble = ""
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._try_at = 0.0
         self._look = asyncio.Event()
         self._moved = asyncio.Event()
         self._building: asyncio.Task[None] | None = None
@@ -84,6 +90,7 @@ class Job:
     def look(self) -> None:
         """Has the job look at its generation now; a pause of its own is over."""
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._try_at = 0.0
         self._look.set()
 
     def interrupt(self) -> None:
@@ -142,9 +149,11 @@ class Job:
             if generation is None:
                 return False
             if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
+                if not generation.problem:
+                    await self._try_model(generation)
                 await self._wait(POLL_SECONDS)
                 return True
-            if await self._built(generation):
+            if await self._done(self._build(generation)):
                 self._retry_seconds = FIRST_RETRY_SECONDS
                 # If it still lacks documents, they were left out by writes since it looked.
                 await self._wait(FIRST_RETRY_SECONDS)
@@ -156,9 +165,34 @@ class Job:
             self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         return True
 
-    async def _built(self, generation: Generation) -> bool:
-        """Builds; returns False if it was interrupted. Raises what the build raises."""
-        building = self._building = asyncio.create_task(self._build(generation))
+    async def _try_model(self, generation: Generation) -> None:
+        """Gives a generation that writes leave out back to them if its model works; it has nothing to build now."""
+        if (
+            not self._setbacks.leaves_out(self.collection, self.number)
+            or self._setbacks.holds(self.collection, self.number)
+            or time.monotonic() < self._try_at
+        ):
+            return
+        try:
+            if await self._done(self._probe(generation)):
+                self._setbacks.give_back(self.collection, self.number)
+                self._retry_seconds = FIRST_RETRY_SECONDS
+        except _GONE:
+            raise
+        except Exception as error:
+            # No pause: the generation lacks nothing, or a caller paused the build.
+            logger.info("collection '%s': writes leave out generation %d: %s", self.collection, self.number, error)
+            self._try_at = time.monotonic() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+
+    async def _probe(self, generation: Generation) -> None:
+        async with leased(self._store, self.collection, self._threads) as collection:
+            target = target_of(collection, generation, self._models)
+        await probe(target)
+
+    async def _done(self, work: Coroutine[None, None, None]) -> bool:
+        """Does something that ``interrupt`` ends; returns False if it was interrupted. Raises what the work raises."""
+        building = self._building = asyncio.create_task(work)
         try:
             await asyncio.wait({building})
         finally:
@@ -190,6 +224,7 @@ class Job:
         """Builds all that the generation lacks."""
         async with leased(self._store, self.collection, self._threads) as collection:
             target = target_of(collection, generation, self._models)
+            await self._in_thread(self._room.check)
             if generation.progress.paused or self._trouble:
                 await probe(target)
                 await asyncio.wrap_future(collection.pause_build(self.number, "", by_user=False))
@@ -220,6 +255,7 @@ class Job:
         after: int | None = None
         try:
             while True:
+                await self._in_thread(self._room.check)
                 portion = await self._in_thread(partial(read, collection, target, after, self._max_document_tokens))
                 embedding = asyncio.create_task(embed(portion, target))
                 try:
@@ -238,7 +274,8 @@ class Job:
             collection.build(self.number, built.documents, built.cursor, tokens=built.tokens, failures=built.failures)
         )
         self._rates.add(len(built.documents), built.tokens)
-        self._setbacks.over(self.collection, self.number)
+        if built.tokens:
+            self._setbacks.give_back(self.collection, self.number)
         self._moved.set()
 
     async def _pause(self, error: BaseException) -> None:

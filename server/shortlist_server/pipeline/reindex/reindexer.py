@@ -26,6 +26,7 @@ from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.reindex.estimate import Estimator
 from shortlist_server.pipeline.reindex.job import Job
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.reindex.settings import generation_config
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.storage.base import Store
@@ -50,6 +51,7 @@ class Reindexer:
         threads: Executor,
         setbacks: Setbacks,
         estimator: Estimator,
+        room: Room,
         *,
         max_document_tokens: int,
     ) -> None:
@@ -59,11 +61,12 @@ class Reindexer:
         self._threads = threads
         self._setbacks = setbacks
         self._estimator = estimator
+        self._room = room
         self._max_document_tokens = max_document_tokens
         self._jobs: dict[tuple[str, int], Job] = {}
         self._looking: set[asyncio.Task[None]] = set()
         self._closed = False
-        setbacks.tell(self.look)
+        setbacks.tell(self._lags)
 
     async def begin(self) -> None:
         """Goes on with the builds that a stop or a crash interrupted."""
@@ -80,10 +83,7 @@ class Reindexer:
 
     def look(self, collection: str) -> None:
         """Has the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
-        if not self._closed:
-            task = asyncio.create_task(self._look(collection))
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+        self._begin_to_look(collection, wake=True)
 
     async def estimate(self, collection: str, new: NewGeneration, *, force: bool = False) -> ReindexEstimate:
         """What a reindex would need; embeds a few documents to learn it.
@@ -196,14 +196,24 @@ class Reindexer:
             job.look()
         return generation
 
-    async def _look(self, collection: str) -> None:
+    def _lags(self, collection: str) -> None:
+        """Sees to it that each generation has a job. A job that waits after a failure waits on: no caller asked."""
+        self._begin_to_look(collection, wake=False)
+
+    def _begin_to_look(self, collection: str, *, wake: bool) -> None:
+        if not self._closed:
+            task = asyncio.create_task(self._look(collection, wake=wake))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+
+    async def _look(self, collection: str, *, wake: bool) -> None:
         # A collection that was dropped, or cannot be read, has nothing to build; its jobs find out as well.
         with contextlib.suppress(ShortlistError):
             for one in await self._in_thread(lambda: self._store.find(collection).generations()):
                 if one.state in (GenerationState.BUILDING, GenerationState.FORMER):
                     self._job(collection, one.number)
         for (name, _), job in list(self._jobs.items()):
-            if name == collection:
+            if wake and name == collection:
                 job.look()
 
     def _job(self, collection: str, number: int) -> Job:
@@ -217,6 +227,7 @@ class Reindexer:
                 self._models,
                 self._threads,
                 self._setbacks,
+                self._room,
                 collection,
                 number,
                 max_document_tokens=self._max_document_tokens,
