@@ -121,7 +121,8 @@ class OperationRegistry:
         """Nothing runs yet.
 
         Args:
-            most: operations that may run or wait at once; one caller may have half of them.
+            most: operations that may run or wait at once; one caller may have half of them. Those whose work survives
+                are counted apart.
             size_of: bytes that a result takes while it is kept.
         """
         self._most = most
@@ -145,8 +146,8 @@ class OperationRegistry:
         """How many operations have ended since the start, by kind and state, in lower case. Any thread."""
         return dict(self._ended)
 
-    def check_room(self, caller: str) -> None:
-        """Checks that ``start`` would accept a work now.
+    def check_room(self, caller: str, *, survives: bool = False) -> None:
+        """Checks that ``start`` would accept a work now; ``survives`` is that of the work.
 
         Raises:
             Overloaded: too many operations run or wait.
@@ -154,7 +155,20 @@ class OperationRegistry:
         """
         if self._stopping:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
-        self._check_room(caller)
+        # Apart, because a reindex may be paused for days, and nobody could make a backup meanwhile.
+        alike = [entry for entry in self._unfinished.values() if entry.survives is survives]
+        own = sum(entry.caller == caller for entry in alike)
+        kinds = "reindexes" if survives else "operations"
+        for count, most, whose in (
+            (len(alike), self._most, f"{kinds} run or wait"),
+            (own, self._most_of_caller, f"of your {kinds} run or wait"),
+        ):
+            if count >= most:
+                raise Overloaded(
+                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
+                    retry_after_seconds=RETRY_SECONDS,
+                    metadata={"setting": "max_operations", "limit": str(most)},
+                )
 
     def start(self, work: Work, *, caller: str, accepted: bool = False) -> Operation:
         """Starts an operation; it runs as soon as its turn comes.
@@ -168,9 +182,11 @@ class OperationRegistry:
             Unavailable: the server is stopping.
         """
         if not accepted:
-            self.check_room(caller)
+            self.check_room(caller, survives=work.survives)
         self._started += 1
         entry = _Entry(self._started, work, caller)
+        if (before := self._kept.pop(entry.id, None)) is not None:
+            self._kept_bytes -= before.result_bytes
         self._unfinished[entry.id] = entry
         entry.task = asyncio.create_task(self._run(entry, work), name=f"operation {entry.id}")
         return entry.view()
@@ -322,19 +338,6 @@ class OperationRegistry:
                 f"an operation of kind '{entry.kind.name.lower()}' cannot pause: cancel it, or let it end"
             )
         return entry, entry.pauses
-
-    def _check_room(self, caller: str) -> None:
-        own = sum(entry.caller == caller for entry in self._unfinished.values())
-        for count, most, whose in (
-            (len(self._unfinished), self._most, "operations run or wait"),
-            (own, self._most_of_caller, "of your operations run or wait"),
-        ):
-            if count >= most:
-                raise Overloaded(
-                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
-                    retry_after_seconds=RETRY_SECONDS,
-                    metadata={"setting": "max_operations", "limit": str(most)},
-                )
 
     def _find(self, id: str) -> _Entry:
         self._forget()
