@@ -77,6 +77,10 @@ class Setbacks:
         self._known[collection, number] = _Setback(seconds, began=now, told=now)
         self._told(collection)
 
+    def forget(self, collection: str, number: int) -> None:
+        """The generation serves now, or is gone; another collection may get its name and number."""
+        self._known.pop((collection, number), None)
+
     def leaves_out(self, collection: str, number: int) -> bool:
         """Whether writes leave a generation out now, without asking its model."""
         setback = self._known.get((collection, number))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Deletion, Document, NewGeneration, OverflowPolicy
-from shortlist_server.errors import ModelMismatch, ModelNotFound, Unavailable
+from shortlist_server.domain import Change, Commit, Document, NewGeneration, OverflowPolicy
+from shortlist_server.errors import InvalidArgument, ModelMismatch, ModelNotFound, Unavailable
 from shortlist_server.pipeline.operations import AckStatus
+from shortlist_server.storage.base import GenerationChanged
 
 from .conftest import Bench, Engine
 
@@ -110,18 +114,6 @@ async def test_writes_do_not_try_a_model_again_that_failed(bench: Bench, monkeyp
     bench.setbacks.give_back("docs", number)
     await bench.ingest(*texts(1, first=3))
     assert len(bench.new.embedded) == 1
-
-
-async def test_a_window_without_texts_says_nothing_about_a_model(bench: Bench) -> None:
-    bench.create(embedder="none", dimension=3)
-    number = (await bench.begin_generation()).number
-    bench.setbacks.tell(lambda _: None)
-    vector = np.array([3, 0, 4], dtype=np.float32)
-    bench.new.down = True
-    await bench.ingest(Document(id="both", text="a text", vector=vector))
-    await asyncio.wrap_future(bench.collection.commit([Deletion(id="both")]))
-    await bench.ingest(Document(id="bare", vector=vector))
-    assert bench.setbacks.leaves_out("docs", number)
 
 
 async def test_a_document_that_the_serving_model_cannot_read_is_no_setback_of_another_generation(bench: Bench) -> None:
@@ -250,6 +242,30 @@ async def test_a_window_is_embedded_again_when_another_generation_begins_to_serv
     acks = await writing
     assert [(ack.position, ack.status) for ack in acks] == [(1, DURABLE), (2, DURABLE), (3, DURABLE)]
     assert [len(bench.passages(number, f"d{i}")) for i in range(1, 6)] == [1] * 5
+
+
+async def test_a_window_that_is_embedded_again_may_hold_what_the_store_refuses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.create()
+    real, tries = bench.collection.commit, [0]
+
+    def commit(changes: Sequence[Change], *rest: Any) -> Future[Commit]:
+        tries[0] += 1
+        if tries[0] == 1:
+            bench.old.unreadable = "number 1"
+            raised: Future[Commit] = Future()
+            raised.set_exception(GenerationChanged("another generation serves now"))
+            return raised
+        if tries[0] == 2:
+            raised = Future()
+            raised.set_exception(InvalidArgument("one of these"))
+            return raised
+        return real(changes, *rest)
+
+    monkeypatch.setattr(bench.collection, "commit", commit)
+    acks = await bench.ingest(*texts(3))
+    assert [ack.status for ack in acks] == [FAILED, DURABLE, DURABLE]
 
 
 async def test_what_is_unchanged_stays_so_after_a_switch(bench: Bench) -> None:
