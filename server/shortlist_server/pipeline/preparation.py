@@ -1,13 +1,13 @@
 """What precedes the commit of a window: settle what need not be stored, cut, and embed for every generation.
 
 A generation that is being built, and the former one, get their passages with each write, so that the build need not
-make them later. What they may do to a write:
+make them later. They affect a write so:
 
-- A document that the generation being built refuses, because it is too large for it, fails as a whole.
-- Where their model fails, is not loaded, or takes much longer than the serving one, the whole window leaves their
-  passages out and the build makes them up; so do later windows, until the build says that the model works.
+- A document that is too large for the generation being built fails as a whole.
+- If their model fails, is not loaded, or takes much longer than the serving one, the whole window leaves out their
+  passages and the build adds them. Later windows do the same, until the build says that the model works.
 - A document that the former generation refuses has no passages there: it is found by its words alone after a roll-back.
-- A document without text, whose vector the client made for another generation, has no passages in them either.
+- A document without text, whose vector the client made for another generation, has no passages in them.
 
 Coroutines on the server's event loop; blocking work runs in the composition root's thread pool.
 """
@@ -40,7 +40,7 @@ RETRY_SECONDS = 0.1
 """Wait before a full queue is tried again, where the queue does not say how long."""
 
 OTHERS_TIMES, OTHERS_SECONDS = 5.0, 5.0
-"""How many times as long as the serving generation took, and how long at least, a window then waits for the others."""
+"""How long a window then waits for the others: a multiple of the serving generation's time, and the least time."""
 
 _DRY_RUN_PASSAGES = 8
 
@@ -95,7 +95,7 @@ class Preparation:
         return prepared
 
     async def embed(self, prepared: Sequence[Prepared]) -> None:
-        """Cuts and embeds for the generations that there are now; also again, after one of them has begun to serve."""
+        """Cuts and embeds for the present generations; called again when another one begins to serve."""
         found = targets(self._collection, self._models)
         for item in prepared:
             item.begin_again(found.serving.number)
@@ -116,7 +116,7 @@ class Preparation:
             if not self._setbacks.leaves_out(name, number):
                 self._setbacks.note(name, number, error)
         for target in found.others:
-            # That without an embedder is never left out: it has no model that could fail.
+            # A generation without an embedder is never left out: it has no model that could fail.
             if self._setbacks.leaves_out(name, target.number):
                 self._setbacks.left_out(name, target.number)
             else:
@@ -190,7 +190,7 @@ class Preparation:
                 item.passages[target.number] = ()
 
     async def _embed(self, serving: Sequence[Batch], others: Sequence[Batch], began: float) -> None:
-        """Embeds for the serving generation; the others have as long, and some times as long again.
+        """Embeds for the serving generation; the others get the same time and a multiple of it more.
 
         Args:
             began: when the work on the serving generation began.

@@ -1,11 +1,11 @@
 """Generations that writes leave out for a while, because their model failed or was late.
 
 Only the serving generation can fail a write. Where the model of another one fails, writes leave that generation out,
-and its build makes up what it lacks. Writes never try that model again: each failure would delay one of them. The build
+and its build adds what it lacks. Writes never try that model again, because each failure would delay one of them. The build
 tries it, and gives the generation back to writes once the model works, though not before the setback's hold is over.
 
-A setback that soon follows another one holds twice as long, and one that made a write wait holds many times as long as
-that wait. So a model that fails again and again costs writes a small share of their time.
+A setback that soon follows another one holds twice as long. One that made a write wait holds many times as long as that
+wait. So a model that fails again and again costs writes only a small share of their time.
 
 Belongs to the event loop.
 """
@@ -22,10 +22,10 @@ from shortlist_server.errors import ShortlistError
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 600.0
-"""How long the first setback holds, and how long doubling makes it at most. A setback after so long is a first one."""
+"""How long the first setback holds, and the longest. A setback that comes later than that is a first one again."""
 
 HOLD_PER_WAIT = 20.0
-"""A setback holds at least so many times as long as a write has waited: writes lose a twentieth of their time to it."""
+"""A setback holds at least this many times as long as a write waited, so writes lose a twentieth of their time to it."""
 
 REMIND_SECONDS = 60.0
 """Time after which the build is told again, in case that it could not begin when it was told."""
@@ -48,7 +48,7 @@ class Setbacks:
         self._told: Callable[[str], None] = lambda _: None
 
     def tell(self, told: Callable[[str], None]) -> None:
-        """Has a function called with the name of each collection where a generation lags. It must not block."""
+        """Registers a function that gets the name of each collection where a generation lags. It must not block."""
         self._told = told
 
     def lags(self, collection: str) -> None:

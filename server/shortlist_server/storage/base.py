@@ -40,7 +40,7 @@ __all__ = ["CollectionStore", "GenerationChanged", "GenerationReader", "Lease", 
 
 
 class GenerationChanged(Exception):
-    """Another generation serves than the one that a change was made for. Ingest repeats it; no caller sees this."""
+    """The generation that a change was made for no longer serves. Ingest repeats the change; no caller sees this."""
 
 
 class CollectionStore(Protocol):
@@ -145,7 +145,7 @@ class CollectionStore(Protocol):
     def read_generation(self, number: int | None = None) -> Lease[GenerationReader]:
         """Reads a generation: the serving one if ``number`` is None. Opens the collection and keeps it open.
 
-        Until the lease is released, the generation's rows and files stay, for as long as a call may take at most. Never
+        The generation's rows and files stay until the lease is released, or until the longest deadline of a call. Never
         blocks if the collection is open.
 
         Raises:
@@ -154,7 +154,7 @@ class CollectionStore(Protocol):
         """
 
     def generations(self) -> Sequence[Generation]:
-        """All generations, by number, those that are being dropped included. A closed one's as of its closing."""
+        """All generations by number, with those that are being dropped; of a closed collection, as of its closing."""
 
     def create_generation(self, config: GenerationConfig) -> Future[Generation]:
         """Makes an empty generation to build. From then on, commits may bring passages for it.
@@ -195,7 +195,7 @@ class CollectionStore(Protocol):
         the cursor on past documents that commits have brought passages for.
 
         Args:
-            built: all documents of a portion that ``documents_to_build`` gave; one without passages has none to find.
+            built: all documents of a portion that ``documents_to_build`` gave, also those without passages.
             cursor: the cursor after the portion. Portions come in the order in which they were read.
             tokens: tokens that were embedded.
             failures: dead letters of documents that the generation refused, which are in ``built`` without passages.
@@ -230,7 +230,7 @@ class CollectionStore(Protocol):
     def drop_generation(self, number: int) -> Future[None]:
         """Drops a generation that does not serve; the future is done when that is durable.
 
-        The space comes back in the background, a few pages at a time, once no search reads the generation.
+        The store frees its space in the background, a few pages at a time, once no search reads the generation.
 
         Raises (through the future):
             GenerationNotFound: there is no such generation, or it is being dropped.

@@ -1,4 +1,4 @@
-"""What passages take on disk and in memory, reckoned from the formats. Pure functions; any thread.
+"""The size of passages on disk and in memory, computed from the formats. Pure functions; any thread.
 
 SQLite fills a page with rows one after the other, because passages come in the order of their labels. A row too large
 for a page keeps its beginning there and has the rest in overflow pages of its own
@@ -14,10 +14,10 @@ from shortlist_server.storage.rows.schema import PAGE_BYTES
 
 _PAGE_HEADER = 8
 _CELL_OVERHEAD = 8
-"""Of a row: its place in the page, its size, its key and the header of its columns, about."""
+"""About the bytes that a row takes beside its values: its place in the page, size, key and header of columns."""
 
 _PASSAGE_ROW = 34
-"""A row of ``passages`` with its entry in the index by key, about."""
+"""About the bytes of a row of ``passages`` with its entry in the index by key."""
 
 _NODE_LINKS = 2 * LINKS * 4 + 4
 _UPPER_LINKS = (LINKS * 4 + 4) / (LINKS - 1) + 4
@@ -25,7 +25,7 @@ _UPPER_LINKS = (LINKS * 4 + 4) / (LINKS - 1) + 4
 
 
 def row_bytes(payload: int) -> float:
-    """What a row of so many bytes takes in a table, with its share of the page's empty end."""
+    """Bytes that a row of this size takes in a table, with its share of the page's empty end."""
     usable = PAGE_BYTES
     most_local = usable - 35
     cell: float = payload + _CELL_OVERHEAD
@@ -53,7 +53,7 @@ def disk_bytes(passages: int, dimension: int, token_vectors: Sequence[int], segm
 
 
 def memory_bytes(passages: int, dimension: int, segments: bool) -> int:
-    """What searches keep in memory: the graph, the vectors mapped from their file, and the arrays beside them."""
+    """Bytes that searches keep in memory: the graph, the vectors mapped from their file, and the arrays beside them."""
     growing = 4 * dimension + 17
     return round(passages * (_segment_row_bytes(dimension) + 17 if segments else growing))
 

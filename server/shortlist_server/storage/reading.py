@@ -1,4 +1,4 @@
-"""What a search reads of a store: a generation, and the documents that pass its filter; and leases, which keep it open.
+"""The parts of a store that a search reads: a generation, the documents that pass a filter, and leases.
 
 Part of ``base``, from which the other rooms import it.
 """

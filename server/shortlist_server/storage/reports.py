@@ -1,4 +1,4 @@
-"""What a store tells an operator: what a verification found, what a backup holds, how compaction does. Plain values."""
+"""Reports of a store to an operator: of verifications, backups and compaction. Plain values."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class CollectionStats:
         growing_passages: passages in the growing segment, which is searched exactly.
         flushes, merges, build_failures: counts since the server started, kept while the collection is closed.
         failing: whether the last build failed; searches are right but slower until one succeeds.
-        waited_seconds: time commits were held back because the growing segment outgrew the builder.
+        waited_seconds: how long commits waited because the growing segment outgrew the builder.
         damaged_segments: segments that were dropped when the collection was opened, and why.
     """
 

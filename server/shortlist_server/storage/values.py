@@ -13,7 +13,7 @@ from shortlist_server.domain import GenerationConfig, GenerationState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRow:
-    """A generation as the database has it.
+    """A generation as it is in the database.
 
     The row of the serving generation stores neither its cursor nor its counts: it lacks no document, and the counters
     of the collection have its passages. Here both are filled in.
@@ -25,7 +25,7 @@ class GenerationRow:
         done_tokens: tokens that the build has embedded.
         failed: documents that became dead letters of the build.
         paused: why the build is paused; "" while it may run.
-        problem: why the generation cannot be used, a sentence; "" where it can. Nothing is written to it any more.
+        problem: a sentence that says why the generation cannot be used, and is no longer written; "" where it can.
     """
 
     number: int

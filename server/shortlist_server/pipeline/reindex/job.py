@@ -40,7 +40,7 @@ POLL_SECONDS = 2.0
 """Time between two looks at whether a complete generation lags again. A look reads no disk."""
 
 REFUSED_DOCUMENTS = 100
-"""A build whose first documents are all refused, so many of them, has the wrong model or limit, and pauses."""
+"""A build that refuses all of this many first documents has the wrong model or limit, and pauses."""
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
@@ -94,13 +94,13 @@ class Job:
         return self._task.done()
 
     def look(self) -> None:
-        """Has the job look at its generation now; a pause of its own is over."""
+        """Makes the job look at its generation now, and ends a pause that the job made itself."""
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._try_at = 0.0
         self._look.set()
 
     def interrupt(self) -> None:
-        """Ends what the job is doing, and has it look at its generation."""
+        """Ends what the job is doing, and makes it look at its generation."""
         if self._building is not None:
             self._building.cancel()
         self.look()
@@ -111,7 +111,7 @@ class Job:
         await asyncio.wait({self._task})
 
     async def moved(self, timeout_seconds: float) -> None:
-        """Waits for progress, or the end of the job, for so long at most."""
+        """Waits for progress or the end of the job, at most for the time given."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._moved.wait()
@@ -119,7 +119,7 @@ class Job:
             self._moved.clear()
 
     def progress(self) -> ReindexProgress | None:
-        """How far the build is; None before the first look. Any thread."""
+        """The progress of the build; None before the first look. Any thread."""
         generation = self.generation
         if generation is None:
             return None
@@ -197,7 +197,7 @@ class Job:
         await probe(await self._target(generation))
 
     async def _target(self, generation: Generation) -> Target:
-        # Not leased: where the model is missing or fails, retries must not keep the collection open for ever.
+        # Not leased: while the model is missing or fails, retries must not keep the collection open for ever.
         return await self._in_thread(lambda: target_of(self._store.find(self.collection), generation, self._models))
 
     async def _done(self, work: Coroutine[None, None, None]) -> bool:
@@ -215,7 +215,7 @@ class Job:
         return True
 
     async def _generation(self) -> Generation | None:
-        """The generation now; None once there is nothing to build in it, ever."""
+        """The generation now; None once it will never need a build again."""
         found = await self._in_thread(lambda: self._store.find(self.collection).generations())
         self.generation = next((one for one in found if one.number == self.number), self.generation)
         self._moved.set()
@@ -293,7 +293,7 @@ class Job:
                 f" {built.failures[-1].message}: check the model and the passage size, then resume or cancel"
             )
             logger.warning("collection '%s': generation %d: %s", self.collection, self.number, reason)
-            # As a caller's pause: to try again changes nothing, so only a caller can say to go on.
+            # Paused like by a caller: a retry changes nothing, so only a caller can resume it.
             self.generation = await asyncio.wrap_future(collection.pause_build(self.number, reason, by_user=True))
             self._moved.set()
             return False
@@ -307,7 +307,7 @@ class Job:
         return not self.generation.progress.paused_by_user
 
     def _all_refused(self, built: Built) -> bool:
-        """Whether the generation refuses so many documents, and has taken none, that something must be wrong."""
+        """Whether the generation has taken no document and refused so many that something must be wrong."""
         if self.generation is None or self._doubted or len(built.failures) < len(built.documents):
             return False
         at = self.generation.progress
@@ -331,7 +331,7 @@ class Job:
             async with leased(self._store, self.collection, self._threads) as collection:
                 self.generation = await asyncio.wrap_future(collection.pause_build(self.number, reason, by_user=False))
         except ShortlistError as failure:
-            # On a full disk even that has no room; the reason is known as long as the server runs.
+            # On a full disk even the reason has no room; it stays in memory while the server runs.
             logger.info("the reason cannot be stored: %s", failure.message)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
-"""Reindexes: starts them, keeps a job for each generation that may lack documents, and tells how far they are.
+"""Starts reindexes, keeps a job for each generation that may lack documents, and reports their progress.
 
 ``begin`` takes up the builds that a stop or a crash interrupted. The jobs follow the states of their generations by
-themselves; ``look`` only saves them the wait. Coroutines on the server's event loop; blocking work runs in the
-composition root's thread pool.
+themselves; ``look`` makes them notice a change at once. Coroutines on the server's event loop; blocking work runs in
+the composition root's thread pool.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ class Reindexer:
         self._jobs.clear()
 
     def look(self, collection: str) -> None:
-        """Has the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
+        """Makes the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
         self._begin_to_look(collection, wake=True)
 
     async def estimate(self, collection: str, new: NewGeneration, *, force: bool = False) -> ReindexEstimate:
-        """What a reindex would need; embeds a few documents to learn it.
+        """Estimates what a reindex would need; embeds a few documents for it.
 
         Args:
-            force: also where the generation would be as the one that serves.
+            force: allow the settings of the serving generation.
 
         Raises:
             CollectionNotFound, ModelNotFound, InvalidArgument: the request is wrong.
@@ -109,7 +109,7 @@ class Reindexer:
         """Makes a generation and begins to build it.
 
         Args:
-            force: also where the disk seems too small, or the generation would be as the one that serves.
+            force: start even if the disk seems too small; allow the settings of the serving generation.
 
         Raises:
             CollectionNotFound, ModelNotFound, InvalidArgument: the request is wrong.
@@ -139,9 +139,9 @@ class Reindexer:
     async def build(
         self, collection: str, number: int, tell: Callable[[ReindexProgress], None] = lambda _: None
     ) -> Generation:
-        """Follows the build of a generation until it is complete; while it is paused, too. Returns the generation.
+        """Follows the build of a generation until it is complete, through pauses too. Returns the generation.
 
-        To cancel it ends the following and not the build.
+        Cancelling this coroutine does not end the build.
 
         Raises:
             CollectionNotFound, GenerationNotFound: it does not exist, or is dropped meanwhile.
@@ -192,7 +192,7 @@ class Reindexer:
             job.interrupt()
 
     def progress(self, collection: str, number: int) -> ReindexProgress | None:
-        """How far a build is; None where no job has it. Any thread."""
+        """The progress of a build; None where no job has it. Any thread."""
         job = self._jobs.get((collection, number))
         return None if job is None else job.progress()
 
@@ -228,7 +228,7 @@ class Reindexer:
             self._begin_to_look(key[0], wake=key[1])
 
     async def _look(self, collection: str, *, wake: bool) -> None:
-        # A collection that was dropped, or cannot be read, has nothing to build; its jobs find out as well.
+        # A collection that was dropped or cannot be read has nothing to build; its jobs notice that themselves.
         with contextlib.suppress(ShortlistError):
             for one in await self._in_thread(lambda: self._store.find(collection).generations()):
                 if one.state in (GenerationState.BUILDING, GenerationState.FORMER):

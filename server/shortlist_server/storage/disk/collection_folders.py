@@ -57,7 +57,7 @@ class CollectionFolders:
 
     @contextmanager
     def naming(self, name: str) -> Iterator[None]:
-        """Keeps other threads from making, finding or dropping a collection of this name during the block."""
+        """Locks the name for the block: no other thread makes, finds or drops a collection of this name."""
         # One lock for each name, so a collection that opens slowly does not delay the others.
         with self._lock:
             if self._closed:

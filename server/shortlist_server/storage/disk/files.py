@@ -20,7 +20,7 @@ FILE_MODE = 0o600
 
 _COPIED_AT_ONCE = 1 << 20
 _SYNCED_AT_ONCE = 64 << 20
-"""Bytes copied between two syncs. The last sync of a large file is then short, which matters to whoever cancels it."""
+"""Bytes copied between two syncs. The last sync of a large file is then short, so a cancelled copy ends soon."""
 
 CrashPoint = Callable[[str], None]
 """Called with the name of each point where a crash must do no harm. Tests kill the process there."""

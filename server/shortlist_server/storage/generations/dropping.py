@@ -1,4 +1,4 @@
-"""Gives back the space of dropped generations, while others read and write.
+"""Frees the space of dropped generations, while others read and write.
 
 For each generation: its readers finish, for as long as a call may take; its folders go; its rows go, some hundred in a
 transaction; free pages go back to the disk, some hundred in a transaction; and last, its empty tables and its row go.
@@ -32,7 +32,7 @@ _MOST_ROWS = 250
 _MOST_PAGES = 128
 _LONGEST_PAUSE_SECONDS = 0.1
 _STEP_SECONDS = 0.01
-"""How long a step should take before it commits; the number of rows or pages follows."""
+"""How long a step should take before it commits; this sets the number of its rows or pages."""
 
 _RETRY_SECONDS = 30.0
 
@@ -208,7 +208,7 @@ class Dropping:
 
 
 class _Once:
-    """Calls a function at the first of several occasions, from whatever threads."""
+    """Calls a function once, at the first of several occasions, from any thread."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function

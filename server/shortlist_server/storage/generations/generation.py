@@ -39,7 +39,7 @@ class OpenGeneration:
         index: its vectors.
         compaction: flushes and merges its segments.
         damage: the segments that its opening dropped.
-        gone: whether its rows may be gone; then it cannot be read any more.
+        gone: whether its rows may be gone; it then can no longer be read.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class OpenGeneration:
             then()
 
     def retire(self, then: Callable[[], None]) -> None:
-        """Refuses new uses from now on, and calls ``then`` when there are none left: now, or at the end of the last."""
+        """Refuses new uses from now on, and calls ``then`` when none is left: now, or at the end of the last."""
         with self._lock:
             self._when_unused = then
             unused = not self._uses

@@ -57,7 +57,7 @@ class Generations:
 
     Attributes:
         shown: what callers see now; only the writer thread replaces it.
-        marker: tells, without opening the collection, that a generation needs a build.
+        marker: the file that says, without opening the collection, that a generation needs a build.
         dropping: the drops under way.
     """
 
@@ -127,7 +127,7 @@ class Generations:
         )
 
     def start(self) -> None:
-        """Resumes what was left to do when the collection was closed."""
+        """Resumes the work that the last closing interrupted."""
         for generation in self.shown.generations.values():
             generation.compaction.start()
         self._show(self.shown.counters)

@@ -1,4 +1,4 @@
-"""The file that tells, without opening a collection, that it has a generation to build.
+"""The file that says, without opening a collection, that it has a generation to build.
 
 Written and synced before the commit after which a generation needs a build. A crash may leave it without need; the next
 opening removes it. Belongs to the writer thread.

@@ -1,4 +1,4 @@
-"""What a search reads of one generation, from its beginning to its end."""
+"""Reads one generation for a search, from the search's beginning to its end."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shown:
-    """One state of an open collection. The writer thread replaces it as a whole, so nobody sees half of a switch.
+    """One state of an open collection. The writer thread replaces it as a whole, so no reader sees half of a switch.
 
     Attributes:
         serving: the generation that serves.

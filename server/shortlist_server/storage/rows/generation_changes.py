@@ -128,7 +128,7 @@ def build(
 def _advance(transaction: WriteTransaction, row: GenerationRow) -> None:
     """Moves the cursor past documents above it that have their passages already.
 
-    Commits bring passages while the build runs. Without this step, a build could run after them for ever.
+    Commits bring passages while the build runs. Without this step, a build might never catch up with them.
     """
     lacking, end = _look(transaction.connection, row)
     last = transaction.counters.next_key - 1 if end is None else end
@@ -172,7 +172,7 @@ def pause(transaction: WriteTransaction, number: int, reason: str, *, by_user: b
 
 
 def switch(transaction: WriteTransaction, number: int) -> GenerationRow:
-    """Lets a generation serve, and drops the former one, unless that is the one; no change if it serves already.
+    """Lets a generation serve, and drops the former one, unless it is the same; changes nothing if it serves already.
 
     Raises:
         GenerationNotFound: there is no such generation, or it is being dropped.

@@ -20,7 +20,7 @@ class NewRows:
     """The rows of passages to insert into one generation, collected before any of them is written.
 
     Attributes:
-        change: what the dense index must learn once they are committed.
+        change: the change that the dense index gets once they are committed.
     """
 
     def __init__(self, tables: Tables, dimension: int) -> None:
@@ -57,7 +57,7 @@ class NewRows:
         if not vectors:
             return []
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-        # Any element that is not finite makes the sum not finite: one pass, and no mask of the same size.
+        # One element that is not finite makes the sum not finite, so one pass without a mask is enough.
         if not np.isfinite(np.sum(matrix, dtype=np.float64)):
             raise InvalidVector("a passage's vector has an element that is not finite", field="vector")
         return [row.tobytes() for row in matrix]

@@ -216,10 +216,10 @@ class WriteTransaction:
     ) -> None:
         """Removes and adds passages of one generation, and counts them in its row.
 
-        An invalid vector for a generation that does not serve fails nothing: the generation lacks the documents then.
+        An invalid vector for a generation that does not serve is no failure: that generation then lacks the documents.
 
         Args:
-            brought: for each new document that comes with passages for this generation, by key, their number.
+            brought: the number of passages for this generation of each new document that has some, by key.
             packed: the vectors, where they are checked already.
 
         Raises:
