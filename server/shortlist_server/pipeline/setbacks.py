@@ -1,8 +1,8 @@
 """Generations that writes leave out for a while, because their model failed or was late.
 
 Only the serving generation can fail a write. Where the model of another one fails, writes leave that generation out,
-and its build adds what it lacks. Writes never try that model again, because each failure would delay one of them. The build
-tries it, and gives the generation back to writes once the model works, though not before the setback's hold is over.
+and its build adds what it lacks. Writes never try that model again, because each failure would delay one of them. The
+build tries it, and gives the generation back to writes once the model works, though not before the setback's hold is over.
 
 A setback that soon follows another one holds twice as long. One that made a write wait holds many times as long as that
 wait. So a model that fails again and again costs writes only a small share of their time.
@@ -25,7 +25,7 @@ FIRST_SECONDS, LONGEST_SECONDS = 1.0, 600.0
 """How long the first setback holds, and the longest. A setback that comes later than that is a first one again."""
 
 HOLD_PER_WAIT = 20.0
-"""A setback holds at least this many times as long as a write waited, so writes lose a twentieth of their time to it."""
+"""A setback holds at least this many times as long as a write waited, so it costs them a twentieth of their time."""
 
 REMIND_SECONDS = 60.0
 """Time after which the build is told again, in case that it could not begin when it was told."""
