@@ -2,7 +2,7 @@
 
 Only the serving generation can fail a write. Where the model of another one fails, writes leave that generation out,
 and its build adds what it lacks. Writes never try that model again, because each failure would delay one of them. The
-build tries it, and gives the generation back to writes once the model works, though not before the setback's hold is over.
+build tries it, and gives the generation back to writes once the model works and the hold of the setback is over.
 
 A setback that soon follows another one holds twice as long. One that made a write wait holds many times as long as that
 wait. So a model that fails again and again costs writes only a small share of their time.
