@@ -28,7 +28,6 @@ from shortlist._admin_types import (
 from shortlist._async.client import AsyncClient
 from shortlist._async.ingest import AsyncIngest
 from shortlist._async.pages import AsyncPages
-from shortlist._calls import SearchQuery
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Tls
 from shortlist._collection_types import (
     Candidates,
@@ -111,6 +110,7 @@ from shortlist._operation_types import (
     OperationResult,
     OperationState,
 )
+from shortlist._search_calls import SearchQuery
 from shortlist._search_types import (
     Degradation,
     DenseSource,

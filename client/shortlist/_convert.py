@@ -21,8 +21,6 @@ from shortlist.v1 import collection_pb2, document_pb2, search_pb2
 
 _NOT_FLAT = "must be a flat sequence of numbers"
 
-# ------------------------------------------------------------------------------------------------------------ documents
-
 
 def fill_document(proto: document_pb2.Document, document: documents.Document | Mapping[str, Any]) -> None:
     """Fills an empty message; a mapping has the names of ``Document``'s attributes as keys."""
@@ -133,9 +131,6 @@ def include_to_proto(include: documents.Include | None) -> document_pb2.Include 
     return document_pb2.Include(
         text=include.text, metadata=include.metadata, passages=include.passages, vectors=include.vectors
     )
-
-
-# ------------------------------------------------------------------------------------------------------------- settings
 
 
 def choice_to_proto(enum: Any, prefix: str, name: str | None, field: str) -> Any:

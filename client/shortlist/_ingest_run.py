@@ -105,8 +105,6 @@ class IngestRun:
         self._saved_at = 0.0
         self._load_checkpoint()
 
-    # ---------------------------------------------------------------------------------------------------------- opening
-
     def start_request(self) -> pb.IngestRequest:
         """The first message of a connection; forgets what was sent on the one before."""
         self._window.restart()
@@ -163,8 +161,6 @@ class IngestRun:
             )
         elif self._connections > 1 and last > max(self._base + self._next_index, self._first_position):
             raise StreamConflict(f"another client used stream {self.stream!r} meanwhile")
-
-    # ---------------------------------------------------------------------------------------------------------- feeding
 
     def wants_operation(self) -> bool:
         """Whether the next operation should be read from the source."""
@@ -232,8 +228,6 @@ class IngestRun:
         """Whether nothing more will be sent on this connection."""
         return self._draining or (self._exhausted and self._window.all_sent())
 
-    # ------------------------------------------------------------------------------------------------------------- acks
-
     def _receive_acks(self, acks: pb.IngestAcks) -> None:
         self._searchable_sequence = max(self._searchable_sequence, acks.searchable_sequence)
         for proto in acks.acks:
@@ -286,8 +280,6 @@ class IngestRun:
         if self.options.progress is not None:
             self.options.progress(self.summary())
 
-    # ----------------------------------------------------------------------------------------------------------- ending
-
     def done(self) -> bool:
         """Whether every operation has its ack."""
         return self._exhausted and not self._window
@@ -339,8 +331,6 @@ class IngestRun:
         if self._based:
             self._save_checkpoint()
 
-    # ----------------------------------------------------------------------------------------------------------- breaks
-
     def opening_seconds(self) -> float | None:
         """How long to wait for the server's next message; limited for the first one only."""
         return None if self._opened else self._backoff.open_seconds
@@ -377,8 +367,6 @@ class IngestRun:
                 summary=self.summary(),
             ) from cause
         return self._backoff.wait_seconds(cause.retry_after_seconds)
-
-    # ------------------------------------------------------------------------------------------------------- checkpoint
 
     def _load_checkpoint(self) -> None:
         saved = Checkpoint.load(self._path) if self._path is not None else None

@@ -2,8 +2,8 @@
 
 One client holds one connection. It belongs to one event loop.
 
-``base`` has the connection, ``admin`` the calls of operators. ``_calls`` makes requests and reads answers, ``_status``
-makes errors.
+``base`` has the connection, ``admin`` the calls of operators. The modules ``_..._calls`` make requests and read
+answers, ``_status`` makes errors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from os import PathLike
 
-from shortlist import _calls as calls
+from shortlist import _collection_calls as collection_calls
+from shortlist import _document_calls as document_calls
+from shortlist import _search_calls as search_calls
 from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
 from shortlist._async.pages import AsyncPages
@@ -46,8 +48,6 @@ class AsyncClient(AsyncGenerationCalls):
     for it.
     """
 
-    # ------------------------------------------------------------------------------------------------------ collections
-
     async def create_collection(
         self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
@@ -58,7 +58,7 @@ class AsyncClient(AsyncGenerationCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return await self._unary(calls.create_collection(collection, config), timeout_seconds)
+        return await self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 
     async def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
@@ -66,11 +66,13 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get_collection(collection), timeout_seconds)
+        return await self._unary(collection_calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
         """Collections by name; the timeout is one page's."""
-        return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+        return AsyncPages(
+            lambda token: self._unary(collection_calls.list_collections(page_size, token), timeout_seconds)
+        )
 
     async def update_collection(
         self,
@@ -95,7 +97,7 @@ class AsyncClient(AsyncGenerationCalls):
             InvalidArgument: a setting is out of its range, or the mask names an unknown field.
             EtagMismatch: the collection's settings changed since the etag was read.
         """
-        call = calls.update_collection(collection, search_defaults, update_mask, etag)
+        call = collection_calls.update_collection(collection, search_defaults, update_mask, etag)
         return await self._unary(call, timeout_seconds)
 
     async def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
@@ -104,9 +106,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        await self._unary(calls.delete_collection(collection), timeout_seconds)
-
-    # ----------------------------------------------------------------------------------------------------------- search
+        await self._unary(collection_calls.delete_collection(collection), timeout_seconds)
 
     async def search(
         self,
@@ -162,7 +162,7 @@ class AsyncClient(AsyncGenerationCalls):
             GenerationNotFound: the collection has no generation of that number.
             PermissionDenied: the key may not see the texts that models read.
         """
-        query = calls.SearchQuery(
+        query = search_calls.SearchQuery(
             collection=collection,
             text=text,
             vector=vector,
@@ -181,18 +181,16 @@ class AsyncClient(AsyncGenerationCalls):
             explain_texts=explain_texts,
             generation=generation,
         )
-        return await self._unary(calls.search(query), timeout_seconds)
+        return await self._unary(search_calls.search(query), timeout_seconds)
 
     async def batch_search(
-        self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
+        self, queries: Iterable[search_calls.SearchQuery], *, timeout_seconds: float | None = None
     ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
         """
-        return await self._unary(calls.batch_search(queries), timeout_seconds)
-
-    # -------------------------------------------------------------------------------------------------------- documents
+        return await self._unary(search_calls.batch_search(queries), timeout_seconds)
 
     async def get(
         self,
@@ -207,7 +205,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get(collection, ids, include), timeout_seconds)
+        return await self._unary(document_calls.get(collection, ids, include), timeout_seconds)
 
     async def delete(
         self,
@@ -223,7 +221,7 @@ class AsyncClient(AsyncGenerationCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
         """
-        return await self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+        return await self._unary(document_calls.delete(collection, ids, filter), timeout_seconds)
 
     def list(
         self,
@@ -241,7 +239,7 @@ class AsyncClient(AsyncGenerationCalls):
         """
         return AsyncPages(
             lambda token: self._unary(
-                calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
+                document_calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
             )
         )
 
@@ -253,7 +251,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.count(collection, filter), timeout_seconds)
+        return await self._unary(document_calls.count(collection, filter), timeout_seconds)
 
     def ingest(
         self,

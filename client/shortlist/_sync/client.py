@@ -3,8 +3,8 @@
 
 One client holds one connection. It may be used from any thread, but not after a fork.
 
-``base`` has the connection, ``admin`` the calls of operators. ``_calls`` makes requests and reads answers, ``_status``
-makes errors.
+``base`` has the connection, ``admin`` the calls of operators. The modules ``_..._calls`` make requests and read
+answers, ``_status`` makes errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from os import PathLike
 
-from shortlist import _calls as calls
+from shortlist import _collection_calls as collection_calls
+from shortlist import _document_calls as document_calls
+from shortlist import _search_calls as search_calls
 from shortlist._collection_types import (
     Candidates,
     Collection,
@@ -47,8 +49,6 @@ class Client(GenerationCalls):
     for it.
     """
 
-    # ------------------------------------------------------------------------------------------------------ collections
-
     def create_collection(
         self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
     ) -> Collection:
@@ -59,7 +59,7 @@ class Client(GenerationCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return self._unary(calls.create_collection(collection, config), timeout_seconds)
+        return self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 
     def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
@@ -67,11 +67,11 @@ class Client(GenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.get_collection(collection), timeout_seconds)
+        return self._unary(collection_calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> Pages[Collection]:
         """Collections by name; the timeout is one page's."""
-        return Pages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+        return Pages(lambda token: self._unary(collection_calls.list_collections(page_size, token), timeout_seconds))
 
     def update_collection(
         self,
@@ -96,7 +96,7 @@ class Client(GenerationCalls):
             InvalidArgument: a setting is out of its range, or the mask names an unknown field.
             EtagMismatch: the collection's settings changed since the etag was read.
         """
-        call = calls.update_collection(collection, search_defaults, update_mask, etag)
+        call = collection_calls.update_collection(collection, search_defaults, update_mask, etag)
         return self._unary(call, timeout_seconds)
 
     def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
@@ -105,9 +105,7 @@ class Client(GenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        self._unary(calls.delete_collection(collection), timeout_seconds)
-
-    # ----------------------------------------------------------------------------------------------------------- search
+        self._unary(collection_calls.delete_collection(collection), timeout_seconds)
 
     def search(
         self,
@@ -163,7 +161,7 @@ class Client(GenerationCalls):
             GenerationNotFound: the collection has no generation of that number.
             PermissionDenied: the key may not see the texts that models read.
         """
-        query = calls.SearchQuery(
+        query = search_calls.SearchQuery(
             collection=collection,
             text=text,
             vector=vector,
@@ -182,18 +180,16 @@ class Client(GenerationCalls):
             explain_texts=explain_texts,
             generation=generation,
         )
-        return self._unary(calls.search(query), timeout_seconds)
+        return self._unary(search_calls.search(query), timeout_seconds)
 
     def batch_search(
-        self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
+        self, queries: Iterable[search_calls.SearchQuery], *, timeout_seconds: float | None = None
     ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
         """
-        return self._unary(calls.batch_search(queries), timeout_seconds)
-
-    # -------------------------------------------------------------------------------------------------------- documents
+        return self._unary(search_calls.batch_search(queries), timeout_seconds)
 
     def get(
         self,
@@ -208,7 +204,7 @@ class Client(GenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.get(collection, ids, include), timeout_seconds)
+        return self._unary(document_calls.get(collection, ids, include), timeout_seconds)
 
     def delete(
         self,
@@ -224,7 +220,7 @@ class Client(GenerationCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
         """
-        return self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+        return self._unary(document_calls.delete(collection, ids, filter), timeout_seconds)
 
     def list(
         self,
@@ -242,7 +238,7 @@ class Client(GenerationCalls):
         """
         return Pages(
             lambda token: self._unary(
-                calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
+                document_calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
             )
         )
 
@@ -252,7 +248,7 @@ class Client(GenerationCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return self._unary(calls.count(collection, filter), timeout_seconds)
+        return self._unary(document_calls.count(collection, filter), timeout_seconds)
 
     def ingest(
         self,
