@@ -2,9 +2,9 @@
 
 For each generation: its readers finish, for as long as a call may take; its folders go; its rows go, some hundred in a
 transaction; free pages go back to the disk, some hundred in a transaction; and last, its empty tables and its row go.
-Each step submits the next, so other writes run between them. A step that fails is tried again later, or at the next
-opening if rows are damaged. A crash or the closing of the collection ends the work, and the next opening goes on with
-it.
+Between two steps is a pause as long as the step, for the writes of others. A step that fails is tried again later, or
+at the next opening if rows are damaged. A crash or the closing of the collection ends the work, and the next opening
+goes on with it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from shortlist_server.storage.values import Counters
 logger = logging.getLogger(__name__)
 
 _FIRST_AMOUNT = 100
-_MOST_ROWS = 1000
-_MOST_PAGES = 500
+_MOST_ROWS = 250
+_MOST_PAGES = 128
+_LONGEST_PAUSE_SECONDS = 0.1
 _STEP_SECONDS = 0.01
 """How long a step should take before it commits; the number of rows or pages follows."""
 
@@ -139,6 +140,7 @@ class Dropping:
     ) -> None:
         """Does work in a transaction; then ``go_on`` gets its result and the amount that fits the time of a step."""
         seconds = 0.0
+        submitted = time.perf_counter()
 
         def apply(transaction: WriteTransaction) -> bool:
             nonlocal seconds
@@ -155,8 +157,10 @@ class Dropping:
             if (error := step.exception()) is not None:
                 self._failed(number, error)
             else:
-                fitting = int(amount * _STEP_SECONDS / max(seconds, 1e-6))
-                go_on(step.result(), max(1, min(fitting, 2 * amount)))
+                fitting = max(1, min(int(amount * _STEP_SECONDS / max(seconds, 1e-6)), 2 * amount))
+                # As long as the step took, so a commit that waited for it does not share its transaction with the next.
+                pause = min(time.perf_counter() - submitted, _LONGEST_PAUSE_SECONDS)
+                self._parameters.clock.after(pause, lambda: go_on(step.result(), fitting))
 
         self._step(number, Task(apply, publish, frees=True), done)
 

@@ -101,8 +101,8 @@ def read(connection: sqlite3.Connection) -> tuple[GenerationRow, ...]:
     serving = [row for row in found if row.state is GenerationState.SERVING]
     if len(serving) != 1:
         raise next(iter(damaged.values()), _damaged("not exactly one generation serves"))
-    for number, error in damaged.items():
-        unusable = replace(serving[0], number=number, state=GenerationState.FORMER, problem=error.message)
+    for number, damage in damaged.items():
+        unusable = replace(serving[0], number=number, state=GenerationState.FORMER, problem=damage.message)
         found.append(replace(unusable, cursor=0, documents=0, passages=0))
     return tuple(sorted(found, key=lambda row: row.number))
 
