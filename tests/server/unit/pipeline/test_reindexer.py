@@ -20,7 +20,7 @@ from shortlist_server.errors import (
 from shortlist_server.pipeline.reindex import portions
 from shortlist_server.pipeline.reindex.rates import Rates
 from shortlist_server.pipeline.reindex.room import Room
-from shortlist_server.storage.base import CollectionStore
+from shortlist_server.storage.base import CollectionStore, Lease
 
 from .conftest import Bench, Engine
 
@@ -292,7 +292,12 @@ async def test_a_build_without_its_model_does_not_keep_the_collection_open(
     await bench.until(lambda: bench.generation(number).progress.paused != "")
     leases: list[str] = []
     real = bench.store.try_lease
-    monkeypatch.setattr(bench.store, "try_lease", lambda name: (leases.append(name), real(name))[1])
+
+    def try_lease(name: str) -> Lease[CollectionStore] | None:
+        leases.append(name)
+        return real(name)
+
+    monkeypatch.setattr(bench.store, "try_lease", try_lease)
     await asyncio.sleep(0.5)
     assert leases == []
 
