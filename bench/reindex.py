@@ -135,6 +135,7 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
                 busy = (begin, time.perf_counter())
                 before = (0.0, busy[1])
             deleted_from = time.perf_counter()
+            caught_up = wait_complete(client, candidate)
             comparison = client.compare_generations(LIVE, queries=judged.queries, qrels=judged.qrels)
             switched = switch(client, life, candidate)
             life.quality["switched"] = final_quality(client, LIVE, judged)
@@ -165,10 +166,19 @@ def change_model(target: str, corpus: Sequence[Document], judged: Judged, texts:
         "reindex_seconds": busy[1] - busy[0],
         "reindex_documents_per_second": len(corpus) / (busy[1] - busy[0]),
         "writes_beside_reindex": dict(writer.acks),
+        "seconds_until_complete_after_the_last_write": caught_up,
         "comparison": compared(comparison),
         "commit_ms_during_drop": dropping,
     }
     return life
+
+
+def wait_complete(client: Client, number: int) -> float:
+    """Waits until a generation has every write, also those that came when its model was too slow; returns the time."""
+    begin = time.perf_counter()
+    while not next(one for one in client.generations(LIVE) if one.number == number).complete:
+        time.sleep(0.1)
+    return time.perf_counter() - begin
 
 
 def switch(client: Client, life: Life, number: int | None) -> tuple[float, float]:
@@ -199,16 +209,20 @@ def drop(client: Client) -> dict[str, float]:
     former = next(one.number for one in client.generations(LIVE) if one.state == "former")
     begin = time.perf_counter()
     client.drop_generation(LIVE, former)
-    meanwhile = [(time.perf_counter() - begin) * 1000]
-    while any(one.number == former for one in client.generations(LIVE)) and len(meanwhile) < len(probes) - len(quiet):
-        meanwhile.append(commit())
+    called = time.perf_counter() - begin
+    meanwhile: list[float] = []
+    while any(one.number == former for one in client.generations(LIVE)):
+        if len(meanwhile) < len(probes) - len(quiet):
+            meanwhile.append(commit())
+        time.sleep(0.02)
     return {
+        "call": called * 1000,
         "seconds": time.perf_counter() - begin,
         "commits": len(meanwhile),
         "before_p50": statistics.median(quiet),
         "before_max": max(quiet),
-        "p50": statistics.median(meanwhile),
-        "max": max(meanwhile),
+        "p50": statistics.median(meanwhile or [0.0]),
+        "max": max(meanwhile, default=0.0),
     }
 
 
@@ -250,6 +264,7 @@ def compared(comparison: GenerationComparison) -> dict[str, float]:
         "final_ndcg_serving": final.serving.ndcg_at_10,
         "final_ndcg_candidate": final.candidate.ndcg_at_10,
         "p_value": final.p_value,
+        "degraded_searches": comparison.degraded_searches,
         "serving_median_ms": comparison.serving_median_seconds * 1000,
         "candidate_median_ms": comparison.candidate_median_seconds * 1000,
     }
@@ -300,6 +315,7 @@ def main() -> None:
                 beside = rechunk(server.target, texts, size)
         finally:
             server.stop()
+        log = (folder / "server.log").read_text(errors="replace")
     candidate = max(number for _, _, numbers in life.expected for number in numbers)
     changed = life.quality["switched"]
     # Vectors of int8 models depend on their batch, so two ingests of the same texts differ a little.
@@ -312,6 +328,11 @@ def main() -> None:
                 "answers of a wrong generation", wrong_answers(life, {1: "hashing", candidate: DEFAULT_EMBEDDER}), 0
             ),
             at_most("final nDCG@10 after the switch, outside of the fresh ingests'", off, QUALITY_LIMIT),
+            at_most(
+                "final nDCG@10 of the comparison, against after the switch",
+                abs(life.figures["comparison"]["final_ndcg_candidate"] - changed),
+                QUALITY_LIMIT,
+            ),
             at_most(
                 "final nDCG@10 after rolling back, against before",
                 abs(life.quality["rolled back"] - life.quality["hashing"]),
@@ -334,6 +355,7 @@ def main() -> None:
         final_ndcg={"fresh": fresh, "fresh_spread": max(fresh) - min(fresh), **life.quality},
         searches=len(life.answers),
         failures=dict(life.failures),
+        times_writes_left_a_generation_out=log.count("writes leave out generation"),
         switch_ms=life.switch_ms,
         reindex_documents_per_second_alone=[a for a, _ in rates],
         bare_documents_per_second=[b for _, b in rates],

@@ -182,7 +182,12 @@ class Server:
         )
         operations = self._operations = OperationRegistry(most=config.max_operations, size_of=result_bytes)
         generation_works = GenerationWorks(
-            operations, reindexer, Comparer(store, evaluator, measuring, self._background_threads), turns_to_measure
+            operations,
+            reindexer,
+            Comparer(store, evaluator, measuring, self._background_threads),
+            turns_to_measure,
+            store,
+            self._work_threads,
         )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
@@ -222,6 +227,7 @@ class Server:
                     backup_folder(config),
                     evaluator,
                     turns_to_measure,
+                    generation_works.go_on_with,
                     config,
                 ),
                 operations,

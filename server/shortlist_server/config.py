@@ -118,7 +118,7 @@ class Config:
     )
     max_operations: int = _setting(
         32,
-        "Operations (verify, backup, restore, evaluate) that run or wait at once; one caller may have half of them.",
+        "Operations that run or wait at once, and as many reindexes; one caller may have half of them.",
         least=1,
     )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")

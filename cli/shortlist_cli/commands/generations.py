@@ -38,6 +38,8 @@ def standing(generation: Generation) -> str:
     """The state of a generation for a person, as in "paused" or "ready"."""
     if generation.problem:
         return "damaged"
+    if generation.state == "former" and not generation.complete:
+        return "former, incomplete"
     if generation.state != "building":
         return generation.state
     if generation.complete:

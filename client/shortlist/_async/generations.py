@@ -188,13 +188,13 @@ class AsyncGenerationCalls(AsyncAdminCalls):
 
         Args:
             collection: its name.
-            generation: its number; the one that was built when 0.
+            generation: its number; the one that was built when 0. Nothing changes if it serves already.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
             GenerationNotFound: there is no such generation.
-            GenerationNotReady: it lacks documents, or serves already.
+            GenerationNotReady: it lacks documents, or is damaged.
         """
         return await self._unary(calls.switch_generation(collection, generation), timeout_seconds)
 

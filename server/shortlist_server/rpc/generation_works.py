@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -21,7 +22,7 @@ from shortlist_server.errors import (
     OperationNotFound,
     ShortlistError,
 )
-from shortlist_server.operations.operation import Control, Kind, Operation, Pauses, Work
+from shortlist_server.operations.operation import Control, Kind, Operation, Pauses, State, Work
 from shortlist_server.operations.registry import OperationRegistry
 from shortlist_server.pipeline.compare import Comparer
 from shortlist_server.pipeline.comparison import ComparedQuery
@@ -46,16 +47,20 @@ class GenerationWorks:
         reindexer: Reindexer,
         comparer: Comparer,
         turns: asyncio.Semaphore,
+        store: Store,
+        threads: Executor,
     ) -> None:
         """``turns``: of what measures searches, one at a time."""
         self._operations = operations
         self._reindexer = reindexer
         self._comparer = comparer
         self._turns = turns
+        self._store = store
+        self._threads = threads
 
     def check_room(self, caller: str) -> None:
-        """Raises ``Overloaded`` or ``Unavailable`` where no operation could start now."""
-        self._operations.check_room(caller)
+        """Raises ``Overloaded`` or ``Unavailable`` where no reindex could start now."""
+        self._operations.check_room(caller, survives=True)
 
     def build(self, collection: str, generation: Generation, *, caller: str = CALLER) -> Operation:
         """Starts the operation that builds a generation, which was accepted before."""
@@ -99,20 +104,41 @@ class GenerationWorks:
         return self._operations.start(work, caller=caller)
 
     def go_on(self, collection: str, generations: Sequence[Generation]) -> None:
-        """Starts the operation of the reindex that a restart interrupted, if there is one."""
+        """Starts the operation of the reindex that a restart or a restore interrupted, if there is one.
+
+        Also where the generation is complete: whoever waits for the operation then learns that it has succeeded.
+        """
         for generation in generations:
-            if generation.state is GenerationState.BUILDING and not generation.progress.complete:
+            if generation.state is GenerationState.BUILDING and not self._is_known(collection, generation):
                 self.build(collection, generation)
+        self._reindexer.look(collection)
+
+    async def go_on_with(self, collection: str) -> None:
+        """The same for a collection that was restored or repaired; nothing where it cannot be read."""
+        loop = asyncio.get_running_loop()
+        with suppress(ShortlistError):
+            self.go_on(
+                collection,
+                await loop.run_in_executor(self._threads, lambda: self._store.find(collection).generations()),
+            )
 
     def builder(self, collection: str, generation: Generation) -> str:
         """The name of the operation that builds a generation; "" where none does."""
         if generation.state is not GenerationState.BUILDING:
             return ""
+        operation = self._operation(collection, generation)
+        return "" if operation is None or operation.state.ended else f"{PREFIX}{operation.id}"
+
+    def _is_known(self, collection: str, generation: Generation) -> bool:
+        """Whether an operation builds the generation, or has built it."""
+        operation = self._operation(collection, generation)
+        return operation is not None and (not operation.state.ended or operation.state is State.SUCCEEDED)
+
+    def _operation(self, collection: str, generation: Generation) -> Operation | None:
         try:
-            operation = self._operations.get(_id(collection, generation))
+            return self._operations.get(_id(collection, generation))
         except OperationNotFound:
-            return ""
-        return "" if operation.state.ended else f"{PREFIX}{operation.id}"
+            return None
 
     async def _build(self, collection: str, number: int, control: Control) -> Result:
         def tell(progress: ReindexProgress) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
@@ -63,6 +63,7 @@ class Works:
         backup_dir: Path,
         evaluator: Evaluator,
         turns_to_measure: asyncio.Semaphore,
+        go_on_with: Callable[[str], Awaitable[None]],
         config: Config,
     ) -> None:
         """Belongs to the event loop that runs.
@@ -71,6 +72,7 @@ class Works:
             threads: run verifications, backups and restores, each for minutes.
             at_once: how many of these run at the same time.
             turns_to_measure: of what measures searches, one at a time: each would only slow the other down.
+            go_on_with: goes on with the reindex of a collection that was restored or repaired, if it has one.
         """
         self._store = store
         self._models = models
@@ -80,6 +82,7 @@ class Works:
         self._config = config
         self._turns = asyncio.Semaphore(at_once)
         self._turns_to_measure = turns_to_measure
+        self._go_on_with = go_on_with
 
     def verify(self, request: pb.VerifyRequest) -> Work:
         """Checks collections.
@@ -127,11 +130,20 @@ class Works:
                 found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
             return Result(field=operation_pb2.Operation.VERIFY_RESULT_FIELD_NUMBER, data=found.joined())
 
+        async def run(control: Control) -> Result:
+            result = await control.in_thread(self._threads, lambda: verify(control))
+            if request.repair:
+                unfinished = await control.in_thread(self._threads, self._store.reindexing)
+                for name in unfinished:
+                    if request.collection in ("", name):
+                        await self._go_on_with(name)
+            return result
+
         return Work(
             kind=Kind.VERIFY,
             collection=request.collection,
             collections=(request.collection,) if request.collection else EVERY_COLLECTION,
-            run=lambda control: control.in_thread(self._threads, lambda: verify(control)),
+            run=run,
             turns=self._turns,
         )
 
@@ -197,11 +209,16 @@ class Works:
             data = collection_out(collection.info(), self._models).SerializeToString()
             return Result(field=operation_pb2.Operation.RESTORED_COLLECTION_FIELD_NUMBER, data=data)
 
+        async def run(control: Control) -> Result:
+            result = await control.in_thread(self._threads, lambda: restore(control))
+            await self._go_on_with(new_name)
+            return result
+
         return Work(
             kind=Kind.RESTORE,
             collection=new_name,
             collections=tuple(dict.fromkeys((new_name, name))),
-            run=lambda control: control.in_thread(self._threads, lambda: restore(control)),
+            run=run,
             turns=self._turns,
         )
 

@@ -169,8 +169,9 @@ class CollectionStore(Protocol):
         """The next documents that a generation lacks, by key, and the cursor after them, with texts and no metadata.
 
         At most ``limit``, and fewer once their texts exceed ``max_bytes``. Documents above the cursor that have their
-        passages already are left out, and the cursor passes them. Without documents, the cursor is the last key. The
-        passage counts are those of the serving generation.
+        passages already are left out, and the cursor passes them. If
+        nothing is lacking, there are no documents, and the cursor is the last key given out. The passage counts are
+        those of the serving generation.
 
         Args:
             after: a cursor from an earlier call, to read ahead of what is built; None for the generation's own.
@@ -289,7 +290,10 @@ class Store(Protocol):
         """The collections used or inspected since the start, most recently used first."""
 
     def reindexing(self) -> Sequence[str]:
-        """Names of the collections that have a generation to build, sorted. Opens none of them."""
+        """Names of the collections that need a build, sorted. Opens none of them.
+
+        They have a generation that is being built or waits for its switch, or a former one that lacks documents.
+        """
 
     def open_all(self) -> bool:
         """Opens every collection, if all of them may stay open; if they are too many, returns False and does nothing.

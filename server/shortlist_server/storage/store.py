@@ -211,6 +211,9 @@ class EmbeddedStore:
                 continue  # Logged already.
             except ShortlistError as error:
                 logger.error("collection '%s' cannot be opened: %s", name, error.message)
+            except Exception:
+                # One collection's fault must not keep the server from starting.
+                logger.exception("collection '%s' cannot be opened", name)
         return True
 
     def survey(self) -> None:

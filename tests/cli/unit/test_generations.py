@@ -70,6 +70,7 @@ def compared(difference: float, p_value: float) -> GenerationComparison:
         ({"paused_reason": "why"}, "paused"),
         ({"complete": True}, "ready to serve"),
         ({"state": "former", "complete": True}, "former"),
+        ({"state": "former", "complete": False}, "former, incomplete"),
         ({"state": "former", "problem": "a row is damaged"}, "damaged"),
         ({"state": "serving", "complete": True}, "serving"),
     ],

@@ -188,6 +188,44 @@ def test_a_reindex_ends_when_its_generation_or_its_collection_is_dropped(client:
         assert isinstance(ended.error, shortlist.OperationCancelled)
 
 
+def test_a_reindex_that_ended_before_a_restart_is_found_again(tmp_path: Path) -> None:
+    with server(tmp_path, **SETTINGS) as running, Client(running.target) as client:
+        client.create_collection("notes", CollectionConfig(embedder="first"))
+        client.ingest("notes", NOTES).finish()
+        name = client.start_reindex("notes", embedder="second").name
+        assert client.wait_operation(name).state == "succeeded"
+    with server(tmp_path, **SETTINGS) as running, Client(running.target) as client:
+        ended = client.wait_operation(name, timeout_seconds=30)
+        assert isinstance(ended.result, shortlist.Generation)
+        assert (ended.state, ended.result.number, ended.result.complete) == ("succeeded", 2, True)
+        client.switch_generation("notes")
+    with (
+        server(tmp_path, **SETTINGS) as running,
+        Client(running.target) as client,
+        pytest.raises(shortlist.OperationNotFound),
+    ):
+        client.get_operation(name)
+
+
+def test_the_reindex_of_a_restored_collection_goes_on(tmp_path: Path) -> None:
+    many = [Document(id=f"m{i}", text=" ".join(f"word{i * j % 97}" for j in range(100))) for i in range(800)]
+    with server(tmp_path, **SETTINGS) as running, Client(running.target) as client:
+        client.create_collection("notes", CollectionConfig(embedder="first"))
+        client.ingest("notes", many).finish()
+        client.pause_operation(client.start_reindex("notes", embedder="second").name)
+        client.backup("half")
+        client.restore("half", "notes", new_name="restored")
+        (_, building) = client.generations("restored")
+        assert building.state == "building" and not building.complete
+        assert client.get_operation(building.operation).state == "paused", "as it was in the backup"
+        client.resume_operation(building.operation)
+        assert client.wait_operation(building.operation, timeout_seconds=60).state == "succeeded"
+        assert client.switch_generation("restored").serving.embedder == "second"
+        assert client.count("restored") == len(many)
+        (_, paused) = client.generations("notes")
+        assert not paused.complete, "the other collection is still paused"
+
+
 def test_only_reindexes_pause(client: Client, two: str) -> None:
     started = client.start_compare_generations(two, queries={"q": "owl"}, qrels={"q": {"n0": 1}})
     with pytest.raises(shortlist.OperationNotPausable):

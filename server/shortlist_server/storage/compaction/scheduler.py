@@ -40,6 +40,11 @@ class CompactionTally:
     merging: BuildTally = field(default_factory=BuildTally)
     waited_seconds: float = 0.0
 
+    def forgive(self) -> None:
+        """Forgets failures of the last builds: there will be no others."""
+        for build in (self.flushing, self.merging):
+            build.failing, build.last_error = False, ""
+
 
 class CompactionScheduler:
     """Flushes, merges and rebuilds of one generation."""

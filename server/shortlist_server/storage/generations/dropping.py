@@ -2,8 +2,9 @@
 
 For each generation: its readers finish, for as long as a call may take; its folders go; its rows go, some hundred in a
 transaction; free pages go back to the disk, some hundred in a transaction; and last, its empty tables and its row go.
-Each step submits the next, so other writes run between them. A step that fails is tried again later. A crash or the
-closing of the collection ends the work, and the next opening goes on with it.
+Between two steps is a pause as long as the step, for the writes of others. A step that fails is tried again later, or
+at the next opening if rows are damaged. A crash or the closing of the collection ends the work, and the next opening
+goes on with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from shortlist_server.errors import Unavailable
+from shortlist_server.errors import DataCorrupted, Unavailable
 from shortlist_server.storage.generations.generation import OpenGeneration
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
@@ -27,13 +28,13 @@ from shortlist_server.storage.values import Counters
 logger = logging.getLogger(__name__)
 
 _FIRST_AMOUNT = 100
-_MOST_ROWS = 1000
-_MOST_PAGES = 500
+_MOST_ROWS = 250
+_MOST_PAGES = 128
+_LONGEST_PAUSE_SECONDS = 0.1
 _STEP_SECONDS = 0.01
 """How long a step should take before it commits; the number of rows or pages follows."""
 
-_FIRST_RETRY_SECONDS = 30.0
-_LAST_RETRY_SECONDS = 3600.0
+_RETRY_SECONDS = 30.0
 
 
 class Dropping:
@@ -47,20 +48,20 @@ class Dropping:
         *,
         forgotten: Callable[[Counters], None],
     ) -> None:
-        """``forgotten`` shows the counters without a generation."""
+        """``forgotten`` is called after the last step, with counters that no longer have the generation."""
         self._name = name
         self._submit = submit
         self._parameters = parameters
         self._forgotten = forgotten
         self._lock = threading.Lock()
         self._under_way: set[int] = set()
-        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._given_up: set[int] = set()
         self._closed = False
 
     @property
     def busy(self) -> bool:
         """Whether a generation is being dropped."""
-        return bool(self._under_way)
+        return bool(self._under_way - self._given_up)
 
     def begin(self, number: int, generation: OpenGeneration | None) -> None:
         """Begins to drop a generation whose mark is durable, unless that is under way. Never blocks.
@@ -139,6 +140,7 @@ class Dropping:
     ) -> None:
         """Does work in a transaction; then ``go_on`` gets its result and the amount that fits the time of a step."""
         seconds = 0.0
+        submitted = time.perf_counter()
 
         def apply(transaction: WriteTransaction) -> bool:
             nonlocal seconds
@@ -155,8 +157,10 @@ class Dropping:
             if (error := step.exception()) is not None:
                 self._failed(number, error)
             else:
-                fitting = int(amount * _STEP_SECONDS / max(seconds, 1e-6))
-                go_on(step.result(), max(1, min(fitting, 2 * amount)))
+                fitting = max(1, min(int(amount * _STEP_SECONDS / max(seconds, 1e-6)), 2 * amount))
+                # As long as the step took, so a commit that waited for it does not share its transaction with the next.
+                pause = min(time.perf_counter() - submitted, _LONGEST_PAUSE_SECONDS)
+                self._parameters.clock.after(pause, lambda: go_on(step.result(), fitting))
 
         self._step(number, Task(apply, publish, frees=True), done)
 
@@ -188,12 +192,19 @@ class Dropping:
                 self._under_way.discard(number)
 
     def _failed(self, number: int, error: BaseException) -> None:
-        seconds = self._retry_seconds
-        self._retry_seconds = min(2 * seconds, _LAST_RETRY_SECONDS)
+        name = self._name
+        if isinstance(error, DataCorrupted):
+            self._given_up.add(number)
+            logger.error("collection '%s': generation %d stays on the disk, as it is damaged: %s", name, number, error)
+            return
         logger.error(
-            "collection '%s': dropping generation %d failed, next try in %.0f s: %s", self._name, number, seconds, error
+            "collection '%s': dropping generation %d failed, next try in %.0f s: %s",
+            name,
+            number,
+            _RETRY_SECONDS,
+            error,
         )
-        self._parameters.clock.after(seconds, lambda: self._delete_rows(number))
+        self._parameters.clock.after(_RETRY_SECONDS, lambda: self._delete_rows(number))
 
 
 class _Once:

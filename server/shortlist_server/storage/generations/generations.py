@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from shortlist_server.domain import (
     GenerationConfig,
     GenerationState,
 )
-from shortlist_server.errors import DataCorrupted
+from shortlist_server.errors import DataCorrupted, ShortlistError, Unavailable
 from shortlist_server.storage.compaction.recovery import Damage, Place, remove_leftovers
 from shortlist_server.storage.compaction.scheduler import CompactionTally
 from shortlist_server.storage.disk.faults import translated
@@ -44,6 +45,8 @@ from shortlist_server.storage.values import Counters, Effect, GenerationRow
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 0.05
 
 Tallies = MutableMapping[int, CompactionTally]
 """Counts of compaction by generation."""
@@ -74,6 +77,10 @@ class Generations:
         self._submit = submit
         self._parameters = parameters
         self._tallies = tallies
+        self._lock = threading.Lock()
+        self._waiting: set[Callable[[], None]] = set()
+        # Their readers and their folders go once they are dropped.
+        self._unusable: dict[int, OpenGeneration] = {}
         self.marker = ReindexMarker(folder, parameters.files)
         self.dropping = Dropping(name, submit, parameters, forgotten=self._show)
 
@@ -89,10 +96,13 @@ class Generations:
             try:
                 with translated(self._name):
                     opened[row.number] = self._recovered(connection, transaction.counters, row, settings.uid)
-            except DataCorrupted as error:
-                if row.state is GenerationState.SERVING:
+            except ShortlistError as error:
+                # The plain class is an error of SQLite such as a table that is missing.
+                damaged = isinstance(error, DataCorrupted) or type(error) is ShortlistError
+                if row.state is GenerationState.SERVING or not damaged:
                     raise
                 _mark_unusable(connection, transaction, row.number, error.message)
+                remove_leftovers(connection, self._folder, self._parameters.files)
         counters = transaction.counters
         self.shown = Shown(
             settings=settings,
@@ -101,7 +111,7 @@ class Generations:
             generations=opened,
         )
         self.marker.announce(counters)
-        self.marker.settle(counters)
+        self.marker.settle()
 
     def _recovered(
         self, connection: sqlite3.Connection, counters: Counters, row: GenerationRow, uid: str
@@ -125,8 +135,11 @@ class Generations:
     def close(self) -> None:
         """Ends builds of segments and drops, and lets commits go on that wait for room. Idempotent."""
         self.dropping.close()
-        for generation in self.shown.generations.values():
+        for generation in (*self.shown.generations.values(), *self._unusable.values()):
             generation.compaction.close()
+        # Builds that wait for room find it now.
+        for look in tuple(self._waiting):
+            look()
 
     @property
     def damage(self) -> tuple[Damage, ...]:
@@ -139,8 +152,8 @@ class Generations:
         return self.dropping.busy or any(one.compaction.busy for one in self.shown.generations.values())
 
     def has_room(self) -> bool:
-        """Whether the growing segments may grow."""
-        return all(one.compaction.has_room() for one in self.shown.generations.values())
+        """Whether the growing segment of the serving generation may grow; a build waits for its own."""
+        return self.shown.serving.compaction.has_room()
 
     def waited(self, seconds: float) -> None:
         """Adds the time that a commit waited for room."""
@@ -227,14 +240,43 @@ class Generations:
         """Adds passages to a generation; see ``CollectionStore.build``."""
 
         def apply(transaction: WriteTransaction) -> Effect:
-            return generation_changes.build(transaction, number, built, cursor, tokens=tokens, failures=failures)
+            effect = generation_changes.build(transaction, number, built, cursor, tokens=tokens, failures=failures)
+            self.marker.announce(transaction.counters)
+            return effect
 
         def publish(effect: Effect) -> Generation:
             self._parameters.crash_point("generation:built")
             self._show(effect.counters, effect)
             return self._described(number)
 
-        return self._submit(Task(apply, publish, weight=len(built), grows=bool(built)))
+        def start() -> Future[Generation]:
+            return self._submit(Task(apply, publish, weight=len(built), grows=bool(built)))
+
+        generation = self.shown.generations.get(number)
+        return start() if generation is None else self._when_room(generation, start)
+
+    def _when_room(self, generation: OpenGeneration, start: Callable[[], Future[T]]) -> Future[T]:
+        """Starts a build once the growing segment of its generation has room; commits do not wait with it."""
+        if generation.compaction.has_room():
+            return start()
+        done: Future[T] = Future()
+
+        def look() -> None:
+            with self._lock:
+                if look not in self._waiting:
+                    return
+                if not generation.compaction.has_room():
+                    self._parameters.clock.after(_LOOK_SECONDS, look)
+                    return
+                self._waiting.discard(look)
+            try:
+                start().add_done_callback(lambda started: _pass_on(started, done))
+            except Unavailable as error:
+                done.set_exception(error)
+
+        self._waiting.add(look)
+        look()
+        return done
 
     def pause(self, number: int, reason: str, *, by_user: bool) -> Future[Generation]:
         """Records why a build is paused; see ``CollectionStore.pause_build``."""
@@ -271,6 +313,7 @@ class Generations:
 
         def apply(transaction: WriteTransaction) -> Counters:
             generation_changes.drop(transaction, number)
+            self.marker.announce(transaction.counters)
             return transaction.counters
 
         def publish(counters: Counters) -> None:
@@ -316,6 +359,7 @@ class Generations:
             assert row is not None
             if not row.is_live:
                 generation.compaction.stop()
+                self._tallies[number].forgive()
                 gone[number] = generation
                 continue
             kept[number] = generation
@@ -329,10 +373,18 @@ class Generations:
         )
         for row in counters.generations:
             if row.state is GenerationState.DROPPING:
-                self.dropping.begin(row.number, gone.pop(row.number, None))
-        for generation in gone.values():
-            self._parameters.flushing_threads.submit(generation.compaction.close)
-        self.marker.settle(counters)
+                opened = gone.pop(row.number, None) or self._unusable.pop(row.number, None)
+                self.dropping.begin(row.number, opened)
+        self._unusable |= gone
+        self.marker.settle()
+
+
+def _pass_on(started: Future[T], done: Future[T]) -> None:
+    error = started.exception()
+    if error is None:
+        done.set_result(started.result())
+    else:
+        done.set_exception(error)
 
 
 def _mark_unusable(connection: sqlite3.Connection, transaction: WriteTransaction, number: int, problem: str) -> None:

@@ -1,7 +1,7 @@
 """The file that tells, without opening a collection, that it has a generation to build.
 
-It exists whenever a generation lacks documents or waits for its switch, from before the commit that makes this so. It
-may outlive that: the next opening removes it. Belongs to the writer thread.
+Written and synced before the commit after which a generation needs a build. A crash may leave it without need; the next
+opening removes it. Belongs to the writer thread.
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ class ReindexMarker:
         self._path = folder / REINDEXING_FILE
         self._files = files
         self._present = self._path.exists()
+        self._needed = self._present
 
     def announce(self, counters: Counters) -> None:
         """Makes the file durable if a generation needs a build; called before the commit of the counters."""
-        if not self._present and needs_build(counters):
+        self._needed = needs_build(counters)
+        if self._needed and not self._present:
             self._files.write(self._path, b"")
             self._files.sync(self._path)
             self._files.sync_folder(self._path.parent)
             self._present = True
 
-    def settle(self, counters: Counters) -> None:
-        """Removes the file if no generation needs a build; called after the commit of the counters."""
-        if self._present and not needs_build(counters):
+    def settle(self) -> None:
+        """Removes the file if no generation needs a build; called after a commit.
+
+        Goes by the last change of the transaction, whichever change is shown first.
+        """
+        if self._present and not self._needed:
             self._files.remove(self._path)
             self._present = False
 

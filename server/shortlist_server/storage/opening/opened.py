@@ -12,6 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from shortlist_server.domain import (
     Filter,
     StreamPosition,
 )
+from shortlist_server.errors import GenerationNotFound
 from shortlist_server.storage.compaction.reconcile import Difference, difference, reconcile
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.generations.generation import OpenGeneration
@@ -214,18 +216,18 @@ class OpenCollection:
         """Rebuilds what can be rebuilt from the database; see ``EmbeddedCollection.repair``."""
         done = []
         for number in dense:
-            with self.generations.using(number) as generation:
+            with suppress(GenerationNotFound), self.generations.using(number) as generation:
                 forgotten = reconcile(generation.index, number, self.submit, generation.place.dimension)
-            for uid in forgotten:
-                self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
-            done.append(
-                f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
-            )
+                for uid in forgotten:
+                    self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
+                done.append(
+                    f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
+                )
         if lexical:
             self.submit(Task(lambda transaction: transaction.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
         for number in self.generations.shown.generations:
-            with self.generations.using(number) as generation:
+            with suppress(GenerationNotFound), self.generations.using(number) as generation:
                 rebuild = generation.compaction.rebuild
                 done += [f"segment {one.row.uid} was rebuilt" for one in segments.get(number, ()) if rebuild(one)]
                 if count := generation.compaction.flush_now():

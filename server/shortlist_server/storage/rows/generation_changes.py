@@ -140,7 +140,8 @@ def _look(connection: sqlite3.Connection, row: GenerationRow) -> tuple[int | Non
     """Looks at the next documents above the cursor.
 
     Returns:
-        The first of them that lacks passages, and the last one looked at; None where there is none, or none after it.
+        ``(first, last)``: the first key that lacks passages, or None; the last key looked at, or None if there are no
+        more documents after it.
     """
     found = connection.execute(
         f"SELECT key, EXISTS (SELECT 1 FROM {tables_of(row.number).passages} p WHERE p.key = i.key)"  # noqa: S608

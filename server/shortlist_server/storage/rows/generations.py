@@ -85,14 +85,26 @@ def with_generation(config: CollectionConfig, generation: GenerationConfig) -> C
 def read(connection: sqlite3.Connection) -> tuple[GenerationRow, ...]:
     """All generations, by number, as they are stored: without the serving one's cursor and counts.
 
+    A damaged row of a generation that does not serve gives one with a problem, which nobody uses.
+
     Raises:
-        DataCorrupted: a row is damaged, or not exactly one generation serves.
+        DataCorrupted: no row says undamaged that its generation serves, or several do.
     """
     rows = connection.execute(f"SELECT {', '.join(_COLUMNS)}, checksum FROM generations ORDER BY number")  # noqa: S608
-    found = tuple(_checked(row) for row in rows)
-    if sum(row.state is GenerationState.SERVING for row in found) != 1:
-        raise _damaged("not exactly one generation serves")
-    return found
+    found: list[GenerationRow] = []
+    damaged: dict[int, DataCorrupted] = {}
+    for row in rows:
+        try:
+            found.append(_checked(row))
+        except DataCorrupted as error:
+            damaged[row[0]] = error
+    serving = [row for row in found if row.state is GenerationState.SERVING]
+    if len(serving) != 1:
+        raise next(iter(damaged.values()), _damaged("not exactly one generation serves"))
+    for number, damage in damaged.items():
+        unusable = replace(serving[0], number=number, state=GenerationState.FORMER, problem=damage.message)
+        found.append(replace(unusable, cursor=0, documents=0, passages=0))
+    return tuple(sorted(found, key=lambda row: row.number))
 
 
 def save(connection: sqlite3.Connection, rows: Sequence[GenerationRow], before: Sequence[GenerationRow]) -> None:

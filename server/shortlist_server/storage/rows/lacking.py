@@ -16,7 +16,8 @@ def read_lacking(
 ) -> tuple[list[StoredDocument], int]:
     """Documents with a key above ``after`` that a generation lacks, by key, and the cursor after them.
 
-    At most ``limit``, and fewer once their texts exceed ``max_bytes``. Without documents, the cursor is the last key.
+    At most ``limit``, and fewer once their texts exceed ``max_bytes``. If nothing is lacking above ``after``, returns
+    no documents and the last key given out.
 
     Args:
         lacking: the tables of the generation.

@@ -156,7 +156,10 @@ def _generations(db: Database) -> None:
     db.execute("ALTER TABLE counters ADD COLUMN last_generation INTEGER NOT NULL DEFAULT 1")
     stored = read_settings(db.conn)
     if "config" in stored:
-        first = generations.first(settings.load(stored["config"]), float(stored["create_time"]))
+        try:
+            first = generations.first(settings.load(stored["config"]), float(stored["create_time"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataCorrupted(f"the collection's settings cannot be read ({error}); restore a backup") from error
         generations.save(db.conn, [first], ())
     db.execute("PRAGMA user_version = 5")
 

@@ -35,7 +35,9 @@ async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Conf
 async def verified(
     store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog
 ) -> list[str]:
-    work = Works(store, models, threads, 1, config.data_dir, UNUSED, UNUSED, config).verify(admin_pb.VerifyRequest())
+    work = Works(store, models, threads, 1, config.data_dir, UNUSED, UNUSED, UNUSED, config).verify(
+        admin_pb.VerifyRequest()
+    )
     result = await work.run(Control(lambda: None))
     assert isinstance(result, Result)
     return [report.collection for report in operation_pb2.VerifyResult.FromString(result.data).reports]

@@ -437,6 +437,21 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection: Em
     assert verify_collection(collection).ok
 
 
+def test_as_many_free_pages_go_back_to_the_disk_as_are_asked_for(collection: EmbeddedCollection, maker: Maker) -> None:
+    collection.commit([maker.upsert(f"d{i}", text="x" * 20_000) for i in range(100)]).result(30)
+    collection.commit([Deletion(id=f"d{i}") for i in range(100)]).result(30)
+
+    def free(transaction: WriteTransaction) -> int:
+        pages: int = transaction.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return pages
+
+    before = collection.run(Task(free, lambda pages: pages))
+    assert before > 200
+    left = collection.run(Task(lambda transaction: transaction.reclaim(150), lambda pages: pages))
+    assert left == collection.run(Task(free, lambda pages: pages)) == before - 150
+    assert collection.run(Task(lambda transaction: transaction.reclaim(10_000), lambda pages: pages)) == 0
+
+
 def test_stats_say_how_maintenance_is_doing(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}") for i in range(10)))
     stats = collection.stats()

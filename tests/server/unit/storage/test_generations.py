@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,7 @@ from shortlist_server.errors import (
 )
 from shortlist_server.storage.base import GenerationChanged
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import DIMENSION, OpenStore, collection_config, opened, unit
@@ -534,6 +537,9 @@ def damage(path: Path, sql: str) -> None:
         "DELETE FROM vectors_2 WHERE label = (SELECT max(label) FROM vectors_2)",
         "UPDATE vectors_2 SET vector = zeroblob(32) WHERE label = (SELECT max(label) FROM vectors_2)",
         "DELETE FROM passages_2 WHERE label = (SELECT max(label) FROM passages_2)",
+        "DROP TABLE token_vectors_2",
+        "UPDATE generations SET config = substr(config, 2) WHERE number = 2",
+        "UPDATE generations SET state = 'serving' WHERE number = 2",
     ],
 )
 def test_damage_in_another_generation_does_not_touch_the_one_that_serves(open_store: OpenStore, sql: str) -> None:
@@ -623,3 +629,43 @@ def test_damage_that_a_write_meets_in_another_generation_does_not_fail_the_write
     collection = open_store(maintain=False).open("papers")
     assert of(collection, 2).problem
     assert nearest(collection, vector(7, DIMENSION)) == ["d7"]
+
+
+def test_a_build_that_outgrows_its_flushes_waits_and_commits_do_not(open_store: OpenStore) -> None:
+    store = open_store(segment_min_passages=4, builder=(sys.executable, "-c", "import time; time.sleep(60)"))
+    collection = store.create("papers", collection_config())
+    fill(collection, range(60))
+    collection.create_generation(config()).result(30)
+    documents, cursor = collection.documents_to_build(2, 40, 1 << 20)
+    made = [BuiltDocument(key=one.key, passages=passages(int(one.id[1:]), OTHER, 2)) for one in documents]
+    collection.build(2, made, cursor, tokens=1).result(30)
+    documents, cursor = collection.documents_to_build(2, 40, 1 << 20)
+    made = [BuiltDocument(key=one.key, passages=passages(int(one.id[1:]), OTHER, 2)) for one in documents]
+    waiting = collection.build(2, made, cursor, tokens=1)
+    fill(collection, [1], 2)
+    assert not waiting.done()
+    store.close()
+    assert waiting.result(30).progress.done_documents == 60
+
+
+def test_the_marker_stays_when_one_transaction_ends_a_build_and_leaves_a_document_out(
+    collection: EmbeddedCollection, store: EmbeddedStore
+) -> None:
+    fill(collection, range(3))
+    collection.create_generation(config()).result(30)
+    built(collection, 2)
+    collection.switch_generation(2).result(30)
+    left_out = Upsert(document=Document(id="d7"), passages={2: passages(7, OTHER)}, content_hash=b"")
+    collection.commit([left_out]).result(30)
+    (document,), cursor = collection.documents_to_build(1, 10, 1 << 20)
+    gate = threading.Event()
+    blocked = collection.submit(Task(lambda _: gate.wait(30), lambda _: None))
+    made = BuiltDocument(key=document.key, passages=passages(7, DIMENSION))
+    build = collection.build(1, [made], cursor, tokens=1)
+    again = replace(left_out, document=Document(id="d8"))
+    commit = collection.commit([again])
+    gate.set()
+    for future in (blocked, build, commit):
+        future.result(30)
+    assert not of(collection, 1).progress.complete
+    assert store.reindexing() == ["papers"]

@@ -35,7 +35,7 @@ from shortlist_server.domain import (
     StreamPosition,
     Upsert,
 )
-from shortlist_server.errors import NewerDataFormat
+from shortlist_server.errors import DataCorrupted, NewerDataFormat
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows import schema, settings
 from shortlist_server.storage.store import EmbeddedStore
@@ -148,6 +148,30 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, f
         collection.switch_generation(2).result()
         assert collection.info().passage_count == 50
         assert store.verify("golden").ok
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE settings SET value = substr(value, 2) WHERE name = 'config'",
+        "DELETE FROM settings WHERE name = 'create_time'",
+    ],
+)
+def test_damaged_settings_of_an_old_format_keep_no_other_collection_from_opening(tmp_path: Path, damage: str) -> None:
+    shutil.copytree(GOLDEN / "format-3", tmp_path / "data")
+    connection = sqlite3.connect(tmp_path / "data/collections/golden/collection.db", isolation_level=None)
+    connection.execute(damage)
+    connection.close()
+    store = EmbeddedStore(Config(data_dir=tmp_path / "data"), maintain=False)
+    try:
+        store.create("sound", CONFIG)
+        assert store.open_all()
+        assert store.find("sound").is_open
+        with pytest.raises(DataCorrupted):
+            store.open("golden")
+        assert store.find("golden").problem
     finally:
         store.close()
 
