@@ -19,6 +19,7 @@ KINDS = ("verify", "backup", "restore", "evaluate", "reindex", "compare_generati
 STATES = ("pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 
 EXIT_NOT_SUCCEEDED = 1
+EXIT_NOT_ENDED = 1
 
 name_argument = click.argument("name", metavar="OPERATION")
 
@@ -117,11 +118,14 @@ def wait_command(name: str, *, as_json: bool, **options: Any) -> None:
 def cancel_command(name: str, **options: Any) -> None:
     """Cancels OPERATION, waits for its end and says what became of it.
 
-    A cancelled backup or restore leaves nothing behind.
+    A cancelled backup or restore leaves nothing behind. The exit code is 0 when the operation has ended, however it
+    did, else 1.
     """
     with connect(options) as client:
-        operation = client.get_operation(_full(name))
-        output.print_line(cancel(client, operation))
+        outcome = cancel(client, client.get_operation(_full(name)))
+    output.print_line(outcome.text)
+    if not outcome.ended:
+        raise click.exceptions.Exit(EXIT_NOT_ENDED)
 
 
 def _full(name: str) -> str:

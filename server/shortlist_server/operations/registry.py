@@ -29,10 +29,10 @@ from shortlist_server.operations.operation import Control, Operation, Pauses, St
 logger = logging.getLogger(__name__)
 
 KEPT = 1000
-"""Ended operations that are kept; the one that ended first goes first."""
+"""Ended operations that are kept. The caller who has most of them loses one first, the one that ended first."""
 
 KEPT_BYTES = 64 * 1024 * 1024
-"""Bytes of all kept results together. The newest is kept whatever its size."""
+"""Bytes of all kept results together; the same holds for them. The newest is kept whatever its size."""
 
 HELD_BYTES = 64 * 1024 * 1024
 """Bytes that operations which run or wait may hold of their requests; the only one may hold any number."""
@@ -149,8 +149,8 @@ class OperationRegistry:
         """How many operations have ended since the start, by kind and state, in lower case. Any thread."""
         return dict(self._ended)
 
-    def check_room(self, caller: str, held_bytes: int = 0, *, survives: bool = False) -> None:
-        """Checks that ``start`` would accept a work now; the parameters are those of the work.
+    def check_room(self, caller: str, *, survives: bool = False) -> None:
+        """Checks that ``start`` would accept a work now; ``survives`` is that of the work.
 
         Raises:
             Overloaded: too many operations run or wait.
@@ -158,8 +158,20 @@ class OperationRegistry:
         """
         if self._stopping:
             raise Unavailable("the server is stopping; repeat the call", retry_after_seconds=RETRY_SECONDS)
-        self._check_room(caller, survives)
-        self._check_bytes(held_bytes)
+        # Apart, because a reindex may be paused for days, and nobody could make a backup meanwhile.
+        alike = [entry for entry in self._unfinished.values() if entry.survives is survives]
+        own = sum(entry.caller == caller for entry in alike)
+        kinds = "reindexes" if survives else "operations"
+        for count, most, whose in (
+            (len(alike), self._most, f"{kinds} run or wait"),
+            (own, self._most_of_caller, f"of your {kinds} run or wait"),
+        ):
+            if count >= most:
+                raise Overloaded(
+                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
+                    retry_after_seconds=RETRY_SECONDS,
+                    metadata={"setting": "max_operations", "limit": str(most)},
+                )
 
     def start(self, work: Work, *, caller: str, accepted: bool = False) -> Operation:
         """Starts an operation; it runs as soon as its turn comes.
@@ -173,7 +185,8 @@ class OperationRegistry:
             Unavailable: the server is stopping.
         """
         if not accepted:
-            self.check_room(caller, work.held_bytes, survives=work.survives)
+            self.check_room(caller, survives=work.survives)
+            self._check_bytes(work.held_bytes)
         self._started += 1
         entry = _Entry(self._started, work, caller)
         if (before := self._kept.pop(entry.id, None)) is not None:
@@ -330,22 +343,6 @@ class OperationRegistry:
             )
         return entry, entry.pauses
 
-    def _check_room(self, caller: str, survives: bool) -> None:
-        # Apart, because a reindex may be paused for days, and nobody could make a backup meanwhile.
-        alike = [entry for entry in self._unfinished.values() if entry.survives is survives]
-        own = sum(entry.caller == caller for entry in alike)
-        kinds = "reindexes" if survives else "operations"
-        for count, most, whose in (
-            (len(alike), self._most, f"{kinds} run or wait"),
-            (own, self._most_of_caller, f"of your {kinds} run or wait"),
-        ):
-            if count >= most:
-                raise Overloaded(
-                    f"{count} {whose}, which is the limit (max_operations); wait for one, or cancel one",
-                    retry_after_seconds=RETRY_SECONDS,
-                    metadata={"setting": "max_operations", "limit": str(most)},
-                )
-
     def _check_bytes(self, more: int) -> None:
         held = sum(entry.held_bytes for entry in self._unfinished.values())
         if more and held and held + more > HELD_BYTES:
@@ -366,13 +363,26 @@ class OperationRegistry:
     def _forget(self) -> None:
         """Forgets ended operations that are too old, too many, or too large."""
         oldest = time.time() - KEPT_SECONDS
-        while self._kept:
-            first = next(iter(self._kept.values()))
-            fits = len(self._kept) <= KEPT and (len(self._kept) == 1 or self._kept_bytes <= KEPT_BYTES)
-            if fits and (first.end_seconds or 0.0) >= oldest:
-                return
-            del self._kept[first.id]
-            self._kept_bytes -= first.result_bytes
+        while self._kept and ((first := next(iter(self._kept.values()))).end_seconds or 0.0) < oldest:
+            self._drop(first)
+        while len(self._kept) > KEPT:
+            self._drop(self._first_of_greatest(lambda entry: 1))
+        newest = next(reversed(self._kept.values()), None)
+        while newest is not None and self._kept_bytes > max(KEPT_BYTES, newest.result_bytes):
+            self._drop(self._first_of_greatest(lambda entry: entry.result_bytes))
+
+    def _first_of_greatest(self, size: Callable[[_Entry], int]) -> _Entry:
+        """Of the caller who has most, the operation of any size that ended first; not the newest of all."""
+        *older, _ = self._kept.values()
+        sizes: Counter[str] = Counter()
+        for entry in older:
+            sizes[entry.caller] += size(entry)
+        (greatest, _), *_ = sizes.most_common(1)
+        return next(entry for entry in older if entry.caller == greatest and size(entry))
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._kept[entry.id]
+        self._kept_bytes -= entry.result_bytes
 
 
 def not_found(id: str) -> OperationNotFound:

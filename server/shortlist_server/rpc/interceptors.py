@@ -48,6 +48,14 @@ def deadline_of(context: Context, limit_seconds: float) -> Deadline:
     return Deadline.after(limit_seconds if left is None or math.isinf(left) else min(left, limit_seconds))
 
 
+def request_id_of(context: Context) -> tuple[str, dict[str, str]]:
+    """A call's id, the caller's own or a new one, and the call's metadata without what is binary."""
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    given = metadata.get(REQUEST_ID, "")
+    kept = 0 < len(given) <= 64 and given.isascii() and given.isprintable()
+    return given if kept else secrets.token_hex(8), metadata
+
+
 class CallInterceptor(WrappingInterceptor):
     """Bounds the calls served at once, reports every call, and turns errors into statuses.
 
@@ -163,9 +171,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
         """Gives the call its id, the caller's own or a new one; the answer returns it."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given = metadata.get(REQUEST_ID, "")
-        request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else secrets.token_hex(8)
+        request_id, metadata = request_id_of(context)
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
         # Never reset: each call has a task of its own, and the variable ends with it.
         current_request_id.set(request_id)

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from shortlist_server.errors import Unimplemented
+from shortlist_server.rpc.interceptors import REQUEST_ID, request_id_of
 from shortlist_server.rpc.status import abort, grpc_status
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
-    await abort(context, grpc_status(Unimplemented("this release of the server has no such method")))
+    request_id, _ = request_id_of(context)
+    await abort(context, grpc_status(Unimplemented("this server serves no such method")), (REQUEST_ID, request_id))
 
 
 _REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)

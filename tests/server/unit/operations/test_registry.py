@@ -285,6 +285,27 @@ async def test_ended_operations_are_forgotten_by_number_age_and_size(monkeypatch
     assert registry.all() == []
 
 
+async def test_whoever_has_most_ended_operations_loses_one_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "KEPT", 4)
+    monkeypatch.setattr(registry_module, "KEPT_BYTES", 100)
+    registry = OperationRegistry(most=10, size_of=lambda result: len(str(result)))
+
+    async def one(caller: str, size: int) -> str:
+        async def run(_: Control) -> str:
+            return "x" * size
+
+        id = registry.start(work(run), caller=caller).id
+        await ended(registry, id)
+        return id
+
+    mine = await one("me", 10)
+    theirs = [await one("them", 1) for _ in range(6)]
+    assert {operation.id for operation in registry.all()} == {mine, *theirs[-3:]}
+    large = [await one("them", 60) for _ in range(2)]
+    kept = {operation.id for operation in registry.all()}
+    assert mine in kept and large[0] not in kept and large[1] in kept
+
+
 async def test_an_ended_operation_keeps_nothing_of_what_it_was_asked() -> None:
     class Asked:
         """A request of many megabytes."""
