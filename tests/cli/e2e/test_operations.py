@@ -135,7 +135,7 @@ def test_an_unknown_operation_is_one_line_of_an_error(running: TestServer) -> No
 
 
 def test_cancelling_what_does_not_stop_is_a_failure(running: TestServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shortlist_cli.commands.following.CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr("shortlist_cli.commands.waiting.CANCEL_SECONDS", 0.3)
     gate = Gate(running)
     with Client(running.target) as client:
         name = client.start_backup("one").name

@@ -12,7 +12,7 @@ import pytest
 
 from shortlist import Client, Operation, PermissionDenied
 from shortlist.v1 import operation_pb2, operation_service_pb2
-from shortlist_cli.commands.following import follow
+from shortlist_cli.commands.waiting import follow
 
 
 class Refusing(grpc.GenericRpcHandler):
