@@ -41,7 +41,7 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
 @pytest.fixture
 async def works(store: EmbeddedStore, tmp_path: Path) -> AsyncIterator[Works]:
     with ThreadPoolExecutor(1) as threads:
-        yield Works(store, UNUSED, threads, 1, tmp_path, UNUSED, UNUSED, Config(data_dir=tmp_path))
+        yield Works(store, UNUSED, threads, 1, tmp_path, UNUSED, UNUSED, UNUSED, Config(data_dir=tmp_path))
 
 
 async def reports(works: Works, request: pb.VerifyRequest) -> list[operation_pb2.VerifyReport]:
