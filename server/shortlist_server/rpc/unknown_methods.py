@@ -30,8 +30,11 @@ class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
-    request_id, _ = request_id_of(context)
-    await abort(context, grpc_status(Unimplemented("this server serves no such method")), (REQUEST_ID, request_id))
+    await abort(
+        context,
+        grpc_status(Unimplemented("this server serves no such method")),
+        (REQUEST_ID, request_id_of(context)[0]),
+    )
 
 
 _REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -28,7 +29,7 @@ async def test_a_large_message_of_a_wait_counts_until_the_client_has_taken_it() 
         yield b"x" * 100_000
 
     def stream() -> AsyncGenerator[bytes, None]:
-        handler = limits.wrapped(WAIT_OPERATION, grpc.unary_stream_rpc_method_handler(wait))
+        handler: Any = limits.wrapped(WAIT_OPERATION, grpc.unary_stream_rpc_method_handler(wait))
         served: AsyncGenerator[bytes, None] = handler.unary_stream(Exchange(receive), Somebody())
         return served
 
