@@ -44,6 +44,7 @@ from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.recent_queries import RecentQueries
 from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
 from shortlist_server.pipeline.reindex.reindexer import Reindexer
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.remote.catalog import find_models
@@ -87,6 +88,9 @@ SEARCH_THREADS = 8
 WORK_THREADS = 4
 """Threads for everything else that blocks. Ingest runs here, so it never takes a search's thread."""
 
+ASIDE_THREADS = 2
+"""Threads that cut documents for generations that do not serve. A worker that hangs holds one of these for a minute."""
+
 LONG_THREADS = 2
 """Threads for verify, backup and restore, each of which may hold one for minutes; further operations wait."""
 
@@ -104,6 +108,7 @@ class Server:
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
         self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
+        self._aside_threads = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
         self._background_threads = ThreadPoolExecutor(
             BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
@@ -155,7 +160,12 @@ class Server:
         models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
         setbacks = Setbacks()
         ingester = self._ingester = Ingester(
-            store, models, self._work_threads, setbacks, max_document_tokens=config.max_document_tokens
+            store,
+            models,
+            self._work_threads,
+            setbacks,
+            aside_threads=self._aside_threads,
+            max_document_tokens=config.max_document_tokens,
         )
         reindexer = self._reindexer = self._make_reindexer(store, models, setbacks)
         limits = LimitInterceptor(config)
@@ -265,6 +275,7 @@ class Server:
 
     def _make_reindexer(self, store: Store, models: ModelCatalog, setbacks: Setbacks) -> Reindexer:
         config = self._config
+        room = Room(data_dir=config.data_dir, min_free_bytes=config.min_free_disk_bytes)
         estimator = Estimator(
             models,
             self._background_threads,
@@ -273,8 +284,7 @@ class Server:
                 memory_bytes=footprint.memory_bytes,
                 flushed_from=config.segment_min_passages,
             ),
-            data_dir=config.data_dir,
-            min_free_bytes=config.min_free_disk_bytes,
+            room,
             max_document_tokens=config.max_document_tokens,
         )
         return Reindexer(
@@ -283,6 +293,7 @@ class Server:
             self._background_threads,
             setbacks,
             estimator,
+            room,
             max_document_tokens=config.max_document_tokens,
         )
 
@@ -367,6 +378,7 @@ class Server:
             await self._operations.stop(None)
         self._search_threads.shutdown()
         self._work_threads.shutdown()
+        self._aside_threads.shutdown()
         self._long_threads.shutdown()
         self._background_threads.shutdown()
 

@@ -168,7 +168,8 @@ class Config:
     )
     reflection: bool = _setting(True, "Serve gRPC reflection, v1 and v1alpha.")
     min_free_disk_bytes: int = _setting(
-        256 * 1024 * 1024, "Free disk space, in bytes, below which the health of writing is NOT_SERVING."
+        256 * 1024 * 1024,
+        "Free disk space, in bytes, below which the health of writing is NOT_SERVING and reindexes pause.",
     )
     health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.", least=0.01)
     recall_check_interval_seconds: float = _setting(

@@ -379,8 +379,12 @@ class History(RuleBasedStateMachine):
     @rule(reason=st.sampled_from(["", "the model failed"]), by_user=st.booleans())
     def pause(self, reason: str, by_user: bool) -> None:
         if self.model.building is not None:
-            now = self.collection.pause_build(self.model.building, reason, by_user=by_user).result(30).progress
-            assert (now.paused, now.paused_by_user) == (reason, bool(reason) and by_user)
+            number = self.model.building
+            before = next(one.progress for one in self.collection.generations() if one.number == number)
+            now = self.collection.pause_build(number, reason, by_user=by_user).result(30).progress
+            stays = before.paused_by_user and not by_user
+            expected = (before.paused, True) if stays else (reason, bool(reason) and by_user)
+            assert (now.paused, now.paused_by_user) == expected
 
     @rule(role=ROLES)
     def hold(self, role: str) -> None:

@@ -162,7 +162,7 @@ class IngestSession:
         try:
             await self._apply(pending, failures, mark)
         except InvalidArgument:
-            for item in pending:
+            for item in [item for item in pending if item.settled is None]:
                 try:
                     await self._apply([item], (), None)
                 except InvalidArgument as error:

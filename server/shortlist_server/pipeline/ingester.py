@@ -59,12 +59,19 @@ class Ingester:
         threads: Executor,
         setbacks: Setbacks | None = None,
         *,
+        aside_threads: Executor | None = None,
         max_document_tokens: int = MAX_DOCUMENT_TOKENS,
     ) -> None:
-        """``setbacks`` are told of the generations that writes leave out; None if nobody listens."""
+        """Makes an ingester without sessions.
+
+        Args:
+            setbacks: are told of the generations that writes leave out; None if nobody listens.
+            aside_threads: cut documents for generations that do not serve, whose models may hang; None: ``threads``.
+        """
         self._store = store
         self._models = models
         self._threads = threads
+        self._aside_threads = aside_threads or threads
         self._setbacks = setbacks or Setbacks()
         self._max_document_tokens = max_document_tokens
         self._sessions: set[IngestSession] = set()
@@ -107,6 +114,7 @@ class Ingester:
             store,
             self._models,
             self._threads,
+            self._aside_threads,
             self._setbacks,
             stream=opening.stream,
             dry_run=dry_run,

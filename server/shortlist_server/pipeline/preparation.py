@@ -4,7 +4,8 @@ A generation that is being built, and the former one, get their passages with ea
 make them later. What they may do to a write:
 
 - A document that the generation being built refuses, because it is too large for it, fails as a whole.
-- Where their model fails or is not loaded, or takes too long, their passages are left out and the build makes them up.
+- Where their model fails, is not loaded, or takes much longer than the serving one, the whole window leaves their
+  passages out and the build makes them up; so do later windows, until the build says that the model works.
 - A document that the former generation refuses has no passages there: it is found by its words alone after a roll-back.
 - A document without text, whose vector the client made for another generation, has no passages in them either.
 
@@ -15,20 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
-from shortlist_server.domain import Deletion, Document, GenerationState, NewPassage
+from shortlist_server.domain import Deletion, NewPassage
 from shortlist_server.errors import InferenceFailed, InvalidArgument, InvalidVector, Overloaded, ShortlistError
-from shortlist_server.inference.base import CutText, ModelCatalog, PassageEmbedding, PassageText
+from shortlist_server.inference.base import ModelCatalog, PassageEmbedding, PassageText
+from shortlist_server.pipeline.batches import Batch, batches
 from shortlist_server.pipeline.content import client_vectors, content_hash
 from shortlist_server.pipeline.operations import AckStatus, Operation, Prepared
 from shortlist_server.pipeline.setbacks import Setbacks
-from shortlist_server.pipeline.targets import Target, Targets, Work, new_passages, refuses, targets
+from shortlist_server.pipeline.targets import Target, Targets, targets
 from shortlist_server.storage.base import CollectionStore
 
 T = TypeVar("T")
@@ -36,37 +39,13 @@ T = TypeVar("T")
 RETRY_SECONDS = 0.1
 """Wait before a full queue is tried again, where the queue does not say how long."""
 
-OTHERS_SECONDS = 30.0
-"""How much longer than the serving generation's model those of the others may take for a window."""
+OTHERS_TIMES, OTHERS_SECONDS = 5.0, 5.0
+"""How many times as long as the serving generation took, and how long at least, a window then waits for the others."""
 
 _DRY_RUN_PASSAGES = 8
 
-
-@dataclass(slots=True)
-class _Batch:
-    """The passages of a window that one model embeds, for all generations that have the same passages."""
-
-    work: Work
-    targets: list[Target] = field(default_factory=list)
-    items: list[Prepared] = field(default_factory=list)
-
-    @property
-    def serves(self) -> bool:
-        return any(target.serves for target in self.targets)
-
-    @property
-    def dimension(self) -> int:
-        return max(target.dimension for target in self.targets)
-
-    def numbers(self, item: Prepared) -> list[Target]:
-        """The generations for which it embeds a document."""
-        return [target for target in self.targets if target.number in item.cuts]
-
-    def passages_of(self, item: Prepared) -> Sequence[PassageText]:
-        return item.cuts[self.numbers(item)[0].number].passages
-
-    def passages(self) -> list[PassageText]:
-        return [passage for item in self.items for passage in self.passages_of(item)]
+_Aside: TypeAlias = "asyncio.Task[ShortlistError | None]"
+"""Work for generations that do not serve; its result says why the window leaves them out, if it does."""
 
 
 class Preparation:
@@ -81,6 +60,7 @@ class Preparation:
         collection: CollectionStore,
         models: ModelCatalog,
         threads: Executor,
+        aside_threads: Executor,
         setbacks: Setbacks,
         *,
         stream: str,
@@ -90,6 +70,7 @@ class Preparation:
         self._collection = collection
         self._models = models
         self._threads = threads
+        self._aside_threads = aside_threads
         self._setbacks = setbacks
         self._stream = stream
         self._dry_run = dry_run
@@ -109,7 +90,7 @@ class Preparation:
             ModelNotFound, ModelMismatch: the model of the serving generation is not loaded.
         """
         prepared = [Prepared(operation=operation) for operation in window]
-        await self._in_thread(self._settle, prepared, position, in_flight)
+        await self._in_thread(self._threads, self._settle, prepared, position, in_flight)
         await self.embed(prepared)
         return prepared
 
@@ -118,25 +99,28 @@ class Preparation:
         found = targets(self._collection, self._models)
         for item in prepared:
             item.begin_again(found.serving.number)
-        for number, error in found.missing:
-            if not self._setbacks.leaves_out(self._collection.name, number):
-                self._setbacks.note(self._collection.name, number, error)
         found = self._without_setbacks(found)
         if not any(item.document for item in prepared):
             return
-        await self._in_thread(self._cut, prepared, found)
-        await self._embed(_batches(found, [item for item in prepared if item.document is not None]))
+        began = time.monotonic()
+        serving = await self._in_thread(self._threads, self._cut, prepared, found)
+        await self._embed(serving, [batch for batch in batches(found, prepared) if not batch.serves], began)
         if not self._dry_run:
             for item in prepared:
                 item.join()
 
     def _without_setbacks(self, found: Targets) -> Targets:
         name = self._collection.name
-        others = [target for target in found.others if not self._setbacks.leaves_out(name, target.number)]
-        # The owner of clients' vectors needs no model.
-        owner = found.vector_owner
-        if owner in found.others and owner not in others:
-            others.append(owner)
+        others = []
+        for number, error in found.missing:
+            if not self._setbacks.leaves_out(name, number):
+                self._setbacks.note(name, number, error)
+        for target in found.others:
+            # That without an embedder is never left out: it has no model that could fail.
+            if self._setbacks.leaves_out(name, target.number):
+                self._setbacks.left_out(name, target.number)
+            else:
+                others.append(target)
         return Targets(serving=found.serving, others=others, missing=found.missing)
 
     def _settle(self, prepared: Sequence[Prepared], position: int, in_flight: Mapping[str, int]) -> None:
@@ -168,22 +152,16 @@ class Preparation:
             if item.hash and item.operation.id in unchanged:
                 item.settle(AckStatus.UNCHANGED, sequence=unchanged[item.operation.id])
 
-    def _cut(self, prepared: Sequence[Prepared], found: Targets) -> None:
-        """Cuts the documents for each generation, and takes clients' vectors. Blocking, CPU-bound."""
+    def _cut(self, prepared: Sequence[Prepared], found: Targets) -> list[Batch]:
+        """Takes clients' vectors, and cuts what the serving generation's model embeds. Blocking, CPU-bound."""
         self._take_vectors(prepared, found.vector_owner)
-        for item in prepared:
-            document = item.document
-            if document is None:
-                continue
-            done: dict[Work, CutText | ShortlistError] = {}
-            for target in found.all:
-                if target.number in item.passages:
-                    continue
-                try:
-                    self._cut_for(item, document, target, done)
-                except ShortlistError as error:
-                    item.settle(AckStatus.FAILED, error=error)
-                    break
+        for target in found.all:
+            if target.work is None:
+                self._leave_to_clients(prepared, target)
+        serving = [batch for batch in batches(found, prepared) if batch.serves]
+        for batch in serving:
+            batch.take(batch.cut(self._max_document_tokens))
+        return serving
 
     def _take_vectors(self, prepared: Sequence[Prepared], owner: Target) -> None:
         with_vectors = [
@@ -198,53 +176,49 @@ class Preparation:
             else:
                 item.passages[owner.number] = [NewPassage(start=0, end=len(document.text), vector=vector, tokens=0)]
 
-    def _cut_for(
-        self, item: Prepared, document: Document, target: Target, done: dict[Work, CutText | ShortlistError]
-    ) -> None:
-        """Cuts a document for a generation; notes in ``done`` what became of it.
-
-        Raises:
-            ShortlistError: the generation, and with it the document, cannot take it.
-        """
-        if target.work is None:
+    def _leave_to_clients(self, prepared: Sequence[Prepared], target: Target) -> None:
+        """Settles what becomes of documents without a vector, where clients make the vectors."""
+        for item in prepared:
+            if item.document is None or target.number in item.passages:
+                continue
             if target.serves:
-                raise InvalidArgument(
+                error = InvalidArgument(
                     "the collection has no embedder: give the document a vector", field="document.vector"
                 )
-            item.passages[target.number] = ()
-            return
-        if target.work not in done:
-            try:
-                done[target.work] = target.work.cut(document.title, document.text, self._max_document_tokens)
-            except ShortlistError as error:
-                done[target.work] = error
-        outcome = done[target.work]
-        if not isinstance(outcome, ShortlistError):
-            item.cuts[target.number] = outcome
-        elif target.serves or (refuses(outcome) and target.state is GenerationState.BUILDING):
-            raise outcome
-        elif refuses(outcome):
-            item.passages[target.number] = ()
-        else:
-            self._setbacks.note(self._collection.name, target.number, outcome)
+                item.settle(AckStatus.FAILED, error=error)
+            else:
+                item.passages[target.number] = ()
 
-    async def _embed(self, batches: Iterable[_Batch]) -> None:
-        """Embeds for the serving generation; the others have as long, and somewhat longer."""
-        serving = [batch for batch in batches if batch.serves]
-        others = [] if self._dry_run else [batch for batch in batches if not batch.serves]
-        aside = {asyncio.create_task(self._embed_aside(batch)): batch for batch in others}
+    async def _embed(self, serving: Sequence[Batch], others: Sequence[Batch], began: float) -> None:
+        """Embeds for the serving generation; the others have as long, and some times as long again.
+
+        Args:
+            began: when the work on the serving generation began.
+        """
+        aside: dict[_Aside, Batch] = {asyncio.create_task(self._make_aside(batch)): batch for batch in others}
         try:
             for batch in serving:
                 await self._embed_serving(batch)
             if aside:
-                _, late = await asyncio.wait(aside, timeout=OTHERS_SECONDS)
-                for task in late:
-                    self._leave_out(aside[task], Overloaded(f"the model needs more than {OTHERS_SECONDS:g} s longer"))
+                await self._wait_for(aside, time.monotonic() - began)
         finally:
             for task in aside:
                 task.cancel()
 
-    async def _embed_serving(self, batch: _Batch) -> None:
+    async def _wait_for(self, aside: Mapping[_Aside, Batch], served_seconds: float) -> None:
+        """Waits for the generations that do not serve, and notes those that the window leaves out."""
+        seconds = max(OTHERS_TIMES * served_seconds, OTHERS_SECONDS)
+        began = time.monotonic()
+        _, late = await asyncio.wait(aside, timeout=seconds)
+        waited = time.monotonic() - began
+        for task, batch in aside.items():
+            error = Overloaded(f"the model was not done {seconds:.1f} s after that of the serving generation")
+            found = error if task in late else task.result()
+            if found is not None:
+                for target in batch.targets:
+                    self._setbacks.note(self._collection.name, target.number, found, waited_seconds=waited)
+
+    async def _embed_serving(self, batch: Batch) -> None:
         passages = batch.passages()
         if self._dry_run:
             passages = passages[: 0 if self.seconds_per_token else _DRY_RUN_PASSAGES]
@@ -253,19 +227,36 @@ class Preparation:
         if passages:
             self.seconds_per_token = (time.perf_counter() - begin) / sum(passage.tokens for passage in passages)
         if not self._dry_run:
-            self._spread(batch, embedded)
+            errors = batch.spread(embedded)
+            if errors and any(not target.serves for target in batch.targets):
+                self._setbacks.lags(self._collection.name)
 
-    async def _embed_aside(self, batch: _Batch) -> None:
+    async def _make_aside(self, batch: Batch) -> ShortlistError | None:
+        """Cuts and embeds for generations that do not serve. Returns why the window leaves them out, if it does.
+
+        Whatever goes wrong in them, the write goes on.
+        """
+        given_up = threading.Event()
         try:
-            self._spread(batch, await self._embed_patiently(batch, batch.passages()))
+            cut = partial(batch.cut, self._max_document_tokens, given_up=given_up.is_set)
+            batch.take(await self._in_thread(self._aside_threads, cut))
+            if batch.items and not self._dry_run:
+                errors = batch.spread(await self._embed_patiently(batch, batch.passages()))
+                if errors and len(errors) == len(batch.items):
+                    return errors[0]
+                if errors:
+                    self._setbacks.lags(self._collection.name)
         except ShortlistError as error:
-            self._leave_out(batch, error)
+            return error
         except Exception as error:
-            # Whatever goes wrong in another generation, the write goes on.
-            self._leave_out(batch, InferenceFailed(f"the model failed: {type(error).__name__}: {error}"))
+            return InferenceFailed(f"the model failed: {type(error).__name__}: {error}")
+        finally:
+            # A thread cannot be cancelled, but need not cut the rest.
+            given_up.set()
+        return None
 
     async def _embed_patiently(
-        self, batch: _Batch, passages: Sequence[PassageText]
+        self, batch: Batch, passages: Sequence[PassageText]
     ) -> Sequence[PassageEmbedding | Exception]:
         """Embeds, and waits while other streams fill the queue: that slows a stream down instead of refusing it."""
         embedder = batch.work.embedder
@@ -277,50 +268,7 @@ class Preparation:
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after_seconds or RETRY_SECONDS)
 
-    def _spread(self, batch: _Batch, embedded: Sequence[PassageEmbedding | Exception]) -> None:
-        """Gives each document its passages in the batch's generations. A failure of the serving one fails it."""
-        following = iter(embedded)
-        errors = []
-        for item in batch.items:
-            own = [next(following) for _ in batch.passages_of(item)]
-            good = [one for one in own if isinstance(one, PassageEmbedding)]
-            error = next((one for one in own if isinstance(one, Exception)), None)
-            for target in batch.numbers(item):
-                if error is None:
-                    item.passages[target.number] = new_passages(item.cuts[target.number], good, target.dimension)
-                elif target.serves:
-                    item.settle(AckStatus.FAILED, error=_as_error(error))
-            if error is not None:
-                errors.append(_as_error(error))
-        if errors and len(errors) == len(batch.items):
-            self._leave_out(batch, errors[0])
-            return
-        for target in batch.targets:
-            if not target.serves:
-                self._setbacks.over(self._collection.name, target.number)
-                if errors:
-                    self._setbacks.lags(self._collection.name)
-
-    def _leave_out(self, batch: _Batch, error: ShortlistError) -> None:
-        for target in batch.targets:
-            if not target.serves:
-                self._setbacks.note(self._collection.name, target.number, error)
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+    async def _in_thread(self, threads: Executor, function: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work in a thread, within the call's context: its log lines and spans belong to the call."""
         run = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
-
-
-def _as_error(error: Exception) -> ShortlistError:
-    return error if isinstance(error, ShortlistError) else InferenceFailed(str(error))
-
-
-def _batches(found: Targets, items: Sequence[Prepared]) -> list[_Batch]:
-    by_work: dict[Work, _Batch] = {}
-    for target in found.all:
-        if target.work is not None:
-            by_work.setdefault(target.work, _Batch(target.work)).targets.append(target)
-    for batch in by_work.values():
-        batch.items = [item for item in items if batch.numbers(item)]
-    return list(by_work.values())
+        return await asyncio.get_running_loop().run_in_executor(threads, run, function, *arguments)

@@ -69,7 +69,7 @@ class Targets:
 
     Attributes:
         serving: the one that serves.
-        others: the one that is being built and the former one, as far as they exist and their models are loaded.
+        others: the others that exist (being built, former) and whose models are loaded.
         missing: the numbers of those whose models are not loaded, each with the error.
     """
 

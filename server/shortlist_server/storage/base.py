@@ -209,8 +209,12 @@ class CollectionStore(Protocol):
     def pause_build(self, number: int, reason: str, *, by_user: bool) -> Future[Generation]:
         """Records durably why a build is paused; an empty reason lets it go on.
 
+        Args:
+            by_user: whether a caller asks for it. Only a caller ends or replaces a caller's pause.
+
         Raises (through the future):
             GenerationNotFound: the generation was dropped.
+            GenerationNotReady: it serves.
         """
 
     def switch_generation(self, number: int) -> Future[Generation]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from shortlist_server.domain import GenerationConfig, Include, ReindexEstimate, 
 from shortlist_server.errors import InferenceFailed, ShortlistError
 from shortlist_server.inference.base import ModelCatalog, PassageEmbedding, PassageText
 from shortlist_server.pipeline.models import find_embedder
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.targets import Work, refuses
 from shortlist_server.storage.base import CollectionStore
 
@@ -64,17 +64,14 @@ class Estimator:
         models: ModelCatalog,
         threads: Executor,
         footprint: Footprint,
+        room: Room,
         *,
-        data_dir: Path,
-        min_free_bytes: int,
         max_document_tokens: int,
     ) -> None:
-        """``min_free_bytes`` are kept free on the disk."""
         self._models = models
         self._threads = threads
         self._footprint = footprint
-        self._data_dir = data_dir
-        self._min_free_bytes = min_free_bytes
+        self._room = room
         self._max_document_tokens = max_document_tokens
 
     async def estimate(self, collection: CollectionStore, config: GenerationConfig) -> ReindexEstimate:
@@ -92,14 +89,13 @@ class Estimator:
         passages = round(share * len(cut))
         tokens = round(share * sum(passage.tokens for passage in cut))
         segments = passages >= self._footprint.flushed_from
-        free = shutil.disk_usage(self._data_dir).free - self._min_free_bytes
         return ReindexEstimate(
             document_count=documents,
             passage_count=passages,
             token_count=tokens,
             duration_seconds=tokens / speed.tokens_per_second if speed.tokens_per_second else 0.0,
             disk_bytes=self._footprint.disk_bytes(passages, config.dimension, speed.token_vectors, segments),
-            free_disk_bytes=max(free, 0),
+            free_disk_bytes=self._room.free_bytes(),
             memory_bytes=self._footprint.memory_bytes(passages, config.dimension, segments),
             free_memory_bytes=free_memory_bytes(),
             sampled_documents=sample,

@@ -4,7 +4,8 @@ While one portion of documents is written, the next is embedded, behind the quer
 that is read and cut. The store keeps the cursor, so a job that ends at any instant goes on where it was.
 
 A failure pauses the build, with the reason on disk, and the job tries again, later each time. A caller's pause lasts
-until a caller ends it. A complete generation lags again when writes leave it out; the job then makes that up.
+until a caller ends it. A complete generation falls behind when writes leave it out; the job then builds what it missed.
+Only the job tries a model again that has failed a write, and gives the generation back to writes when the model works.
 
 A job belongs to the event loop; what blocks runs in the composition root's thread pool.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
@@ -25,6 +27,7 @@ from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.reindex.portions import Built, embed, probe, read
 from shortlist_server.pipeline.reindex.rates import Rates
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.pipeline.targets import Target, target_of
 from shortlist_server.storage.base import CollectionStore, Store
@@ -35,6 +38,9 @@ T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 """Time between two looks at whether a complete generation lags again. A look reads no disk."""
+
+REFUSED_DOCUMENTS = 100
+"""A build whose first documents are all refused, so many of them, has the wrong model or limit, and pauses."""
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
@@ -54,6 +60,8 @@ class Job:
         models: ModelCatalog,
         threads: Executor,
         setbacks: Setbacks,
+        room: Room,
+        turns: asyncio.Semaphore,
         collection: str,
         number: int,
         *,
@@ -66,10 +74,14 @@ class Job:
         self._models = models
         self._threads = threads
         self._setbacks = setbacks
+        self._room = room
+        self._turns = turns
         self._max_document_tokens = max_document_tokens
         self._rates = Rates()
         self._trouble = ""
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._try_at = 0.0
+        self._doubted = False
         self._look = asyncio.Event()
         self._moved = asyncio.Event()
         self._building: asyncio.Task[None] | None = None
@@ -84,6 +96,7 @@ class Job:
     def look(self) -> None:
         """Has the job look at its generation now; a pause of its own is over."""
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._try_at = 0.0
         self._look.set()
 
     def interrupt(self) -> None:
@@ -131,9 +144,11 @@ class Job:
             while await self._turn():
                 pass
         except _GONE:
-            return
+            pass
         except Exception:
             logger.exception("the build of generation %d of collection '%s' ended", self.number, self.collection)
+            return
+        self._setbacks.forget(self.collection, self.number)
 
     async def _turn(self) -> bool:
         """Looks at the generation, and builds or waits. Returns whether there may ever be more to do."""
@@ -142,9 +157,11 @@ class Job:
             if generation is None:
                 return False
             if generation.problem or generation.progress.paused_by_user or generation.progress.complete:
+                if not generation.problem:
+                    await self._try_model(generation)
                 await self._wait(POLL_SECONDS)
                 return True
-            if await self._built(generation):
+            if await self._done(self._build(generation)):
                 self._retry_seconds = FIRST_RETRY_SECONDS
                 # If it still lacks documents, they were left out by writes since it looked.
                 await self._wait(FIRST_RETRY_SECONDS)
@@ -156,9 +173,36 @@ class Job:
             self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         return True
 
-    async def _built(self, generation: Generation) -> bool:
-        """Builds; returns False if it was interrupted. Raises what the build raises."""
-        building = self._building = asyncio.create_task(self._build(generation))
+    async def _try_model(self, generation: Generation) -> None:
+        """Gives a generation that writes leave out back to them if its model works; it has nothing to build now."""
+        if (
+            not self._setbacks.leaves_out(self.collection, self.number)
+            or self._setbacks.holds(self.collection, self.number)
+            or time.monotonic() < self._try_at
+        ):
+            return
+        try:
+            if await self._done(self._probe(generation)):
+                self._setbacks.give_back(self.collection, self.number)
+                self._retry_seconds = FIRST_RETRY_SECONDS
+        except _GONE:
+            raise
+        except Exception as error:
+            # No pause: the generation lacks nothing, or a caller paused the build.
+            logger.info("collection '%s': writes leave out generation %d: %s", self.collection, self.number, error)
+            self._try_at = time.monotonic() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+
+    async def _probe(self, generation: Generation) -> None:
+        await probe(await self._target(generation))
+
+    async def _target(self, generation: Generation) -> Target:
+        # Not leased: where the model is missing or fails, retries must not keep the collection open for ever.
+        return await self._in_thread(lambda: target_of(self._store.find(self.collection), generation, self._models))
+
+    async def _done(self, work: Coroutine[None, None, None]) -> bool:
+        """Does something that ``interrupt`` ends; returns False if it was interrupted. Raises what the work raises."""
+        building = self._building = asyncio.create_task(work)
         try:
             await asyncio.wait({building})
         finally:
@@ -188,11 +232,16 @@ class Job:
 
     async def _build(self, generation: Generation) -> None:
         """Builds all that the generation lacks."""
-        async with leased(self._store, self.collection, self._threads) as collection:
-            target = target_of(collection, generation, self._models)
-            if generation.progress.paused or self._trouble:
-                await probe(target)
-                await asyncio.wrap_future(collection.pause_build(self.number, "", by_user=False))
+        target = await self._target(generation)
+        await self._in_thread(self._room.check)
+        resumes = bool(generation.progress.paused or self._trouble)
+        if resumes:
+            await probe(target)
+        async with self._turns, leased(self._store, self.collection, self._threads) as collection:
+            if resumes:
+                now = await asyncio.wrap_future(collection.pause_build(self.number, "", by_user=False))
+                if now.progress.paused_by_user:
+                    return
                 self._trouble = ""
                 logger.info("collection '%s': the build of generation %d goes on", self.collection, self.number)
             self._rates.begin()
@@ -201,7 +250,8 @@ class Job:
             portion: asyncio.Task[Built] | None = None
             try:
                 while (portion := await portions.get()) is not None:
-                    await self._write(collection, await portion)
+                    if not await self._write(collection, await portion):
+                        return
                 await reading
             finally:
                 reading.cancel()
@@ -220,6 +270,7 @@ class Job:
         after: int | None = None
         try:
             while True:
+                await self._in_thread(self._room.check)
                 portion = await self._in_thread(partial(read, collection, target, after, self._max_document_tokens))
                 embedding = asyncio.create_task(embed(portion, target))
                 try:
@@ -233,13 +284,36 @@ class Job:
         finally:
             await portions.put(None)
 
-    async def _write(self, collection: CollectionStore, built: Built) -> None:
+    async def _write(self, collection: CollectionStore, built: Built) -> bool:
+        """Writes a portion; returns whether the build may go on."""
+        if self._all_refused(built):
+            self._doubted = True
+            reason = (
+                f"the first {REFUSED_DOCUMENTS} documents or more are all refused, the last one because"
+                f" {built.failures[-1].message}: check the model and the passage size, then resume or cancel"
+            )
+            logger.warning("collection '%s': generation %d: %s", self.collection, self.number, reason)
+            # As a caller's pause: to try again changes nothing, so only a caller can say to go on.
+            self.generation = await asyncio.wrap_future(collection.pause_build(self.number, reason, by_user=True))
+            self._moved.set()
+            return False
         self.generation = await asyncio.wrap_future(
             collection.build(self.number, built.documents, built.cursor, tokens=built.tokens, failures=built.failures)
         )
         self._rates.add(len(built.documents), built.tokens)
-        self._setbacks.over(self.collection, self.number)
+        if built.tokens:
+            self._setbacks.give_back(self.collection, self.number)
         self._moved.set()
+        return not self.generation.progress.paused_by_user
+
+    def _all_refused(self, built: Built) -> bool:
+        """Whether the generation refuses so many documents, and has taken none, that something must be wrong."""
+        if self.generation is None or self._doubted or len(built.failures) < len(built.documents):
+            return False
+        at = self.generation.progress
+        return (
+            at.done_documents == at.failed_documents and at.failed_documents + len(built.failures) >= REFUSED_DOCUMENTS
+        )
 
     async def _pause(self, error: BaseException) -> None:
         """Records why the build stands still."""

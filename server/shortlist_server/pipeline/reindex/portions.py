@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shortlist_server.domain import BuiltDocument, DeadLetter, StoredDocument
-from shortlist_server.errors import InferenceFailed, InvalidArgument, Overloaded, ShortlistError
+from shortlist_server.errors import InferenceFailed, InvalidArgument, Overloaded, ShortlistError, Unavailable
 from shortlist_server.inference.base import CutText, PassageEmbedding, PassageText
 from shortlist_server.pipeline.targets import Target, Work, new_passages, refuses
 from shortlist_server.storage.base import CollectionStore
@@ -20,6 +20,8 @@ PORTION_BYTES = 64 * 1024
 """Text of one portion: about as many tokens as a window of ingest has. A larger document is a portion of its own."""
 
 PORTION_DOCUMENTS = 1024
+
+PROBE_SECONDS = 60.0
 
 _RETRY_SECONDS = 0.1
 _PROBE = PassageText(start=0, end=0, content="a probe of the model", tokens=8)
@@ -118,9 +120,14 @@ async def embed(portion: Portion, target: Target) -> Built:
 
 
 async def probe(target: Target) -> None:
-    """Raises a ``ShortlistError`` unless the generation's model works."""
+    """Raises a ``ShortlistError`` unless the generation's model works, and answers within ``PROBE_SECONDS``."""
     if target.work is not None:
-        (result,) = await _patiently(target.work, [_PROBE], target.dimension)
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                # Not behind all other work, which would say nothing about the model.
+                (result,) = await _patiently(target.work, [_PROBE], target.dimension, background=False)
+        except TimeoutError as error:
+            raise Unavailable(f"the model did not answer within {PROBE_SECONDS:g} s") from error
         if isinstance(result, Exception):
             raise _as_error(result)
 
@@ -133,12 +140,12 @@ async def _embeddings(portion: Portion, target: Target) -> Sequence[PassageEmbed
 
 
 async def _patiently(
-    work: Work, passages: Sequence[PassageText], dimension: int
+    work: Work, passages: Sequence[PassageText], dimension: int, *, background: bool = True
 ) -> Sequence[PassageEmbedding | Exception]:
     while True:
         try:
             return await work.embedder.embed_passages(
-                passages, dimension=dimension, token_vectors=work.embedder.info.token_vectors, background=True
+                passages, dimension=dimension, token_vectors=work.embedder.info.token_vectors, background=background
             )
         except Overloaded as error:
             await asyncio.sleep(error.retry_after_seconds or _RETRY_SECONDS)

@@ -26,6 +26,7 @@ from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.reindex.estimate import Estimator
 from shortlist_server.pipeline.reindex.job import Job
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.reindex.settings import generation_config
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.storage.base import Store
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 TELL_SECONDS = 1.0
 """Longest time between two reports of a build's progress."""
+
+BUILDS_AT_ONCE = 8
+"""Most builds at one time; each keeps its collection open, and ``max_open_collections`` must hold others, too."""
 
 PAUSED_BY_CALLER = "paused by a caller"
 
@@ -50,6 +54,7 @@ class Reindexer:
         threads: Executor,
         setbacks: Setbacks,
         estimator: Estimator,
+        room: Room,
         *,
         max_document_tokens: int,
     ) -> None:
@@ -59,11 +64,14 @@ class Reindexer:
         self._threads = threads
         self._setbacks = setbacks
         self._estimator = estimator
+        self._room = room
         self._max_document_tokens = max_document_tokens
         self._jobs: dict[tuple[str, int], Job] = {}
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: dict[tuple[str, bool], asyncio.Task[None]] = {}
+        self._look_again: set[tuple[str, bool]] = set()
+        self._turns = asyncio.Semaphore(BUILDS_AT_ONCE)
         self._closed = False
-        setbacks.tell(self.look)
+        setbacks.tell(self._lags)
 
     async def begin(self) -> None:
         """Goes on with the builds that a stop or a crash interrupted."""
@@ -73,17 +81,14 @@ class Reindexer:
     async def close(self) -> None:
         """Stops all jobs; the generations stay as they are. Idempotent."""
         self._closed = True
-        for task in self._looking:
+        for task in self._looking.values():
             task.cancel()
         await asyncio.gather(*(job.stop() for job in self._jobs.values()))
         self._jobs.clear()
 
     def look(self, collection: str) -> None:
         """Has the jobs of a collection look at its generations: one was made, began to serve, lags or was dropped."""
-        if not self._closed:
-            task = asyncio.create_task(self._look(collection))
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+        self._begin_to_look(collection, wake=True)
 
     async def estimate(self, collection: str, new: NewGeneration, *, force: bool = False) -> ReindexEstimate:
         """What a reindex would need; embeds a few documents to learn it.
@@ -158,7 +163,12 @@ class Reindexer:
         return generation
 
     async def pause(self, collection: str, number: int, reason: str = PAUSED_BY_CALLER) -> Generation:
-        """Pauses a build, durably. Raises ``CollectionNotFound`` or ``GenerationNotFound``."""
+        """Pauses a build, durably.
+
+        Raises:
+            CollectionNotFound, GenerationNotFound: there is no such generation.
+            GenerationNotReady: it serves.
+        """
         return await self._set_pause(collection, number, reason or PAUSED_BY_CALLER)
 
     async def resume(self, collection: str, number: int) -> Generation:
@@ -188,7 +198,7 @@ class Reindexer:
 
     async def _set_pause(self, collection: str, number: int, reason: str) -> Generation:
         async with leased(self._store, collection, self._threads) as held:
-            generation = await asyncio.wrap_future(held.pause_build(number, reason, by_user=bool(reason)))
+            generation = await asyncio.wrap_future(held.pause_build(number, reason, by_user=True))
         job = self._job(collection, number)
         if reason:
             job.interrupt()
@@ -196,14 +206,35 @@ class Reindexer:
             job.look()
         return generation
 
-    async def _look(self, collection: str) -> None:
+    def _lags(self, collection: str) -> None:
+        """Sees to it that each generation has a job. A job that waits after a failure waits on: no caller asked."""
+        self._begin_to_look(collection, wake=False)
+
+    def _begin_to_look(self, collection: str, *, wake: bool) -> None:
+        key = (collection, wake)
+        if self._closed:
+            return
+        if key in self._looking:
+            # That one may have looked already, so another one follows it.
+            self._look_again.add(key)
+            return
+        task = self._looking[key] = asyncio.create_task(self._look(collection, wake=wake))
+        task.add_done_callback(lambda _: self._looked(key))
+
+    def _looked(self, key: tuple[str, bool]) -> None:
+        del self._looking[key]
+        if key in self._look_again:
+            self._look_again.discard(key)
+            self._begin_to_look(key[0], wake=key[1])
+
+    async def _look(self, collection: str, *, wake: bool) -> None:
         # A collection that was dropped, or cannot be read, has nothing to build; its jobs find out as well.
         with contextlib.suppress(ShortlistError):
             for one in await self._in_thread(lambda: self._store.find(collection).generations()):
                 if one.state in (GenerationState.BUILDING, GenerationState.FORMER):
                     self._job(collection, one.number)
         for (name, _), job in list(self._jobs.items()):
-            if name == collection:
+            if wake and name == collection:
                 job.look()
 
     def _job(self, collection: str, number: int) -> Job:
@@ -217,6 +248,8 @@ class Reindexer:
                 self._models,
                 self._threads,
                 self._setbacks,
+                self._room,
+                self._turns,
                 collection,
                 number,
                 max_document_tokens=self._max_document_tokens,

@@ -153,12 +153,20 @@ def _look(connection: sqlite3.Connection, row: GenerationRow) -> tuple[int | Non
 
 
 def pause(transaction: WriteTransaction, number: int, reason: str, *, by_user: bool) -> GenerationRow:
-    """Records why a build is paused; an empty reason lets it go on.
+    """Records why a build is paused; an empty reason lets it go on. Only a caller ends or replaces a caller's pause.
 
     Raises:
         GenerationNotFound: there is no such generation, or it is being dropped.
+        GenerationNotReady: it serves, so nothing builds it.
     """
-    row = replace(find(transaction, number), paused=reason, paused_by_user=bool(reason) and by_user)
+    before = find(transaction, number)
+    if reason and before.state is GenerationState.SERVING:
+        raise GenerationNotReady(
+            f"generation {number} serves: there is no build to pause", metadata={"generation": str(number)}
+        )
+    if before.paused_by_user and not by_user:
+        return before
+    row = replace(before, paused=reason, paused_by_user=bool(reason) and by_user)
     transaction.counters = transaction.counters.with_rows(row)
     return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +20,11 @@ from shortlist_server.domain import (
     GenerationConfig,
     Include,
     NewGeneration,
+    OverflowPolicy,
     StoredPassage,
 )
 from shortlist_server.errors import InferenceFailed, Unavailable
-from shortlist_server.inference.base import NO_MODEL, PassageEmbedding
+from shortlist_server.inference.base import NO_MODEL, CutText, PassageEmbedding
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.services import ScheduledEmbedder
@@ -31,6 +33,7 @@ from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import Ack, Operation
 from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
 from shortlist_server.pipeline.reindex.reindexer import Reindexer
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.storage import footprint
 from shortlist_server.storage.base import CollectionStore
@@ -46,9 +49,21 @@ class Engine(HashingEmbedder):
         super().__init__(name, dimension, variant)
         self.embedded: list[str] = []
         self.down = False
+        self.cut_error: Exception | None = None
+        self.cuts = 0
+        self.may_cut = threading.Event()
+        self.may_cut.set()
+        self.seconds = 0.0
         self.unreadable = ""
         self.gate = threading.Event()
         self.gate.set()
+
+    def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
+        self.cuts += 1
+        assert self.may_cut.wait(30)
+        if self.cut_error is not None:
+            raise self.cut_error
+        return super().cut(title, text, chunking, overflow)
 
     def embed_passages(self, contents: Sequence[str], *, token_vectors: bool) -> Sequence[PassageEmbedding]:
         if self.down:
@@ -56,6 +71,7 @@ class Engine(HashingEmbedder):
         if self.unreadable and any(self.unreadable in content for content in contents):
             raise InferenceFailed("the model cannot read this")
         assert self.gate.wait(30)
+        time.sleep(self.seconds)
         self.embedded += contents
         return super().embed_passages(contents, token_vectors=token_vectors)
 
@@ -98,12 +114,12 @@ class Bench:
             memory_bytes=footprint.memory_bytes,
             flushed_from=self.config.segment_min_passages,
         )
+        room = self.room = Room(data_dir=self.folder, min_free_bytes=0)
         estimator = Estimator(
             self.models,
             self.threads,
             sizes,
-            data_dir=self.folder,
-            min_free_bytes=0,
+            room,
             max_document_tokens=MAX_DOCUMENT_TOKENS,
         )
         self.reindexer = Reindexer(
@@ -112,6 +128,7 @@ class Bench:
             self.threads,
             self.setbacks,
             estimator,
+            room,
             max_document_tokens=MAX_DOCUMENT_TOKENS,
         )
 
@@ -119,6 +136,7 @@ class Bench:
         """Stops; ``open`` starts again."""
         self.old.gate.set()
         self.new.gate.set()
+        self.new.may_cut.set()
         self.gate.open.set()
         await self.reindexer.close()
         self.models.close()

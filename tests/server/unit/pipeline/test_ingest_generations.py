@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shortlist_server.domain import Document, NewGeneration, OverflowPolicy
-from shortlist_server.errors import ModelMismatch, ModelNotFound
+from shortlist_server.domain import Change, Commit, Document, NewGeneration, OverflowPolicy
+from shortlist_server.errors import InvalidArgument, ModelMismatch, ModelNotFound, Unavailable
 from shortlist_server.pipeline.operations import AckStatus
+from shortlist_server.storage.base import GenerationChanged
 
 from .conftest import Bench, Engine
 
@@ -65,28 +70,91 @@ async def test_the_serving_model_alone_can_fail_a_write(bench: Bench) -> None:
     assert [ack.status for ack in acks] == [DURABLE, FAILED]
 
 
-async def test_a_model_that_failed_is_left_alone_for_a_while(bench: Bench) -> None:
+@pytest.mark.parametrize("error", [Unavailable("the worker is gone"), RuntimeError("the tokenizer is broken")])
+async def test_a_cut_that_fails_for_another_generation_leaves_it_out_of_the_window(
+    bench: Bench, error: Exception
+) -> None:
+    bench.create()
+    number = (await bench.begin_generation()).number
+    bench.new.cut_error = error
+    acks = await bench.ingest(*texts(3))
+    assert [ack.status for ack in acks] == [DURABLE] * 3
+    assert bench.setbacks.leaves_out("docs", number)
+    assert not bench.generation(number).progress.complete
+    bench.new.cut_error = None
+    bench.reindexer.look("docs")
+    await bench.until(lambda: bench.generation(number).progress.complete)
+    await bench.until(lambda: not bench.setbacks.leaves_out("docs", number))
+    assert [len(bench.passages(number, f"d{i}")) for i in (1, 2, 3)] == [1] * 3
+
+
+async def test_a_window_asks_a_model_that_fails_to_cut_only_once(bench: Bench) -> None:
+    bench.create()
+    number = (await bench.begin_generation()).number
+    bench.setbacks.tell(lambda _: None)
+    bench.new.cut_error = Unavailable("the worker is gone")
+    await bench.ingest(*texts(5))
+    assert bench.new.cuts == 1
+    await bench.ingest(*texts(5, first=6))
+    assert bench.new.cuts == 1
+    assert bench.setbacks.leaves_out("docs", number)
+
+
+async def test_writes_do_not_try_a_model_again_that_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortlist_server.pipeline.setbacks.FIRST_SECONDS", 0.05)
     bench.create()
     number = (await bench.begin_generation()).number
     bench.setbacks.tell(lambda _: None)
     bench.new.down = True
     await bench.ingest(*texts(1))
     bench.new.down = False
+    await asyncio.sleep(0.2)
     await bench.ingest(*texts(1, first=2))
     assert bench.new.embedded == []
-    await bench.until(lambda: not bench.setbacks.leaves_out("docs", number))
+    bench.setbacks.give_back("docs", number)
     await bench.ingest(*texts(1, first=3))
     assert len(bench.new.embedded) == 1
 
 
-async def test_a_model_that_hangs_delays_a_write_only_so_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_document_that_the_serving_model_cannot_read_is_no_setback_of_another_generation(bench: Bench) -> None:
+    bench.create()
+    number, _ = await bench.reindexer.start("docs", NewGeneration(), force=True)
+    await bench.reindexer.build("docs", number.number)
+    bench.old.unreadable = "number 1"
+    assert [ack.status for ack in await bench.ingest(*texts(1))] == [FAILED]
+    assert not bench.setbacks.leaves_out("docs", number.number)
+
+
+@pytest.mark.parametrize("what", ["embed", "cut"])
+async def test_a_model_that_hangs_delays_a_write_only_so_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     monkeypatch.setattr("shortlist_server.pipeline.preparation.OTHERS_SECONDS", 0.2)
     bench.create()
     number = (await bench.begin_generation()).number
-    bench.new.gate.clear()
+    bench.setbacks.tell(lambda _: None)
+    (bench.new.gate if what == "embed" else bench.new.may_cut).clear()
     async with asyncio.timeout(10):
-        assert [ack.status for ack in await bench.ingest(*texts(1))] == [DURABLE]
+        assert [ack.status for ack in await bench.ingest(*texts(3))] == [DURABLE] * 3
     assert not bench.generation(number).progress.complete
+    assert bench.setbacks.holds("docs", number)
+    bench.new.may_cut.set()
+    await asyncio.sleep(0.05)
+    assert bench.new.cuts == (3 if what == "embed" else 1)
+
+
+async def test_a_slower_model_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortlist_server.pipeline.preparation.OTHERS_SECONDS", 0.0)
+    bench.create()
+    number = (await bench.begin_generation()).number
+    bench.old.seconds, bench.new.seconds = 0.2, 0.7
+    assert [ack.status for ack in await bench.ingest(*texts(1))] == [DURABLE]
+    assert bench.generation(number).progress.complete
+    bench.new.seconds = 3.0
+    began = time.monotonic()
+    assert [ack.status for ack in await bench.ingest(*texts(1, first=2))] == [DURABLE]
+    assert time.monotonic() - began < 2.5
+    assert bench.setbacks.leaves_out("docs", number)
 
 
 async def test_what_one_document_does_to_a_model_costs_the_others_nothing(bench: Bench) -> None:
@@ -174,6 +242,30 @@ async def test_a_window_is_embedded_again_when_another_generation_begins_to_serv
     acks = await writing
     assert [(ack.position, ack.status) for ack in acks] == [(1, DURABLE), (2, DURABLE), (3, DURABLE)]
     assert [len(bench.passages(number, f"d{i}")) for i in range(1, 6)] == [1] * 5
+
+
+async def test_a_window_that_is_embedded_again_may_hold_what_the_store_refuses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.create()
+    real, tries = bench.collection.commit, [0]
+
+    def commit(changes: Sequence[Change], *rest: Any) -> Future[Commit]:
+        tries[0] += 1
+        if tries[0] == 1:
+            bench.old.unreadable = "number 1"
+            raised: Future[Commit] = Future()
+            raised.set_exception(GenerationChanged("another generation serves now"))
+            return raised
+        if tries[0] == 2:
+            raised = Future()
+            raised.set_exception(InvalidArgument("one of these"))
+            return raised
+        return real(changes, *rest)
+
+    monkeypatch.setattr(bench.collection, "commit", commit)
+    acks = await bench.ingest(*texts(3))
+    assert [ack.status for ack in acks] == [FAILED, DURABLE, DURABLE]
 
 
 async def test_what_is_unchanged_stays_so_after_a_switch(bench: Bench) -> None:

@@ -471,6 +471,21 @@ def test_a_build_that_is_paused_stays_so_after_a_restart(
     assert collection.pause_build(2, "", by_user=True).result(30).progress.paused_by_user is False
 
 
+def test_a_failure_neither_ends_nor_replaces_the_pause_of_a_caller(collection: EmbeddedCollection) -> None:
+    fill(collection, [1])
+    collection.create_generation(config()).result(30)
+    collection.pause_build(2, "it is noon", by_user=True).result(30)
+    for reason in ("the model failed", ""):
+        at = collection.pause_build(2, reason, by_user=False).result(30).progress
+        assert (at.paused, at.paused_by_user) == ("it is noon", True)
+    assert collection.pause_build(2, "", by_user=True).result(30).progress.paused == ""
+
+
+def test_the_serving_generation_has_no_build_to_pause(collection: EmbeddedCollection) -> None:
+    with pytest.raises(GenerationNotReady, match="serves"):
+        collection.pause_build(1, "it is noon", by_user=True).result(30)
+
+
 def test_the_store_knows_without_opening_who_has_something_to_build(
     collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
 ) -> None:
