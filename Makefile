@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 ROUNDS ?= 20
-BENCHES := $(filter-out bars http2 served,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(filter-out bars callers http2 served,$(basename $(notdir $(wildcard bench/*.py))))
 
 .PHONY: setup demo test lint type bench crash image baseline release
 

@@ -37,7 +37,9 @@ from shortlist_server.domain import (
     NewPassage,
     Range,
     Upsert,
+    Vector,
 )
+from shortlist_server.storage.base import Selection
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
@@ -51,6 +53,14 @@ GROUP = 1000
 EFS = (10, 20, 40, 60, 80, 100, 150, 200, 400, 800)
 
 Vectors = NDArray[np.float32]
+
+
+def search_dense(
+    collection: EmbeddedCollection, vector: Vector, documents: int, selection: Selection | None = None
+) -> DenseCandidates:
+    """A dense search of the serving generation."""
+    with collection.read_generation() as serving:
+        return serving.dense(vector, documents, selection)
 
 
 def main() -> None:
@@ -88,7 +98,7 @@ def run(
     alive = np.ones(rows, dtype=np.bool_)
 
     def plain(query: Vectors) -> DenseCandidates:
-        return collection.dense(query, LIMIT)
+        return search_dense(collection, query, LIMIT)
 
     found, took = measure(collection, plain, queries)
     recall = recall_at(found, truth, alive)
@@ -108,7 +118,7 @@ def run(
     before = anonymous_bytes()
     start = time.perf_counter()
     collection = store.open("c")
-    collection.dense(queries[0], LIMIT)
+    search_dense(collection, queries[0], LIMIT)
     ready = time.perf_counter() - start
     info = collection.info()
     graph = sum(
@@ -130,7 +140,7 @@ def run(
     collection.merge_now()
     alive[deleted] = False
     truth = np.asarray(queries @ vectors.T)
-    found, took = measure(collection, lambda query: collection.dense(query, LIMIT), queries)
+    found, took = measure(collection, lambda query: search_dense(collection, query, LIMIT), queries)
     recall = recall_at(found, truth, alive)
     changed_bare, _ = bare(folder / "changed.hnsw", vectors[alive], queries, truth[:, alive], recall)
     bars.append(at_least("recall@10, a fifth replaced or deleted", recall, 0.98))
@@ -166,7 +176,7 @@ def fill(collection: EmbeddedCollection, vectors: Vectors, clusters: NDArray[np.
         changes = [
             Upsert(
                 document=Document(id=str(row), metadata={"row": int(row), "cluster": int(clusters[row])}),
-                passages=[NewPassage(start=0, end=0, vector=vectors[row], tokens=1)],
+                passages={1: [NewPassage(start=0, end=0, vector=vectors[row], tokens=1)]},
                 content_hash=b"",
             )
             for row in rows[start : start + GROUP]
@@ -276,9 +286,9 @@ def grouped(
         searches = [(query, selections[int(c)]) for query, c in zip(queries[some], asked[some], strict=True)]
         answers, took = [], []
         for query, selection in searches:
-            collection.dense(query, LIMIT, selection)
+            search_dense(collection, query, LIMIT, selection)
             start = time.perf_counter()
-            answers.append(collection.dense(query, LIMIT, selection))
+            answers.append(search_dense(collection, query, LIMIT, selection))
             took.append((time.perf_counter() - start) * 1e3)
         found = [ids(collection, answer.keys.tolist()) for answer in answers]
         passing = [passing_of(int(c)) for c in asked[some]]
@@ -304,7 +314,7 @@ def measure_filter(
     answers: list[DenseCandidates] = []
 
     def search(query: Vectors) -> DenseCandidates:
-        answers.append(collection.dense(query, LIMIT, selection))
+        answers.append(search_dense(collection, query, LIMIT, selection))
         return answers[-1]
 
     found, took = measure(collection, search, queries)

@@ -110,7 +110,7 @@ def fill(store: EmbeddedStore, name: str, documents: Iterator[tuple[str, str]]) 
     for number, (title, text) in enumerate(documents):
         document = Document(id=str(number), title=title, text=text)
         passage = NewPassage(start=0, end=len(text), vector=ONE, tokens=1)
-        group.append(Upsert(document=document, passages=[passage], content_hash=b""))
+        group.append(Upsert(document=document, passages={1: [passage]}, content_hash=b""))
         if len(group) == GROUP:
             waiting.append(collection.commit(group))
             group = []

@@ -37,12 +37,13 @@ COMMANDS = {
     "restore": ("commands.backup:restore_command", "Make a collection from a backup."),
     "operations": (
         "commands.operations:operations_group",
-        "List, show, wait for and cancel what a server is busy with.",
+        "List, show, wait for and cancel the operations of a server.",
     ),
     "dead-letters": (
         "commands.dead_letters:dead_letters_group",
         "List, retry and delete documents that failed.",
     ),
+    "reindex": ("commands.reindex:reindex_group", "Change the model or chunking of a collection while it serves."),
     "eval": ("evaluation.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
     "tune-search": ("evaluation.tune_search:tune_command", "Find a collection's best search settings."),
     "demo": ("demo.demo:demo_command", "Search the documentation of Python's standard library."),

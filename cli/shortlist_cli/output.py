@@ -129,6 +129,24 @@ def copy_bar() -> Progress:
     )
 
 
+def reindex_bar() -> Progress:
+    """A progress display of documents on standard error, for work whose rate the server reports; as ``progress_bar``.
+
+    A task has the fields ``rate`` and ``left``, texts, and ``failed``, as in ``progress_bar``.
+    """
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", style="cyan"),
+        TextColumn("{task.fields[left]}"),
+        _FailedColumn(),
+        console=stderr(),
+        disable=not sys.stderr.isatty(),
+    )
+
+
 def step_display() -> Progress:
     """A display on standard error of the current step, for steps that cannot be counted; as ``progress_bar``."""
     return Progress(

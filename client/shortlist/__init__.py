@@ -28,7 +28,6 @@ from shortlist._admin_types import (
 from shortlist._async.client import AsyncClient
 from shortlist._async.ingest import AsyncIngest
 from shortlist._async.pages import AsyncPages
-from shortlist._calls import SearchQuery
 from shortlist._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Tls
 from shortlist._collection_types import (
     Candidates,
@@ -55,6 +54,8 @@ from shortlist._errors import (
     DocumentTooLarge,
     EtagMismatch,
     FailedPrecondition,
+    GenerationNotFound,
+    GenerationNotReady,
     InferenceFailed,
     IngestError,
     IngestFailed,
@@ -69,6 +70,7 @@ from shortlist._errors import (
     NotFound,
     OperationCancelled,
     OperationNotFound,
+    OperationNotPausable,
     OutOfSpace,
     Overloaded,
     PermissionDenied,
@@ -88,6 +90,18 @@ from shortlist._errors import (
     UsedAfterFork,
 )
 from shortlist._filters import Field, Filter, Scalar
+from shortlist._generation_types import (
+    ChangedQuery,
+    Generation,
+    GenerationComparison,
+    GenerationState,
+    GenerationSwitch,
+    HitMoves,
+    RankingComparison,
+    ReindexEstimate,
+    ReindexProgress,
+)
+from shortlist._ingest_operations import InvalidOperation
 from shortlist._ingest_types import Ack, AckStatus, DeadLetter, IngestSummary
 from shortlist._operation_types import (
     Operation,
@@ -96,7 +110,7 @@ from shortlist._operation_types import (
     OperationResult,
     OperationState,
 )
-from shortlist._operations import InvalidOperation
+from shortlist._search_calls import SearchQuery
 from shortlist._search_types import (
     Degradation,
     DenseSource,
@@ -128,6 +142,7 @@ __all__ = [
     "BackupCollection",
     "Cancelled",
     "Candidates",
+    "ChangedQuery",
     "Chunking",
     "Client",
     "ClientClosed",
@@ -160,7 +175,14 @@ __all__ = [
     "Filter",
     "Fusion",
     "FusionMethod",
+    "Generation",
+    "GenerationComparison",
+    "GenerationNotFound",
+    "GenerationNotReady",
+    "GenerationState",
+    "GenerationSwitch",
     "Hit",
+    "HitMoves",
     "Include",
     "InferenceFailed",
     "Ingest",
@@ -182,6 +204,7 @@ __all__ = [
     "OperationCancelled",
     "OperationKind",
     "OperationNotFound",
+    "OperationNotPausable",
     "OperationProgress",
     "OperationResult",
     "OperationState",
@@ -192,8 +215,11 @@ __all__ = [
     "Passage",
     "PassageHit",
     "PermissionDenied",
+    "RankingComparison",
     "RankingQuality",
     "RecallEstimate",
+    "ReindexEstimate",
+    "ReindexProgress",
     "RequestIdReused",
     "Rerank",
     "RerankScore",

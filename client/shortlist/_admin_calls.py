@@ -94,30 +94,38 @@ def evaluate(
     include_queries: bool,
 ) -> Call[Operation]:
     """Starts to measure how well a collection ranks."""
-    unjudged = [id for id in queries if id not in qrels]
-    if unjudged:
-        raise InvalidArgument(f"query {unjudged[0]!r} has no qrels", field="qrels")
     return Call(
         f"{ADMIN}/Evaluate",
         pb.EvaluateRequest(
             collection=checked_text(collection, "collection"),
-            queries=[
-                evaluation_pb2.JudgedQuery(
-                    id=checked_text(id, "queries"),
-                    text=checked_text(text, "queries"),
-                    qrels=[
-                        evaluation_pb2.Qrel(
-                            document_id=checked_text(document, "qrels"),
-                            grade=checked_integer(grade, "qrels"),
-                        )
-                        for document, grade in qrels[id].items()
-                    ],
-                )
-                for id, text in queries.items()
-            ],
+            queries=judged_queries(queries, qrels),
             settings=map(search_defaults_to_proto, settings),
             include_queries=include_queries,
         ),
         pb.EvaluateResponse,
         started,
     )
+
+
+def judged_queries(
+    queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]]
+) -> list[evaluation_pb2.JudgedQuery]:
+    """Queries and their qrels, for the wire.
+
+    Raises:
+        InvalidArgument: a query has no qrels, or an id, a text or a grade is none.
+    """
+    unjudged = [id for id in queries if id not in qrels]
+    if unjudged:
+        raise InvalidArgument(f"query {unjudged[0]!r} has no qrels", field="qrels")
+    return [
+        evaluation_pb2.JudgedQuery(
+            id=checked_text(id, "queries"),
+            text=checked_text(text, "queries"),
+            qrels=[
+                evaluation_pb2.Qrel(document_id=checked_text(document, "qrels"), grade=checked_integer(grade, "qrels"))
+                for document, grade in qrels[id].items()
+            ],
+        )
+        for id, text in queries.items()
+    ]

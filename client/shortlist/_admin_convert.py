@@ -71,7 +71,7 @@ def _estimate(proto: pb.RecallEstimate) -> admin.RecallEstimate:
 
 
 def verify_progress(proto: operation_pb2.VerifyProgress) -> admin.VerifyProgress:
-    """What a verification is at, from the wire."""
+    """The progress of a verification, from the wire."""
     return admin.VerifyProgress(collection=proto.collection, step=proto.step)
 
 
@@ -141,9 +141,14 @@ def evaluate_report(proto: operation_pb2.EvaluateReport) -> admin.EvaluateReport
 def _rankings(protos: Iterable[evaluation_pb2.RankingQuality]) -> dict[str, admin.RankingQuality]:
     return {
         str(choice_from_proto(evaluation_pb2.EvaluatedRanking, "EVALUATED_RANKING", proto.ranking)): (
-            admin.RankingQuality(
-                ndcg_at_10=proto.ndcg_at_10, recall_at_100=proto.recall_at_100, mrr_at_10=proto.mrr_at_10
-            )
+            ranking_quality(proto)
         )
         for proto in protos
     }
+
+
+def ranking_quality(proto: evaluation_pb2.RankingQuality) -> admin.RankingQuality:
+    """Measures of a ranking, from the wire."""
+    return admin.RankingQuality(
+        ndcg_at_10=proto.ndcg_at_10, recall_at_100=proto.recall_at_100, mrr_at_10=proto.mrr_at_10
+    )

@@ -1,4 +1,4 @@
-"""What operating a server answers, as values.
+"""The answers to operators' calls, as values.
 
 Frozen, safe to share between threads. ``_admin_convert`` makes them from the proto, whose names they have.
 """
@@ -27,7 +27,7 @@ class EmbedderModel:
         query_prompt: what it puts in front of a query that carries no instruction; "" for nothing.
         passage_prompt: what it puts in front of a passage; "" for nothing.
         number_format: what it computes in: int8, float32 or bfloat16.
-        number_format_note: why that is not the number format that was to be taken; "" where it is.
+        number_format_note: why it is not the preferred format; else "".
     """
 
     name: str
@@ -87,9 +87,9 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallEstimate:
-    """How many of the ten documents whose vectors are nearest the searches of callers find, as checks estimate it.
+    """Estimated share of the ten nearest documents that callers' searches find.
 
-    It is of searches that go through an HNSW graph and set no ``ef``: others are exact, or as they were asked for.
+    Covers searches through an HNSW graph that set no ``ef``. Other searches are exact, or use the ``ef`` that they set.
 
     Attributes:
         ef: width of such searches now.
@@ -118,7 +118,7 @@ class CollectionRecall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyProgress:
-    """What a verification is at: the collection, and the step, as in "database"."""
+    """The step that a verification has reached, such as "database", and the collection."""
 
     collection: str
     step: str
@@ -167,10 +167,10 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyProgress:
-    """How far a backup or a restore is: bytes of the collection it is at. The total may grow.
+    """Progress of a backup or a restore, in bytes of the collection that it copies. The total may grow.
 
     Attributes:
-        note: what is to be known of it, as that a backup has no checksums; "" as a rule.
+        note: a remark, such as that the backup has no checksums; usually empty.
     """
 
     collection: str
@@ -233,7 +233,7 @@ class EvaluateReport:
         queries: the same of each query by its id, when asked for.
         sequence: the searches were at least as new as this commit.
         embedder, reranker: the models that were used, with their whole revisions; None when none was.
-        degraded_searches: whole searches that were less than what was asked.
+        degraded_searches: searches of the final ranking that ran degraded.
     """
 
     setting: int

@@ -17,7 +17,7 @@ class Backoff:
 
     Attributes:
         reconnect_seconds: longest time without an ack while connections break.
-        open_seconds: longest time from the first failure, while there was no connection at all.
+        open_seconds: longest time to make the first connection, from the first failure.
     """
 
     def __init__(self, *, reconnect_seconds: float, open_seconds: float) -> None:
@@ -28,13 +28,13 @@ class Backoff:
         self._next_wait_seconds = FIRST_WAIT_SECONDS
 
     def opened(self, *, idle: bool) -> None:
-        """A connection was made; ``idle`` when no ack is to be expected on it."""
+        """A connection was made; ``idle`` when nothing is waiting for an ack."""
         self._opened = True
         self._next_wait_seconds = FIRST_WAIT_SECONDS
         if idle:
             self._broken_at = None
 
-    def moved(self) -> None:
+    def acked(self) -> None:
         """An ack came."""
         self._broken_at = None
 
@@ -47,7 +47,7 @@ class Backoff:
         """Whether there was no connection at all, for too long."""
         return not self._opened and self._broken_for(min(self.open_seconds, self.reconnect_seconds))
 
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether the server has been away for too long."""
         return self._broken_for(self.reconnect_seconds)
 

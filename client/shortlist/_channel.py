@@ -61,6 +61,12 @@ REPEATED_METHODS = {
         "ListCollections",
         "UpdateCollection",
         "DeleteCollection",
+        "StartReindex",
+        "ListGenerations",
+        "CompareGenerations",
+        "SwitchGeneration",
+        "RollBackGeneration",
+        "DropGeneration",
     ),
     "shortlist.v1.AdminService": (
         "GetServerInfo",
@@ -71,10 +77,17 @@ REPEATED_METHODS = {
         "Restore",
         "Evaluate",
     ),
-    "shortlist.v1.OperationService": ("GetOperation", "ListOperations", "CancelOperation", "WaitOperation"),
+    "shortlist.v1.OperationService": (
+        "GetOperation",
+        "ListOperations",
+        "CancelOperation",
+        "PauseOperation",
+        "ResumeOperation",
+        "WaitOperation",
+    ),
 }
 """Methods that gRPC repeats by itself while the server is unavailable. They only read, or are idempotent, or carry a
-request id, by which the server does once what comes several times."""
+request id, so that the server does a repeated call once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,6 +149,10 @@ class Collection:
         etag: identifies the settings; another one after each change of them. See ``update_collection``.
         problem: why the collection cannot be used, a sentence; "" where it can. A list has a damaged collection with
             its name and this alone, everything else being empty.
+        generation: number of the generation that serves. ``config``, ``embedder_revision`` and the counts of passages
+            and segments are its own; see ``generations``.
+        notice: a sentence that says that the server has a newer revision of its model, or lacks the stored one; else
+            "". See ``reindex``.
     """
 
     name: str
@@ -164,3 +168,5 @@ class Collection:
     effective_search_defaults: SearchDefaults
     etag: str
     problem: str = ""
+    generation: int = 0
+    notice: str = ""

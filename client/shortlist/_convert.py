@@ -21,8 +21,6 @@ from shortlist.v1 import collection_pb2, document_pb2, search_pb2
 
 _NOT_FLAT = "must be a flat sequence of numbers"
 
-# ------------------------------------------------------------------------------------------------------------ documents
-
 
 def fill_document(proto: document_pb2.Document, document: documents.Document | Mapping[str, Any]) -> None:
     """Fills an empty message; a mapping has the names of ``Document``'s attributes as keys."""
@@ -135,9 +133,6 @@ def include_to_proto(include: documents.Include | None) -> document_pb2.Include 
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- settings
-
-
 def choice_to_proto(enum: Any, prefix: str, name: str | None, field: str) -> Any:
     """The value of a proto enum by its short name in lower case; 0 for None."""
     if name is None:
@@ -222,6 +217,19 @@ def search_defaults_to_proto(defaults: collections.SearchDefaults) -> collection
     )
 
 
+def chunking_to_proto(chunking: collections.Chunking, field: str) -> collection_pb2.Chunking:
+    """The size of passages for the wire; ``field`` is what errors name."""
+    return collection_pb2.Chunking(
+        max_tokens=checked_integer(chunking.max_tokens, f"{field}.max_tokens"),
+        overlap_tokens=checked_integer(chunking.overlap_tokens, f"{field}.overlap_tokens"),
+    )
+
+
+def chunking_from_proto(proto: collection_pb2.Chunking) -> collections.Chunking:
+    """The size of passages from the wire."""
+    return collections.Chunking(max_tokens=proto.max_tokens, overlap_tokens=optional(proto, "overlap_tokens"))
+
+
 def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.CollectionConfig:
     """A collection's settings for the wire."""
     if isinstance(config.filterable_fields, str):
@@ -231,10 +239,7 @@ def config_to_proto(config: collections.CollectionConfig) -> collection_pb2.Coll
         embedder=checked_text(config.embedder or "", "config.embedder"),
         dimension=checked_integer(config.dimension, "config.dimension"),
         reranker=checked_text(config.reranker or "", "config.reranker"),
-        chunking=collection_pb2.Chunking(
-            max_tokens=checked_integer(config.chunking.max_tokens, "config.chunking.max_tokens"),
-            overlap_tokens=checked_integer(config.chunking.overlap_tokens, "config.chunking.overlap_tokens"),
-        ),
+        chunking=chunking_to_proto(config.chunking, "config.chunking"),
         overflow=choice_to_proto(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", config.overflow, "config.overflow"),
         filterable_fields=[checked_text(name, "config.filterable_fields") for name in config.filterable_fields],
         search_defaults=search_defaults_to_proto(config.search_defaults),
@@ -258,18 +263,17 @@ def collection(proto: collection_pb2.Collection) -> collections.Collection:
         effective_search_defaults=_search_defaults(proto.effective_search_defaults),
         etag=proto.etag,
         problem=proto.problem,
+        generation=proto.generation,
+        notice=proto.notice,
     )
 
 
 def _config(proto: collection_pb2.CollectionConfig) -> collections.CollectionConfig:
-    chunking = proto.chunking
     return collections.CollectionConfig(
         embedder=proto.embedder,
         dimension=proto.dimension,
         reranker=proto.reranker,
-        chunking=collections.Chunking(
-            max_tokens=chunking.max_tokens, overlap_tokens=optional(chunking, "overlap_tokens")
-        ),
+        chunking=chunking_from_proto(proto.chunking),
         overflow=_choice(collection_pb2.OverflowPolicy, "OVERFLOW_POLICY", proto.overflow),
         filterable_fields=tuple(proto.filterable_fields),
         search_defaults=_search_defaults(proto.search_defaults),

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from shortlist._calls import DOCUMENTS, Call
 from shortlist._convert import document
 from shortlist._errors import InvalidArgument
+from shortlist._ingest_operations import ack_from_proto
 from shortlist._ingest_types import Ack, DeadLetter
 from shortlist._metadata import checked_integer, checked_text
-from shortlist._operations import ack_from_proto
 from shortlist._status import from_item_error
 from shortlist.v1 import document_service_pb2 as pb
 

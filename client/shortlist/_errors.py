@@ -9,6 +9,7 @@
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
+    │   ├── GenerationNotFound
     │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
@@ -16,7 +17,9 @@
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -143,14 +146,20 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class GenerationNotFound(NotFound):
+    """The collection has no generation of that number, or is dropping it."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class OperationNotFound(NotFound):
-    """There is no operation of that name: it ended long ago, or the server was restarted since."""
+    """There is no operation of that name: it ended and was forgotten, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
 
 
 class ServiceNotFound(NotFound):
-    """The server has no service of that name, whose health was asked for."""
+    """A health check named a service that the server does not have."""
 
     reason = "SERVICE_NOT_FOUND"
 
@@ -188,6 +197,18 @@ class NewerDataFormat(FailedPrecondition):
     """The data folder was written by a newer release of the server."""
 
     reason = "NEWER_DATA_FORMAT"
+
+
+class GenerationNotReady(FailedPrecondition):
+    """The generation lacks documents or serves already, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):

@@ -32,9 +32,9 @@ from shortlist._errors import (
     StreamLost,
     Unavailable,
 )
+from shortlist._ingest_operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._ingest_types import Ack, AckStatus, IngestSummary
 from shortlist._metadata import checked_text
-from shortlist._operations import Prepared, ack_from_proto, id_of, prepare
 from shortlist._status import from_rpc_error, is_broken_connection
 from shortlist._window import MAX_BATCH_BYTES, Pending, Window
 from shortlist.v1 import document_service_pb2 as pb
@@ -68,7 +68,7 @@ class IngestRun:
         """Reads the checkpoint, if there is one.
 
         Args:
-            open_seconds: how long to try the first connection.
+            open_seconds: longest time to make the first connection.
             max_message_bytes: largest message that can be sent.
 
         Raises:
@@ -104,8 +104,6 @@ class IngestRun:
         self._reported = True
         self._saved_at = 0.0
         self._load_checkpoint()
-
-    # ---------------------------------------------------------------------------------------------------------- opening
 
     def start_request(self) -> pb.IngestRequest:
         """The first message of a connection; forgets what was sent on the one before."""
@@ -163,8 +161,6 @@ class IngestRun:
             )
         elif self._connections > 1 and last > max(self._base + self._next_index, self._first_position):
             raise StreamConflict(f"another client used stream {self.stream!r} meanwhile")
-
-    # ---------------------------------------------------------------------------------------------------------- feeding
 
     def wants_operation(self) -> bool:
         """Whether the next operation should be read from the source."""
@@ -232,8 +228,6 @@ class IngestRun:
         """Whether nothing more will be sent on this connection."""
         return self._draining or (self._exhausted and self._window.all_sent())
 
-    # ------------------------------------------------------------------------------------------------------------- acks
-
     def _receive_acks(self, acks: pb.IngestAcks) -> None:
         self._searchable_sequence = max(self._searchable_sequence, acks.searchable_sequence)
         for proto in acks.acks:
@@ -255,7 +249,7 @@ class IngestRun:
     def _settle(self, ack: Ack) -> None:
         self._window.settle()
         self._acks.append(ack)
-        self._backoff.moved()
+        self._backoff.acked()
 
     def next_ack(self, *, read: bool) -> Ack | None:
         """The next ack for the caller, if there is one; the one before now counts as settled.
@@ -285,8 +279,6 @@ class IngestRun:
             self._save_checkpoint()
         if self.options.progress is not None:
             self.options.progress(self.summary())
-
-    # ----------------------------------------------------------------------------------------------------------- ending
 
     def done(self) -> bool:
         """Whether every operation has its ack."""
@@ -339,8 +331,6 @@ class IngestRun:
         if self._based:
             self._save_checkpoint()
 
-    # ----------------------------------------------------------------------------------------------------------- breaks
-
     def opening_seconds(self) -> float | None:
         """How long to wait for the server's next message; limited for the first one only."""
         return None if self._opened else self._backoff.open_seconds
@@ -371,14 +361,12 @@ class IngestRun:
         self._backoff.broke()
         if self._backoff.never_opened():
             raise cause from (None if cause is error else error)
-        if self._backoff.over():
+        if self._backoff.exhausted():
             raise IngestInterrupted(
                 f"no acknowledgement for {self._backoff.reconnect_seconds:g} s: {cause.message}; run again to go on",
                 summary=self.summary(),
             ) from cause
         return self._backoff.wait_seconds(cause.retry_after_seconds)
-
-    # ------------------------------------------------------------------------------------------------------- checkpoint
 
     def _load_checkpoint(self) -> None:
         saved = Checkpoint.load(self._path) if self._path is not None else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shortlist import _admin_convert as admin
+from shortlist import _generation_convert as generations
 from shortlist import _operation_types as operations
 from shortlist._convert import choice_from_proto
 from shortlist._convert import collection as convert_collection
@@ -17,12 +18,15 @@ _PROGRESS: dict[str, Callable[[Any], operations.OperationProgress]] = {
     "verify_progress": admin.verify_progress,
     "copy_progress": admin.copy_progress,
     "evaluate_progress": admin.evaluate_progress,
+    "reindex_progress": generations.reindex_progress,
 }
 _RESULT: dict[str, Callable[[Any], operations.OperationResult]] = {
     "verify_result": lambda proto: tuple(map(admin.verify_report, proto.reports)),
     "backup": admin.backup,
     "restored_collection": convert_collection,
     "evaluate_result": lambda proto: tuple(map(admin.evaluate_report, proto.reports)),
+    "generation": generations.generation,
+    "generation_comparison": generations.generation_comparison,
 }
 
 

@@ -1,6 +1,6 @@
 """Long-running operations, as values. Frozen, safe to share between threads. ``_operation_convert`` makes them.
 
-The operations of an ingest, a put or a deletion each, are something else: see ``_operations``.
+The operations of an ingest, a put or a deletion each, are something else: see ``_ingest_operations``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Literal
 from shortlist._admin_types import Backup, CopyProgress, EvaluateProgress, EvaluateReport, VerifyProgress, VerifyReport
 from shortlist._collection_types import Collection
 from shortlist._errors import ShortlistError
+from shortlist._generation_types import Generation, GenerationComparison, ReindexProgress
 
-OperationKind = Literal["verify", "backup", "restore", "evaluate"]
+OperationKind = Literal["verify", "backup", "restore", "evaluate", "reindex", "compare_generations"]
 
 OperationState = Literal["pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 
-OperationProgress = VerifyProgress | CopyProgress | EvaluateProgress
+OperationProgress = VerifyProgress | CopyProgress | EvaluateProgress | ReindexProgress
 
-OperationResult = tuple[VerifyReport, ...] | Backup | Collection | tuple[EvaluateReport, ...]
+OperationResult = (
+    tuple[VerifyReport, ...] | Backup | Collection | tuple[EvaluateReport, ...] | Generation | GenerationComparison
+)
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -32,11 +35,11 @@ class Operation:
         name: "operations/" and an id that the server chose.
         kind: what it does.
         collection: what it works on, or makes; "" where there are several.
-        state: where it stands. "pending": it waits for others to end.
+        state: "pending": it waits for others to end; "paused": only a reindex can pause.
         create_time, update_time, end_time: in UTC; ``end_time`` is None before the end.
         progress: the latest; None before the first step.
-        result: what came of it, when it has succeeded: the reports of a verification or an evaluation, the backup, or
-            the restored collection. None in a list.
+        result: its result, when it has succeeded: the reports of a verification or an evaluation, the backup, the
+            restored collection, the generation that a reindex built, or the comparison. None in a list.
         error: why it failed, or that it was cancelled.
     """
 

@@ -90,6 +90,7 @@ def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
             )
             for degradation in proto.degradations
         ),
+        generation=proto.generation,
     )
 
 

@@ -88,7 +88,8 @@ class Degradation:
     """A way in which an answer is less than what was asked.
 
     Attributes:
-        kind: "rerank_failed", "rerank_partial", "rerank_skipped" or "lexical_bounded"; newer servers may have more.
+        kind: "rerank_failed", "rerank_partial", "rerank_skipped", "lexical_bounded", "embedder_missing" or
+            "generation_incomplete"; newer servers may have more.
         message: one sentence for a person.
     """
 
@@ -130,6 +131,7 @@ class SearchReport:
         sequence: the answer is at least as new as this commit.
         embedder, reranker: the models that were used, with their whole revisions; None when none was.
         degradations: what was lost; empty for a full answer.
+        generation: number of the generation that was searched; 0 from older servers, which do not report it.
     """
 
     total_seconds: float
@@ -148,6 +150,7 @@ class SearchReport:
     embedder: ModelVersion | None
     reranker: ModelVersion | None
     degradations: tuple[Degradation, ...]
+    generation: int = 0
 
     @property
     def degraded(self) -> bool:

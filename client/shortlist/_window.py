@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from shortlist._operations import Prepared
+from shortlist._ingest_operations import Prepared
 from shortlist.v1 import document_service_pb2 as pb
 
 MAX_PENDING_OPERATIONS = 4096

@@ -6,7 +6,6 @@ Nothing else constructs collaborators. ``Server`` belongs to the event loop that
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,17 +30,23 @@ from shortlist.v1 import (
 )
 from shortlist_server import preflight, process
 from shortlist_server.config import Config
-from shortlist_server.errors import ShortlistError
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
-from shortlist_server.observe.metrics import CollectionCounts, Maintenance, MetricsPage, OperationCounts, StateCollector
+from shortlist_server.observe.metrics import MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.operations.registry import OperationRegistry
+from shortlist_server.pipeline.collection_state import CollectionState
+from shortlist_server.pipeline.compare import Comparer
 from shortlist_server.pipeline.evaluate import Evaluator
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.pipeline.recent_queries import RecentQueries
+from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
+from shortlist_server.pipeline.reindex.reindexer import Reindexer
+from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.search import Searcher
+from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
@@ -49,6 +54,7 @@ from shortlist_server.rpc.authorization import AuthorizationInterceptor
 from shortlist_server.rpc.collection_service import CollectionServicer
 from shortlist_server.rpc.convert.operations import result_bytes
 from shortlist_server.rpc.document_service import DocumentServicer
+from shortlist_server.rpc.generation_works import GenerationWorks, interrupted
 from shortlist_server.rpc.hangup import hang_up
 from shortlist_server.rpc.health import HealthKeeper, HealthServicer, add_health
 from shortlist_server.rpc.health_calls import HealthInterceptor
@@ -62,10 +68,11 @@ from shortlist_server.rpc.requests import RequestReader
 from shortlist_server.rpc.search_service import SearchServicer
 from shortlist_server.rpc.unknown_methods import UnknownMethodInterceptor
 from shortlist_server.rpc.works import Works
-from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage import footprint
+from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
-from shortlist_server.storage.store import EmbeddedStore, open_store
+from shortlist_server.storage.store import open_store
 
 SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
@@ -81,11 +88,11 @@ SEARCH_THREADS = 8
 WORK_THREADS = 4
 """Threads for everything else that blocks. Ingest runs here, so it never takes a search's thread."""
 
+ASIDE_THREADS = 2
+"""Threads that cut documents for generations that do not serve. A worker that hangs holds one of these for a minute."""
+
 LONG_THREADS = 2
 """Threads for verify, backup and restore, each of which may hold one for minutes; further operations wait."""
-
-METRIC_COLLECTIONS = 200
-"""Most collections with metrics of their own. Each has some 25 series; thousands would burden whoever scrapes them."""
 
 BACKGROUND_THREADS = 2
 """Threads for recall checks and for evaluations, whose searches embed and ask the lexical index side by side."""
@@ -101,12 +108,14 @@ class Server:
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
         self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
+        self._aside_threads = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
         self._background_threads = ThreadPoolExecutor(
             BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
         )
         self._models: ModelCatalog | None = None
-        self._store: EmbeddedStore | None = None
+        self._store: Store | None = None
         self._ingester: Ingester | None = None
+        self._reindexer: Reindexer | None = None
         self._calls: CallInterceptor | None = None
         self._request_ids: RequestIdInterceptor | None = None
         self._operations: OperationRegistry | None = None
@@ -149,9 +158,16 @@ class Server:
             store.survey()
         provide_models = find_models if config.workers else load_models
         models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
+        setbacks = Setbacks()
         ingester = self._ingester = Ingester(
-            store, models, self._work_threads, max_document_tokens=config.max_document_tokens
+            store,
+            models,
+            self._work_threads,
+            setbacks,
+            aside_threads=self._aside_threads,
+            max_document_tokens=config.max_document_tokens,
         )
+        reindexer = self._reindexer = self._make_reindexer(store, models, setbacks)
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
             self._background_threads,
@@ -159,7 +175,12 @@ class Server:
             busy=lambda: limits.saturated,
         )
         checks_recall = config.recall_check_interval_seconds > 0
-        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None)
+        recent = RecentQueries(config.sampled_queries)
+        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None, recent)
+        # Neither observed nor checked for recall: those figures are about users' searches.
+        measuring = Searcher(store, models, self._background_threads, Observer())
+        evaluator = Evaluator(store, measuring, self._background_threads)
+        turns_to_measure = asyncio.Semaphore(1)
         calls = self._calls = CallInterceptor(
             max_concurrent=config.max_concurrent_rpcs,
             max_seconds=config.max_deadline_seconds,
@@ -170,6 +191,14 @@ class Server:
             observer=observer,
         )
         operations = self._operations = OperationRegistry(most=config.max_operations, size_of=result_bytes)
+        generation_works = GenerationWorks(
+            operations,
+            reindexer,
+            Comparer(store, measuring, self._background_threads),
+            turns_to_measure,
+            store,
+            self._work_threads,
+        )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
         server = self._server = grpc.aio.server(
@@ -190,7 +219,7 @@ class Server:
             DocumentServicer(store, ingester, self._work_threads, config, observer), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(store, models, self._work_threads, config), server
+            CollectionServicer(store, models, self._work_threads, config, reindexer, generation_works, recent), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(
@@ -200,18 +229,30 @@ class Server:
                 backup_folder(config),
                 _server_info(),
                 recall,
-                self._works(config, store, models),
+                Works(
+                    store,
+                    models,
+                    self._long_threads,
+                    LONG_THREADS,
+                    backup_folder(config),
+                    evaluator,
+                    turns_to_measure,
+                    generation_works.go_on_with,
+                    config,
+                ),
                 operations,
             ),
             server,
         )
-        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
+        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(
+            OperationServicer(operations, limits.large_answer), server
+        )
         self._health = HealthServicer()
         add_health(self._health, server)
         if config.reflection:
             add_reflection((*SERVICES, health.SERVICE_NAME), server)
         port = self._port = transport.listen(server, config)
-        self._serve_metrics(observer, store, limits, recall, operations)
+        self._serve_metrics(observer, CollectionState(store, recall, reindexer), limits, operations)
         keeper = HealthKeeper(
             self._health,
             models,
@@ -222,34 +263,56 @@ class Server:
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
+        # Before the first call arrives, because a client may wait for an operation that a restart interrupted.
+        for name, generations in await loop.run_in_executor(self._work_threads, interrupted, store):
+            generation_works.go_on(name, generations)
         await server.start()
+        await reindexer.begin()
         self._keeping = asyncio.create_task(keeper.keep())
         if checks_recall:
             self._checking = asyncio.create_task(recall.keep())
         return port
 
-    def _works(self, config: Config, store: EmbeddedStore, models: ModelCatalog) -> Works:
-        # Neither observed nor checked for recall: those figures are about users' searches.
-        searcher = Searcher(store, models, self._background_threads, Observer())
-        evaluator = Evaluator(store, searcher, self._background_threads)
-        return Works(store, models, self._long_threads, LONG_THREADS, backup_folder(config), evaluator, config)
+    def _make_reindexer(self, store: Store, models: ModelCatalog, setbacks: Setbacks) -> Reindexer:
+        config = self._config
+        room = Room(data_dir=config.data_dir, min_free_bytes=config.min_free_disk_bytes)
+        estimator = Estimator(
+            models,
+            self._background_threads,
+            Footprint(
+                disk_bytes=footprint.disk_bytes,
+                memory_bytes=footprint.memory_bytes,
+                flushed_from=config.segment_min_passages,
+            ),
+            room,
+            max_document_tokens=config.max_document_tokens,
+        )
+        return Reindexer(
+            store,
+            models,
+            self._background_threads,
+            setbacks,
+            estimator,
+            room,
+            max_document_tokens=config.max_document_tokens,
+        )
 
     def _serve_metrics(
         self,
         observer: Observer,
-        store: EmbeddedStore,
+        collections: CollectionState,
         limits: LimitInterceptor,
-        recall: RecallMonitor,
         operations: OperationRegistry,
     ) -> None:
         if observer.metrics is None:
             return
         observer.metrics.watch_state(
             StateCollector(
-                counts=lambda: _counts(store),
-                collections=lambda: [collection.info() for collection in _shown(store)],
-                maintenance=lambda: [_maintenance(collection) for collection in _shown(store)],
-                recall=lambda: [recall.of(collection) for collection in _shown(store)],
+                counts=collections.counts,
+                collections=collections.infos,
+                maintenance=collections.maintenance,
+                recall=collections.recalls,
+                generations=collections.generations,
                 running=lambda: {
                     "search": limits.searches.taken,
                     "ingest": limits.streams.taken,
@@ -285,6 +348,10 @@ class Server:
             cancelling = None
             if self._operations is not None:
                 cancelling = asyncio.create_task(self._operations.stop(grace_seconds))
+                # It begins before the jobs end: operations of reindexes go on after a restart and must not fail.
+                await asyncio.sleep(0)
+            if self._reindexer is not None:
+                await self._reindexer.close()
             if self._calls is not None:
                 await self._calls.drain(grace_seconds)
             if self._request_ids is not None:
@@ -295,6 +362,8 @@ class Server:
                 await hang_up(self._config.listen, self._port)
             await self._server.stop(max(0.0, grace_seconds - (loop.time() - begin)))
             self._server = None
+        if self._reindexer is not None:
+            await self._reindexer.close()
         for close in (
             None if self._metrics_page is None else self._metrics_page.close,
             None if self._models is None else self._models.close,
@@ -309,6 +378,7 @@ class Server:
             await self._operations.stop(None)
         self._search_threads.shutdown()
         self._work_threads.shutdown()
+        self._aside_threads.shutdown()
         self._long_threads.shutdown()
         self._background_threads.shutdown()
 
@@ -322,35 +392,4 @@ def _server_info() -> ServerInfo:
     now = time.time()
     return ServerInfo(
         version=version("shortlist"), start_time_seconds=now, startup_seconds=now - process.start_time(now)
-    )
-
-
-def _counts(store: EmbeddedStore) -> CollectionCounts:
-    names, known = store.names(), store.known()
-    return CollectionCounts(
-        present=len(names),
-        open=sum(collection.is_open for collection in known),
-        damaged=sum(bool(collection.problem) for collection in known),
-    )
-
-
-def _shown(store: EmbeddedStore) -> list[EmbeddedCollection]:
-    """The collections that have metrics of their own: those used last."""
-    shown = []
-    for collection in store.known()[:METRIC_COLLECTIONS]:
-        # A collection that is damaged, or was dropped meanwhile, has no metrics.
-        with contextlib.suppress(ShortlistError):
-            collection.info()
-            shown.append(collection)
-    return shown
-
-
-def _maintenance(collection: EmbeddedCollection) -> Maintenance:
-    stats = collection.stats()
-    return Maintenance(
-        collection=collection.name,
-        flushes=stats.flushes,
-        merges=stats.merges,
-        build_failures=stats.build_failures,
-        waited_seconds=stats.waited_seconds,
     )

@@ -56,7 +56,8 @@ class Config:
     embedders: tuple[str, ...] = _setting(
         (DEFAULT_EMBEDDER,),
         "Embedder to load: all-MiniLM-L6-v2, hashing, or NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the"
-        " default.",
+        " default. Of several with one name the first makes new collections and generations; the others serve those"
+        " made with them.",
     )
     rerankers: tuple[str, ...] = _setting(
         (), "Reranker to load beside late-interaction: NAME=FOLDER-OR-HUB-NAME; repeatable. The first is the default."
@@ -117,7 +118,7 @@ class Config:
     )
     max_operations: int = _setting(
         32,
-        "Operations (verify, backup, restore, evaluate) that run or wait at once; one caller may have half of them.",
+        "Operations that run or wait at once, and as many reindexes; one caller may have half of them.",
         least=1,
     )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
@@ -167,12 +168,19 @@ class Config:
     )
     reflection: bool = _setting(True, "Serve gRPC reflection, v1 and v1alpha.")
     min_free_disk_bytes: int = _setting(
-        256 * 1024 * 1024, "Free disk space, in bytes, below which the health of writing is NOT_SERVING."
+        256 * 1024 * 1024,
+        "Free disk space, in bytes, below which the health of writing is NOT_SERVING and reindexes pause.",
     )
     health_interval_seconds: float = _setting(10.0, "Time between checks of models, store and disk space.", least=0.01)
     recall_check_interval_seconds: float = _setting(
         10.0,
         "Time between recall checks, which compare a search with an exact one and raise ef where needed. 0: no checks.",
+    )
+    sampled_queries: int = _setting(
+        0,
+        "Recent queries to keep of each collection, in memory and for an hour, so that 'shortlist reindex compare' can"
+        " run without judged queries. 0: none.",
+        most=10_000,
     )
     metrics_listen: str = _setting("", "Address for Prometheus metrics, HOST:PORT. Empty: no metrics.")
     metrics_insecure: bool = _setting(

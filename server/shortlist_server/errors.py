@@ -9,6 +9,7 @@
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
+    │   ├── GenerationNotFound
     │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
@@ -16,7 +17,9 @@
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
-    │   └── NewerDataFormat
+    │   ├── NewerDataFormat
+    │   ├── GenerationNotReady
+    │   └── OperationNotPausable
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -129,8 +132,14 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class GenerationNotFound(NotFound):
+    """The collection has no such generation, or it is being dropped."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class OperationNotFound(NotFound):
-    """No operation has that name: it ended long ago, or the server was restarted since."""
+    """No operation has that name: it ended and was forgotten, or the server was restarted since."""
 
     reason = "OPERATION_NOT_FOUND"
 
@@ -176,6 +185,18 @@ class NewerDataFormat(FailedPrecondition):
     """A newer release wrote the data folder."""
 
     reason = "NEWER_DATA_FORMAT"
+
+
+class GenerationNotReady(FailedPrecondition):
+    """The generation's state does not allow the call: it lacks documents, it serves, or another one is being built."""
+
+    reason = "GENERATION_NOT_READY"
+
+
+class OperationNotPausable(FailedPrecondition):
+    """Operations of this kind cannot pause."""
+
+    reason = "OPERATION_NOT_PAUSABLE"
 
 
 class ResourceExhausted(ShortlistError):

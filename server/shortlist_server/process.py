@@ -96,8 +96,8 @@ async def _serve(make: Callable[[Config], Running], config: Config) -> None:
         await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             port = starting.result()
-            # What a start makes stays. A full collection of garbage would walk over it again and again, and stop the
-            # server for a tenth of a second and more where torch is loaded.
+            # The objects of the start live on. A full garbage collection would walk over them again and again, and stop
+            # the server for a tenth of a second and more where torch is loaded.
             gc.freeze()
             if TORCH not in sys.modules:
                 memory.separate_large_blocks()

@@ -5,7 +5,7 @@
 
 It is the server that production runs, with the hashing embedder. That needs no weights and gives the same vectors every
 time; texts that share words are near each other. The server runs in its own event loop in a background thread, on a
-free port, with a temporary folder. It needs the extra "server". Do not fork while it runs.
+free port, with a temporary folder. Needs ``shortlist[server]``. Do not fork while it runs.
 """
 
 from __future__ import annotations

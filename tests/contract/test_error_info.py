@@ -61,6 +61,7 @@ from shortlist_server.worker import Worker
 
 Code = grpc.StatusCode
 SOURCES = Path(shortlist_server.__file__).parent
+WAIT_OPERATION = "/shortlist.v1.OperationService/WaitOperation"
 HEALTH = [f"/{health.SERVICE_NAME}/{name}" for name in ("Check", "List", "Watch")]
 INGEST = "/shortlist.v1.DocumentService/Ingest"
 REFLECTION = [method for method in RULES if method.startswith("/grpc.reflection.")]
@@ -167,6 +168,11 @@ def test_too_much_in_a_request(channel: grpc.Channel) -> None:
 @pytest.mark.parametrize("method", UNKNOWN)
 def test_a_method_that_nobody_serves(channel: grpc.Channel, method: str) -> None:
     assert failure(channel, method, [b""]) == (Code.UNIMPLEMENTED, "UNIMPLEMENTED")
+    with pytest.raises(grpc.RpcError) as caught:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        call(b"", metadata=(("x-request-id", "mine"),), timeout=30)
+    trailers: Any = caught.value.trailing_metadata()
+    assert dict(trailers)["x-request-id"] == "mine"
 
 
 def test_an_unknown_service_of_the_health_service(channel: grpc.Channel) -> None:
@@ -254,7 +260,8 @@ def test_more_calls_than_are_served_at_once() -> None:
         grpc.insecure_channel(running.target) as channel,
         waiting_search(running.target, channel),
     ):
-        assert failures(channel, WITH_ONE_REQUEST, b"") == {(Code.RESOURCE_EXHAUSTED, "OVERLOADED")}
+        limited = set(WITH_ONE_REQUEST) - {WAIT_OPERATION}
+        assert failures(channel, limited, b"") == {(Code.RESOURCE_EXHAUSTED, "OVERLOADED")}
 
 
 def test_a_server_that_stops(tmp_path: Path) -> None:

@@ -16,17 +16,15 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import ModelMismatch, ModelNotFound, OutOfSpace, Unavailable
 from shortlist_server.inference import agreement, export_process, layout, onnx_backend
-from shortlist_server.inference.export_process import load_apart
+from shortlist_server.inference.base import NO_MODEL
+from shortlist_server.inference.export_process import load_exporting_in_child
 from shortlist_server.inference.forward_passes import ExportMissing
+from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.services import ScheduledEmbedder
 from shortlist_server.observe import progress
-from shortlist_server.pipeline.plan import check_revision
-from shortlist_server.storage.collection import EmbeddedCollection
-from shortlist_server.storage.store import open_store
 
 from .conftest import embedded
 
@@ -140,24 +138,24 @@ def test_a_server_never_loads_torch_not_even_to_make_an_export(tmp_path: Path) -
 
 def test_an_export_that_fails_elsewhere_fails_here_with_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such model"):
-        load_apart(partial(refuse, "no such model"))
+        load_exporting_in_child(partial(refuse, "no such model"))
 
 
 def test_an_exporting_process_that_is_killed_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="was killed, as when memory runs out"):
-        load_apart(die)
+    with pytest.raises(ModelNotFound, match="was killed, probably for lack of memory"):
+        load_exporting_in_child(die)
 
 
 def test_an_exporting_process_that_fails_is_not_said_to_lack_memory(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"converts it ended with code 1, and what it printed above says why"):
-        load_apart(stumble, "it")
+    with pytest.raises(ModelNotFound, match=r"converts it ended with code 1; its output above says why"):
+        load_exporting_in_child(stumble, "it")
 
 
 def test_an_export_says_what_it_does_and_how_far_it_is(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger=progress.LOGGER):
-        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
+        load_exporting_in_child(partial(load_embedder, "it", tiny_bert, "", config(tmp_path, "int8")), "it")
     told = [record.getMessage() for record in caplog.records if record.name == progress.LOGGER]
     told = [line for line in told if ": still " not in line]  # a machine that is busy takes its time
     assert told[:5] == [
@@ -176,7 +174,7 @@ def test_a_step_that_takes_long_is_said_to_go_on(
 ) -> None:
     monkeypatch.setattr(export_process, "_SILENT_SECONDS", 0.05)
     with caplog.at_level(logging.INFO, logger=progress.LOGGER), pytest.raises(ModelNotFound, match="no such model"):
-        load_apart(partial(refuse, "no such model"), "it")
+        load_exporting_in_child(partial(refuse, "no such model"), "it")
     assert "it: still starting, after 0 s" in [record.getMessage() for record in caplog.records]
 
 
@@ -185,7 +183,7 @@ def test_an_export_is_not_begun_without_room_for_it(
 ) -> None:
     monkeypatch.setattr(onnx_backend, "_EXPORT_FACTOR", 10**9)
     with pytest.raises(OutOfSpace, match=r"converting a model takes about \d+ MB in .* free some space"):
-        load_apart(partial(load_embedder, "it", tiny_bert, "", config(tmp_path)))
+        load_exporting_in_child(partial(load_embedder, "it", tiny_bert, "", config(tmp_path)))
     assert not [*tmp_path.iterdir()]
 
 
@@ -204,28 +202,13 @@ def test_the_number_format_is_no_part_of_the_revision(tiny_bert: Path, tmp_path:
 def test_a_collection_of_an_earlier_release_keeps_its_embedder(tiny_bert: Path, tmp_path: Path) -> None:
     """Earlier releases counted the number format into the revision."""
     service = ScheduledEmbedder(load_embedder("it", tiny_bert, "", config(tmp_path)))
+    models = LoadedModels([service], {}, NO_MODEL)
     formats = ("int8-rows", "float32", "bfloat16")
-    same = [layout.revision(tiny_bert, (one, "", "", "mean")) for one in formats] + [service.info.revision]
-    store = open_store(Config(data_dir=tmp_path))
-
-    def collection(number: int, revision: str) -> EmbeddedCollection:
-        chosen = CollectionConfig(
-            embedder="it",
-            embedder_revision=revision,
-            dimension=service.info.dimension,
-            reranker="none",
-            chunking=service.info.default_chunking,
-        )
-        return store.create(f"made-by-{number}", chosen)
-
-    try:
-        for number, revision in enumerate(same):
-            check_revision(collection(number, revision), service)
-        with pytest.raises(ModelMismatch, match="was made with revision another"):
-            check_revision(collection(len(same), "another"), service)
-    finally:
-        service.close()
-        store.close()
+    for revision in [layout.revision(tiny_bert, (one, "", "", "mean")) for one in formats] + [service.info.revision]:
+        assert models.embedder("it", revision) is service
+    with pytest.raises(ModelMismatch, match="made with revision another"):
+        models.embedder("it", "another")
+    models.close()
 
 
 def refuse(message: str, *, export: bool) -> None:

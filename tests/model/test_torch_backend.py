@@ -15,6 +15,7 @@ from shortlist_server.inference.encoder import Floats, Ids, TransformerEmbedder
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loading import load_embedder
 from shortlist_server.inference.pooling import Pooling
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.torch_backend import ENCODER, TorchTransformer
 from shortlist_server.observe.observer import Observer
 
@@ -70,7 +71,7 @@ def test_bfloat16_is_within_the_tolerance_that_machines_of_one_revision_have(
 def test_a_device_with_memory_gets_larger_batches_of_passages() -> None:
     engine = HashingEmbedder("it", 64)
     engine.batch_tokens = 32_768
-    service = _schedule(engine, config(), Observer())
+    service = _schedule(engine, config(), Observer(), Precedence(), "it")
     service.close()
     limits = service._passages._limits
     assert (limits.batch_cost, limits.batch_items) == (32_768, 1024)

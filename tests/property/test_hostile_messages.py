@@ -78,6 +78,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "DocumentIds": {"ids": ["d1"]},
     "BackupRequest": {"name": "one"},
     "RestoreRequest": {"backup": "one", "collection": "texts", "new_name": "restored"},
+    "StartReindexRequest": {"chunking": {"max_tokens": 64}},
+    "CompareGenerationsRequest": {
+        "queries": [{"id": "q", "text": "text 3", "qrels": [{"document_id": "d3", "grade": 1}]}]
+    },
     "HealthCheckRequest": {"service": "shortlist.v1.SearchService"},
     "CutRequest": {**MODEL, "text": "many words " * 99, "passage_tokens": 16, "overlap_tokens": 4, "overflow": 1},
     "EmbedQueriesRequest": {**MODEL, "queries": [{"text": "a text"}]},

@@ -30,6 +30,8 @@ from shortlist_server.storage.values import SegmentOutdated
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
+from .reads import search_dense
+
 DIMENSION = 4
 MOST = 1000
 
@@ -105,7 +107,7 @@ class Play:
     def index(self) -> DenseIndex:
         opened = self.collection._lifecycle.opened
         assert opened is not None
-        return opened.index
+        return opened.serving.index
 
     def begin(self, kind: str) -> None:
         if kind in self.builds:
@@ -122,6 +124,7 @@ class Play:
             folder=str(folder / "segments"),
             collection=self.collection.uid,
             uid=f"{len(list((folder / 'segments').iterdir())):032}{kind}",
+            generation=1,
             dimension=DIMENSION,
             low=job.low,
             high=job.high,
@@ -176,7 +179,7 @@ class Play:
         self.model[id] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return Upsert(
             document=Document(id=id, text="", metadata={}),
-            passages=[NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in self.model[id]],
+            passages={1: [NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in self.model[id]]},
             content_hash=b"",
         )
 
@@ -186,7 +189,7 @@ class Play:
         for query in np.eye(DIMENSION, dtype=np.float32)[:2]:
             best = {id: float(np.max(vectors @ query)) for id, vectors in self.model.items()}
             for exact in (True, False):
-                found = self.collection.dense(query, 10, exact=exact)
+                found = search_dense(self.collection, query, 10, exact=exact)
                 # A key that leads nowhere is a document that is gone.
                 got = list(dict.fromkeys(names.get(key) for key in found.keys.tolist()))
                 assert got == sorted(best, key=best.__getitem__, reverse=True)

@@ -22,6 +22,8 @@ from shortlist_server.storage.base import Lease
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.store import EmbeddedStore
 
+from .reads import search_dense
+
 DIMENSION = 4
 MOST_OPEN = 2
 NAMES = st.sampled_from(["a", "b", "c", "d"])
@@ -78,7 +80,7 @@ class OpenAndClosed(RuleBasedStateMachine):
         changes = [
             Upsert(
                 document=Document(id=id, text="fox"),
-                passages=[NewPassage(start=0, end=1, vector=vector, tokens=1)],
+                passages={1: [NewPassage(start=0, end=1, vector=vector, tokens=1)]},
                 content_hash=b"",
             )
             for id, vector in vectors.items()
@@ -102,7 +104,7 @@ class OpenAndClosed(RuleBasedStateMachine):
             assert collection.is_open
             query = self.vector()
             names = {key: id for id, key in collection.keys(IDS).items()}
-            found = [names[key] for key in collection.dense(query, limit, exact=True).keys.tolist()]
+            found = [names[key] for key in search_dense(collection, query, limit, exact=True).keys.tolist()]
             best = sorted(self.model[name], key=lambda one: float(self.model[name][one] @ query), reverse=True)
             assert found == best[:limit]
             assert {names[key] for key in collection.lexical("fox", 10).keys.tolist()} == set(self.model[name])

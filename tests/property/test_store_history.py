@@ -44,6 +44,8 @@ from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.vectors.selection import KeySelection
 from shortlist_server.storage.verify import verify_collection
 
+from .reads import read_documents, search_dense
+
 DIMENSION = 4
 IDS = [f"d{i}" for i in range(12)]
 SCALARS = st.one_of(
@@ -161,7 +163,7 @@ class History(RuleBasedStateMachine):
         self.model[id] = (metadata, text, vectors)
         return Upsert(
             document=Document(id=id, text=text, metadata=metadata),
-            passages=[NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in vectors],
+            passages={1: [NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in vectors]},
             content_hash=text.encode(),
         )
 
@@ -220,7 +222,9 @@ class History(RuleBasedStateMachine):
         names = {key: id for id, key in self.collection.keys(IDS).items()}
         assert {names[key] for key in selection.keys.tolist()} == expected
         assert self.collection.count(filter) == len(expected)
-        self.compare(self.collection.dense(self.query(), limit, selection, exact=exact), expected, limit, names, exact)
+        self.compare(
+            search_dense(self.collection, self.query(), limit, selection, exact=exact), expected, limit, names, exact
+        )
         page, end = self.collection.page(filter, 0, 100, Include())
         assert ({document.id for document in page}, end) == (expected, None)
         lexical = {names[key] for key in self.collection.lexical("fox", 100, selection).keys.tolist()}
@@ -229,7 +233,9 @@ class History(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 15), exact=st.booleans())
     def search(self, limit: int, exact: bool) -> None:
         names = {key: id for id, key in self.collection.keys(IDS).items()}
-        self.compare(self.collection.dense(self.query(), limit, exact=exact), set(self.model), limit, names, exact)
+        self.compare(
+            search_dense(self.collection, self.query(), limit, exact=exact), set(self.model), limit, names, exact
+        )
 
     def query(self) -> Vector:
         vector = self.random.standard_normal(DIMENSION).astype(np.float32)
@@ -259,7 +265,9 @@ class History(RuleBasedStateMachine):
     def check(self) -> None:
         report = verify_collection(self.collection)
         assert [problem for problem in report.problems if "at the start" not in problem] == []
-        stored = self.collection.documents(list(self.collection.keys(IDS).values()), Include(vectors=True)).values()
+        stored = read_documents(
+            self.collection, list(self.collection.keys(IDS).values()), Include(vectors=True)
+        ).values()
         assert {d.id: (dict(d.metadata), d.text) for d in stored} == {
             id: (metadata, text) for id, (metadata, text, _) in self.model.items()
         }

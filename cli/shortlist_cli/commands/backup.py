@@ -13,7 +13,7 @@ import click
 from shortlist import Backup, Collection
 from shortlist_cli import output
 from shortlist_cli.commands.collections import to_json as collection_to_json
-from shortlist_cli.commands.following import copying, detach_option, follow
+from shortlist_cli.commands.waiting import copying, detach_option, follow
 from shortlist_cli.connection import client_options, connect, connect_for_long, long_client_options
 
 

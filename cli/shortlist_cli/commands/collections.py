@@ -43,6 +43,8 @@ def list_command(*, as_json: bool, **options: Any) -> None:
     for collection in collections:
         if collection.problem:
             output.note(f"{collection.name} cannot be used: {collection.problem}")
+        if collection.notice:
+            output.note(f"{collection.name}: {collection.notice}")
 
 
 @collections_group.command("create")

@@ -32,9 +32,10 @@ def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]
     if report.filter_matches is not None:
         yield f"filter: {report.filter_matches:,} documents pass"
     if report.dense_strategy:
+        generation = f", in generation {report.generation}" if report.generation else ""
         yield (
             f"dense: {report.dense_candidates} documents of {explanation.dense_candidates} asked"
-            f" ({explanation.dense_passages} passages of each part), by {report.dense_strategy}"
+            f" ({explanation.dense_passages} passages of each part), by {report.dense_strategy}{generation}"
         )
     if report.mode != "dense":
         yield f"lexical: {report.lexical_candidates} documents of {explanation.lexical_candidates} asked"

@@ -8,27 +8,28 @@ import click
 
 from shortlist import OperationProgress
 from shortlist_cli import output
-from shortlist_cli.commands.following import cancel, progress_text, to_json
+from shortlist_cli.commands.waiting import cancel, progress_text, to_json
 from shortlist_cli.connection import client_options, connect, connect_for_long, long_client_options
 from shortlist_cli.group import explain
 
 PREFIX = "operations/"
 
-KINDS = ("verify", "backup", "restore", "evaluate")
+KINDS = ("verify", "backup", "restore", "evaluate", "reindex", "compare_generations")
 
-STATES = ("pending", "running", "cancelling", "succeeded", "failed", "cancelled")
+STATES = ("pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 
 EXIT_NOT_SUCCEEDED = 1
+EXIT_NOT_ENDED = 1
 
 name_argument = click.argument("name", metavar="OPERATION")
 
 
 @click.group("operations")
 def operations_group() -> None:
-    """Lists, shows, waits for and cancels what a server is busy with: verify, backup, restore, evaluate.
+    """Lists, shows, waits for and cancels operations of a server: verify, backup, restore, evaluate, reindex.
 
-    An operation goes on when the command that started it ends. A server forgets its operations when it is restarted,
-    and those that ended after a day.
+    An operation goes on when the command that started it ends. A server forgets an ended operation after a day
+    at most. A restart ends and forgets all of them but a reindex, which goes on.
     """
 
 
@@ -117,11 +118,14 @@ def wait_command(name: str, *, as_json: bool, **options: Any) -> None:
 def cancel_command(name: str, **options: Any) -> None:
     """Cancels OPERATION, waits for its end and says what became of it.
 
-    A cancelled backup or restore leaves nothing behind.
+    A cancelled backup or restore leaves nothing behind. The exit code is 0 when the operation has ended, however it
+    did, else 1.
     """
     with connect(options) as client:
-        operation = client.get_operation(_full(name))
-        output.print_line(cancel(client, operation))
+        outcome = cancel(client, client.get_operation(_full(name)))
+    output.print_line(outcome.text)
+    if not outcome.ended:
+        raise click.exceptions.Exit(EXIT_NOT_ENDED)
 
 
 def _full(name: str) -> str:

@@ -34,7 +34,8 @@ class Columns:
     Attributes:
         id: "" for the first of ``ID_COLUMNS`` in the record.
         text: a blank line joins several.
-        metadata: empty for all other columns. The object in a column "metadata" is always included as it is.
+        metadata: which columns; empty: all that are not used otherwise. The object in a column "metadata" is always
+            included as it is.
     """
 
     id: str = ""
@@ -59,7 +60,8 @@ def read_documents(source: Path | None, format: str, columns: Columns) -> Iterat
     """Reads the documents of a file or folder; ``source`` None is standard input.
 
     Args:
-        format: "jsonl", "csv", "tsv" or "text"; "auto" goes by the name, and reads standard input as JSON lines.
+        format: "jsonl", "csv", "tsv" or "text"; "auto" decides by the file's suffix, and reads standard input as
+            JSON lines.
     """
     format = guess_format(source, format)
     if format == "text":
@@ -74,7 +76,7 @@ def read_documents(source: Path | None, format: str, columns: Columns) -> Iterat
 
 
 def guess_format(source: Path | None, format: str) -> str:
-    """The format of a source; for "auto" by its name."""
+    """The format of a source; for "auto" by its suffix."""
     if format != "auto":
         return format
     if source is None:
@@ -119,7 +121,7 @@ def _parse(lines: Iterable[bytes], format: str, columns: Columns, name: str) -> 
             yield Unreadable(place, f"not CSV: {error}")
             continue
         if None in row or None in row.values():
-            yield Unreadable(place, "the row has another number of cells than the header")
+            yield Unreadable(place, "the row has a different number of cells from the header")
         else:
             yield _document({key: value for key, value in row.items() if value != ""}, columns, place)
 

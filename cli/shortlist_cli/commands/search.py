@@ -28,6 +28,9 @@ TEXT_LENGTH = 60
 @click.option("--depth", type=click.IntRange(1, 1000), help="Number of documents to rerank.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
 @click.option("--instruction", metavar="TEXT", help="Instruction for embedders and rerankers that take one.")
+@click.option(
+    "--generation", type=click.IntRange(0), default=0, help="Generation to search; by default the one that serves."
+)
 @click.option("--explain", is_flag=True, help="Print the work of every stage, and what became of every candidate.")
 @click.option(
     "--explain-texts", is_flag=True, help="Explain, and print the texts that the models read; needs the scope admin."
@@ -55,6 +58,7 @@ def search_command(collection: str, query: str, **options: Any) -> None:
             rerank=rerank,
             explain=options["explain"],
             explain_texts=options["explain_texts"],
+            generation=options["generation"],
         )
     if options["as_json"]:
         output.print_json(result_to_json(result))
@@ -142,6 +146,7 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
             "filter_matches": report.filter_matches,
             "query_tokens": report.query_tokens,
             "sequence": report.sequence,
+            "generation": report.generation,
             "embedder": _version_to_json(report.embedder),
             "reranker": _version_to_json(report.reranker),
             "degradations": [{"kind": item.kind, "message": item.message} for item in report.degradations],

@@ -16,13 +16,13 @@ from click.core import ParameterSource
 
 from shortlist import VerifyCheck, VerifyProgress, VerifyReport
 from shortlist_cli import output
-from shortlist_cli.commands.following import detach_option, follow
+from shortlist_cli.commands.waiting import detach_option, follow
 from shortlist_cli.connection import connect_for_long, long_client_options
 from shortlist_cli.hosting.serve import MISSING_SERVER
 
 if TYPE_CHECKING:
+    from shortlist_server.storage.reports import CollectionReport
     from shortlist_server.storage.store import EmbeddedStore
-    from shortlist_server.storage.verify import CollectionReport
 
 EXIT_NOT_OK = 1
 

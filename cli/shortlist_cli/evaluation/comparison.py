@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shortlist_cli.evaluation.record import InvalidRecord, RunRecord, SettingRecord
-from shortlist_cli.evaluation.significance import Difference, difference, shown
 from shortlist_cli.output import note, print_table
 from shortlist_server.ranking.measures import MEASURES
+from shortlist_server.ranking.significance import Difference, difference, shown
 
 SHOWN_QUERIES = 5
 

@@ -19,9 +19,9 @@ from shortlist_cli.evaluation.measuring import LATENCY_LIMIT, QUALITY_LIMIT
 from shortlist_cli.evaluation.record import InvalidRecord, load_run
 from shortlist_cli.evaluation.run import Figures, evaluate
 from shortlist_cli.evaluation.settings import PATHS, InvalidSweep, Settings, parse_sweeps
-from shortlist_cli.evaluation.significance import shown
 from shortlist_cli.output import note, print_json, print_table
 from shortlist_server.ranking.measures import MEASURES
+from shortlist_server.ranking.significance import shown
 
 DEFAULT_COLLECTION = "eval"
 WORSE = 4

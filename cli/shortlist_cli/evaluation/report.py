@@ -18,8 +18,8 @@ import jinja2
 from shortlist_cli.evaluation.charts import DEPTH, FIRST, all_charts, movements
 from shortlist_cli.evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist_cli.evaluation.run import WORST_HITS, worst_queries
-from shortlist_cli.evaluation.significance import SIGNIFICANCE, shown
 from shortlist_server.ranking.measures import MEASURES
+from shortlist_server.ranking.significance import SIGNIFICANCE, shown
 
 _DRAW = """
 const charts = JSON.parse(document.getElementById("charts").textContent);

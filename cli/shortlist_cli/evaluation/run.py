@@ -33,9 +33,9 @@ from shortlist_cli.evaluation.measuring import (
 )
 from shortlist_cli.evaluation.record import QueryRecord, RunRecord, SettingRecord
 from shortlist_cli.evaluation.settings import RANKINGS, Settings
-from shortlist_cli.evaluation.significance import adjusted, difference, interval
 from shortlist_cli.output import note, progress_bar
 from shortlist_server.ranking.measures import MEASURES, judge_each
+from shortlist_server.ranking.significance import adjusted, difference, interval
 
 WORST_QUERIES = 20
 """Queries that the report shows with their documents."""

@@ -15,10 +15,10 @@ from shortlist_cli.evaluation.beir import Dataset, InvalidDataset, Judged, load_
 from shortlist_cli.evaluation.measuring import find_all
 from shortlist_cli.evaluation.run import ingest_corpus
 from shortlist_cli.evaluation.settings import InvalidSweep, parse_sweeps
-from shortlist_cli.evaluation.significance import Difference, difference, shown
 from shortlist_cli.evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
 from shortlist_cli.output import note, print_json, print_table, progress_bar
 from shortlist_server.ranking.measures import MEASURES, judge_each
+from shortlist_server.ranking.significance import Difference, difference, shown
 
 AXES = {
     "fusion.dense_weight": "dense_weights",

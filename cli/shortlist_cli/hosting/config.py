@@ -1,4 +1,4 @@
-"""``shortlist config``: prints the settings of a server with the same flags, environment and file, and their origin.
+"""``shortlist config``: prints the settings that ``serve`` would use, and where each comes from.
 
 The output is a settings file: TOML, with the origin of every value as a comment.
 """

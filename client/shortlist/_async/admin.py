@@ -70,7 +70,7 @@ class AsyncAdminCalls(AsyncOperationCalls):
             InvalidArgument: ``sample`` is out of its range, or ``accept_loss`` is given without ``repair``.
         """
         call = admin_calls.verify(collection, sample=sample, repair=repair, accept_loss=accept_loss)
-        return operation_calls.reports_of(await self._finished(call, progress, timeout_seconds), VerifyReport)
+        return operation_calls.reports_of(await self._start_and_wait(call, progress, timeout_seconds), VerifyReport)
 
     async def start_verify(
         self,
@@ -109,7 +109,7 @@ class AsyncAdminCalls(AsyncOperationCalls):
             OperationCancelled: somebody else cancelled it; nothing is left there.
         """
         call = admin_calls.backup(name, collections)
-        return operation_calls.result_of(await self._finished(call, progress, timeout_seconds), Backup)
+        return operation_calls.result_of(await self._start_and_wait(call, progress, timeout_seconds), Backup)
 
     async def start_backup(
         self, name: str, collections: Iterable[str] = (), *, timeout_seconds: float | None = None
@@ -146,7 +146,7 @@ class AsyncAdminCalls(AsyncOperationCalls):
             DataCorrupted: the backup is damaged, or not what it says it is; use another.
         """
         call = admin_calls.restore(backup, collection, new_name)
-        return operation_calls.result_of(await self._finished(call, progress, timeout_seconds), Collection)
+        return operation_calls.result_of(await self._start_and_wait(call, progress, timeout_seconds), Collection)
 
     async def start_restore(
         self, backup: str, collection: str, *, new_name: str | None = None, timeout_seconds: float | None = None
@@ -183,7 +183,7 @@ class AsyncAdminCalls(AsyncOperationCalls):
             InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
         """
         call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
-        return operation_calls.reports_of(await self._finished(call, progress, timeout_seconds), EvaluateReport)
+        return operation_calls.reports_of(await self._start_and_wait(call, progress, timeout_seconds), EvaluateReport)
 
     async def start_evaluate(
         self,

@@ -2,8 +2,8 @@
 
 One client holds one connection. It belongs to one event loop.
 
-``base`` has the connection, ``admin`` the calls of operators. ``_calls`` makes requests and reads answers, ``_status``
-makes errors.
+``base`` has the connection, ``admin`` the calls of operators. The modules ``_..._calls`` make requests and read
+answers, ``_status`` makes errors.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from os import PathLike
 
-from shortlist import _calls as calls
-from shortlist._async.admin import AsyncAdminCalls
+from shortlist import _collection_calls as collection_calls
+from shortlist import _document_calls as document_calls
+from shortlist import _search_calls as search_calls
+from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
@@ -36,16 +38,15 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncAdminCalls):
+class AsyncClient(AsyncGenerationCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
-    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (every call but an ingest is
-    repeated a few times first), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is full,
-    ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``; and what its
-    own text names. Making a client does not connect: the first call does, ``wait_until_ready`` waits for it.
+    Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
+    for an ingest and the health checks), ``DeadlineExceeded`` when the time is over, ``Overloaded`` when the server is
+    full, ``Unauthenticated`` and ``PermissionDenied`` about the API key, ``ClientClosed``, ``UsedAfterFork``. Each
+    method names its further errors. Making a client does not connect: the first call does, ``wait_until_ready`` waits
+    for it.
     """
-
-    # ------------------------------------------------------------------------------------------------------ collections
 
     async def create_collection(
         self, collection: str, config: CollectionConfig | None = None, *, timeout_seconds: float | None = None
@@ -57,7 +58,7 @@ class AsyncClient(AsyncAdminCalls):
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
             ModelNotFound: the server was not started with the embedder or the reranker.
         """
-        return await self._unary(calls.create_collection(collection, config), timeout_seconds)
+        return await self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 
     async def get_collection(self, collection: str, *, timeout_seconds: float | None = None) -> Collection:
         """Returns a collection, its settings and its size.
@@ -65,11 +66,13 @@ class AsyncClient(AsyncAdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get_collection(collection), timeout_seconds)
+        return await self._unary(collection_calls.get_collection(collection), timeout_seconds)
 
     def list_collections(self, *, page_size: int = 100, timeout_seconds: float | None = None) -> AsyncPages[Collection]:
         """Collections by name; the timeout is one page's."""
-        return AsyncPages(lambda token: self._unary(calls.list_collections(page_size, token), timeout_seconds))
+        return AsyncPages(
+            lambda token: self._unary(collection_calls.list_collections(page_size, token), timeout_seconds)
+        )
 
     async def update_collection(
         self,
@@ -86,15 +89,15 @@ class AsyncClient(AsyncAdminCalls):
             collection: its name.
             search_defaults: the new presets.
             update_mask: what changes, as in "search_defaults.rerank.weight"; all of the presets when empty.
-            etag: that of the ``Collection`` on which the change rests, so that no other change is lost; "" for any.
+            etag: the etag of the ``Collection`` that you changed; fails if it changed since; "" skips the check.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             CollectionNotFound: there is none of that name.
-            InvalidArgument: a setting is out of its range, or the mask names a field that there is not.
+            InvalidArgument: a setting is out of its range, or the mask names an unknown field.
             EtagMismatch: the collection's settings changed since the etag was read.
         """
-        call = calls.update_collection(collection, search_defaults, update_mask, etag)
+        call = collection_calls.update_collection(collection, search_defaults, update_mask, etag)
         return await self._unary(call, timeout_seconds)
 
     async def delete_collection(self, collection: str, *, timeout_seconds: float | None = None) -> None:
@@ -103,9 +106,7 @@ class AsyncClient(AsyncAdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        await self._unary(calls.delete_collection(collection), timeout_seconds)
-
-    # ----------------------------------------------------------------------------------------------------------- search
+        await self._unary(collection_calls.delete_collection(collection), timeout_seconds)
 
     async def search(
         self,
@@ -126,6 +127,7 @@ class AsyncClient(AsyncAdminCalls):
         min_sequence: int | None = None,
         explain: bool = False,
         explain_texts: bool = False,
+        generation: int = 0,
         timeout_seconds: float | None = None,
     ) -> SearchResult:
         """Retrieves, then reranks, in one call.
@@ -145,20 +147,22 @@ class AsyncClient(AsyncAdminCalls):
             include: what to return of each document; text and metadata by default.
             min_score: leave out hits with a lower final score, 0 to 1.
             min_sequence: answer from a state that includes this commit (read your writes); waits for it.
-            explain: return the way of every candidate through the stages, as the result's ``explanation``.
+            explain: return what each stage did with every candidate, as the result's ``explanation``.
             explain_texts: explain, with the exact texts that the models read; an API key needs the scope admin for it.
+            generation: number of the generation to search, as a canary; the one that serves when 0.
             timeout_seconds: deadline of the call; the client's by default.
 
         Raises:
             InvalidArgument: nothing to search for, or a value out of its range; ``field`` names it.
             InvalidFilter: the filter is too deep or too large.
-            InvalidVector: the vector has not the collection's dimension.
+            InvalidVector: the vector does not have the collection's dimension.
             CollectionNotFound: there is none of that name.
             ModelMismatch: the server's embedder is not the one the vectors were made with.
             SequenceNotReached: the commit asked for did not come in time.
+            GenerationNotFound: the collection has no generation of that number.
             PermissionDenied: the key may not see the texts that models read.
         """
-        query = calls.SearchQuery(
+        query = search_calls.SearchQuery(
             collection=collection,
             text=text,
             vector=vector,
@@ -175,19 +179,18 @@ class AsyncClient(AsyncAdminCalls):
             min_sequence=min_sequence,
             explain=explain,
             explain_texts=explain_texts,
+            generation=generation,
         )
-        return await self._unary(calls.search(query), timeout_seconds)
+        return await self._unary(search_calls.search(query), timeout_seconds)
 
     async def batch_search(
-        self, queries: Iterable[calls.SearchQuery], *, timeout_seconds: float | None = None
+        self, queries: Iterable[search_calls.SearchQuery], *, timeout_seconds: float | None = None
     ) -> BatchResults:
         """Runs 1 to 100 searches in one call; each succeeds or fails alone.
 
         Returns, for each query in order, its result or the error that ``search`` would have raised.
         """
-        return await self._unary(calls.batch_search(queries), timeout_seconds)
-
-    # -------------------------------------------------------------------------------------------------------- documents
+        return await self._unary(search_calls.batch_search(queries), timeout_seconds)
 
     async def get(
         self,
@@ -202,7 +205,7 @@ class AsyncClient(AsyncAdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.get(collection, ids, include), timeout_seconds)
+        return await self._unary(document_calls.get(collection, ids, include), timeout_seconds)
 
     async def delete(
         self,
@@ -218,7 +221,7 @@ class AsyncClient(AsyncAdminCalls):
             CollectionNotFound: there is none of that name.
             InvalidArgument: neither or both of ``ids`` and ``filter`` were given.
         """
-        return await self._unary(calls.delete(collection, ids, filter), timeout_seconds)
+        return await self._unary(document_calls.delete(collection, ids, filter), timeout_seconds)
 
     def list(
         self,
@@ -232,11 +235,11 @@ class AsyncClient(AsyncAdminCalls):
         """Documents in the order of their last change; the timeout is one page's.
 
         Raises:
-            CollectionNotFound: there is none of that name; out of the iteration, as everything else.
+            CollectionNotFound: there is none of that name; raised while iterating, like every error.
         """
         return AsyncPages(
             lambda token: self._unary(
-                calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
+                document_calls.list_documents(collection, filter, include, page_size, token), timeout_seconds
             )
         )
 
@@ -248,7 +251,7 @@ class AsyncClient(AsyncAdminCalls):
         Raises:
             CollectionNotFound: there is none of that name.
         """
-        return await self._unary(calls.count(collection, filter), timeout_seconds)
+        return await self._unary(document_calls.count(collection, filter), timeout_seconds)
 
     def ingest(
         self,
@@ -270,15 +273,15 @@ class AsyncClient(AsyncAdminCalls):
             collection: where to put them; it must exist.
             operations: documents (or mappings with the same keys) and deletions, read as the server takes them,
                 in the event loop; any length.
-            stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. A name used
-                before goes on after what it has.
+            stream: name of the stream, 1 to 128 bytes, at most one run at a time; a random one by default. With a name
+                used before, the stream continues after its last position.
             resume: with ``stream``: the operations are all that were ever sent under the name, from the first; those
                 the server has are skipped.
             checkpoint: file that keeps the place, so that the same call in another process goes on where this one was
                 killed; gone when the run is complete. ``operations`` must then be the same, from the start.
             dry_run: validate and estimate; write nothing.
             progress: called with the summary after each batch of acks, in the event loop.
-            reconnect_seconds: how long to go without a single ack, while the server is away, before giving up.
+            reconnect_seconds: how long the server may be away, without one ack, before the run gives up.
 
         Raises: nothing here; see ``AsyncIngest``.
         """

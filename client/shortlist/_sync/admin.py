@@ -71,7 +71,7 @@ class AdminCalls(OperationCalls):
             InvalidArgument: ``sample`` is out of its range, or ``accept_loss`` is given without ``repair``.
         """
         call = admin_calls.verify(collection, sample=sample, repair=repair, accept_loss=accept_loss)
-        return operation_calls.reports_of(self._finished(call, progress, timeout_seconds), VerifyReport)
+        return operation_calls.reports_of(self._start_and_wait(call, progress, timeout_seconds), VerifyReport)
 
     def start_verify(
         self,
@@ -110,7 +110,7 @@ class AdminCalls(OperationCalls):
             OperationCancelled: somebody else cancelled it; nothing is left there.
         """
         call = admin_calls.backup(name, collections)
-        return operation_calls.result_of(self._finished(call, progress, timeout_seconds), Backup)
+        return operation_calls.result_of(self._start_and_wait(call, progress, timeout_seconds), Backup)
 
     def start_backup(
         self, name: str, collections: Iterable[str] = (), *, timeout_seconds: float | None = None
@@ -147,7 +147,7 @@ class AdminCalls(OperationCalls):
             DataCorrupted: the backup is damaged, or not what it says it is; use another.
         """
         call = admin_calls.restore(backup, collection, new_name)
-        return operation_calls.result_of(self._finished(call, progress, timeout_seconds), Collection)
+        return operation_calls.result_of(self._start_and_wait(call, progress, timeout_seconds), Collection)
 
     def start_restore(
         self, backup: str, collection: str, *, new_name: str | None = None, timeout_seconds: float | None = None
@@ -184,7 +184,7 @@ class AdminCalls(OperationCalls):
             InvalidArgument: a query has no text or no relevant document, or a setting is out of its range.
         """
         call = admin_calls.evaluate(collection, queries, qrels, settings, include_queries=include_queries)
-        return operation_calls.reports_of(self._finished(call, progress, timeout_seconds), EvaluateReport)
+        return operation_calls.reports_of(self._start_and_wait(call, progress, timeout_seconds), EvaluateReport)
 
     def start_evaluate(
         self,

@@ -52,7 +52,7 @@ class ClientBase:
         self._channel = Channel(self._connection)
 
     def health(self, service: str = "", *, timeout_seconds: float | None = None) -> bool:
-        """Whether the server is serving, by its health protocol; or one of its services, named in full.
+        """Whether the server, or one of its services named in full, is serving, by the health protocol.
 
         Raises:
             ServiceNotFound: the server has no service of that name.
@@ -109,6 +109,7 @@ class ClientBase:
                 metadata=connection.metadata,
             )
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             # Closed between the check and the answer; else the error is the caller's own.
@@ -117,7 +118,7 @@ class ClientBase:
         return call.read(response)
 
     def _stream(self, call: calls.Call[T], take: Callable[[T], None], timeout_seconds: float | None) -> None:
-        """Carries a call with a stream of answers; each goes to ``take``, whose errors come out."""
+        """Makes a call with a stream of answers, and passes each to ``take``. Lets errors of ``take`` through."""
         connection = self._connection
         connection.check()
         method = self._channel.grpc.unary_stream(f"/{call.method}", calls.to_bytes, call.parse)
@@ -134,6 +135,7 @@ class ClientBase:
                 # What ``take`` raises, too, ends the call; harmless when it has ended.
                 answer.cancel()
         except grpc.RpcError as error:
+            connection.check()  # Closing the client ends its calls, too.
             raise off_loop(connection.explained, from_rpc_error(error)) from error
         except CLOSED_ERRORS:
             connection.check()

@@ -51,7 +51,15 @@ from shortlist_server.domain.filters import (
     Range,
     Scalar,
 )
+from shortlist_server.domain.generations import (
+    BuildProgress,
+    BuiltDocument,
+    Generation,
+    GenerationConfig,
+    GenerationState,
+)
 from shortlist_server.domain.names import DocumentKey, Json, Label, SequenceNumber, Vector
+from shortlist_server.domain.reindex import NewGeneration, ReindexEstimate, ReindexProgress
 from shortlist_server.domain.retrieval import DenseCandidates, DenseSource, DenseStrategy, LexicalCandidates
 from shortlist_server.domain.scores import RerankScore, StageScore
 from shortlist_server.domain.search import (
@@ -69,6 +77,8 @@ __all__ = [
     "NEVER",
     "AllOf",
     "AnyOf",
+    "BuildProgress",
+    "BuiltDocument",
     "Cancellation",
     "CandidateOutcome",
     "Change",
@@ -95,6 +105,9 @@ __all__ = [
     "Explanation",
     "Filter",
     "FusionMethod",
+    "Generation",
+    "GenerationConfig",
+    "GenerationState",
     "Hit",
     "Include",
     "Json",
@@ -102,12 +115,15 @@ __all__ = [
     "LexicalCandidates",
     "ModelVersion",
     "Negation",
+    "NewGeneration",
     "NewPassage",
     "OneOf",
     "OverflowPolicy",
     "PassageHit",
     "Range",
     "RecallEstimate",
+    "ReindexEstimate",
+    "ReindexProgress",
     "RerankFailurePolicy",
     "RerankOutcome",
     "RerankScore",

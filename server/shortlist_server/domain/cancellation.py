@@ -37,7 +37,7 @@ class Cancellation:
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Has ``cancel`` call a function, at most once and only during the block. It must not block.
+        """Registers a function that ``cancel`` calls, at most once and only during the block. It must not block.
 
         Raises:
             OperationCancelled: ``cancel`` was called before.

@@ -94,7 +94,12 @@ class CollectionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
-    """A collection and its size, at one moment."""
+    """A collection and its size, at one moment.
+
+    Attributes:
+        generation: number of the generation that serves; passages and segments are its own.
+        disk_bytes: of all generations.
+    """
 
     name: str
     config: CollectionConfig
@@ -105,6 +110,7 @@ class CollectionInfo:
     segment_passage_count: int
     segment_count: int
     disk_bytes: int
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,10 +43,16 @@ class NewPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upsert:
-    """Inserts or replaces a document. ``content_hash`` covers it and the model revision: equal hash, equal vectors."""
+    """Inserts or replaces a document.
+
+    Attributes:
+        passages: the document's passages in each generation, by the generation's number. The serving generation must be
+            among them. Another one that is not among them lacks the document until its build adds it.
+        content_hash: covers the document: equal hash, equal document.
+    """
 
     document: Document
-    passages: Sequence[NewPassage]
+    passages: Mapping[int, Sequence[NewPassage]]
     content_hash: bytes
 
 

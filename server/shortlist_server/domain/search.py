@@ -21,13 +21,16 @@ class SearchRequest:
 
     Attributes:
         vector: the query's embedding with norm 1, or None; the pipeline checks its dimension.
-        instruction: "" for the collection's.
+        generation: number of the generation to search; 0: the one that serves.
+        instruction: "" for the generation's.
         max_answer_bytes: most bytes of texts and vectors in the answer; 0: no limit.
+        fresh_embedding: whether to embed the query even where the cache has its embedding, to measure the time.
     """
 
     collection: str
     text: str = ""
     vector: Vector | None = None
+    generation: int = 0
     limit: int = 10
     offset: int = 0
     instruction: str = ""
@@ -39,6 +42,7 @@ class SearchRequest:
     explain: bool = False
     explain_texts: bool = False
     max_answer_bytes: int = 0
+    fresh_embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class DegradationKind(enum.Enum):
     RERANK_PARTIAL = "rerank_partial"
     RERANK_SKIPPED = "rerank_skipped"
     LEXICAL_BOUNDED = "lexical_bounded"
+    EMBEDDER_MISSING = "embedder_missing"
+    GENERATION_INCOMPLETE = "generation_incomplete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +98,8 @@ class ModelVersion:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
     """What one search did. ``stage_seconds`` has those stages that ran: embed, filter, lexical, dense, fuse, fetch,
-    rerank, group. ``embedder`` and ``reranker`` are None where the search used none."""
+    rerank, group. ``generation`` is the number of the generation that was searched. ``embedder`` and ``reranker`` are
+    None where the search used none."""
 
     total_seconds: float
     stage_seconds: Mapping[str, float]
@@ -107,6 +114,7 @@ class SearchReport:
     query_truncated_tokens: int
     rerank_tokens: int
     sequence: int
+    generation: int
     embedder: ModelVersion | None
     reranker: ModelVersion | None
     degradations: Sequence[Degradation]

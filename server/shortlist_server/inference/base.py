@@ -41,7 +41,7 @@ class EmbedderInfo:
         default_chunking: the passage size that suits it.
         token_vectors: whether it gives token vectors for late interaction.
         takes_instruction: whether queries may carry an instruction.
-        query_prompt, passage_prompt: the prompts of passages, and of queries without an instruction; "" for none.
+        query_prompt, passage_prompt: the prompts of queries without an instruction, and of passages; "" for none.
         number_format: what it computes in: int8, float32 or bfloat16.
         number_format_note: why that is not the preferred number format; else "".
         former_revisions: the model's revisions in earlier releases, where the number format was part of them.
@@ -266,8 +266,10 @@ class EmbedderService(Protocol):
     def render_query(self, text: str, *, instruction: str, deadline: Deadline = NO_DEADLINE) -> str:
         """The text that the model reads for a query; see ``Embedder.render_query``. Blocks; any thread."""
 
-    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
-        """Embeds a query in the query lane.
+    async def embed_query(
+        self, text: str, *, instruction: str, dimension: int, deadline: Deadline, fresh: bool = False
+    ) -> QueryEmbedding:
+        """Embeds a query in the query lane, or takes it from the cache unless it has to be ``fresh``.
 
         Raises:
             DeadlineExceeded: it passed while the query waited.
@@ -276,9 +278,17 @@ class EmbedderService(Protocol):
         """
 
     async def embed_passages(
-        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
+        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool, background: bool = False
     ) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds passages in the ingest lane. An ``InferenceFailed`` stands in the place of an item that failed."""
+        """Embeds passages in the ingest lane. An ``InferenceFailed`` stands in the place of an item that failed.
+
+        Args:
+            background: let other work of the lane, and of other embedders' ingest lanes, go first.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unavailable: the model is being unloaded.
+        """
 
 
 class RerankerService(Protocol):
@@ -322,8 +332,16 @@ class ModelCatalog(Protocol):
     def reranker_names(self) -> Sequence[str]:
         """Names of all rerankers, the default first."""
 
-    def embedder(self, name: str) -> EmbedderService:
-        """The embedder of that name. Raises ``ModelNotFound``."""
+    def embedders(self) -> Sequence[EmbedderService]:
+        """All embedders, the default first, and of several revisions under one name the current one first."""
+
+    def embedder(self, name: str, revision: str = "") -> EmbedderService:
+        """The embedder of that name: in the revision given (a former revision counts as the same), else the current.
+
+        Raises:
+            ModelNotFound: no embedder of that name is loaded.
+            ModelMismatch: none of that name is loaded in this revision.
+        """
 
     def reranker(self, name: str) -> RerankerService:
         """The reranker of that name. Raises ``ModelNotFound``."""

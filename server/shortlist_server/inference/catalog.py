@@ -25,11 +25,12 @@ from shortlist_server.inference.base import (
     Reranker,
     RerankQuery,
 )
-from shortlist_server.inference.entries import check_models, hashing_dimension, parse_entry
-from shortlist_server.inference.export_process import load_apart
+from shortlist_server.inference.entries import check_models, hashing_source, parse_entry
+from shortlist_server.inference.export_process import load_exporting_in_child
 from shortlist_server.inference.hashing import HashingEmbedder
-from shortlist_server.inference.loaded_models import LoadedModels, late_interaction
+from shortlist_server.inference.loaded_models import LoadedModels, labels, late_interaction
 from shortlist_server.inference.loading import load_embedder, load_reranker
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.processors import passage_runs, query_runs
 from shortlist_server.inference.services import PASSAGE_LIMITS, QUERY_LIMITS, ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe import progress
@@ -46,22 +47,27 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
 
     Raises:
         ModelNotFound: files are missing, damaged or foreign; the message names them and says what to do.
-        InvalidArgument: an entry cannot be read, or a name comes twice.
+        InvalidArgument: an entry cannot be read, or a model comes twice.
     """
     observer = observer or Observer()
     check_models(config)
-    engines: dict[str, Embedder] = {}
+    engines: list[Embedder] = []
     started = time.monotonic()
     for entry in config.embedders:
         if entry == NO_MODEL:
             continue
         name, source = parse_entry(entry, "embedders")
         progress.say(f"loading embedder {name}")
-        if name in engines:
-            raise InvalidArgument(f"two embedders are called {name!r}", field="embedders")
-        engines[name] = _load_embedder(name, source, config)
-        _warm_up(engines[name])
-    embedders = {name: _schedule(engine, config, observer) for name, engine in engines.items()}
+        engine = _load_embedder(name, source, config)
+        if any((one.info.name, one.info.revision) == (name, engine.info.revision) for one in engines):
+            raise InvalidArgument(f"two embedders are called {name!r}, and are the same model", field="embedders")
+        _warm_up(engine)
+        engines.append(engine)
+    precedence = Precedence()
+    embedders = [
+        _schedule(engine, config, observer, precedence, label)
+        for engine, label in zip(engines, labels([engine.info for engine in engines]), strict=True)
+    ]
     rerankers, default = late_interaction(embedders, observer)
     for number, entry in enumerate(config.rerankers):
         name, source = parse_entry(entry, "rerankers")
@@ -69,9 +75,9 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
             if name in rerankers:
                 raise InvalidArgument(f"two rerankers are called {name!r}", field="rerankers")
             progress.say(f"loading reranker {name}")
-            engine = load_apart(partial(load_reranker, name, layout.find_folder(source), config), name)
-            _warm_up_reranker(engine)
-            rerankers[name] = ScheduledReranker(engine, observer=observer)
+            reranker = load_exporting_in_child(partial(load_reranker, name, layout.find_folder(source), config), name)
+            _warm_up_reranker(reranker)
+            rerankers[name] = ScheduledReranker(reranker, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
             raise InvalidArgument("no embedder gives the token vectors that late-interaction needs", field="rerankers")
         if number == 0:
@@ -80,7 +86,9 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     return LoadedModels(embedders, rerankers, default)
 
 
-def _schedule(engine: Embedder, config: Config, observer: Observer) -> ScheduledEmbedder:
+def _schedule(
+    engine: Embedder, config: Config, observer: Observer, precedence: Precedence, label: str
+) -> ScheduledEmbedder:
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
@@ -93,14 +101,16 @@ def _schedule(engine: Embedder, config: Config, observer: Observer) -> Scheduled
         query_limits=query_limits,
         passage_limits=passage_limits,
         observer=observer,
+        label=label,
+        precedence=precedence,
     )
 
 
 def _load_embedder(name: str, source: str, config: Config) -> Embedder:
-    if (dimension := hashing_dimension(source)) is not None:
-        return HashingEmbedder(name, dimension)
+    if (hashing := hashing_source(source)) is not None:
+        return HashingEmbedder(name, *hashing)
     folder = bundled_minilm() if source == DEFAULT_EMBEDDER else layout.find_folder(source)
-    return load_apart(partial(load_embedder, name, folder, source, config), name)
+    return load_exporting_in_child(partial(load_embedder, name, folder, source, config), name)
 
 
 def bundled_minilm() -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference.base import LATE_INTERACTION, NO_MODEL
-from shortlist_server.inference.hashing import DEFAULT_DIMENSION, HASHING
+from shortlist_server.inference.hashing import DEFAULT_DIMENSION, FIRST_VARIANT, HASHING
 
 BACKENDS = ("auto", "onnx", "torch")
 DTYPES = ("auto", "int8", "float32", "bfloat16")
@@ -26,24 +26,36 @@ def parse_entry(entry: str, field: str) -> tuple[str, str]:
     return name, source.strip() if separator else name
 
 
-def hashing_dimension(source: str) -> int | None:
-    """The dimension of a source "hashing" or "hashing:SIZE"; None for other sources. Raises ``InvalidArgument``."""
-    kind, _, dimension = source.partition(":")
+def hashing_source(source: str) -> tuple[int, int] | None:
+    """Dimension and variant of a source "hashing", "hashing:SIZE" or "hashing:SIZE:VARIANT"; None for other sources.
+
+    Raises:
+        InvalidArgument: they are no numbers, or out of range.
+    """
+    kind, *parts = source.split(":")
     if kind != HASHING:
         return None
-    size = int(dimension) if dimension.isdecimal() else 0 if dimension else DEFAULT_DIMENSION
-    if not 16 <= size <= 4096:
+    size, variant = (*parts, *("" for _ in range(2 - len(parts))))[:2]
+    dimension = _number(size, DEFAULT_DIMENSION)
+    number = _number(variant, FIRST_VARIANT)
+    if not 16 <= dimension <= 4096 or not 1 <= number <= 255 or len(parts) > 2:
         raise InvalidArgument(
-            f"{source!r} is not a hashing embedder: its dimension must be a number from 16 to 4096", field="embedders"
+            f"{source!r} is not a hashing embedder: its dimension must be a number from 16 to 4096, and its variant one"
+            " from 1 to 255",
+            field="embedders",
         )
-    return size
+    return dimension, number
+
+
+def _number(text: str, default: int) -> int:
+    return (int(text) if text.isdecimal() else 0) if text else default
 
 
 def check_models(config: Config) -> None:
     """Refuses settings that no model could be loaded with, as far as that shows before loading.
 
     Raises:
-        InvalidArgument: an entry cannot be read, a name comes twice, or device, backend or dtype is unknown or
+        InvalidArgument: an entry cannot be read, a model comes twice, or device, backend or dtype is unknown or
             contradicts another setting.
         ModelNotFound: a named folder does not exist, or has no ``config.json``.
     """
@@ -68,13 +80,15 @@ def _check_choice(value: str, field: str, choices: Sequence[str]) -> None:
 
 
 def _check_entries(entries: Sequence[str], field: str, *, built_in: Sequence[str]) -> None:
-    names = set()
+    sources: dict[str, set[str]] = {}
     for entry in entries:
         name, source = parse_entry(entry, field)
-        if name != NO_MODEL and name in names:
+        known = sources.setdefault(name, set())
+        # Of an embedder several revisions may be served under one name.
+        if name != NO_MODEL and (source in known if field == "embedders" else known):
             raise InvalidArgument(f"two {field} are called {name!r}", field=field)
-        names.add(name)
-        if source in built_in or (field == "embedders" and hashing_dimension(source)):
+        known.add(source)
+        if source in built_in or (field == "embedders" and hashing_source(source)):
             continue
         folder = Path(source).expanduser()
         if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():

@@ -34,9 +34,11 @@ class Load(Protocol[Model_co]):
         """See ``load_embedder``."""
 
 
-def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
-    """The model that ``load`` loads; another process exports it first if the export is missing. ``name`` is for the
-    log.
+def load_exporting_in_child(load: Load[Model_co], name: str = "the model") -> Model_co:
+    """The model that ``load`` loads; another process exports it first if the export is missing.
+
+    Args:
+        name: what the log calls the model.
 
     Raises:
         ModelNotFound: the files are wrong, or the exporting process failed or was killed.
@@ -54,7 +56,7 @@ def load_apart(load: Load[Model_co], name: str = "the model") -> Model_co:
 
 
 def _export(load: Load[object], name: str) -> None:
-    # In a session of its own: an interrupt from the keyboard reaches it through this process, which reports it.
+    # A session of its own, so that Ctrl-C reaches only this process, which reports it.
     exporter = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -67,13 +69,13 @@ def _export(load: Load[object], name: str) -> None:
         error = _follow(answers, name)
     if exporter.returncode == -9:
         raise ModelNotFound(
-            f"the process that converts {name} was killed, as when memory runs out: give it more memory, or serve the"
-            " model with backend torch"
+            f"the process that converts {name} was killed, probably for lack of memory: give it more memory, or serve"
+            " the model with backend torch"
         )
     if exporter.returncode:
         raise ModelNotFound(
-            f"the process that converts {name} ended with code {exporter.returncode}, and what it printed above says"
-            " why: correct that, or serve the model with backend torch"
+            f"the process that converts {name} ended with code {exporter.returncode}; its output above says why:"
+            " correct that, or serve the model with backend torch"
         )
     if error is not None:
         raise error

@@ -27,6 +27,7 @@ HASHING = "hashing"
 """The name of this embedder."""
 
 DEFAULT_DIMENSION = 256
+FIRST_VARIANT = 1
 _WINDOW_TOKENS = 4096
 _GRAM = 3
 _GRAM_WEIGHT = 1.0
@@ -36,12 +37,15 @@ _MAX_WORD = 64
 
 
 class HashingEmbedder:
-    """Embeds texts as sums of hashed words and character trigrams; a token is a word or a punctuation mark."""
+    """Embeds texts as sums of hashed words and character trigrams; a token is a word or a punctuation mark.
 
-    def __init__(self, name: str, dimension: int) -> None:
+    Variants hash differently: each is another revision, with vectors that mean nothing to the others.
+    """
+
+    def __init__(self, name: str, dimension: int, variant: int = FIRST_VARIANT) -> None:
         self.info = EmbedderInfo(
             name=name,
-            revision=f"hashing-1-{dimension}",
+            revision=f"hashing-{variant}-{dimension}",
             dimension=dimension,
             min_dimension=dimension,
             max_tokens=_WINDOW_TOKENS,
@@ -53,6 +57,7 @@ class HashingEmbedder:
         self.batches_queries = False
         self.batch_tokens = 0
         self._dimension = dimension
+        self._seed = variant - FIRST_VARIANT
         self._word_vector = lru_cache(maxsize=8192)(self._make_word_vector)
 
     def cut(self, title: str, text: str, chunking: Chunking, overflow: OverflowPolicy) -> CutText:
@@ -123,11 +128,11 @@ class HashingEmbedder:
         # The word itself sets four components, because two words rarely collide in all of them.
         features = [(f"{word}\0{i}", 0.5) for i in range(4)] + [(f"#{gram}", gram_weight) for gram in grams]
         for feature, weight in features:
-            digest = zlib.crc32(feature.encode())
+            digest = zlib.crc32(feature.encode(), self._seed)
             vector[(digest >> 1) % self._dimension] += weight if digest & 1 else -weight
         norm = float(np.linalg.norm(vector))
         if norm < 1e-6:
-            vector[zlib.crc32(word.encode()) % self._dimension] = norm = 1.0
+            vector[zlib.crc32(word.encode(), self._seed) % self._dimension] = norm = 1.0
         vector /= norm
         vector.setflags(write=False)
         return vector

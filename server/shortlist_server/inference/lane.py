@@ -1,9 +1,10 @@
 """A lane: a bounded queue, and the threads that run its items in batches.
 
 Each model has a lane for queries and one for ingest, each with its own threads, so a query waits only for other
-queries. Invariants: every future that a lane hands out is completed, whatever the work raises; cancelled and overdue
-items are dropped before they run; a failing batch is halved until the item at fault is alone, which also shrinks a
-batch that ran out of memory. Any thread may call ``submit`` and ``close``.
+queries. Background work, as of a reindex, waits for the lane's other work and for that of lanes with the same
+``Precedence``. Invariants: every future that a lane hands out is completed, whatever the work raises; cancelled and
+overdue items are dropped before they run; a failing batch is halved until the item at fault is alone, which also
+shrinks a batch that ran out of memory. Any thread may call ``submit`` and ``close``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShortlistError, Unavailable
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.processors import lower_priority
 from shortlist_server.observe.lanes import LaneWatch, Origin
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 _RATE_WEIGHT = 0.2
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
 _JOIN_SECONDS = 10.0
+_YIELD_SECONDS = 0.01
+"""Time between two looks at whether the lanes that go first are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,8 @@ class LaneLimits:
         batch_cost: largest batch, as items x the cost of its largest item, which is the cost of a padded batch.
         batch_items: most items of a batch.
         window_batches: how many batches' worth of items leave the queue at a time, to be sorted by cost and cut.
-        queue_cost: how much may wait. An empty queue takes even a larger submission.
+        queue_cost: how much may wait, and as much again of background work. An empty queue takes even a larger
+            submission.
         threads: how many batches run side by side.
         niceness: added to the threads' OS priority value; above 0, they yield to others.
     """
@@ -62,6 +67,28 @@ class _Work(Generic[Item, Result]):
     origin: Origin | None
 
 
+@dataclass(slots=True)
+class _Queue(Generic[Item, Result]):
+    """Work that waits, first come, first served."""
+
+    waiting: deque[_Work[Item, Result]] = field(default_factory=deque)
+    cost: int = 0
+
+    def put(self, work: Sequence[_Work[Item, Result]], cost: int) -> None:
+        self.waiting.extend(work)
+        self.cost += cost
+
+    def take(self, most: int) -> list[_Work[Item, Result]]:
+        """The next work in order, up to so much cost, and at least one item if any waits."""
+        taken: list[_Work[Item, Result]] = []
+        cost = 0
+        while self.waiting and (not taken or cost + self.waiting[0].cost <= most):
+            taken.append(self.waiting.popleft())
+            cost += taken[-1].cost
+        self.cost -= cost
+        return taken
+
+
 class Lane(Generic[Item, Result]):
     """Runs submitted items in batches on threads of its own.
 
@@ -70,6 +97,7 @@ class Lane(Generic[Item, Result]):
         run: maps a batch to its results, one for each item. It may raise anything, and may return an exception in
             place of a result.
         watch: is told what waits and what runs; None for no metrics and traces.
+        precedence: shared with the lanes whose foreground work goes before this one's background work.
     """
 
     def __init__(
@@ -78,18 +106,20 @@ class Lane(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         limits: LaneLimits,
         watch: LaneWatch | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
         self._name = name
         self._run = run
         self._limits = limits
-        self._queue: deque[_Work[Item, Result]] = deque()
-        self._queued_cost = 0
+        self._precedence = precedence or Precedence()
+        self._foreground: _Queue[Item, Result] = _Queue()
+        self._background: _Queue[Item, Result] = _Queue()
         self._cost_per_second = 0.0
         self._closed = False
         self._changed = threading.Condition()
         self._watch = watch
         if watch is not None:
-            watch.watch_queue(lambda: (len(self._queue), self._queued_cost))
+            watch.watch_queue(lambda: (len(self._foreground.waiting) + len(self._background.waiting), self.queued_cost))
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
             for number in range(limits.threads)
@@ -99,11 +129,13 @@ class Lane(Generic[Item, Result]):
 
     @property
     def queued_cost(self) -> int:
-        """Cost of the items that wait in the queue."""
-        return self._queued_cost
+        """Cost of the items that wait."""
+        return self._foreground.cost + self._background.cost
 
-    def submit(self, items: Sequence[tuple[Item, int]], deadline: Deadline) -> list[Future[Result]]:
-        """Queues all items, each with its cost, or none of them.
+    def submit(
+        self, items: Sequence[tuple[Item, int]], deadline: Deadline, *, background: bool = False
+    ) -> list[Future[Result]]:
+        """Queues all items, each with its cost, or none of them; ``background`` ones wait for all others.
 
         Raises:
             Overloaded: the queue is full; its ``retry_after_seconds`` is an estimate from the lane's recent speed.
@@ -118,12 +150,14 @@ class Lane(Generic[Item, Result]):
         with self._changed:
             if self._closed:
                 raise Unavailable("the model is being unloaded")
-            if self._queue and self._queued_cost + cost > self._limits.queue_cost:
+            queue = self._background if background else self._foreground
+            if queue.waiting and queue.cost + cost > self._limits.queue_cost:
                 raise Overloaded(
                     f"too much work is waiting in {self._name!r}", retry_after_seconds=self._retry_after_seconds()
                 )
-            self._queue.extend(work)
-            self._queued_cost += cost
+            queue.put(work, cost)
+            if not background:
+                self._precedence.begin(len(work))
             self._changed.notify()
         return [piece.future for piece in work]
 
@@ -131,45 +165,72 @@ class Lane(Generic[Item, Result]):
         """Fails waiting work with ``Unavailable``, lets running batches finish and ends the threads. Idempotent."""
         with self._changed:
             self._closed = True
-            waiting = list(self._queue)
-            self._queue.clear()
-            self._queued_cost = 0
+            first, later = (queue.take(queue.cost) for queue in (self._foreground, self._background))
+            self._precedence.end(len(first))
             self._changed.notify_all()
-        for piece in waiting:
+        for piece in (*first, *later):
             _fail(piece, Unavailable("the model is being unloaded"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
 
     def _retry_after_seconds(self) -> float:
-        seconds = self._queued_cost / self._cost_per_second if self._cost_per_second > 0 else 1.0
+        seconds = self._foreground.cost / self._cost_per_second if self._cost_per_second > 0 else 1.0
         return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
 
     def _serve(self) -> None:
         lower_priority(self._limits.niceness)
-        while window := self._take():
+        later: deque[Sequence[_Work[Item, Result]]] = deque()
+        while True:
+            window = self._take_foreground(wait=not later)
             for batch in cut_batches(window, self._limits):
                 try:
-                    self._run_batch(batch)
-                except BaseException as error:
-                    # Whatever happened, the callers must be told and the thread must live on.
-                    logger.exception("%s: a batch failed outside the model", self._name)
-                    for piece in batch:
-                        _fail(piece, InferenceFailed(f"the batch failed: {type(error).__name__}"))
+                    self._guard(batch)
+                finally:
+                    self._precedence.end(len(batch))
+            if window:
+                continue
+            if self._closed and not later:
+                return
+            if not later:
+                later.extend(cut_batches(self._take_background(), self._limits))
+            if later:
+                began = time.monotonic()
+                self._guard(later.popleft())
+                self._precedence.background_ran(time.monotonic() - began)
 
-    def _take(self) -> list[_Work[Item, Result]]:
-        """Waits for items and returns the next ones, in order. Empty once the lane is closed."""
+    def _guard(self, batch: Sequence[_Work[Item, Result]]) -> None:
+        try:
+            self._run_batch(batch)
+        except BaseException as error:
+            # Whatever happened, the callers must be told and the thread must live on.
+            logger.exception("%s: a batch failed outside the model", self._name)
+            for piece in batch:
+                _fail(piece, InferenceFailed(f"the batch failed: {type(error).__name__}"))
+
+    def _take_foreground(self, *, wait: bool) -> list[_Work[Item, Result]]:
+        """The next foreground items, in order. None once the lane is closed, or when background work may run.
+
+        Args:
+            wait: whether this thread has no background batch in hand, and may wait until there is work of either kind.
+        """
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            window: list[_Work[Item, Result]] = []
-            cost = 0
-            limit = self._limits.batch_cost * self._limits.window_batches
-            while self._queue and (not window or cost + self._queue[0].cost <= limit):
-                window.append(self._queue.popleft())
-                cost += window[-1].cost
-            self._queued_cost -= cost
-            return window
+            while not self._foreground.waiting and not self._closed:
+                if wait and not self._background.waiting:
+                    self._changed.wait()
+                elif self._precedence.background_may_run():
+                    break
+                else:
+                    self._changed.wait(_YIELD_SECONDS)
+            return self._foreground.take(self._window_cost)
+
+    def _take_background(self) -> list[_Work[Item, Result]]:
+        with self._changed:
+            return self._background.take(self._window_cost)
+
+    @property
+    def _window_cost(self) -> int:
+        return self._limits.batch_cost * self._limits.window_batches
 
     def _run_batch(self, batch: Sequence[_Work[Item, Result]]) -> None:
         started = time.monotonic()

@@ -5,10 +5,10 @@ Immutable but for ``close``; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from shortlist_server.errors import ModelNotFound
-from shortlist_server.inference.base import LATE_INTERACTION, NO_MODEL, EmbedderService, RerankerService
+from shortlist_server.errors import ModelMismatch, ModelNotFound
+from shortlist_server.inference.base import LATE_INTERACTION, NO_MODEL, EmbedderInfo, EmbedderService, RerankerService
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe.observer import Observer
@@ -18,19 +18,22 @@ class LoadedModels:
     """A ``ModelCatalog`` of models that are ready to run.
 
     Args:
-        embedders: by name, the default first.
+        embedders: the default first. Of several with one name the first is current; the others serve the generations
+            that were made with them.
         on_close: called at the end of ``close``.
     """
 
     def __init__(
         self,
-        embedders: Mapping[str, ScheduledEmbedder],
+        embedders: Iterable[ScheduledEmbedder],
         rerankers: Mapping[str, ScheduledReranker],
         default_reranker: str,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_close = on_close
-        self._embedders = dict(embedders)
+        self._embedders: dict[str, list[ScheduledEmbedder]] = {}
+        for embedder in embedders:
+            self._embedders.setdefault(embedder.info.name, []).append(embedder)
         self._rerankers = dict(rerankers)
         self.default_embedder = next(iter(self._embedders), NO_MODEL)
         self.default_reranker = default_reranker
@@ -45,16 +48,27 @@ class LoadedModels:
         """See ``ModelCatalog.reranker_names``."""
         return tuple(sorted(self._rerankers, key=lambda name: name != self.default_reranker))
 
-    def embedder(self, name: str) -> EmbedderService:
+    def embedders(self) -> Sequence[EmbedderService]:
+        """See ``ModelCatalog.embedders``."""
+        return [embedder for revisions in self._embedders.values() for embedder in revisions]
+
+    def embedder(self, name: str, revision: str = "") -> EmbedderService:
         """See ``ModelCatalog.embedder``."""
-        if name not in self._embedders:
+        loaded = self._embedders.get(name)
+        if loaded is None:
             raise ModelNotFound(
                 f"no embedder {name!r} is loaded; loaded embedders: {_names(self._embedders)}", metadata={"model": name}
             )
-        return self._embedders[name]
+        if not revision:
+            return loaded[0]
+        for known in (lambda info: (info.revision,), lambda info: info.former_revisions):
+            for embedder in loaded:
+                if revision in known(embedder.info):
+                    return embedder
+        raise _mismatch(name, revision, loaded[0].info.revision)
 
     def reranker(self, name: str) -> RerankerService:
-        """See ``ModelCatalog.reranker``. The name "none" is not that of a reranker."""
+        """See ``ModelCatalog.reranker``. "none" is no reranker, so it raises too."""
         if name not in self._rerankers:
             raise ModelNotFound(
                 f"no reranker {name!r} is loaded; loaded rerankers: {_names(self._rerankers)}", metadata={"model": name}
@@ -63,24 +77,42 @@ class LoadedModels:
 
     def close(self) -> None:
         """See ``ModelCatalog.close``."""
-        for embedder in self._embedders.values():
-            embedder.close()
+        for revisions in self._embedders.values():
+            for embedder in revisions:
+                embedder.close()
         for reranker in self._rerankers.values():
             reranker.close()
         self._on_close()
 
 
 def late_interaction(
-    embedders: Mapping[str, ScheduledEmbedder], observer: Observer
+    embedders: Iterable[ScheduledEmbedder], observer: Observer
 ) -> tuple[dict[str, ScheduledReranker], str]:
     """The rerankers that need no model of their own, and the default reranker's name.
 
     Late interaction is among them, and is the default, if an embedder gives token vectors.
     """
-    if any(embedder.info.token_vectors for embedder in embedders.values()):
+    if any(embedder.info.token_vectors for embedder in embedders):
         return {LATE_INTERACTION: ScheduledReranker(LateInteraction(), observer=observer)}, LATE_INTERACTION
     return {}, NO_MODEL
 
 
 def _names(models: Mapping[str, object]) -> str:
     return ", ".join(map(repr, sorted(models))) or "none"
+
+
+def _mismatch(name: str, stored: str, loaded: str) -> ModelMismatch:
+    return ModelMismatch(
+        f"the vectors were made with revision {stored[:12]} of embedder {name!r}, but the server has {loaded[:12]}:"
+        f" make them anew with 'shortlist reindex', or serve the former model too, with a second --embedder"
+        f" {name}=FOLDER",
+        metadata={"model": name, "stored_revision": stored, "loaded_revision": loaded},
+    )
+
+
+def labels(infos: Sequence[EmbedderInfo]) -> list[str]:
+    """A label for each embedder, for metrics: its name, and with the beginning of its revision if it is not current."""
+    current: dict[str, str] = {}
+    for info in infos:
+        current.setdefault(info.name, info.revision)
+    return [info.name if info.revision == current[info.name] else f"{info.name}@{info.revision[:12]}" for info in infos]

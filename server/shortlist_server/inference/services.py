@@ -36,14 +36,16 @@ from shortlist_server.inference.base import (
     RerankScores,
 )
 from shortlist_server.inference.lane import Lane, LaneLimits
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.query_cache import QueryCache, QueryKey
 from shortlist_server.observe.observer import Observer
 
 T = TypeVar("T")
 
 QUERY_LIMITS = LaneLimits(batch_cost=1024, batch_items=8, window_batches=1, queue_cost=262_144)
-# Batches are small, because a query that arrives while one runs shares the processor with it.
 PASSAGE_LIMITS = LaneLimits(batch_cost=2048, batch_items=64, window_batches=16, queue_cost=1_048_576, niceness=10)
+"""Batches are small, because a query that arrives while one runs shares the processor with it."""
+
 RERANK_LIMITS = LaneLimits(batch_cost=1, batch_items=1, window_batches=1, queue_cost=128)
 
 
@@ -55,7 +57,12 @@ class _PassageWork:
 
 
 class ScheduledEmbedder:
-    """An ``EmbedderService`` over an engine. It owns the engine's lanes and its query cache."""
+    """An ``EmbedderService`` over an engine. It owns the engine's lanes and its query cache.
+
+    Args:
+        label: its name in metrics, traces and threads; "" for the model's name.
+        precedence: shared with the embedders that run on the same processor.
+    """
 
     def __init__(
         self,
@@ -64,16 +71,18 @@ class ScheduledEmbedder:
         query_limits: LaneLimits = QUERY_LIMITS,
         passage_limits: LaneLimits = PASSAGE_LIMITS,
         observer: Observer | None = None,
+        label: str = "",
+        precedence: Precedence | None = None,
     ) -> None:
         self._engine = engine
         self._cache = QueryCache()
-        name, observer = engine.info.name, observer or Observer()
+        name, observer = label or engine.info.name, observer or Observer()
         observer.watch_cache(name, lambda: self._cache.counts)
         self._queries: Lane[QueryText, QueryEmbedding] = Lane(
             f"embed-query-{name}", self._run_queries, query_limits, observer.lane(name, "query")
         )
         self._passages: Lane[_PassageWork, PassageEmbedding] = Lane(
-            f"embed-passage-{name}", self._run_passages, passage_limits, observer.lane(name, "passage")
+            f"embed-passage-{name}", self._run_passages, passage_limits, observer.lane(name, "passage"), precedence
         )
 
     @property
@@ -89,12 +98,14 @@ class ScheduledEmbedder:
         """See ``EmbedderService.render_query``."""
         return self._engine.render_query(self._query(text, instruction, deadline))
 
-    async def embed_query(self, text: str, *, instruction: str, dimension: int, deadline: Deadline) -> QueryEmbedding:
+    async def embed_query(
+        self, text: str, *, instruction: str, dimension: int, deadline: Deadline, fresh: bool = False
+    ) -> QueryEmbedding:
         """See ``EmbedderService.embed_query``."""
         _check_dimension(dimension, self.info)
         query = self._query(text, instruction, deadline)
         key = QueryKey(self.info.revision, query.instruction, text, dimension)
-        if (cached := self._cache.get(key)) is not None:
+        if not fresh and (cached := self._cache.get(key)) is not None:
             return cached
         # The lane tokenises the query, off the event loop. A third of its length is close for most languages.
         cost = min(len(text) // 3 + 4, self.info.max_tokens)
@@ -105,15 +116,15 @@ class ScheduledEmbedder:
         return embedding
 
     async def embed_passages(
-        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool
+        self, passages: Sequence[PassageText], *, dimension: int, token_vectors: bool, background: bool = False
     ) -> Sequence[PassageEmbedding | Exception]:
-        """See ``EmbedderService.embed_passages``. Raises ``Overloaded`` when the queue is full."""
+        """See ``EmbedderService.embed_passages``."""
         _check_dimension(dimension, self.info)
         work = [
             (_PassageWork(content=passage.content, dimension=dimension, token_vectors=token_vectors), passage.tokens)
             for passage in passages
         ]
-        futures = self._passages.submit(work, NO_DEADLINE)
+        futures = self._passages.submit(work, NO_DEADLINE, background=background)
         results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         return [r if isinstance(r, PassageEmbedding | Exception) else InferenceFailed(str(r)) for r in results]
 

@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from shortlist_server.domain import CollectionInfo, CollectionRecall, RecallEstimate, SearchReport
+from shortlist_server.observe.generations import CollectionGenerations, generation_metrics
 from shortlist_server.observe.lanes import ModelMetrics
 
 RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -191,6 +192,7 @@ class StateCollector(Collector):
         recall: Callable[[], Sequence[CollectionRecall]],
         running: Callable[[], dict[str, int]],
         operations: Callable[[], OperationCounts],
+        generations: Callable[[], Sequence[CollectionGenerations]],
         data_dir: Path,
     ) -> None:
         """The page's thread calls these functions; ``running`` returns the number of running calls by kind."""
@@ -200,6 +202,7 @@ class StateCollector(Collector):
         self._recall = recall
         self._running = running
         self._operations = operations
+        self._generations = generations
         self._data_dir = data_dir
 
     def describe(self) -> Sequence[Metric]:
@@ -236,6 +239,7 @@ class StateCollector(Collector):
         yield from _of_collections(self._collections())
         yield from _of_maintenance(self._maintenance())
         yield from _of_recall(self._recall())
+        yield from generation_metrics(self._generations())
 
 
 def _of_maintenance(collections: Sequence[Maintenance]) -> Iterator[Metric]:

@@ -107,6 +107,8 @@ class SearchWatch:
         """Reports that the search was answered."""
         if self._observer.metrics is not None:
             self._observer.metrics.search_answered(report)
+        if self._span is not None:
+            self._span.set_attribute("shortlist.generation", report.generation)
         if 0 < self._observer.slow_search_seconds < report.total_seconds:
             slow_log.warning("slow search", extra={"fields": _account(self._collection, report)})
 
@@ -120,6 +122,7 @@ def _account(collection: str, report: SearchReport) -> dict[str, object]:
     """What a search spent its time on, without the query."""
     return {
         "collection": collection,
+        "generation": report.generation,
         "total_ms": round(report.total_seconds * 1000, 1),
         **{f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in report.stage_seconds.items()},
         "dense_strategy": "none" if report.dense_strategy is None else report.dense_strategy.value,

@@ -1,7 +1,7 @@
 """What an operation is: the work it does, how it reports, and how it looks from outside.
 
-A ``Work`` is what somebody asks for, a ``Control`` what the work reports to, an ``Operation`` a view of it at one
-moment. Progress and results pass through as they come: nothing here knows their types.
+A ``Work`` is what somebody asks for. The work reports to its ``Control``. An ``Operation`` is a view of it at one
+moment. Nothing here knows the types of progress and results.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 
 class State(enum.Enum):
-    """Where an operation stands; the values are the proto's names."""
+    """The state of an operation; the values are the proto's names."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -42,6 +43,8 @@ class Kind(enum.Enum):
     BACKUP = "BACKUP"
     RESTORE = "RESTORE"
     EVALUATE = "EVALUATE"
+    REINDEX = "REINDEX"
+    COMPARE_GENERATIONS = "COMPARE_GENERATIONS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,11 @@ class Operation:
     """An operation at one moment.
 
     Attributes:
-        id: chosen at random; nobody can guess that of another.
+        id: the work's own, else chosen at random.
         number: counts the operations of this server from 1, in the order in which they were started.
         collection: the one that it works on, or makes; "" where there are several.
         collections: all that it reads or writes; ("*",) for all collections.
-        progress: the latest that the work told; None before the first.
+        progress: the latest that the work reported; None before the first.
         result: what the work returned; None unless it succeeded.
         error: what the work raised; None unless it failed or was cancelled.
         create_seconds, update_seconds, end_seconds: since the epoch; ``end_seconds`` is None before the end.
@@ -74,17 +77,23 @@ class Operation:
 
 
 class Control:
-    """What a running work has: it tells progress, and learns that it should stop. Any thread."""
+    """The means of a running work to report progress, and to learn that it should stop. Any thread."""
 
     def __init__(self, told: Callable[[], None]) -> None:
-        """``told`` is called in the thread that tells progress."""
+        """``told`` is called in the thread that reports progress."""
         self.cancellation = Cancellation()
         self.progress: object = None
+        self.paused = False
         self._told = told
 
-    def tell(self, progress: object) -> None:
-        """Reports progress; cheap, and may be called for every step. Only the latest is kept."""
+    def report_progress(self, progress: object, *, paused: bool = False) -> None:
+        """Reports progress; cheap, and may be called for every step. Only the latest is kept.
+
+        Args:
+            paused: whether the work does nothing until it is resumed.
+        """
         self.progress = progress
+        self.paused = paused
         self._told()
 
     async def in_thread(self, threads: Executor, function: Callable[[], T]) -> T:
@@ -123,6 +132,14 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """Pauses and resumes a work; both return when that is durable, and may be repeated."""
+
+    pause: Callable[[], Awaitable[object]]
+    resume: Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What an operation is to do.
 
@@ -131,11 +148,20 @@ class Work:
         collections: all that it reads or writes; ("*",) for all collections.
         run: does it and returns the result. It may raise ``OperationCancelled`` once ``Control.cancellation`` says so,
             and must have undone by then what it promises to undo.
-        turns: works with the same semaphore run so many at a time; the others wait as PENDING.
+        turns: works with the same semaphore run so many at a time; the others wait as PENDING. None: no limit.
+        id: the operation's id, for a work that goes on under the same name after a restart; "": a new one. No
+            unfinished operation may have it.
+        pauses: how it is paused and resumed; None where it cannot be. A work that pauses says so in its progress.
+        survives: whether it goes on after a restart of the server, which therefore does not cancel it when it stops.
+        held_bytes: size of what it keeps in memory of its request until it ends.
     """
 
     kind: Kind
     collection: str
     collections: Sequence[str]
     run: Callable[[Control], Awaitable[object]]
-    turns: asyncio.Semaphore
+    turns: asyncio.Semaphore | None
+    id: str = ""
+    pauses: Pauses | None = None
+    survives: bool = False
+    held_bytes: int = 0

@@ -28,7 +28,7 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
         include = Include(text=request.include.text or request.include.passages, metadata=request.include.metadata)
         keys = table.keys[rows].tolist()
         documents = documents_within(
-            keys, lambda some: run.collection.documents(some, include), request.include, request.max_answer_bytes
+            keys, lambda some: run.generation.documents(some, include), request.include, request.max_answer_bytes
         )
         if len(documents) < len(keys):
             if not last_attempt:
@@ -57,7 +57,7 @@ def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[P
     columns = table.passages
     spans = {row: columns.of_row(row) for row in rows.tolist()}
     labels = [label for span in spans.values() for label in columns.labels[span].tolist()]
-    stored = run.collection.passages(labels, vectors=run.request.include.vectors)
+    stored = run.generation.passages(labels, vectors=run.request.include.vectors)
     hits = {}
     for row, span in spans.items():
         dense, reranked = columns.dense[span], columns.rerank[span]
@@ -94,6 +94,7 @@ def report(run: SearchRun, table: Candidates, selection: Selection | None) -> Se
         query_truncated_tokens=0 if run.embedding is None else run.embedding.truncated_tokens,
         rerank_tokens=run.rerank_tokens,
         sequence=run.sequence,
+        generation=run.generation.number,
         embedder=None if plan.embedder is None else _version(plan.embedder.info),
         reranker=None if plan.reranker is None else _version(plan.reranker.info),
         degradations=tuple(run.degradations),

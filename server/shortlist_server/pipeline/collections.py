@@ -89,18 +89,22 @@ def _check_reranker(models: ModelCatalog, name: str, embedder: EmbedderInfo | No
 
 
 def _dimension(asked: int, info: EmbedderInfo | None) -> int:
-    if info is None:
-        low, high = 1, MAX_DIMENSION
-        if not asked:
-            raise InvalidArgument(
-                "a collection without an embedder needs a dimension: give one", field="config.dimension"
-            )
-    else:
-        low, high = info.min_dimension, info.dimension
-        asked = asked or info.dimension
+    if info is not None:
+        return checked_dimension(asked, info, "config.dimension")
+    if not asked:
+        raise InvalidArgument("a collection without an embedder needs a dimension: give one", field="config.dimension")
+    return _within(asked, 1, MAX_DIMENSION, "config.dimension")
+
+
+def checked_dimension(asked: int, info: EmbedderInfo, field: str) -> int:
+    """The dimension for vectors of an embedder; 0 asks for its own. Raises ``InvalidArgument``."""
+    return _within(asked or info.dimension, info.min_dimension, info.dimension, field)
+
+
+def _within(asked: int, low: int, high: int, field: str) -> int:
     if not low <= asked <= high:
         allowed = str(low) if low == high else f"{low} to {high}"
-        raise InvalidArgument(f"dimension is {asked}, but must be {allowed}", field="config.dimension")
+        raise InvalidArgument(f"dimension is {asked}, but must be {allowed}", field=field)
     return asked
 
 
@@ -111,18 +115,21 @@ def _chunking(new: NewCollection, info: EmbedderInfo | None) -> Chunking:
                 "without an embedder no document is cut: leave chunking empty", field="config.chunking"
             )
         return Chunking(max_tokens=0, overlap_tokens=0)
-    size = new.max_tokens or info.default_chunking.max_tokens
+    return checked_chunking(new.max_tokens, new.overlap_tokens, info, "config.chunking")
+
+
+def checked_chunking(max_tokens: int, overlap_tokens: int | None, info: EmbedderInfo, field: str) -> Chunking:
+    """The chunking for an embedder; 0 and None ask for its defaults. Raises ``InvalidArgument``."""
+    size = max_tokens or info.default_chunking.max_tokens
     if not MIN_PASSAGE_TOKENS <= size <= info.max_tokens:
         raise InvalidArgument(
-            f"max_tokens is {size}, but must be {MIN_PASSAGE_TOKENS} to {info.max_tokens}",
-            field="config.chunking.max_tokens",
+            f"max_tokens is {size}, but must be {MIN_PASSAGE_TOKENS} to {info.max_tokens}", field=f"{field}.max_tokens"
         )
-    overlap = new.overlap_tokens
+    overlap = overlap_tokens
     if overlap is None:
-        overlap = size // 8 if new.max_tokens else info.default_chunking.overlap_tokens
+        overlap = size // 8 if max_tokens else info.default_chunking.overlap_tokens
     if not 0 <= overlap <= size // 2:
         raise InvalidArgument(
-            f"overlap_tokens is {overlap}, but must be 0 to {size // 2}",
-            field="config.chunking.overlap_tokens",
+            f"overlap_tokens is {overlap}, but must be 0 to {size // 2}", field=f"{field}.overlap_tokens"
         )
     return Chunking(max_tokens=size, overlap_tokens=overlap)

@@ -13,20 +13,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import CollectionConfig, Document, Vector
+from shortlist_server.domain import Document, Vector
 from shortlist_server.errors import InvalidVector
 
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
-def content_hash(document: Document, config: CollectionConfig) -> bytes:
-    """A digest of 16 bytes over the document and the model revision: equal digests mean equal stored content.
+def content_hash(document: Document) -> bytes:
+    """A digest of 16 bytes over the document: equal digests mean equal documents.
 
-    It leaves out chunking, which never changes in a collection.
+    It leaves out the settings that make passages and vectors: each generation knows its own.
     """
     digest = hashlib.blake2b(digest_size=16)
     metadata = _canonical(document.metadata) if document.metadata else "{}"
-    for part in (config.embedder_revision, document.id, document.title, document.text, metadata):
+    for part in (document.id, document.title, document.text, metadata):
         raw = part.encode()
         digest.update(len(raw).to_bytes(8, "little"))
         digest.update(raw)

@@ -8,11 +8,12 @@ from both can be compared. Coroutines on the server's event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from shortlist_server.domain import (
+    CollectionConfig,
     Deadline,
     Include,
     ModelVersion,
@@ -85,19 +86,17 @@ class Evaluation:
 
     def mean(self, ranking: str) -> Measures:
         """The mean of a ranking's measures over all queries."""
-        each = self.queries[ranking].values()
-        return {name: sum(one[name] for one in each) / len(each) for name in MEASURES}
+        return mean_of(self.queries[ranking].values())
 
 
 class Evaluator:
-    """Evaluates collections of a store, one evaluation at a time."""
+    """Evaluates collections of a store. The caller lets one evaluation or comparison run at a time."""
 
     def __init__(self, store: Store, searcher: Searcher, threads: Executor) -> None:
         """``searcher`` and ``threads`` have low priority."""
         self._store = store
         self._searcher = searcher
         self._threads = threads
-        self._turn = asyncio.Lock()
 
     async def evaluate(
         self, name: str, queries: Sequence[JudgedQuery], settings: Sequence[SearchDefaults], deadline: Deadline
@@ -110,34 +109,43 @@ class Evaluator:
         """
         loop = asyncio.get_running_loop()
         async with leased(self._store, name, self._threads) as collection:
-            embeds = collection.config.embedder != NO_MODEL
-            rankings = [ranking for ranking in ALONE if embeds or ranking not in NEEDS_EMBEDDER]
+            rankings = rankings_of(collection.config)
             done, total = 0, len(settings) * len(rankings) * len(queries)
-            async with self._turn:
-                for place, setting in enumerate(settings):
-                    evaluation = Evaluation(setting=place, sequence=collection.sequence)
-                    for ranking in rankings:
-                        found: dict[str, Sequence[str]] = {}
-                        for query in queries:
-                            request = SearchRequest(
-                                collection=name,
-                                text=query.text,
-                                limit=LIMIT,
-                                settings=merged(ALONE[ranking], setting),
-                                include=Include(text=False, metadata=False),
-                            )
-                            within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
-                            result = await self._searcher.search(request, within)
-                            found[query.id] = [hit.document.id for hit in result.hits]
-                            if ranking == "final":
-                                _note(evaluation, result.report)
-                            done += 1
-                            yield Progress(done=done, total=total)
-                        qrels = {query.id: query.qrels for query in queries}
-                        evaluation.queries[ranking] = await loop.run_in_executor(
-                            self._threads, judge_each, found, qrels
+            # All searches read one generation, whatever is switched meanwhile.
+            generation = collection.generation
+            for place, setting in enumerate(settings):
+                evaluation = Evaluation(setting=place, sequence=collection.sequence)
+                for ranking in rankings:
+                    found: dict[str, Sequence[str]] = {}
+                    for query in queries:
+                        request = SearchRequest(
+                            collection=name,
+                            text=query.text,
+                            generation=generation,
+                            limit=LIMIT,
+                            settings=merged(ALONE[ranking], setting),
+                            include=Include(text=False, metadata=False),
                         )
-                    yield evaluation
+                        within = Deadline.after(min(SEARCH_SECONDS, deadline.left_seconds()))
+                        result = await self._searcher.search(request, within)
+                        found[query.id] = [hit.document.id for hit in result.hits]
+                        if ranking == "final":
+                            _note(evaluation, result.report)
+                        done += 1
+                        yield Progress(done=done, total=total)
+                    qrels = {query.id: query.qrels for query in queries}
+                    evaluation.queries[ranking] = await loop.run_in_executor(self._threads, judge_each, found, qrels)
+                yield evaluation
+
+
+def rankings_of(config: CollectionConfig) -> list[str]:
+    """The rankings that a collection with these settings has."""
+    return [ranking for ranking in ALONE if config.embedder != NO_MODEL or ranking not in NEEDS_EMBEDDER]
+
+
+def mean_of(each: Collection[Measures]) -> Measures:
+    """The mean of each measure."""
+    return {name: sum(one[name] for one in each) / len(each) for name in MEASURES}
 
 
 def _note(evaluation: Evaluation, report: SearchReport) -> None:

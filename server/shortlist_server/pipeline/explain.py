@@ -26,7 +26,7 @@ from shortlist_server.pipeline.run import SearchRun
 
 def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanation:
     """The explanation; reads the id of every candidate from the store."""
-    documents = run.collection.documents(table.keys.tolist(), Include(text=False, metadata=False))
+    documents = run.generation.documents(table.keys.tolist(), Include(text=False, metadata=False))
     ids = {key: document.id for key, document in documents.items()}
     candidates = []
     passed = 0
@@ -91,7 +91,7 @@ def _texts(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping
     positions = [position for position, _ in read]
     labels = table.passages.labels[positions].tolist()
     keys = table.keys[table.passages.rows[positions]].tolist()
-    stored = run.collection.passages(labels)
+    stored = run.generation.passages(labels)
     rendered = plan.reranker.render(run.rerank_query, [candidate for _, candidate in read])
     return ExplainedTexts(
         query=query,

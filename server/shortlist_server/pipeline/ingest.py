@@ -11,46 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
-from typing import TypeVar
+from collections.abc import AsyncIterator, Sequence
 
-from shortlist_server.domain import (
-    DeadLetter,
-    Deletion,
-    Document,
-    NewPassage,
-    StreamPosition,
-    Upsert,
-)
-from shortlist_server.errors import (
-    DocumentTooLarge,
-    InvalidArgument,
-    InvalidVector,
-    Overloaded,
-    ShortlistError,
-)
-from shortlist_server.inference.base import (
-    CutText,
-    EmbedderService,
-    PassageEmbedding,
-    PassageText,
-)
-from shortlist_server.pipeline.content import client_vectors, content_hash
+from shortlist_server.domain import DeadLetter, StreamPosition
+from shortlist_server.errors import InvalidArgument, ShortlistError, Unavailable
 from shortlist_server.pipeline.operations import Ack, AckStatus, Operation, Prepared
+from shortlist_server.pipeline.preparation import Preparation
 from shortlist_server.pipeline.windows import WindowReader
-from shortlist_server.storage.base import CollectionStore, Lease
-
-T = TypeVar("T")
-
-RETRY_SECONDS = 0.1
-"""Wait before a full queue is tried again, where the queue does not say how long."""
+from shortlist_server.storage.base import CollectionStore, GenerationChanged, Lease
 
 WINDOWS_AHEAD = 1
 """Windows that wait, embedded or being embedded, while another is committed."""
+
+_MOST_SWITCHES = 8
+"""How often a window is embedded again because another generation began to serve meanwhile."""
 
 
 class IngestSession:
@@ -66,14 +41,12 @@ class IngestSession:
     def __init__(
         self,
         held: Lease[CollectionStore],
-        embedder: EmbedderService | None,
-        threads: Executor,
+        preparation: Preparation,
         *,
         stream: str,
         number: int,
         position: int,
         dry_run: bool,
-        max_document_tokens: int,
     ) -> None:
         self.lease = held
         self.collection = held.collection
@@ -81,15 +54,12 @@ class IngestSession:
         self.number = number
         self.durable_position = position
         self.draining = False
-        self._embedder = embedder
-        self._threads = threads
+        self._preparation = preparation
         self._dry_run = dry_run
-        self._max_document_tokens = max_document_tokens
         self._seen = position
         self._in_flight: Counter[str] = Counter()
         self._stop = asyncio.Event()
         self._error: ShortlistError | None = None
-        self._seconds_per_token = 0.0
 
     def drain(self) -> None:
         """Stops reading; ``run`` ends after the operations that it has begun."""
@@ -146,7 +116,9 @@ class IngestSession:
             while window := await reader.window():
                 self._check_order(window)
                 self._in_flight.update(operation.id for operation in window)
-                embedding = asyncio.create_task(self._embed(window))
+                embedding = asyncio.create_task(
+                    self._preparation.prepare(window, position=self.durable_position, in_flight=self._in_flight)
+                )
                 try:
                     await windows.put(embedding)
                 except asyncio.CancelledError:
@@ -165,102 +137,6 @@ class IngestSession:
             if operation.position < 1:
                 raise InvalidArgument("positions begin at 1", field="position")
             self._seen = max(self._seen, operation.position)
-
-    async def _embed(self, window: Sequence[Operation]) -> list[Prepared]:
-        """Does everything that precedes the commit; each operation fails alone."""
-        prepared = [Prepared(operation=operation) for operation in window]
-        await self._in_thread(self._prepare, prepared)
-        todo = [item for item in prepared if item.settled is None and item.cut is not None and item.change is None]
-        if not todo or self._embedder is None:
-            return prepared
-        passages = [passage for item in todo if item.cut for passage in item.cut.passages]
-        if self._dry_run:
-            passages = passages[: 0 if self._seconds_per_token else 8]
-        begin = time.perf_counter()
-        embedded = iter(await self._embed_passages(self._embedder, passages))
-        if passages:
-            self._seconds_per_token = (time.perf_counter() - begin) / sum(passage.tokens for passage in passages)
-        if not self._dry_run:
-            for item in todo:
-                item.join([next(embedded) for _ in item.cut.passages] if item.cut else [])
-        return prepared
-
-    async def _embed_passages(
-        self, embedder: EmbedderService, passages: Sequence[PassageText]
-    ) -> Sequence[PassageEmbedding | Exception]:
-        """Embeds, and waits while other streams fill the queue: that slows a stream down instead of refusing it."""
-        while True:
-            try:
-                return await embedder.embed_passages(
-                    passages,
-                    dimension=self.collection.config.dimension,
-                    token_vectors=embedder.info.token_vectors,
-                )
-            except Overloaded as error:
-                await asyncio.sleep(error.retry_after_seconds or RETRY_SECONDS)
-
-    def _prepare(self, prepared: Sequence[Prepared]) -> None:
-        """Settles replays, refused operations and unchanged documents; cuts the rest. Blocking."""
-        counts = Counter(item.operation.id for item in prepared)
-        replays = [item for item in prepared if self.stream and item.operation.position <= self.durable_position]
-        if replays:
-            first, last = replays[0].operation.position, replays[-1].operation.position
-            failures = self.collection.failures(self.stream, first, last)
-            for item in replays:
-                item.replay(failures.get(item.operation.position))
-        for item in prepared:
-            change = item.operation.change
-            if item.replayed:
-                continue
-            if isinstance(change, ShortlistError):
-                item.settle(AckStatus.FAILED, error=change)
-            elif isinstance(change, Deletion):
-                item.change = change
-            else:
-                item.hash = content_hash(change, self.collection.config)
-        alone = {
-            item.operation.id: item.hash
-            for item in prepared
-            if item.hash and counts[item.operation.id] == 1 and self._in_flight[item.operation.id] == 1
-        }
-        unchanged = self.collection.unchanged(alone) if alone else {}
-        with_vectors = []
-        for item in prepared:
-            if not item.hash:
-                continue
-            if item.operation.id in unchanged:
-                item.settle(AckStatus.UNCHANGED, sequence=unchanged[item.operation.id])
-            elif isinstance(item.operation.change, Document) and item.operation.change.vector is not None:
-                with_vectors.append((item, item.operation.change, item.operation.change.vector))
-            else:
-                try:
-                    item.cut = self._cut(item)
-                except ShortlistError as error:
-                    item.settle(AckStatus.FAILED, error=error)
-        vectors = client_vectors([vector for _, _, vector in with_vectors], self.collection.config.dimension)
-        for (item, document, _), vector in zip(with_vectors, vectors, strict=True):
-            if isinstance(vector, InvalidVector):
-                item.settle(AckStatus.FAILED, error=vector)
-            else:
-                passage = NewPassage(start=0, end=len(document.text), vector=vector, tokens=0)
-                item.change = Upsert(document=document, passages=[passage], content_hash=item.hash)
-
-    def _cut(self, item: Prepared) -> CutText:
-        document = item.operation.change
-        assert isinstance(document, Document)
-        if self._embedder is None:
-            raise InvalidArgument("the collection has no embedder: give the document a vector", field="document.vector")
-        config = self.collection.config
-        cut = self._embedder.cut(document.title, document.text, config.chunking, config.overflow)
-        tokens = sum(passage.tokens for passage in cut.passages)
-        if tokens > self._max_document_tokens:
-            raise DocumentTooLarge(
-                f"the document has {tokens} tokens in {len(cut.passages)} passages, but may have at most "
-                f"{self._max_document_tokens}: split it",
-                field="document.text",
-                metadata={"limit": str(self._max_document_tokens)},
-            )
-        return cut
 
     async def _commit(self, prepared: Sequence[Prepared]) -> list[Ack]:
         if self._dry_run:
@@ -286,7 +162,7 @@ class IngestSession:
         try:
             await self._apply(pending, failures, mark)
         except InvalidArgument:
-            for item in pending:
+            for item in [item for item in pending if item.settled is None]:
                 try:
                     await self._apply([item], (), None)
                 except InvalidArgument as error:
@@ -297,18 +173,25 @@ class IngestSession:
     async def _apply(
         self, pending: Sequence[Prepared], failures: Sequence[DeadLetter], mark: StreamPosition | None
     ) -> None:
-        if self._error is not None:
-            raise self._error
-        changes = [item.change for item in pending if item.change is not None]
-        commit = await asyncio.wrap_future(self.collection.commit(changes, mark, failures))
-        for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):
-            item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
+        """Commits at once. Embeds again if another generation has begun to serve since the window was embedded."""
+        for attempt in range(1, _MOST_SWITCHES + 1):
+            if self._error is not None:
+                raise self._error
+            changes = [item.change for item in pending if item.change is not None]
+            try:
+                commit = await asyncio.wrap_future(self.collection.commit(changes, mark, failures))
+            except GenerationChanged as error:
+                if attempt == _MOST_SWITCHES:
+                    raise Unavailable("another generation began to serve again and again; repeat later") from error
+                await self._preparation.embed(pending)
+                refused = [failure for item in pending if (failure := item.failure(self.stream)) is not None]
+                failures = [*failures, *refused]
+                pending = [item for item in pending if item.settled is None]
+                continue
+            for item, sequence, superseded in zip(pending, commit.sequences, commit.superseded, strict=True):
+                item.settle(AckStatus.SUPERSEDED if superseded else AckStatus.DURABLE, sequence=sequence)
+            return
 
     def _dry(self, item: Prepared) -> Ack:
         tokens = sum(passage.tokens for passage in item.cut.passages) if item.cut else 0
-        return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._seconds_per_token)
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Runs blocking work in a thread, within the call's context: its log lines and spans belong to the call."""
-        run = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
+        return item.ack(AckStatus.VALID, estimated_seconds=tokens * self._preparation.seconds_per_token)

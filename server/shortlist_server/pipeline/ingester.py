@@ -10,11 +10,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from shortlist_server.errors import StreamConflict
-from shortlist_server.inference.base import NO_MODEL, ModelCatalog
+from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.leases import lease
-from shortlist_server.pipeline.plan import check_revision
+from shortlist_server.pipeline.preparation import Preparation
+from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.pipeline.stream_owners import StreamOwners
+from shortlist_server.pipeline.targets import targets
 from shortlist_server.storage.base import CollectionStore, Lease, Store
 
 MAX_DOCUMENT_TOKENS = 262_144
@@ -51,11 +53,26 @@ class Ingester:
     """
 
     def __init__(
-        self, store: Store, models: ModelCatalog, threads: Executor, *, max_document_tokens: int = MAX_DOCUMENT_TOKENS
+        self,
+        store: Store,
+        models: ModelCatalog,
+        threads: Executor,
+        setbacks: Setbacks | None = None,
+        *,
+        aside_threads: Executor | None = None,
+        max_document_tokens: int = MAX_DOCUMENT_TOKENS,
     ) -> None:
+        """Makes an ingester without sessions.
+
+        Args:
+            setbacks: are told of the generations that writes leave out; None if nobody listens.
+            aside_threads: cut documents for generations that do not serve, whose models may hang; None: ``threads``.
+        """
         self._store = store
         self._models = models
         self._threads = threads
+        self._aside_threads = aside_threads or threads
+        self._setbacks = setbacks or Setbacks()
         self._max_document_tokens = max_document_tokens
         self._sessions: set[IngestSession] = set()
         self._draining = False
@@ -90,20 +107,21 @@ class Ingester:
             raise
 
     async def _session(self, held: Lease[CollectionStore], opening: _Opening, *, dry_run: bool) -> IngestSession:
-        store, embedder = held.collection, None
-        if store.config.embedder != NO_MODEL:
-            embedder = self._models.embedder(store.config.embedder)
-            check_revision(store, embedder)
+        store = held.collection
+        targets(store, self._models)  # Refuses now what would fail at the first document.
         position = await self._take_over(store, opening) if opening.stream else 0
-        session = IngestSession(
-            held,
-            embedder,
+        preparation = Preparation(
+            store,
+            self._models,
             self._threads,
+            self._aside_threads,
+            self._setbacks,
             stream=opening.stream,
-            number=opening.number,
-            position=position,
             dry_run=dry_run,
             max_document_tokens=self._max_document_tokens,
+        )
+        session = IngestSession(
+            held, preparation, stream=opening.stream, number=opening.number, position=position, dry_run=dry_run
         )
         self._sessions.add(session)
         if opening.stream:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shortlist_server.domain import Change, DeadLetter, Deletion, Document, NewPassage, Upsert
-from shortlist_server.errors import InferenceFailed, ShortlistError, error_class
-from shortlist_server.inference.base import CutText, PassageEmbedding
+from shortlist_server.errors import ShortlistError, error_class
+from shortlist_server.inference.base import CutText
 
 
 def _nothing() -> bytes | None:
@@ -21,7 +21,7 @@ def _nothing() -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One operation of a stream. ``change`` is an error where the edge refused the operation.
+    """One operation of a stream. If the edge refused the operation, ``change`` is its error.
 
     Attributes:
         cost: in credit tokens, as the proto defines it.
@@ -64,14 +64,33 @@ class Ack:
 
 @dataclass(slots=True)
 class Prepared:
-    """An operation on its way to the commit. Once embedded, it has exactly one of ``change`` and ``settled``."""
+    """An operation on its way to the commit. Once prepared, it has exactly one of ``change`` and ``settled``.
+
+    Attributes:
+        serving: the number of the generation whose passages the acknowledgement counts.
+        cuts: the document as cut for each generation that embeds it, by number.
+        passages: what the document gets in each generation, by number, as far as it is known.
+    """
 
     operation: Operation
-    cut: CutText | None = None
     hash: bytes = b""
+    serving: int = 0
+    cuts: dict[int, CutText] = field(default_factory=dict)
+    passages: dict[int, Sequence[NewPassage]] = field(default_factory=dict)
     change: Change | None = None
     settled: Ack | None = None
     replayed: bool = False
+
+    @property
+    def cut(self) -> CutText | None:
+        """The document as cut for the serving generation; None if that does not embed it."""
+        return self.cuts.get(self.serving)
+
+    @property
+    def document(self) -> Document | None:
+        """The document to store; None for any other operation, and for a settled one."""
+        change = self.operation.change
+        return change if self.settled is None and isinstance(change, Document) else None
 
     def failure(self, stream: str) -> DeadLetter | None:
         """The dead letter to keep of a refused document; None for any other operation."""
@@ -123,27 +142,19 @@ class Prepared:
             error=error,
             tokens=sum(passage.tokens for passage in embedded),
             truncated_tokens=0 if self.cut is None else self.cut.truncated_tokens,
-            passages=len(upsert.passages) if upsert else len(embedded),
+            passages=len(upsert.passages[self.serving]) if upsert else len(embedded),
             estimated_seconds=estimated_seconds,
         )
 
-    def join(self, embeddings: Sequence[PassageEmbedding | Exception]) -> None:
-        """Makes a document's upsert from the embeddings of its passages, or settles the operation as failed."""
-        assert self.cut is not None
-        assert isinstance(self.operation.change, Document)
-        passages = []
-        for text, embedding in zip(self.cut.passages, embeddings, strict=True):
-            if isinstance(embedding, Exception):
-                error = embedding if isinstance(embedding, ShortlistError) else InferenceFailed(str(embedding))
-                self.settle(AckStatus.FAILED, error=error)
-                return
-            passages.append(
-                NewPassage(
-                    start=text.start,
-                    end=text.end,
-                    vector=embedding.vector,
-                    tokens=embedding.tokens,
-                    token_vectors=embedding.token_vectors,
-                )
-            )
-        self.change = Upsert(document=self.operation.change, passages=passages, content_hash=self.hash)
+    def join(self) -> None:
+        """Makes the change to commit, unless the operation is settled."""
+        if (document := self.document) is not None:
+            self.change = Upsert(document=document, passages=dict(self.passages), content_hash=self.hash)
+
+    def begin_again(self, serving: int) -> None:
+        """Forgets what was made for the earlier generations."""
+        self.serving = serving
+        self.cuts.clear()
+        self.passages.clear()
+        if self.document is not None:
+            self.change = None

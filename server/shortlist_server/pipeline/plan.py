@@ -10,13 +10,22 @@ from typing import TypeVar
 
 from shortlist_server.domain import (
     CollectionConfig,
+    Degradation,
+    DegradationKind,
     FusionMethod,
     RerankFailurePolicy,
     RetrievalMode,
     SearchDefaults,
     SearchRequest,
 )
-from shortlist_server.errors import InvalidArgument, InvalidVector, ModelMismatch, UnsupportedByCollection
+from shortlist_server.errors import (
+    InvalidArgument,
+    InvalidVector,
+    ModelMismatch,
+    ModelNotFound,
+    ShortlistError,
+    UnsupportedByCollection,
+)
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
     NO_MODEL,
@@ -25,7 +34,7 @@ from shortlist_server.inference.base import (
     RerankerInfo,
     RerankerService,
 )
-from shortlist_server.storage.base import CollectionStore
+from shortlist_server.storage.base import GenerationReader
 
 T = TypeVar("T")
 
@@ -50,7 +59,7 @@ DEFAULTS = SearchDefaults(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one search runs with.
+    """The settings and models of one search.
 
     Attributes:
         dense_candidates, lexical_candidates: documents to ask each index for, at least as many as the answer needs.
@@ -58,6 +67,7 @@ class Plan:
         embedder: None where the search needs no embedding.
         instruction: the embedder's; "" for the model's default.
         reranker: None where the search reranks nothing; then ``rerank_depth`` and ``rerank_weight`` are 0.
+        degradations: what the answer will lack, as far as that is known before the search begins.
     """
 
     mode: RetrievalMode
@@ -76,6 +86,7 @@ class Plan:
     rerank_instruction: str
     rerank_on_failure: RerankFailurePolicy
     rerank_deadline_share: float
+    degradations: tuple[Degradation, ...] = ()
 
 
 def merged(*levels: SearchDefaults) -> SearchDefaults:
@@ -102,15 +113,16 @@ def effective_defaults(config: CollectionConfig, models: ModelCatalog) -> Search
     return replace(chosen, rerank=chosen.rerank and name != NO_MODEL)
 
 
-def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatalog) -> Plan:
-    """Resolves every setting of a search.
+def plan(request: SearchRequest, generation: GenerationReader, models: ModelCatalog) -> Plan:
+    """Resolves every setting of a search of a generation.
 
     Raises:
         InvalidArgument, InvalidVector, UnsupportedByCollection: the request does not fit the collection.
-        ModelNotFound: the server has no such embedder or reranker.
-        ModelMismatch: the embedder is not the one that made the collection's vectors.
+        ModelNotFound: the server has no such reranker, or lacks the generation's embedder in a search that needs it.
+        ModelMismatch: the embedder of that name is not the one that made the generation's vectors, and the search
+            needs that one.
     """
-    config = collection.config
+    config = generation.config
     embeds = config.embedder != NO_MODEL
     if request.vector is not None and request.vector.shape != (config.dimension,):
         raise InvalidVector(
@@ -119,15 +131,20 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
             metadata={"dimension": str(config.dimension)},
         )
     chosen = merged(request.settings, config.search_defaults, DEFAULTS)
-    mode = _mode(request, chosen.mode, embeds=embeds)
-    reranker = _reranker(request, chosen, collection, models)
+    asked = _mode(request, chosen.mode, embeds=embeds)
+    embedder, missing = _embedder(config, models) if embeds and request.text else (None, None)
+    mode = _possible_mode(request, asked, missing)
+    wished = _reranker(request, chosen, config, models)
+    reranker = _possible_reranker(request, chosen, wished, embedder, missing)
+    degradations = []
+    if missing is not None and (mode is not asked or reranker is not wished):
+        degradations.append(Degradation(kind=DegradationKind.EMBEDDER_MISSING, message=missing.message))
+    if not generation.complete:
+        message = f"generation {generation.number} is being built and lacks documents"
+        degradations.append(Degradation(kind=DegradationKind.GENERATION_INCOMPLETE, message=message))
     info = None if reranker is None else reranker.info
     needs_vector = request.vector is None and (mode is not RetrievalMode.LEXICAL or info is not None)
     needs_tokens = info is not None and info.uses_token_vectors
-    embedder = None
-    if embeds and request.text and (needs_vector or needs_tokens):
-        embedder = models.embedder(config.embedder)
-        check_revision(collection, embedder)
     wanted = request.limit + request.offset
     return Plan(
         mode=mode,
@@ -139,7 +156,7 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
         fusion=_set(chosen.fusion),
         dense_weight=_set(chosen.dense_weight),
         rrf_k=_set(chosen.rrf_k),
-        embedder=embedder,
+        embedder=embedder if needs_vector or needs_tokens else None,
         instruction=request.instruction or config.query_instruction,
         reranker=reranker,
         rerank_depth=0 if info is None else chosen.rerank_depth or info.default_depth,
@@ -147,19 +164,8 @@ def plan(request: SearchRequest, collection: CollectionStore, models: ModelCatal
         rerank_instruction=chosen.rerank_instruction or request.instruction,
         rerank_on_failure=_set(chosen.rerank_on_failure),
         rerank_deadline_share=_set(chosen.rerank_deadline_share),
+        degradations=tuple(degradations),
     )
-
-
-def check_revision(collection: CollectionStore, embedder: EmbedderService) -> None:
-    """Raises ``ModelMismatch`` unless the embedder is the one that made the collection's vectors."""
-    stored, loaded = collection.config.embedder_revision, embedder.info.revision
-    if stored != loaded and stored not in embedder.info.former_revisions:
-        raise ModelMismatch(
-            f"collection '{collection.name}' was made with revision {stored[:12]} of embedder "
-            f"'{embedder.info.name}', but the server has {loaded[:12]}: serve the former model under that name, or "
-            "ingest the documents into a new collection",
-            metadata={"stored_revision": stored, "loaded_revision": loaded},
-        )
 
 
 def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool) -> RetrievalMode:
@@ -177,13 +183,30 @@ def _mode(request: SearchRequest, chosen: RetrievalMode | None, *, embeds: bool)
     return mode
 
 
+def _embedder(config: CollectionConfig, models: ModelCatalog) -> tuple[EmbedderService | None, ShortlistError | None]:
+    """The model that made a generation's vectors; else the error that says what the server lacks."""
+    try:
+        return models.embedder(config.embedder, config.embedder_revision), None
+    except (ModelNotFound, ModelMismatch) as error:
+        return None, error
+
+
+def _possible_mode(request: SearchRequest, mode: RetrievalMode, missing: ShortlistError | None) -> RetrievalMode:
+    """The mode of a search without its embedder: the words of a query text can still be looked up."""
+    if missing is None or request.vector is not None or mode is RetrievalMode.LEXICAL:
+        return mode
+    if mode is RetrievalMode.DENSE:
+        raise missing
+    return RetrievalMode.LEXICAL
+
+
 def _reranker(
-    request: SearchRequest, chosen: SearchDefaults, collection: CollectionStore, models: ModelCatalog
+    request: SearchRequest, chosen: SearchDefaults, config: CollectionConfig, models: ModelCatalog
 ) -> RerankerService | None:
-    """The reranker; None where the search has none, or where the default one cannot serve this query."""
+    """The reranker that the settings name; None where they name none, or where the query has no text for it."""
     if not chosen.rerank:
         return None
-    name = chosen.reranker or collection.config.reranker
+    name = chosen.reranker or config.reranker
     if name == NO_MODEL or not request.text:
         if request.settings.rerank:
             raise InvalidArgument(
@@ -191,18 +214,32 @@ def _reranker(
                 field="rerank.enabled",
             )
         return None
-    reranker = models.reranker(name)
-    embedder = collection.config.embedder
-    has_tokens = embedder != NO_MODEL and models.embedder(embedder).info.token_vectors
-    if reranker.info.uses_token_vectors and not has_tokens:
-        if request.settings.rerank or request.settings.reranker is not None:
-            raise UnsupportedByCollection(
-                f"reranker '{LATE_INTERACTION}' needs token vectors, which embedder '{embedder}' does not make: name"
-                " another reranker",
-                field="rerank.model",
-            )
-        return None
-    return reranker
+    return models.reranker(name)
+
+
+def _possible_reranker(
+    request: SearchRequest,
+    chosen: SearchDefaults,
+    reranker: RerankerService | None,
+    embedder: EmbedderService | None,
+    missing: ShortlistError | None,
+) -> RerankerService | None:
+    """The reranker; None where it reads token vectors, and there are none for this query."""
+    if reranker is None or not reranker.info.uses_token_vectors:
+        return reranker
+    if embedder is not None and embedder.info.token_vectors:
+        return reranker
+    if missing is not None:
+        if chosen.rerank_on_failure is RerankFailurePolicy.FAIL:
+            raise missing
+    elif request.settings.rerank or request.settings.reranker is not None:
+        name = NO_MODEL if embedder is None else embedder.info.name
+        raise UnsupportedByCollection(
+            f"reranker '{LATE_INTERACTION}' needs token vectors, which embedder '{name}' does not make: name another"
+            " reranker",
+            field="rerank.model",
+        )
+    return None
 
 
 def _rerank_weight(chosen: float | None, info: RerankerInfo | None) -> float:

@@ -12,6 +12,9 @@ monitor doubles ``ef`` and starts a new window. The store keeps the raised ``ef`
 every restart would begin with a window of bad answers. Nothing lowers ``ef`` again: a search that is wider than
 necessary costs a fraction of a millisecond, and two opposing rules would make ``ef`` swing about the target.
 
+The estimate is that of the serving generation, and starts over after a switch: other vectors make another graph.
+Searches that name a generation other than the serving one are not checked.
+
 Closed collections are not checked. A check does not count as use: a collection that nobody searches is closed anyway.
 
 All state belongs to the event loop, and checks run in threads of low priority. Any thread may call ``of``.
@@ -30,8 +33,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from shortlist_server.domain import (
     CollectionRecall,
     DenseStrategy,
@@ -43,8 +44,9 @@ from shortlist_server.domain import (
 from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.candidates import Candidates, first_of_each
 from shortlist_server.pipeline.plan import DEFAULT_RECALL_TARGET
+from shortlist_server.pipeline.reservoir import Reservoir
 from shortlist_server.pipeline.run import SearchRun
-from shortlist_server.storage.base import CollectionStore, Selection
+from shortlist_server.storage.base import CollectionStore, GenerationReader, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +60,6 @@ SCORE_TOLERANCE = 1e-5
 
 KEPT = 64
 """Searches of each kind to keep for checks."""
-
-REMEMBERED = 10 * KEPT
-"""About how many searches ago a kept one was made, where there are many."""
 
 MAX_FILTER_CHARACTERS = 10_000
 """A search whose filter is longer than this, as text, is not kept: it could take megabytes."""
@@ -97,38 +96,25 @@ class Searches:
 
     def __init__(self, *, filtered: bool) -> None:
         self.filtered = filtered
-        self.samples: list[Sample] = []
+        self.samples: Reservoir[Sample] = Reservoir(KEPT)
         self.checked_at = 0.0
         self.estimate = RecallEstimate(ef=0)
-        self._seen = 0
         self._recalls: deque[float] = deque(maxlen=WINDOW)
-        self._random = np.random.default_rng()
 
     def offer(self, run: SearchRun) -> None:
-        """Keeps a search with some probability.
-
-        The samples are a biased reservoir. The count of searches seen is bounded, so each new search gets in with the
-        same probability and replaces a random one; old samples fade (Aggarwal, "On biased reservoir sampling in the
-        presence of stream evolution", VLDB 2006).
-        """
-        self._seen = min(self._seen + 1, REMEMBERED)
-        full = len(self.samples) == KEPT
-        if full and self._random.random() * self._seen >= KEPT:
+        """Keeps a search with some probability."""
+        if not self.samples.wants():
             return
         filter = run.request.filter
         if filter is not None and len(repr(filter)) > MAX_FILTER_CHARACTERS:
             return
         assert run.vector is not None
         # A copy: the vector may be a row of a whole batch.
-        sample = Sample(vector=run.vector.copy(), documents=run.plan.dense_candidates, filter=filter)
-        if full:
-            self.samples[self._random.integers(KEPT)] = sample
-        else:
-            self.samples.append(sample)
+        self.samples.add(Sample(vector=run.vector.copy(), documents=run.plan.dense_candidates, filter=filter))
 
     def take(self) -> Sample:
         """Removes and returns a kept search: a query that is twice in a window would count twice."""
-        return self.samples.pop(self._random.integers(len(self.samples)))
+        return self.samples.take()
 
     def add(self, recall: float, ef: int) -> None:
         """Adds a check to the estimate; a check with another ``ef`` starts a new window."""
@@ -146,6 +132,19 @@ class Searches:
         )
 
 
+class Watched:
+    """What is known of a collection's searches while one of its generations serves."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.unfiltered = Searches(filtered=False)
+        self.filtered = Searches(filtered=True)
+
+    def of_kind(self, *, filtered: bool) -> Searches:
+        """The searches without, or with, a filter."""
+        return self.filtered if filtered else self.unfiltered
+
+
 class RecallMonitor:
     """Estimates the recall of searches, and raises ``ef`` to meet the targets of collections."""
 
@@ -155,25 +154,30 @@ class RecallMonitor:
         self._interval_seconds = interval_seconds
         self._busy = busy
         # An entry goes with its collection: one that is dropped and created again starts afresh.
-        self._watched: WeakKeyDictionary[CollectionStore, tuple[Searches, Searches]] = WeakKeyDictionary()
+        self._watched: WeakKeyDictionary[CollectionStore, Watched] = WeakKeyDictionary()
 
     def note(self, run: SearchRun, table: Candidates) -> None:
         """Takes note of a search, and may keep it for a check. Costs a few microseconds, more with a long filter."""
         found = table.found
         if found is None or found.strategy is DenseStrategy.EXACT or run.request.settings.ef is not None:
             return
-        kinds = self._watched.get(run.collection)
-        if kinds is None:
-            kinds = self._watched[run.collection] = (Searches(filtered=False), Searches(filtered=True))
-        kinds[run.request.filter is not None].offer(run)
+        number = run.generation.number
+        if number != run.collection.generation:
+            return
+        watched = self._watched.get(run.collection)
+        if watched is None or watched.generation != number:
+            watched = self._watched[run.collection] = Watched(number)
+        watched.of_kind(filtered=run.request.filter is not None).offer(run)
 
     def of(self, collection: CollectionStore) -> CollectionRecall:
         """The recall of a collection's searches, as far as known."""
-        kinds = self._watched.get(collection)
+        watched = self._watched.get(collection)
+        if watched is not None and watched.generation != collection.generation:
+            watched = None
 
         def now(*, filtered: bool) -> RecallEstimate:
             ef = collection.ef(filtered=filtered)
-            known = RecallEstimate(ef=ef) if kinds is None else kinds[filtered].estimate
+            known = RecallEstimate(ef=ef) if watched is None else watched.of_kind(filtered=filtered).estimate
             return known if known.ef == ef else RecallEstimate(ef=ef, check_count=known.check_count)
 
         return CollectionRecall(
@@ -199,37 +203,43 @@ class RecallMonitor:
     async def check(self) -> None:
         """Checks one search of the kind that has waited longest; none while the server is busy."""
         waiting = [
-            (searches, collection)
-            for collection, kinds in self._watched.items()
-            for searches in kinds
-            if searches.samples and collection.is_open
+            (searches, collection, watched.generation)
+            for collection, watched in self._watched.items()
+            if collection.is_open and collection.generation == watched.generation
+            for searches in (watched.unfiltered, watched.filtered)
+            if searches.samples.items
         ]
         if not waiting or self._busy():
             return
-        searches, collection = min(waiting, key=lambda one: one[0].checked_at)
+        searches, collection, number = min(waiting, key=lambda one: one[0].checked_at)
         searches.checked_at = time.monotonic()
         defaults = collection.config.search_defaults
         sample, ef = searches.take(), collection.ef(filtered=searches.filtered)
         try:
-            recall = await self._in_thread(lambda: measure(collection, sample, ef))
-            # A target or a default that changed meanwhile makes this check void.
-            if recall is not None and ef == collection.ef(filtered=searches.filtered):
+            recall = await self._in_thread(lambda: measure(collection, number, sample, ef))
+            # A generation, a target or a default that changed meanwhile makes this check void.
+            still = (collection.generation, collection.ef(filtered=searches.filtered)) == (number, ef)
+            if recall is not None and still:
                 searches.add(recall, ef)
                 if falls_short(searches.estimate, _target(defaults)):
-                    await self._widen(collection, searches, defaults)
+                    await self._widen(collection, number, searches, defaults)
         except ShortlistError as error:
-            # The collection was dropped meanwhile or is damaged. Later searches of it may be checked again.
-            searches.samples.clear()
+            # The collection or the generation was dropped meanwhile or is damaged. Later searches may be checked again.
+            searches.samples.items.clear()
             logger.info("cannot check the recall of collection '%s': %s", collection.name, error.message)
 
-    async def _widen(self, collection: CollectionStore, searches: Searches, defaults: SearchDefaults) -> None:
+    async def _widen(
+        self, collection: CollectionStore, number: int, searches: Searches, defaults: SearchDefaults
+    ) -> None:
         was = searches.estimate
         ef = min(2 * was.ef, MAX_EF)
         if ef <= was.ef:
             return
-        await self._in_thread(lambda: collection.raise_ef(ef, filtered=searches.filtered, under=defaults))
-        if collection.ef(filtered=searches.filtered) != ef:
-            return  # The default or the target changed meanwhile.
+        await self._in_thread(
+            lambda: collection.raise_ef(ef, filtered=searches.filtered, under=defaults, generation=number)
+        )
+        if (collection.generation, collection.ef(filtered=searches.filtered)) != (number, ef):
+            return  # The generation, the default or the target changed meanwhile.
         logger.info(
             "collection '%s': raised ef of searches with%s a filter from %d to %d, because their recall was %.3f (%.3f"
             " to %.3f) with a target of %g",
@@ -247,25 +257,28 @@ class RecallMonitor:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-def measure(collection: CollectionStore, sample: Sample, ef: int) -> float | None:
-    """Recall of one search, 0 to 1: at 10, or at fewer where fewer were asked for or exist. None without any.
+def measure(collection: CollectionStore, number: int, sample: Sample, ef: int) -> float | None:
+    """Recall of a search of a generation, 0 to 1: at 10, or at fewer where fewer were asked for or exist.
+
+    None where the generation has none of the documents.
 
     The exact search goes first, and cosines decide which documents count. Documents added between the two searches then
     hide nothing, and any of several documents with the same cosine will do.
     """
     selection = None if sample.filter is None else collection.select(sample.filter)
-    true = _cosines(collection, sample.vector, min(TOP, sample.documents), selection, exact=True)
-    if not true:
-        return None
-    found = _cosines(collection, sample.vector, sample.documents, selection, ef=ef)
+    with collection.read_generation(number) as generation:
+        true = _cosines(generation, sample.vector, min(TOP, sample.documents), selection, exact=True)
+        if not true:
+            return None
+        found = _cosines(generation, sample.vector, sample.documents, selection, ef=ef)
     enough = true[-1] - SCORE_TOLERANCE
     return min(len(true), sum(cosine >= enough for cosine in found)) / len(true)
 
 
 def _cosines(
-    collection: CollectionStore, vector: Vector, documents: int, selection: Selection | None, **how: Any
+    generation: GenerationReader, vector: Vector, documents: int, selection: Selection | None, **how: Any
 ) -> list[float]:
-    found = collection.dense(vector, documents, selection, **how)
+    found = generation.dense(vector, documents, selection, **how)
     cosines: list[float] = found.scores[first_of_each(found.keys)].tolist()
     return cosines
 

@@ -60,10 +60,10 @@ def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
         return
     keys = table.keys[unknown]
     if run.vector is not None:
-        scored = run.collection.dense_scores(run.vector, keys.tolist())
+        scored = run.generation.dense_scores(run.vector, keys.tolist())
         found, labels, cosines = scored.keys, scored.labels, scored.scores.astype(np.float64)
     else:
-        documents = run.collection.documents(keys.tolist(), Include(text=False, passages=True))
+        documents = run.generation.documents(keys.tolist(), Include(text=False, passages=True))
         pairs = [(key, passage.label) for key, document in documents.items() for passage in document.passages]
         found, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         cosines = np.full(len(pairs), np.nan)
@@ -76,7 +76,7 @@ def _inputs(
     """What the reranker reads of each passage; None for one that is gone or has nothing to read."""
     labels = table.passages.labels[positions].tolist()
     tokens = reranker.info.uses_token_vectors
-    stored = run.collection.passages(labels, token_vectors=tokens)
+    stored = run.generation.passages(labels, token_vectors=tokens)
     if tokens:
         return [
             RerankCandidate(token_vectors=passage.token_vectors)
@@ -85,7 +85,7 @@ def _inputs(
             for label in labels
         ]
     keys = table.keys[table.passages.rows[positions]].tolist()
-    documents = run.collection.documents(keys, Include(metadata=False))
+    documents = run.generation.documents(keys, Include(metadata=False))
     return [
         RerankCandidate(text=passage_content(document.title, document.text[passage.start : passage.end]))
         if (passage := stored.get(label)) is not None and (document := documents.get(key)) is not None

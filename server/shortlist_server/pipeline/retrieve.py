@@ -32,12 +32,12 @@ def retrieve(run: SearchRun, selection: Selection | None, lexical: LexicalCandid
     if run.plan.mode is not RetrievalMode.LEXICAL:
         assert run.vector is not None
         with run.stage("dense"):
-            found = run.collection.dense(
+            found = run.generation.dense(
                 run.vector, run.plan.dense_candidates, selection, ef=run.plan.ef, exact=run.plan.exact
             )
             if lexical is not None:
                 # Fusion then knows every cosine, and guesses none.
-                known = run.collection.dense_scores(run.vector, np.setdiff1d(lexical.keys, found.keys).tolist())
+                known = run.generation.dense_scores(run.vector, np.setdiff1d(lexical.keys, found.keys).tolist())
     with run.stage("fuse"):
         table = Candidates.of(found, known, lexical)
         table.sort(_fused(run, table))

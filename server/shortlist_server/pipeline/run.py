@@ -15,16 +15,22 @@ from shortlist_server.errors import DeadlineExceeded
 from shortlist_server.inference.base import QueryEmbedding, RerankQuery
 from shortlist_server.observe.observer import SearchWatch
 from shortlist_server.pipeline.plan import Plan
-from shortlist_server.storage.base import CollectionStore
+from shortlist_server.storage.base import CollectionStore, GenerationReader
 
 
 @dataclass(slots=True)
 class SearchRun:
-    """A running search: its request, its settings, and what it has done so far."""
+    """A running search: its request, its settings, and what it has done so far.
+
+    Attributes:
+        generation: the generation that the search reads from beginning to end, whatever is switched meanwhile.
+        sequence: the collection's when the search last began to read.
+    """
 
     request: SearchRequest
     deadline: Deadline
     collection: CollectionStore
+    generation: GenerationReader
     plan: Plan
     sequence: int
     started: float

@@ -41,6 +41,7 @@ from shortlist_server.pipeline.explain import explain
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import plan
 from shortlist_server.pipeline.recall import RecallMonitor
+from shortlist_server.pipeline.recent_queries import RecentQueries
 from shortlist_server.pipeline.rerank import Shortlist, fetch, note_partial, rerank
 from shortlist_server.pipeline.retrieve import match, retrieve
 from shortlist_server.pipeline.run import SearchRun
@@ -68,20 +69,22 @@ class Searcher:
         threads: Executor,
         observer: Observer,
         recall: RecallMonitor | None = None,
+        recent: RecentQueries | None = None,
     ) -> None:
-        """``recall`` takes note of every search; None for none."""
+        """``recall`` and ``recent`` note every search."""
         self._store = store
         self._models = models
         self._threads = threads
         self._observer = observer
         self._recall = recall
+        self._recent = recent
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
         """The best documents for a query, with the scores and ranks of every stage.
 
         Raises:
-            CollectionNotFound, ModelNotFound, ModelMismatch, InvalidArgument, InvalidVector, UnsupportedByCollection:
-                the request does not fit the collection.
+            CollectionNotFound, GenerationNotFound, ModelNotFound, ModelMismatch, InvalidArgument, InvalidVector,
+                UnsupportedByCollection: the request does not fit the collection.
             SequenceNotReached: the collection had not reached ``min_sequence`` when time ran out.
             DeadlineExceeded: time ran out before an answer.
             Overloaded, InferenceFailed: a model could not embed the query, or could not rerank under the policy FAIL.
@@ -118,8 +121,21 @@ class Searcher:
         started = time.perf_counter()
         # A search without a model spends most of its time on turns in a thread; leasing an open collection takes none.
         async with leased(self._store, request.collection, self._threads) as collection:
-            run = await self._begin(request, collection, started, deadline, watch)
-            return await self._run(run)
+            await _reach(collection, request.min_sequence, deadline)
+            with collection.read_generation(request.generation or None) as generation:
+                settings = plan(request, generation, self._models)
+                run = SearchRun(
+                    request=request,
+                    deadline=deadline,
+                    collection=collection,
+                    generation=generation,
+                    plan=settings,
+                    sequence=collection.sequence,
+                    started=started,
+                    watch=watch,
+                    degradations=list(settings.degradations),
+                )
+                return await self._run(run)
 
     async def _run(self, run: SearchRun) -> SearchResult:
         request = run.request
@@ -135,33 +151,16 @@ class Searcher:
             if hits is not None:
                 break
             run.sequence = run.collection.sequence
-            run.degradations.clear()
+            run.degradations[:] = run.plan.degradations
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
         if self._recall is not None:
             self._recall.note(run, table)
+        if self._recent is not None:
+            self._recent.note(run.collection, request)
         account = report(run, table, selection)
         explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
-
-    async def _begin(
-        self,
-        request: SearchRequest,
-        collection: CollectionStore,
-        started: float,
-        deadline: Deadline,
-        watch: SearchWatch,
-    ) -> SearchRun:
-        await _reach(collection, request.min_sequence, deadline)
-        return SearchRun(
-            request=request,
-            deadline=deadline,
-            collection=collection,
-            plan=plan(request, collection, self._models),
-            sequence=collection.sequence,
-            started=started,
-            watch=watch,
-        )
 
     async def _embed_and_match(self, run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
         """Embeds the query while a thread resolves the filter and asks the lexical index."""
@@ -200,8 +199,9 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
         run.embedding = await embedder.embed_query(
             run.request.text,
             instruction=run.plan.instruction,
-            dimension=run.collection.config.dimension,
+            dimension=run.generation.config.dimension,
             deadline=run.deadline,
+            fresh=run.request.fresh_embedding,
         )
 
 

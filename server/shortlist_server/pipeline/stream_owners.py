@@ -1,8 +1,8 @@
 """Remembers which client opened each named stream last, and which clients lost it.
 
-A client whose connection is broken when it loses the name hears nothing of that, and opens the stream again. Without
-this memory it would take the name back from the newer client. Kept in memory alone and bounded. Belongs to the server's
-event loop.
+A client whose connection is broken when it loses the name does not learn of it, and opens the stream again. Without
+this record it would take the name back from the newer client. The record is in memory and bounded. Belongs to the
+server's event loop.
 """
 
 from __future__ import annotations

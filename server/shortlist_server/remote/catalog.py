@@ -6,7 +6,8 @@ import dataclasses
 
 from shortlist_server.config import Config
 from shortlist_server.inference.entries import check_models
-from shortlist_server.inference.loaded_models import LoadedModels, late_interaction
+from shortlist_server.inference.loaded_models import LoadedModels, labels, late_interaction
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.services import (
     PASSAGE_LIMITS,
     QUERY_LIMITS,
@@ -41,12 +42,19 @@ def find_models(config: Config, observer: Observer | None = None) -> LoadedModel
     query_limits = dataclasses.replace(QUERY_LIMITS, threads=4 * len(pool))
     passage_limits = dataclasses.replace(PASSAGE_LIMITS, threads=2 * len(pool), niceness=0)
     rerank_limits = dataclasses.replace(RERANK_LIMITS, threads=2 * len(pool))
-    embedders = {
-        one.name: ScheduledEmbedder(
-            RemoteEmbedder(pool, one), query_limits=query_limits, passage_limits=passage_limits, observer=observer
+    engines = [RemoteEmbedder(pool, one) for one in described.embedders]
+    precedence = Precedence()
+    embedders = [
+        ScheduledEmbedder(
+            engine,
+            query_limits=query_limits,
+            passage_limits=passage_limits,
+            observer=observer,
+            label=label,
+            precedence=precedence,
         )
-        for one in described.embedders
-    }
+        for engine, label in zip(engines, labels([engine.info for engine in engines]), strict=True)
+    ]
     rerankers, default = late_interaction(embedders, observer)
     for number, one in enumerate(described.rerankers):
         rerankers[one.name] = ScheduledReranker(RemoteReranker(pool, one), rerank_limits, observer)

@@ -1,8 +1,9 @@
 """The connections to the workers: which worker gets a call, and what happens when it fails.
 
 A call goes to the worker with the fewest calls under way. A worker that cannot be reached rests for a while, and the
-call moves on to the next. The caller's deadline travels with the call, so no worker works for a caller that is gone.
-Calls block; any thread may make them.
+call moves on to the next; one that lacks a model, or has another revision of it, rests for that model alone. The
+caller's deadline travels with the call, so no worker works for a caller that is gone. Calls block; any thread may make
+them.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ class _Worker:
         self.stub = pb_grpc.WorkerServiceStub(self.channel)
         self.running = 0
         self.rests_until = 0.0
+        # Models that it refused, by name and revision, and until when nobody asks it for them first.
+        self.lacks_until: dict[tuple[str, str], float] = {}
+
+    def unlikely(self, model: tuple[str, str], now: float) -> bool:
+        """Whether it should be asked last for this model."""
+        return max(self.rests_until, self.lacks_until.get(model, 0.0)) > now
 
 
 class WorkerPool:
@@ -112,7 +119,8 @@ class WorkerPool:
             InvalidArgument, DocumentTooLarge, InferenceFailed: the worker refused the request, or its model failed.
         """
         refusal: ShortlistError = Unavailable("no worker can be reached", retry_after_seconds=_REST_SECONDS)
-        for worker in self._by_preference():
+        model = (getattr(request, "model", ""), getattr(request, "revision", ""))
+        for worker in self._by_preference(model):
             left = deadline.left_seconds()
             if left <= 0:
                 raise DeadlineExceeded("the deadline passed before a worker was asked")
@@ -128,10 +136,13 @@ class WorkerPool:
                 if not isinstance(refusal, _OTHER_WORKER_MAY):
                     raise refusal from error
                 logger.warning("%s", refusal.message)
-                if not isinstance(refusal, Overloaded):
+                if isinstance(refusal, ModelMismatch | ModelNotFound):
+                    worker.lacks_until[model] = time.monotonic() + _REST_SECONDS
+                elif not isinstance(refusal, Overloaded):
                     worker.rests_until = time.monotonic() + _REST_SECONDS
             else:
                 worker.rests_until = 0.0
+                worker.lacks_until.pop(model, None)
                 return answer
             finally:
                 with self._lock:
@@ -143,11 +154,11 @@ class WorkerPool:
         for worker in self._workers:
             worker.channel.close()
 
-    def _by_preference(self) -> list[_Worker]:
-        """All workers, the least busy first. Resting ones come last: they are tried when no other worker is left."""
+    def _by_preference(self, model: tuple[str, str]) -> list[_Worker]:
+        """All workers, the least busy first. Those that rest or lack the model come last, for when no other is left."""
         now = time.monotonic()
         with self._lock:
-            return sorted(self._workers, key=lambda worker: (worker.rests_until > now, worker.running))
+            return sorted(self._workers, key=lambda worker: (worker.unlikely(model, now), worker.running))
 
 
 def open_pool(config: Config) -> WorkerPool:

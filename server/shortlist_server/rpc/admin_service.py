@@ -16,7 +16,6 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import admin_service_pb2_grpc as pb_grpc
 from shortlist.v1 import operation_pb2
 from shortlist_server.domain import RecallEstimate
-from shortlist_server.errors import DataCorrupted, InvalidArgument
 from shortlist_server.inference.base import EmbedderInfo, ModelCatalog, RerankerInfo
 from shortlist_server.operations.operation import Work
 from shortlist_server.operations.registry import OperationRegistry
@@ -28,9 +27,7 @@ from shortlist_server.rpc.convert.operations import backup_out, operation_out
 from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import caller_of
 from shortlist_server.rpc.works import Works
-from shortlist_server.storage.backups.manifest import Backup as StoredBackup
-from shortlist_server.storage.backups.manifest import read_backup
-from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
@@ -54,7 +51,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
 
     def __init__(
         self,
-        store: EmbeddedStore,
+        store: Store,
         models: ModelCatalog,
         threads: Executor,
         backup_dir: Path,
@@ -82,7 +79,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             version=self._info.version,
             start_time=started,
             startup_time=duration_out(self._info.startup_seconds),
-            embedders=[_embedder_out(self._models.embedder(name).info) for name in self._models.embedder_names],
+            embedders=[_embedder_out(embedder.info) for embedder in self._models.embedders()],
             rerankers=[_reranker_out(self._models.reranker(name).info) for name in self._models.reranker_names],
             collection_count=sum(key.may_use(name) for name in names),
         )
@@ -118,7 +115,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         start = pages.after_number(request)
 
         def read() -> pb.ListBackupsResponse:
-            found = self._backups()
+            found = self._store.backups(self._backup_dir)
             token = pages.next_token(request, start + size) if start + size < len(found) else ""
             answer = Pieces(pb.ListBackupsResponse(next_page_token=token))
             for backup in found[start : start + size]:
@@ -130,16 +127,6 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
     async def _started(self, work: Callable[[], Work], context: Context) -> operation_pb2.Operation:
         checked = await self._in_thread(work)
         return operation_out(self._operations.start(checked, caller=caller_of(context)))
-
-    def _backups(self) -> list[StoredBackup]:
-        found = []
-        for folder in self._backup_dir.iterdir() if self._backup_dir.is_dir() else ():
-            if fields.NAME.fullmatch(folder.name):
-                try:
-                    found.append(read_backup(folder))
-                except (InvalidArgument, DataCorrupted) as error:
-                    logger.warning("%s is not listed: %s", folder, error.message)
-        return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

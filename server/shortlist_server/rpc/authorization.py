@@ -29,6 +29,7 @@ BEARER = "bearer "
 EVERY_COLLECTION = ("*",)
 
 _key: ContextVar[ApiKey] = ContextVar("key", default=ANYONE)
+_admission: ContextVar[Admission | None] = ContextVar("admission", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,13 @@ RULES: dict[str, Rule] = {
     "/shortlist.v1.CollectionService/ListCollections": Rule(Scope.READ, _none),
     "/shortlist.v1.CollectionService/UpdateCollection": Rule(Scope.WRITE, _collection),
     "/shortlist.v1.CollectionService/DeleteCollection": Rule(Scope.WRITE, _collection),
+    "/shortlist.v1.CollectionService/StartReindex": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/ListGenerations": Rule(Scope.READ, _collection),
+    # The examples of a comparison are queries of other callers.
+    "/shortlist.v1.CollectionService/CompareGenerations": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/SwitchGeneration": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/RollBackGeneration": Rule(Scope.ADMIN, _collection),
+    "/shortlist.v1.CollectionService/DropGeneration": Rule(Scope.ADMIN, _collection),
     "/shortlist.v1.AdminService/GetServerInfo": Rule(Scope.READ, _none),
     # Reveals nothing beyond what the caller could learn by searching.
     "/shortlist.v1.AdminService/GetRecall": Rule(Scope.READ, _collection),
@@ -97,6 +105,8 @@ RULES: dict[str, Rule] = {
         Scope.ADMIN, lambda request: (request.collection,) if request.collection else ()
     ),
     "/shortlist.v1.OperationService/CancelOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/PauseOperation": Rule(Scope.ADMIN, _none),
+    "/shortlist.v1.OperationService/ResumeOperation": Rule(Scope.ADMIN, _none),
     "/shortlist.v1.OperationService/WaitOperation": Rule(Scope.ADMIN, _none),
     f"/{V1}/ServerReflectionInfo": Rule(Scope.READ, _none),
     f"/{V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ, _none),
@@ -108,6 +118,17 @@ WORKER_RULES: dict[str, Rule] = {
     for name in ("Describe", "Cut", "EmbedQueries", "EmbedPassages", "Rerank", "RenderQuery", "RenderCandidates")
 }
 """Every method of a worker; it holds no collections, and changes nothing."""
+
+
+def hold_right_to(collections: Iterable[str]) -> None:
+    """Checks collections that the call's request did not name, now and again while the call goes on.
+
+    Raises:
+        PermissionDenied: the call's key has no right to one of them.
+    """
+    admission = _admission.get()
+    if admission is not None:
+        admission.check_collections(collections)
 
 
 def calling_key() -> ApiKey:
@@ -160,6 +181,7 @@ class AuthorizationInterceptor(WrappingInterceptor):
         admission = Admission(self._keys, key, rule.scope)
         admission.check_scope()
         _key.set(key)
+        _admission.set(admission)
         return admission, rule
 
     def _identify(self, context: Context) -> ApiKey:

@@ -57,6 +57,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),
+        "shortlist.v1.CompareGenerationsRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.JudgedQuery.qrels": Limit(MAX_QRELS),
         "shortlist.worker.v1.EmbedQueriesRequest.queries": Limit(MAX_TEXTS),
         "shortlist.worker.v1.EmbedPassagesRequest.contents": Limit(MAX_TEXTS),

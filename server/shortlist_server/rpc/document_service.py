@@ -22,7 +22,6 @@ from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.operations import Operation
 from shortlist_server.pipeline.portions import next_portion, portions_within
-from shortlist_server.rpc.aside import aside, converted
 from shortlist_server.rpc.bounds import MAX_DELETE, MAX_GET, MAX_OPERATIONS
 from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import (
@@ -35,6 +34,7 @@ from shortlist_server.rpc.convert.documents import (
 )
 from shortlist_server.rpc.convert.filters import filter_in
 from shortlist_server.rpc.idle_timeout import IdleTimeout
+from shortlist_server.rpc.offload import offload, offload_conversion
 from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.storage.base import CollectionStore, Store
 
@@ -100,7 +100,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             for first in range(0, len(acks), MAX_OPERATIONS):
                 part = acks[first : first + MAX_OPERATIONS]
                 acks_of_part = partial(acks_out, part, session.collection.sequence)
-                yield await aside(ACK_WEIGHT * len(part), acks_of_part)
+                yield await offload(ACK_WEIGHT * len(part), acks_of_part)
             self._observer.acknowledged([ack.status.value for ack in acks], sum(ack.tokens for ack in acks))
             yield pb.IngestResponse(credit=pb.IngestCredit(tokens=sum(ack.cost for ack in acks)))
         if session.draining:
@@ -120,7 +120,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """See the proto."""
         fields.within(len(request.ids), 1, MAX_GET, "ids")
-        ids = await converted(
+        ids = await offload_conversion(
             lambda: dict.fromkeys(fields.document_id(value, f"ids[{i}]") for i, value in enumerate(request.ids))
         )
         include = include_in(request.include)
@@ -146,18 +146,18 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             raise InvalidArgument("say what to delete: ids or a filter", field="selection")
         async with self._leased(request.collection) as collection:
             if kind == "filter":
-                filter = await converted(lambda: filter_in(request.filter, self._config))
+                filter = await offload_conversion(lambda: filter_in(request.filter, self._config))
                 deleted = await asyncio.wrap_future(await self._in_thread(partial(collection.delete_matching, filter)))
             else:
                 fields.within(len(request.ids.ids), 1, MAX_DELETE, "ids.ids")
-                deleted = await delete_by_id(collection, await converted(lambda: _deletions(request.ids.ids)))
+                deleted = await delete_by_id(collection, await offload_conversion(lambda: _deletions(request.ids.ids)))
             return pb.DeleteResponse(deleted_count=deleted, sequence=collection.sequence)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """See the proto."""
         size = pages.page_size(request)
-        filter = await converted(lambda: self._filter(request))
-        after = await converted(lambda: pages.after_number(request))
+        filter = await offload_conversion(lambda: self._filter(request))
+        after = await offload_conversion(lambda: pages.after_number(request))
         include = include_in(request.include)
 
         def read(collection: CollectionStore) -> pb.ListResponse:
@@ -178,7 +178,7 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         """See the proto."""
-        filter = await converted(lambda: self._filter(request))
+        filter = await offload_conversion(lambda: self._filter(request))
         return await self._with_collection(
             request.collection, lambda collection: pb.CountResponse(count=collection.count(filter))
         )

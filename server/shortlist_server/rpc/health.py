@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
@@ -23,13 +23,16 @@ from grpc_health.v1 import health, health_pb2
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import Overloaded, ServiceNotFound, ShortlistError
-from shortlist_server.inference.base import ModelCatalog
+from shortlist_server.inference.base import EmbedderInfo, ModelCatalog
+from shortlist_server.pipeline.models import notice
 from shortlist_server.storage.base import Store
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Context
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -125,6 +128,7 @@ class HealthKeeper:
         self._min_free_bytes = min_free_bytes
         self._interval_seconds = interval_seconds
         self._problems: dict[str, str] = {}
+        self._notices: dict[str, str] = {}
         self._probes = 0
 
     async def keep(self) -> None:
@@ -135,7 +139,14 @@ class HealthKeeper:
 
     async def check(self) -> None:
         """Checks once. Logs a problem when it begins and when it ends."""
-        models = await self._models_problem()
+        used, notices = await self._in_thread(self._collections)
+        self._note_collections(notices)
+        models = await self._models_problem(
+            lambda info: (
+                info == self._models.embedder(self._models.default_embedder).info
+                or any((info.name, one) in used for one in (info.revision, *info.former_revisions))
+            )
+        )
         store = await self._in_thread(self._store_problem)
         disk = await self._in_thread(self._disk_problem)
         for part, problem in (("models", models), ("store", store), ("disk", disk)):
@@ -150,23 +161,53 @@ class HealthKeeper:
         ):
             await self._servicer.set(service, SERVING if healthy else NOT_SERVING)
 
-    async def _models_problem(self) -> str:
-        """Lets every embedder embed a new text, which no cache can answer."""
+    async def _models_problem(self, needed: Callable[[EmbedderInfo], bool]) -> str:
+        """Lets every embedder embed a new text, which no cache can answer.
+
+        One that no search needs yet, such as that of a generation being built, does not make the service unhealthy.
+        """
         self._probes += 1
-        for name in self._models.embedder_names:
-            embedder = self._models.embedder(name)
+        found = ""
+        for embedder in self._models.embedders():
+            info = embedder.info
+            problem = ""
             try:
                 await embedder.embed_query(
                     f"health probe {self._probes}",
                     instruction="",
-                    dimension=embedder.info.dimension,
+                    dimension=info.dimension,
                     deadline=Deadline.after(PROBE_SECONDS),
                 )
             except Overloaded:
                 continue  # It has more to do than it can, which is not illness.
             except ShortlistError as error:
-                return f"embedder '{name}': {error.message}"
-        return ""
+                problem = f"embedder '{info.name}': {error.message}"
+            if needed(info):
+                found = found or problem
+            else:
+                self._note(f"embedder '{info.name}' in revision {info.revision[:12]}", problem)
+        return found
+
+    def _collections(self) -> tuple[set[tuple[str, str]], dict[str, str]]:
+        """Name and revision of the models that searches need, and the notices about collections, by name."""
+        used, notices = set(), {}
+        with contextlib.suppress(ShortlistError):
+            for collection in self._store.known():
+                with contextlib.suppress(ShortlistError):
+                    config = collection.config
+                    used.add((config.embedder, config.embedder_revision))
+                    if text := notice(config, self._models):
+                        notices[collection.name] = text
+        return used, notices
+
+    def _note_collections(self, notices: dict[str, str]) -> None:
+        """Logs news about the models of collections, once for each change."""
+        for name, text in notices.items():
+            if self._notices.get(name) != text:
+                logger.warning("collection '%s': %s", name, text)
+        for name in self._notices.keys() - notices.keys():
+            logger.info("collection '%s': its model is as it should be", name)
+        self._notices = notices
 
     def _store_problem(self) -> str:
         try:
@@ -190,5 +231,5 @@ class HealthKeeper:
         elif before and not problem:
             logger.info("%s: healthy again", part)
 
-    async def _in_thread(self, function: Callable[[], str]) -> str:
+    async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

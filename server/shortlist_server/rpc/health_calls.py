@@ -21,7 +21,7 @@ from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import HEALTH
 from shortlist_server.rpc.requests import Arrivals
 from shortlist_server.rpc.slots import Slots, caller_of
-from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_expected
 
 if TYPE_CHECKING:
     from shortlist_server.rpc.handlers import Behaviour, Context, Continuation, Handler
@@ -130,7 +130,7 @@ class HealthInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _status(method: str, error: Exception) -> grpc.Status:
-    if is_meant(error):
+    if is_expected(error):
         return grpc_status(error)
     request_id = secrets.token_hex(8)
     logger.error("%s failed, request %s", method, request_id, exc_info=error)

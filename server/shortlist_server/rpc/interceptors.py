@@ -28,7 +28,7 @@ from shortlist_server.rpc.handlers import WrappingInterceptor, exchanging
 from shortlist_server.rpc.holding import holder
 from shortlist_server.rpc.pieces import as_bytes
 from shortlist_server.rpc.requests import RequestReader
-from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_meant
+from shortlist_server.rpc.status import abort, grpc_status, internal_status, is_expected
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,19 @@ def deadline_of(context: Context, limit_seconds: float) -> Deadline:
     return Deadline.after(limit_seconds if left is None or math.isinf(left) else min(left, limit_seconds))
 
 
+def request_id_of(context: Context) -> tuple[str, dict[str, str]]:
+    """A call's id, the caller's own or a new one, and the call's metadata without what is binary."""
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    given = metadata.get(REQUEST_ID, "")
+    kept = 0 < len(given) <= 64 and given.isascii() and given.isprintable()
+    return given if kept else secrets.token_hex(8), metadata
+
+
 class CallInterceptor(WrappingInterceptor):
     """Bounds the calls served at once, reports every call, and turns errors into statuses.
 
-    Health checks are never refused, so that an overloaded server is not taken for a dead one. Calls that stream both
-    ways are not counted: they are long, and have a limit of their own.
+    Health checks are never refused, so that an overloaded server is not taken for a dead one. Streams are not counted:
+    they are long, and have limits of their own.
     """
 
     def __init__(
@@ -119,12 +127,8 @@ class CallInterceptor(WrappingInterceptor):
 
         async def written(requests: AsyncIterator[bytes], exchange: Exchange, context: Context) -> None:
             self._admit()
-            if handler.request_streaming:
-                messages = self._reader.messages(kind, requests)
-                await self._write(behaviour(messages, context), serialize, context)
-            else:
-                with self._slot():
-                    await self._write(behaviour(exchange, context), serialize, context)
+            given = self._reader.messages(kind, requests) if handler.request_streaming else exchange
+            await self._write(behaviour(given, context), serialize, context)
 
         async def unary(_: AsyncIterator[bytes], context: Context) -> Any:
             request_id, watch = self._begin(method, context)
@@ -167,9 +171,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _begin(self, method: str, context: Context) -> tuple[str, CallWatch]:
         """Gives the call its id, the caller's own or a new one; the answer returns it."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given = metadata.get(REQUEST_ID, "")
-        request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else secrets.token_hex(8)
+        request_id, metadata = request_id_of(context)
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
         # Never reset: each call has a task of its own, and the variable ends with it.
         current_request_id.set(request_id)
@@ -233,7 +235,7 @@ class CallInterceptor(WrappingInterceptor):
 
     def _ended(self, error: Exception, method: str, request_id: str) -> tuple[str, grpc.Status]:
         """The code and the status of a call that ends with an error."""
-        if is_meant(error):
+        if is_expected(error):
             logger.debug("%s refused: %s", method, error.reason)
             if isinstance(error, Overloaded):
                 self._observer.refused(error.metadata.get("setting", "queue"))
@@ -252,4 +254,4 @@ class CallInterceptor(WrappingInterceptor):
 
 
 def _code(error: Exception) -> str:
-    return grpc_status(error).code.name if is_meant(error) else "INTERNAL"
+    return grpc_status(error).code.name if is_expected(error) else "INTERNAL"

@@ -12,7 +12,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from shortlist_server.config import Config
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SEARCH = "/shortlist.v1.SearchService/"
 INGEST = "/shortlist.v1.DocumentService/Ingest"
+WAIT_OPERATION = "/shortlist.v1.OperationService/WaitOperation"
 
 RETRY_SECONDS = 0.25
 """When to repeat a refused call: a search takes a fraction of it."""
@@ -45,6 +46,9 @@ LARGE_AT_ONCE = 2
 
 MAX_LARGE_WAITS, MAX_LARGE_WAITS_OF_CALLER = 128, 32
 """Calls for such answers, those that wait included."""
+
+MAX_OPERATION_WAITS, MAX_OPERATION_WAITS_OF_CALLER = 256, 64
+"""Streams of ``WaitOperation``, which may be open for hours."""
 
 WAITS_SHARE = 4
 """One caller may have this fraction (one in four) of the searches that wait for a sequence."""
@@ -196,6 +200,13 @@ class LimitInterceptor(WrappingInterceptor):
             config.max_ingest_streams_per_caller,
             STREAM_RETRY_SECONDS,
         )
+        self.operation_waits = Slots(
+            "max_operation_waits",
+            MAX_OPERATION_WAITS,
+            "max_operation_waits_per_caller",
+            MAX_OPERATION_WAITS_OF_CALLER,
+            STREAM_RETRY_SECONDS,
+        )
         self._rates = Rates(config.max_requests_per_second)
         self._max_message_bytes = config.max_message_bytes
         self._unsent = UnsentAnswers(config.max_unsent_bytes)
@@ -214,15 +225,16 @@ class LimitInterceptor(WrappingInterceptor):
         return self.queue.all_taken
 
     @asynccontextmanager
-    async def _large_answer(self, caller: str) -> AsyncIterator[None]:
+    async def large_answer(self, caller: str) -> AsyncIterator[None]:
+        """A turn to make an answer that may be megabytes large. Raises ``Overloaded``."""
         with self._large_waits.taking(caller):
             async with self._large:
+                self._unsent.check(caller, large=True)
                 yield
 
     def wrapped(self, method: str, handler: Handler) -> Handler:
         """See ``WrappingInterceptor``."""
-        slots = self.streams if method == INGEST else self.searches if method.startswith(SEARCH) else self.calls
-
+        slots = self._slots(method)
         large = method in LARGE_ANSWERS
 
         def unary(behaviour: Behaviour) -> Unary:
@@ -232,8 +244,7 @@ class LimitInterceptor(WrappingInterceptor):
                 with slots.taking(caller):
                     self._unsent.check(caller, large=False)
                     await exchange.request()
-                    async with self._large_answer(caller) if large else nullcontext():
-                        self._unsent.check(caller, large=large)
+                    async with self.large_answer(caller) if large else nullcontext():
                         answer = as_bytes(handler.response_serializer, await behaviour(exchange, context))
                     # The call's interceptor refuses what is larger.
                     self._unsent.take(exchange.held, caller, min(len(answer), self._max_message_bytes))
@@ -247,8 +258,19 @@ class LimitInterceptor(WrappingInterceptor):
                 self._rates.take(caller)
                 with slots.taking(caller):
                     async for response in behaviour(requests, context):
-                        yield response
+                        with ExitStack() as held:
+                            # What is bytes by now may be large, and waits here until the client takes it.
+                            if isinstance(response, bytes):
+                                self._unsent.take(held, caller, len(response))
+                            yield response
 
             return call
 
         return wrap(handler, unary=unary, streaming=streaming)
+
+    def _slots(self, method: str) -> Slots:
+        if method == INGEST:
+            return self.streams
+        if method == WAIT_OPERATION:
+            return self.operation_waits
+        return self.searches if method.startswith(SEARCH) else self.calls

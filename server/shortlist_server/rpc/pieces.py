@@ -70,7 +70,7 @@ class Pieces(Generic[M]):
 
 
 def as_bytes(serialize: Any, response: Any) -> Any:
-    """The bytes of a response; what is bytes already stays as it is."""
+    """The bytes of a response; bytes stay as they are."""
     return response if isinstance(response, bytes) else serialize(response)
 
 

@@ -1,20 +1,23 @@
 """Answers a repeated call as the first one was answered (AIP-155).
 
 A caller whose connection breaks cannot know whether its call was done. If its request has a ``request_id``, it can send
-it again: the call is done once, however often it comes. What is done belongs to the id and not to one call, so it goes
-on when a call is cancelled, and calls with the same id that come meanwhile wait for it together.
+it again: the server does it once, however often it comes. The work belongs to the id and not to one call: it goes on
+when a call is cancelled, and calls with the same id that come meanwhile wait for it together.
 
-Answers are kept in memory, for a limited time. A failed call is forgotten at once: nothing was done, so a repetition
-may do better. Coroutines on the server's event loop.
+Answers are kept in memory, within the limits below. A failed call is forgotten at once, so a repetition is done anew.
+The first may have done a part: a deletion by filter or by ids keeps the steps before its failure, and a retry of dead
+letters the documents that it stored. Coroutines on the server's event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -24,9 +27,9 @@ from google.protobuf.message import Message
 
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, RequestIdReused, ShortlistError, Unavailable
-from shortlist_server.rpc.aside import converted
 from shortlist_server.rpc.exchange import Exchange
 from shortlist_server.rpc.handlers import Behaviour, Streaming, Unary, WrappingInterceptor, wrap
+from shortlist_server.rpc.offload import offload_conversion
 from shortlist_server.rpc.slots import Slots, caller_of
 
 if TYPE_CHECKING:
@@ -38,11 +41,15 @@ KEPT_SECONDS = 600.0
 """Time for which an answer is kept. Callers repeat a call within seconds."""
 
 KEPT, KEPT_OF_CALLER = 10_000, 2_000
-"""Answers that are kept; the oldest goes first."""
+"""Most answers that are kept, in all and of one caller. The oldest is forgotten first."""
 
 KEPT_BYTES = 16 * 1024 * 1024
+"""Most bytes of all answers that are kept."""
 
 RETRY_SECONDS = 0.5
+
+CANCEL_SECONDS = 1.0
+"""Time for a cancelled work to end."""
 
 MAX_ID_CHARACTERS = 64
 
@@ -56,6 +63,7 @@ class _Answered:
 
     fingerprint: bytes
     task: asyncio.Task[Any]
+    held: ExitStack
     size: int = 0
     end: float = 0.0
     waiting: int = 0
@@ -79,7 +87,12 @@ class RequestIds:
         self._bytes = 0
 
     async def answer(
-        self, caller: str, request_id: str, fingerprint: bytes, work: Callable[[], Coroutine[Any, Any, Any]]
+        self,
+        caller: str,
+        request_id: str,
+        fingerprint: bytes,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        held: ExitStack | None = None,
     ) -> Any:
         """The answer to a call, done now unless it is being done or was done.
 
@@ -87,6 +100,7 @@ class RequestIds:
             caller: who calls; ids of different callers have nothing to do with each other.
             fingerprint: of the method and the whole request.
             work: does the call.
+            held: what the call holds of the limits. If it is done now, that is held until the work has ended.
 
         Raises:
             RequestIdReused: the id belongs to another request.
@@ -97,7 +111,7 @@ class RequestIds:
         key = (caller, request_id)
         known = self._running.get(key) or self._done.get(key)
         if known is None:
-            known = self._start(key, fingerprint, work)
+            known = self._start(key, fingerprint, work, ExitStack() if held is None else held.pop_all())
         elif known.fingerprint != fingerprint:
             raise RequestIdReused(
                 "the request id belongs to another request; choose a new one for each request", field="request_id"
@@ -113,14 +127,19 @@ class RequestIds:
             known.waiting -= 1
 
     async def drain(self, grace_seconds: float) -> None:
-        """Waits for what is being done although nobody waits for it any more; then cancels it."""
+        """Waits for what is being done although nobody waits for it any more; then cancels it and sees it end."""
         tasks = [one.task for one in self._running.values()]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace_seconds)
             for task in late:
                 task.cancel()
+            if late:
+                # What the work uses is closed next. A work in a thread cannot be stopped, and is not waited for here.
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
-    def _start(self, key: _Key, fingerprint: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> _Answered:
+    def _start(
+        self, key: _Key, fingerprint: bytes, work: Callable[[], Coroutine[Any, Any, Any]], held: ExitStack
+    ) -> _Answered:
         caller, _ = key
 
         async def run() -> Any:
@@ -128,12 +147,13 @@ class RequestIds:
                 return await work()
 
         task = asyncio.create_task(run())
-        started = self._running[key] = _Answered(fingerprint=fingerprint, task=task)
+        started = self._running[key] = _Answered(fingerprint=fingerprint, task=task, held=held)
         task.add_done_callback(partial(self._ended, key, started))
         return started
 
     def _ended(self, key: _Key, one: _Answered, task: asyncio.Task[Any]) -> None:
         del self._running[key]
+        one.held.close()
         if task.cancelled():
             return
         error = task.exception()
@@ -193,8 +213,10 @@ class RequestIdInterceptor(WrappingInterceptor):
                 _check(request_id)
                 # An exchange and a context of its own: those of this call end with the call.
                 own, peer = Exchange(partial(_received, request)), _Peer(context.peer())
-                fingerprint = await converted(partial(_fingerprint, method, request))
-                return await self._ids.answer(caller_of(context), request_id, fingerprint, lambda: behaviour(own, peer))
+                fingerprint = await offload_conversion(partial(_fingerprint, method, request))
+                return await self._ids.answer(
+                    caller_of(context), request_id, fingerprint, lambda: behaviour(own, peer), exchange.held
+                )
 
             return call
 
@@ -230,5 +252,22 @@ def _check(request_id: str) -> None:
 
 
 def _fingerprint(method: str, request: Message) -> bytes:
-    content = request.SerializeToString(deterministic=True)
-    return blake2b(method.encode() + b"\0" + content, digest_size=16).digest()
+    """Of the method and what the request says. Not of its bytes: a client may send the same in another order."""
+    digest = blake2b(method.encode(), digest_size=16)
+    for part in _parts(request):
+        digest.update(struct.pack("<Q", len(part)))
+        digest.update(part)
+    return digest.digest()
+
+
+def _parts(request: Message) -> Iterator[bytes]:
+    """A request in pieces, as protobuf keeps the interpreter's lock while it serialises one."""
+    rest: dict[str, Any] = {}
+    for field, value in request.ListFields():
+        if field.is_repeated and field.message_type is not None:
+            yield field.name.encode()
+            yield from (one.SerializeToString(deterministic=True) for one in value)
+        else:
+            rest[field.name] = value
+    yield b""
+    yield type(request)(**rest).SerializeToString(deterministic=True)

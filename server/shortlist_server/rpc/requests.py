@@ -23,7 +23,7 @@ from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
 from shortlist_server.rpc import bounds
-from shortlist_server.rpc.aside import INLINE_BYTES, received_bytes
+from shortlist_server.rpc.offload import INLINE_BYTES, received_bytes
 from shortlist_server.rpc.slots import Slots, caller_of
 from shortlist_server.rpc.wire import Walker
 
@@ -66,7 +66,7 @@ RETRY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RequestType:
     """A type of request."""
 
     walker: Walker | None
@@ -130,7 +130,7 @@ class RequestReader:
         self._memory = memory.Trimmer()
         self._parsing = asyncio.Semaphore(PARSED_AT_ONCE)
 
-    def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> Kind:
+    def kind(self, method: str, deserialize: Callable[[bytes], Any] | None) -> RequestType:
         """The kind of a method's requests.
 
         Raises:
@@ -140,10 +140,10 @@ class RequestReader:
         try:
             descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
         except KeyError:
-            return Kind(None, deserialize or (lambda data: data))
-        return Kind(Walker(descriptor, self._limits), deserialize or (lambda data: data))
+            return RequestType(None, deserialize or (lambda data: data))
+        return RequestType(Walker(descriptor, self._limits), deserialize or (lambda data: data))
 
-    async def receive(self, kind: Kind, context: Context, held: ExitStack) -> Any:
+    async def receive(self, kind: RequestType, context: Context, held: ExitStack) -> Any:
         """The request of a call. What it takes of a limit is held until the stack closes.
 
         Raises:
@@ -162,7 +162,7 @@ class RequestReader:
         held.enter_context(self._large.taking(caller, size))
         return await self._parsed_aside(kind, raw, size)
 
-    async def messages(self, kind: Kind, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async def messages(self, kind: RequestType, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """The messages of a stream. Raises ``InvalidArgument`` at one that cannot be parsed or holds too much."""
         async for raw in requests:
             size = self._full_size(raw)
@@ -188,7 +188,7 @@ class RequestReader:
             )
         return size
 
-    async def _parsed_aside(self, kind: Kind, raw: bytes, size: int) -> Any:
+    async def _parsed_aside(self, kind: RequestType, raw: bytes, size: int) -> Any:
         async with self._parsing:
             try:
                 return await asyncio.to_thread(self._parsed, kind, raw, size)
@@ -197,7 +197,7 @@ class RequestReader:
                     self._memory.freed()
 
     @staticmethod
-    def _parsed(kind: Kind, raw: bytes, size: int) -> Any:
+    def _parsed(kind: RequestType, raw: bytes, size: int) -> Any:
         data = _decompressed(raw, size) if raw.startswith(GZIP) else raw
         if kind.walker is not None and size > UNCOUNTED_BYTES:
             kind.walker.check(data)

@@ -15,13 +15,13 @@ from shortlist_server.domain import Deadline, SearchRequest
 from shortlist_server.errors import ShortlistError
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.rpc.answers import AnswerRoom
-from shortlist_server.rpc.aside import aside, converted
 from shortlist_server.rpc.bounds import MAX_BATCH
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.errors import error_out
 from shortlist_server.rpc.convert.search import request_in, response_out, weight
 from shortlist_server.rpc.interceptors import deadline_of
 from shortlist_server.rpc.limits import LARGE_AT_ONCE, AdmissionQueue, Shared
+from shortlist_server.rpc.offload import offload, offload_conversion
 from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import Slots, caller_of
 
@@ -52,7 +52,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto."""
-        search = await converted(lambda: request_in(request, self._config))
+        search = await offload_conversion(lambda: request_in(request, self._config))
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         waiting = self._waiting(caller_of(context))
         return await self._search(search, deadline, waiting, self._queue.taking, Pieces.answer)
@@ -60,7 +60,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
     async def BatchSearch(self, request: pb.BatchSearchRequest, context: Context) -> pb.BatchSearchResponse:
         """See the proto. A batch has one place in the queue, and one turn while any of its searches runs."""
         fields.within(len(request.requests), 1, MAX_BATCH, "requests")
-        searches = await converted(lambda: [self._read(search) for search in request.requests])
+        searches = await offload_conversion(lambda: [self._read(search) for search in request.requests])
         deadline = deadline_of(context, self._config.max_deadline_seconds)
         waiting, turn = Shared(self._waiting(caller_of(context))), Shared(self._queue.taking)
         working = asyncio.Semaphore(BATCH_CONCURRENCY)
@@ -93,7 +93,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
             results.clear()  # An error's traceback holds what its frames hold.
             raise too_large
         made = [result.result() for result in results]
-        return await aside(room.taken, partial(_results_out, made))
+        return await offload(room.taken, partial(_results_out, made))
 
     def _read(self, message: pb.SearchRequest) -> SearchRequest | ShortlistError:
         try:
@@ -120,7 +120,7 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
 
             size = weight(result, request.include)
             async with self._large if size > LARGE_BYTES else nullcontext():
-                return await aside(size, answer)
+                return await offload(size, answer)
 
     def _waiting(self, caller: str) -> Taking:
         @asynccontextmanager

@@ -36,6 +36,7 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.CollectionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.GenerationNotFound: grpc.StatusCode.NOT_FOUND,
     errors.OperationNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ServiceNotFound: grpc.StatusCode.NOT_FOUND,
     errors.CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
@@ -44,6 +45,8 @@ STATUS: dict[type[errors.ShortlistError], grpc.StatusCode] = {
     errors.UnsupportedByCollection: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SequenceNotReached: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NewerDataFormat: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.GenerationNotReady: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OperationNotPausable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.OutOfSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -98,7 +101,7 @@ def internal_message(request_id: str) -> status_pb2.Status:
     )
 
 
-def is_meant(error: Exception) -> TypeGuard[errors.ShortlistError]:
+def is_expected(error: Exception) -> TypeGuard[errors.ShortlistError]:
     """Whether the error is meant for the caller; the base class itself stands for unforeseen ones."""
     return isinstance(error, errors.ShortlistError) and type(error) is not errors.ShortlistError
 
@@ -113,7 +116,7 @@ async def abort(context: Context, status: grpc.Status, *metadata: tuple[str, str
 
 
 def _cut(text: str, most: int) -> str:
-    """The text, or its begin and its end where it has more than so many bytes. Lone surrogates become "?"."""
+    """The text; if it has more than ``most`` bytes, its beginning and its end. Lone surrogates become "?"."""
     data = text.encode("utf-8", "replace")
     if len(data) > most:
         part = (most - len(_CUT)) // 2

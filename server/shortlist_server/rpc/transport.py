@@ -67,7 +67,7 @@ def keep_library() -> None:
 
     Otherwise it ends with the last server and channel of ``grpc.aio``. Its end joins a thread that may itself wait for
     an event loop to read from a socket, and where the loop is closed it waits for ever
-    (https://github.com/grpc/grpc/pull/40989). Whoever makes a server meanwhile, as the next test, waits with it.
+    (https://github.com/grpc/grpc/pull/40989). Whoever makes a server meanwhile, such as the next test, would wait too.
     """
     grpc.aio.init_grpc_aio()
 

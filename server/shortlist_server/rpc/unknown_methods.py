@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from shortlist_server.errors import Unimplemented
+from shortlist_server.rpc.interceptors import REQUEST_ID, request_id_of
 from shortlist_server.rpc.status import abort, grpc_status
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
-    """Answers where no interceptor and no service behind it has a handler. Comes before the others."""
+    """Answers calls that no service and no later interceptor handles. Comes before the others."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -29,8 +30,12 @@ class UnknownMethodInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _refuse(_: AsyncIterator[bytes], context: Context) -> None:
-    await abort(context, grpc_status(Unimplemented("this release of the server has no such method")))
+    await abort(
+        context,
+        grpc_status(Unimplemented("this server serves no such method")),
+        (REQUEST_ID, request_id_of(context)[0]),
+    )
 
 
 _REFUSAL: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
-"""One for all names: nothing is kept of the names that callers make up."""
+"""One for all names: names that callers make up take no memory."""

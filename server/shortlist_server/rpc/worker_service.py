@@ -49,7 +49,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """See the proto."""
-        embedders = [self._models.embedder(name).info for name in self._models.embedder_names]
+        embedders = [embedder.info for embedder in self._models.embedders()]
         rerankers = [self._models.reranker(name).info for name in self._models.reranker_names]
         return pb.DescribeResponse(
             embedders=[_embedder_out(info) for info in embedders],
@@ -138,7 +138,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     def _embedder(
         self, request: pb.CutRequest | pb.EmbedQueriesRequest | pb.EmbedPassagesRequest | pb.RenderQueryRequest
     ) -> EmbedderService:
-        service = self._models.embedder(request.model)
+        service = self._models.embedder(request.model, request.revision)
         _check_revision(request.model, request.revision, service.info.revision)
         return service
 

@@ -1,6 +1,6 @@
-"""What AdminService starts: each method checks a request and returns the work that it asks for.
+"""The works of AdminService: each method checks a request and returns the work that it asks for.
 
-What is wrong with a request fails its call; what goes wrong later fails the operation. The checks block, so call the
+A fault of the request fails the call; a later fault fails the operation. The checks block, so call the
 methods in a thread; the works run on the server's event loop and use threads of their own.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
@@ -21,7 +21,14 @@ from shortlist.v1 import admin_service_pb2 as pb
 from shortlist.v1 import operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import Deadline
-from shortlist_server.errors import CollectionExists, CollectionNotFound, InvalidArgument, Unavailable
+from shortlist_server.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    InvalidArgument,
+    OperationCancelled,
+    ShortlistError,
+    Unavailable,
+)
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.operations.operation import Control, Kind, Work
 from shortlist_server.pipeline.evaluate import Evaluation, Evaluator
@@ -30,10 +37,10 @@ from shortlist_server.rpc.convert import evaluation, fields
 from shortlist_server.rpc.convert.collections import collection_out
 from shortlist_server.rpc.convert.operations import Result, backup_out, copy_progress_out, verify_report_out
 from shortlist_server.rpc.pieces import Pieces
-from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk.files import FOLDER_MODE
-from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.reports import Check, CollectionReport, Progress
 
 MAX_SAMPLE = 10_000
 DEFAULT_SAMPLE = 200
@@ -49,12 +56,14 @@ class Works:
 
     def __init__(
         self,
-        store: EmbeddedStore,
+        store: Store,
         models: ModelCatalog,
         threads: Executor,
         at_once: int,
         backup_dir: Path,
         evaluator: Evaluator,
+        turns_to_measure: asyncio.Semaphore,
+        go_on_with: Callable[[str], Awaitable[None]],
         config: Config,
     ) -> None:
         """Belongs to the event loop that runs.
@@ -62,6 +71,8 @@ class Works:
         Args:
             threads: run verifications, backups and restores, each for minutes.
             at_once: how many of these run at the same time.
+            turns_to_measure: held by work that measures searches, because two at a time would slow each other down.
+            go_on_with: resumes the reindex, if there is one, of a collection that was restored or repaired.
         """
         self._store = store
         self._models = models
@@ -70,8 +81,8 @@ class Works:
         self._evaluator = evaluator
         self._config = config
         self._turns = asyncio.Semaphore(at_once)
-        # One after the other: each would only slow the other down, and searches with it.
-        self._turn_to_evaluate = asyncio.Semaphore(1)
+        self._turns_to_measure = turns_to_measure
+        self._go_on_with = go_on_with
 
     def verify(self, request: pb.VerifyRequest) -> Work:
         """Checks collections.
@@ -94,7 +105,7 @@ class Works:
                 control.cancellation.check()
 
                 def tell(step: str, name: str = name) -> None:
-                    control.tell(operation_pb2.VerifyProgress(collection=name, step=step))
+                    control.report_progress(operation_pb2.VerifyProgress(collection=name, step=step))
 
                 try:
                     report = self._store.verify(
@@ -105,19 +116,34 @@ class Works:
                         progress=tell,
                         cancellation=control.cancellation,
                     )
-                except (CollectionNotFound, Unavailable):
-                    # One of all that is dropped meanwhile need not be verified.
-                    if request.collection or name in self._store.names():
+                except OperationCancelled:
+                    raise
+                except ShortlistError as error:
+                    if request.collection:
                         raise
-                else:
-                    found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
+                    # When all collections are verified, one that is dropped meanwhile is left out.
+                    if isinstance(error, CollectionNotFound | Unavailable) and name not in self._store.names():
+                        continue
+                    # The reports of the others must not be lost.
+                    check = Check(name="verification", ok=False, detail=error.message)
+                    report = CollectionReport(name=name, checks=[check])
+                found.add(operation_pb2.VerifyResult.REPORTS_FIELD_NUMBER, verify_report_out(report))
             return Result(field=operation_pb2.Operation.VERIFY_RESULT_FIELD_NUMBER, data=found.joined())
+
+        async def run(control: Control) -> Result:
+            result = await control.in_thread(self._threads, lambda: verify(control))
+            if request.repair:
+                unfinished = await control.in_thread(self._threads, self._store.reindexing)
+                for name in unfinished:
+                    if request.collection in ("", name):
+                        await self._go_on_with(name)
+            return result
 
         return Work(
             kind=Kind.VERIFY,
             collection=request.collection,
             collections=(request.collection,) if request.collection else EVERY_COLLECTION,
-            run=lambda control: control.in_thread(self._threads, lambda: verify(control)),
+            run=run,
             turns=self._turns,
         )
 
@@ -139,7 +165,7 @@ class Works:
             made = self._store.backup(
                 folder,
                 names or None,
-                progress=lambda at: control.tell(copy_progress_out(at)),
+                progress=lambda at: control.report_progress(copy_progress_out(at)),
                 cancellation=control.cancellation,
             )
             data = backup_out(made).SerializeToString()
@@ -174,20 +200,25 @@ class Works:
             note = ""
 
             def tell(at: Progress) -> None:
-                # A note is said once; here it stays, because not every progress is read.
+                # The store sends a note once. It is repeated here, because not every progress is read.
                 nonlocal note
                 note = at.note or note
-                control.tell(copy_progress_out(replace(at, note=note)))
+                control.report_progress(copy_progress_out(replace(at, note=note)))
 
             collection = self._store.restore(folder, name, new_name, progress=tell, cancellation=control.cancellation)
             data = collection_out(collection.info(), self._models).SerializeToString()
             return Result(field=operation_pb2.Operation.RESTORED_COLLECTION_FIELD_NUMBER, data=data)
 
+        async def run(control: Control) -> Result:
+            result = await control.in_thread(self._threads, lambda: restore(control))
+            await self._go_on_with(new_name)
+            return result
+
         return Work(
             kind=Kind.RESTORE,
             collection=new_name,
             collections=tuple(dict.fromkeys((new_name, name))),
-            run=lambda control: control.in_thread(self._threads, lambda: restore(control)),
+            run=run,
             turns=self._turns,
         )
 
@@ -202,7 +233,9 @@ class Works:
         queries = evaluation.queries_in(request, self._config)
         settings = evaluation.all_settings_in(request, self._config)
         self._check_exist([name])
-        if request.include_queries:
+        # Not the request itself, which would be kept until the operation ends.
+        include_queries = request.include_queries
+        if include_queries:
             size = evaluation.reports_bytes(queries, settings)
             if size > self._config.max_message_bytes // 2:
                 raise InvalidArgument(
@@ -212,7 +245,7 @@ class Works:
                 )
 
         def serialized(one: Evaluation) -> bytes:
-            return evaluation.report_out(one, include_queries=request.include_queries).SerializeToString()
+            return evaluation.report_out(one, include_queries=include_queries).SerializeToString()
 
         async def reports(control: Control) -> Result:
             found = self._pieces(operation_pb2.EvaluateResult())
@@ -222,7 +255,7 @@ class Works:
                         report = await asyncio.to_thread(serialized, one)
                         found.add(operation_pb2.EvaluateResult.REPORTS_FIELD_NUMBER, report)
                     else:
-                        control.tell(evaluation.progress_out(one))
+                        control.report_progress(evaluation.progress_out(one))
             return Result(field=operation_pb2.Operation.EVALUATE_RESULT_FIELD_NUMBER, data=found.joined())
 
         return Work(
@@ -230,7 +263,8 @@ class Works:
             collection=name,
             collections=(name,),
             run=lambda control: control.interruptible(reports(control)),
-            turns=self._turn_to_evaluate,
+            turns=self._turns_to_measure,
+            held_bytes=request.ByteSize(),
         )
 
     def _backup_folder(self, name: str, field: str) -> Path:

@@ -3,48 +3,50 @@
 An ``EmbeddedCollection`` exists as long as its folder. Its ``OpenCollection`` holds everything that costs memory,
 descriptors and work; it is made on first use and closed when the collection is idle. Every method opens a closed
 collection, and keeps it open until the method returns or its future is done. A ``lease`` keeps it open for longer, so
-methods called meanwhile never wait for an opening. ``name``, ``config``, ``sequence``, ``ef``, ``info`` and ``stats``
-are read often and never open it. Any thread may call any method.
+methods called meanwhile never wait for an opening. What is read often never opens it: ``name``, ``config``,
+``generation``, ``sequence``, ``ef``, ``info``, ``stats`` and ``generations``. Any thread may call any method.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from shortlist_server.domain import (
+    BuiltDocument,
     Change,
     CollectionConfig,
     CollectionInfo,
     Commit,
     DeadLetter,
-    DenseCandidates,
     Filter,
+    Generation,
+    GenerationConfig,
     Include,
     LexicalCandidates,
     SearchDefaults,
     StoredDocument,
     StreamPosition,
-    Vector,
 )
-from shortlist_server.errors import UnsupportedByCollection
 from shortlist_server.storage.base import Lease, Selection
 from shortlist_server.storage.compaction.reconcile import Difference
 from shortlist_server.storage.compaction.recovery import Damage
-from shortlist_server.storage.compaction.scheduler import CollectionStats, stats_of
-from shortlist_server.storage.opening.facts import Settings
+from shortlist_server.storage.compaction.scheduler import stats_of
+from shortlist_server.storage.generations.reader import EmbeddedGeneration
+from shortlist_server.storage.generations.shown import Settings
 from shortlist_server.storage.opening.lifecycle import Lifecycle
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reports import CollectionStats
 from shortlist_server.storage.rows import dead_letters
-from shortlist_server.storage.rows.reader import RowReader, read_page
+from shortlist_server.storage.rows.documents import documents_by_id, read_page
+from shortlist_server.storage.rows.lacking import read_lacking
+from shortlist_server.storage.rows.reader import RowReader
 from shortlist_server.storage.rows.settings import NOT_RAISED, RaisedEf
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors import search as dense
@@ -120,14 +122,20 @@ class EmbeddedCollection(RowReader):
 
     @property
     def config(self) -> CollectionConfig:
-        """The settings with which it was made, and the search defaults as last updated."""
+        """The settings with which it was made, the search defaults as last updated, and the serving generation's."""
         return self._settings().config
+
+    @property
+    def generation(self) -> int:
+        """Number of the serving generation."""
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().info.generation if opened is None else opened.serving.number
 
     @property
     def sequence(self) -> int:
         """Sequence of the last commit."""
         opened = self._lifecycle.opened
-        return self._lifecycle.facts().info.sequence if opened is None else opened.snapshot.sequence
+        return self._lifecycle.facts().info.sequence if opened is None else opened.sequence
 
     def ef(self, *, filtered: bool) -> int:
         """The ``ef`` of dense searches that name none; see ``CollectionStore.ef``."""
@@ -141,20 +149,21 @@ class EmbeddedCollection(RowReader):
     def stats(self) -> CollectionStats:
         """The state of maintenance, for an operator; for a closed collection, without its segments."""
         opened = self._lifecycle.opened
-        return stats_of(self._lifecycle.tally, self.damage, None if opened is None else opened.snapshot)
+        snapshot = None if opened is None else opened.serving.index.snapshot
+        return stats_of(list(self._lifecycle.tallies.values()), self.damage, snapshot)
 
     def _settings(self) -> Settings:
         opened = self._lifecycle.opened
         return self._lifecycle.facts().settings if opened is None else opened.settings
 
     def flush_now(self) -> int:
-        """Flushes the whole growing segment and waits for the builds; returns the number of segments made.
+        """Flushes all growing segments and waits for the builds; returns the number of segments made.
 
         Raises:
             BuildFailed: a build failed; the collection is as it was before that build.
         """
         with self._lifecycle.use() as opened:
-            return opened.compaction.flush_now()
+            return sum(one.compaction.flush_now() for one in opened.generations.shown.generations.values())
 
     def merge_now(self) -> int:
         """Merges neighbouring segments up to the largest size and waits for the builds; returns the number made.
@@ -163,7 +172,7 @@ class EmbeddedCollection(RowReader):
             BuildFailed: a build failed; the segments it was to replace stay.
         """
         with self._lifecycle.use() as opened:
-            return opened.compaction.merge_now()
+            return sum(one.compaction.merge_now() for one in opened.generations.shown.generations.values())
 
     @property
     def folder(self) -> Path:
@@ -177,9 +186,14 @@ class EmbeddedCollection(RowReader):
 
     @property
     def snapshot(self) -> dense.Snapshot:
-        """What searches see now."""
+        """What searches of the serving generation see now."""
         with self._lifecycle.use() as opened:
-            return opened.snapshot
+            return opened.serving.index.snapshot
+
+    def snapshots(self) -> dict[int, dense.Snapshot]:
+        """What searches see now of each generation that can be read, by number."""
+        with self._lifecycle.use() as opened:
+            return {number: one.index.snapshot for number, one in opened.generations.shown.generations.items()}
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -195,15 +209,19 @@ class EmbeddedCollection(RowReader):
         """Runs a task on the writer thread and waits for it."""
         return self.submit(task).result()
 
-    def difference(self) -> Difference:
-        """Compares the dense index with the database; commits wait meanwhile."""
+    def difference(self, generation: int | None = None) -> Difference:
+        """Compares the dense index of a generation with the database; commits wait meanwhile."""
         with self._lifecycle.use() as opened:
-            return opened.difference()
+            return opened.difference(opened.serving.number if generation is None else generation)
 
-    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
+    def repair(self, *, lexical: bool, dense: Sequence[int], segments: Mapping[int, Sequence[Segment]]) -> list[str]:
         """Rebuilds the lexical index, the named segments and missing segments from the database.
 
-        With ``dense``, first makes the dense index agree with the database. Searches go on throughout.
+        Searches go on throughout.
+
+        Args:
+            dense: the generations whose dense index is first made to agree with the database.
+            segments: the segments to rebuild, by generation.
 
         Returns:
             What was done, one line for each repair.
@@ -229,7 +247,7 @@ class EmbeddedCollection(RowReader):
         """Replaces the search defaults durably, where they are as expected; see the protocol."""
         as_expected = True
 
-        def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
+        def change(config: CollectionConfig, raised: RaisedEf, serving: int) -> tuple[CollectionConfig, RaisedEf]:
             nonlocal as_expected
             as_expected = expected in (None, config.search_defaults)
             if not as_expected:
@@ -238,18 +256,84 @@ class EmbeddedCollection(RowReader):
                 raised = NOT_RAISED
             return replace(config, search_defaults=defaults), raised
 
-        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
+        self._lifecycle.until_done(lambda opened: opened.generations.save_settings(change)).result()
         return as_expected
 
-    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults) -> None:
+    def raise_ef(self, ef: int, *, filtered: bool, under: SearchDefaults, generation: int) -> None:
         """Raises the ``ef`` of searches that name none, durably; see ``CollectionStore.raise_ef``."""
 
-        def change(config: CollectionConfig, raised: RaisedEf) -> tuple[CollectionConfig, RaisedEf]:
-            if _recall_preset(config.search_defaults) == _recall_preset(under):
+        def change(config: CollectionConfig, raised: RaisedEf, serving: int) -> tuple[CollectionConfig, RaisedEf]:
+            if serving == generation and _recall_preset(config.search_defaults) == _recall_preset(under):
                 raised = (raised[0], ef) if filtered else (ef, raised[1])
             return config, raised
 
-        self._lifecycle.until_done(lambda opened: opened.save_settings(change)).result()
+        self._lifecycle.until_done(lambda opened: opened.generations.save_settings(change)).result()
+
+    def read_generation(self, number: int | None = None) -> Lease[EmbeddedGeneration]:
+        """Reads a generation, by default the serving one; see ``CollectionStore.read_generation``."""
+        opened = self._lifecycle.begin()
+        try:
+            reader = opened.generations.read(number, opened.pool)
+        except BaseException:
+            self._lifecycle.end()
+            raise
+
+        def release() -> None:
+            reader.release()
+            self._lifecycle.end()
+
+        return Lease(reader, release)
+
+    def generations(self) -> tuple[Generation, ...]:
+        """All generations, by number; see ``CollectionStore.generations``."""
+        opened = self._lifecycle.opened
+        return self._lifecycle.facts().generations if opened is None else opened.generations.describe()
+
+    def create_generation(self, config: GenerationConfig) -> Future[Generation]:
+        """Makes an empty generation to build; see ``CollectionStore.create_generation``."""
+        return self._lifecycle.until_done(lambda opened: opened.generations.create(config))
+
+    def documents_to_build(
+        self, number: int, limit: int, max_bytes: int, *, after: int | None = None
+    ) -> tuple[list[StoredDocument], int]:
+        """The next documents that a generation lacks; see ``CollectionStore.documents_to_build``."""
+        with (
+            self._lifecycle.use() as opened,
+            opened.generations.using(number) as lacking,
+            opened.generations.using() as serving,
+            opened.pool.connection() as connection,
+        ):
+            if after is None:
+                row = opened.generations.shown.counters.find(number)
+                after = 0 if row is None else row.cursor
+            return read_lacking(connection, lacking.tables, serving.tables, after, limit, max_bytes)
+
+    def build(
+        self,
+        number: int,
+        built: Sequence[BuiltDocument],
+        cursor: int,
+        *,
+        tokens: int,
+        failures: Sequence[DeadLetter] = (),
+    ) -> Future[Generation]:
+        """Adds passages to a generation and moves its cursor; see ``CollectionStore.build``."""
+        built = tuple(built)
+        return self._lifecycle.until_done(
+            lambda opened: opened.generations.build(number, built, cursor, tokens=tokens, failures=failures)
+        )
+
+    def pause_build(self, number: int, reason: str, *, by_user: bool) -> Future[Generation]:
+        """Records why a build is paused; see ``CollectionStore.pause_build``."""
+        return self._lifecycle.until_done(lambda opened: opened.generations.pause(number, reason, by_user=by_user))
+
+    def switch_generation(self, number: int) -> Future[Generation]:
+        """Lets a complete generation serve; see ``CollectionStore.switch_generation``."""
+        return self._lifecycle.until_done(lambda opened: opened.generations.switch(number))
+
+    def drop_generation(self, number: int) -> Future[None]:
+        """Drops a generation that does not serve; see ``CollectionStore.drop_generation``."""
+        return self._lifecycle.until_done(lambda opened: opened.generations.drop(number))
 
     def delete_dead_letters(self, numbers: Sequence[int]) -> Future[int]:
         """Removes failures by number; the future gets how many existed."""
@@ -262,55 +346,38 @@ class EmbeddedCollection(RowReader):
         self, filter: Filter | None, after: int, limit: int, include: Include
     ) -> tuple[Sequence[StoredDocument], int | None]:
         """A page of the documents that pass, by sequence, and where the next one starts."""
-        with self._lifecycle.use() as opened, opened.pool.connection() as connection:
+        with (
+            self._lifecycle.use() as opened,
+            opened.generations.using() as serving,
+            opened.pool.connection() as connection,
+        ):
             condition = None if filter is None else opened.condition(filter)
-            return read_page(connection, condition, after, limit, include)
+            return read_page(connection, serving.tables, condition, after, limit, include)
+
+    def documents_by_id(self, ids: Sequence[str], include: Include) -> dict[str, StoredDocument]:
+        """The documents with these ids that exist, by id, with the parts asked for."""
+        with (
+            self._lifecycle.use() as opened,
+            opened.generations.using() as serving,
+            opened.pool.connection() as connection,
+        ):
+            return documents_by_id(connection, serving.tables, ids, include)
 
     def count(self, filter: Filter | None) -> int:
         """Number of live documents that pass."""
         with self._lifecycle.use() as opened:
-            return opened.snapshot.documents if filter is None else opened.select(filter).matches
+            return opened.generations.shown.counters.documents if filter is None else opened.select(filter).matches
 
     def select(self, filter: Filter) -> Selection:
         """Resolves a filter at the current sequence. Results are cached by filter and sequence."""
         with self._lifecycle.use() as opened:
             return opened.select(filter)
 
-    def dense(
-        self,
-        vector: Vector,
-        documents: int,
-        selection: Selection | None = None,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-    ) -> DenseCandidates:
-        """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
-        assert selection is None or isinstance(selection, KeySelection)
-        with self._lifecycle.use() as opened:
-            ef = ef or self.ef(filtered=selection is not None)
-            return opened.dense(self._checked(vector), documents, selection, ef=ef, exact=exact)
-
-    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
-        """All live passages of these documents with their exact cosine, best first."""
-        with self._lifecycle.use() as opened:
-            return opened.dense_scores(self._checked(vector), keys)
-
     def lexical(self, text: str, documents: int, selection: Selection | None = None) -> LexicalCandidates:
         """The documents that share words with ``text``, best by BM25 first."""
         assert selection is None or isinstance(selection, KeySelection)
         with self._lifecycle.use() as opened:
             return opened.lexicon.search(text, documents, selection)
-
-    def _checked(self, vector: Vector) -> Vector:
-        dimension = self.config.dimension
-        if vector.shape != (dimension,):
-            raise UnsupportedByCollection(
-                f"the vectors of collection '{self._name}' have {dimension} dimensions; the query's shape is"
-                f" {vector.shape}",
-                metadata={"collection": self._name, "dimension": str(dimension)},
-            )
-        return np.ascontiguousarray(vector, dtype=np.float32)
 
 
 def _recall_preset(defaults: SearchDefaults) -> tuple[int | None, float | None]:

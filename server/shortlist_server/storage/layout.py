@@ -4,6 +4,7 @@ DATA_DIR/LOCK                                  locked by the one process that ha
 DATA_DIR/RESERVE                               space kept back for deletions on a full disk
 DATA_DIR/collections/NAME/collection.db        the database of a collection
 DATA_DIR/collections/NAME/last-commit          the last commit, recorded outside the database
+DATA_DIR/collections/NAME/reindexing           present while the collection has a generation to build
 DATA_DIR/collections/NAME/segments/UID/        a segment: a graph, its vectors and labels, and a manifest
 DATA_DIR/backups/BACKUP/                       a backup: collections in the same layout, and backup.json
 """
@@ -17,6 +18,7 @@ BACKUP_FILE = "backup.json"
 
 DATABASE_FILE = "collection.db"
 COMMIT_FILE = "last-commit"
+REINDEXING_FILE = "reindexing"
 SEGMENTS_FOLDER = "segments"
 
 MANIFEST_FILE = "manifest.json"

@@ -4,10 +4,6 @@
     <data_dir>/collections/<name>/collection.db    the truth
     <data_dir>/collections/<name>/segments/<uid>/  disposable indexes
 
-A collection is made under a temporary name and renamed when complete. To drop one, the store renames its folder before
-removing it. A collection's folder is therefore either complete or absent. The temporary names start with a dot; the
-next start removes what a crash left under them.
-
 The store opens a collection on first use and closes it when it is idle (``opening/open_cache.py``). All collections
 share the store's threads, reading connections and clock. Any thread may call.
 """
@@ -17,17 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from shortlist_server.config import Config
 from shortlist_server.domain import NEVER, Cancellation, CollectionConfig
 from shortlist_server.errors import (
-    CollectionExists,
     CollectionNotFound,
     CommitsLost,
     DataCorrupted,
@@ -37,27 +30,28 @@ from shortlist_server.errors import (
     ShortlistError,
     Unavailable,
 )
-from shortlist_server.storage.backups.backup import Progress, remove_partial, write_backup
-from shortlist_server.storage.backups.manifest import Backup, read_backup
+from shortlist_server.storage.backups.backup import remove_partial, write_backup
+from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.backups.restore import copy_back
 from shortlist_server.storage.base import Lease
 from shortlist_server.storage.clock import Clock
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BUILDER
 from shortlist_server.storage.disk import descriptors
+from shortlist_server.storage.disk.collection_folders import CollectionFolders, check_name
 from shortlist_server.storage.disk.data_folder import NAME, backup_folder, open_data_folder
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, Files, pass_by
-from shortlist_server.storage.layout import COLLECTIONS_FOLDER, DATABASE_FILE, SEGMENTS_FOLDER
+from shortlist_server.storage.layout import COLLECTIONS_FOLDER, DATABASE_FILE, REINDEXING_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import accept_loss, start_record
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.survey import begin_survey
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reports import Backup, Check, CollectionReport, Progress
 from shortlist_server.storage.rows import schema
-from shortlist_server.storage.rows.integrity import Check
 from shortlist_server.storage.rows.reader import KEPT_CONNECTIONS, ReadingConnections
 from shortlist_server.storage.rows.reserve import Reserve
-from shortlist_server.storage.verify import CollectionReport, verify_collection
+from shortlist_server.storage.verify import verify_collection
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +86,8 @@ class EmbeddedStore:
     ) -> None:
         self._files = files or Files()
         self._crash_point = crash_point
-        self._folder = config.data_dir / COLLECTIONS_FOLDER
         self._lock_file = open_data_folder(config)
+        self._folders = CollectionFolders(config.data_dir / COLLECTIONS_FOLDER, self._files, crash_point)
         self._threads = {
             kind: ThreadPoolExecutor(most, thread_name_prefix=kind)
             for kind, most in {
@@ -127,24 +121,19 @@ class EmbeddedStore:
             threads=self._threads["closing"],
         )
         self._lock = threading.Lock()
-        # Locks exist only while held, so requests for unknown names cannot grow the table.
-        self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._collections: dict[str, EmbeddedCollection] = {}
         self._backing_up: set[Path] = set()
-        self._closed = False
-        for path in self._folder.iterdir():
-            if path.name.startswith("."):
-                self._files.remove_tree(path)
+        self._folders.clean()
         remove_partial(backup_folder(config), self._files)
 
-    def create(self, name: str, config: CollectionConfig) -> EmbeddedCollection:
+    def create(self, name: str, config: CollectionConfig, *, number_format: str = "") -> EmbeddedCollection:
         """Makes a collection, durably; see ``Store.create``."""
         check_name(name)
 
         def fill(temporary: Path) -> None:
             self._files.make_folder(temporary)
             self._files.make_folder(temporary / SEGMENTS_FOLDER)
-            schema.create(temporary / DATABASE_FILE, name, config)
+            schema.create(temporary / DATABASE_FILE, name, config, number_format)
             start_record(temporary, name, self._files)
             self._crash_point("create:made")
             self._files.sync(temporary / DATABASE_FILE)
@@ -153,19 +142,8 @@ class EmbeddedStore:
         return self._make(name, fill)
 
     def _make(self, name: str, fill: Callable[[Path], None]) -> EmbeddedCollection:
-        with self._naming(name), translated(name):
-            target = self._folder / name
-            if target.exists():
-                raise CollectionExists(f"collection '{name}' exists", metadata={"collection": name})
-            temporary = self._folder / f".creating-{uuid.uuid4().hex}"
-            try:
-                fill(temporary)
-                self._files.rename(temporary, target)
-                self._crash_point("create:renamed")
-                self._files.sync_folder(self._folder)
-            except BaseException:
-                self._files.remove_tree(temporary)
-                raise
+        with self._folders.naming(name), translated(name):
+            self._folders.make(name, fill)
             # The collection exists, even if the others leave no room to open it now.
             with suppress(Overloaded):
                 return self.open(name)
@@ -176,12 +154,11 @@ class EmbeddedStore:
         known = self._collections.get(name)
         if known is not None:
             return known
-        with self._naming(name):
+        with self._folders.naming(name):
             known = self._collections.get(name)
             if known is None:
-                if NAME.fullmatch(name) is None or not (self._folder / name).is_dir():
-                    raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
-                known = EmbeddedCollection(name, self._folder / name, self._parameters, self._open_cache)
+                folder = self._folders.existing(name)
+                known = EmbeddedCollection(name, folder, self._parameters, self._open_cache)
                 self._collections[name] = known
             return known
 
@@ -234,6 +211,9 @@ class EmbeddedStore:
                 continue  # Logged already.
             except ShortlistError as error:
                 logger.error("collection '%s' cannot be opened: %s", name, error.message)
+            except Exception:
+                # One collection's fault must not keep the server from starting.
+                logger.exception("collection '%s' cannot be opened", name)
         return True
 
     def survey(self) -> None:
@@ -247,23 +227,20 @@ class EmbeddedStore:
 
     def names(self) -> Sequence[str]:
         """Names of all collections, sorted."""
-        with translated("all"), os.scandir(self._folder) as entries:
-            return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir())
+        return self._folders.names()
+
+    def reindexing(self) -> Sequence[str]:
+        """Names of the collections that have a generation to build; see ``Store.reindexing``."""
+        return [name for name in self.names() if (self._folders.path(name) / REINDEXING_FILE).exists()]
 
     def drop(self, name: str) -> None:
         """Removes a collection and its files, durably. Calls in progress on it may raise ``Unavailable``."""
-        with self._naming(name), translated(name):
-            folder = self._folder / name
-            if NAME.fullmatch(name) is None or not folder.is_dir():
-                raise CollectionNotFound(f"there is no collection {name!r}", metadata={"collection": name})
+        with self._folders.naming(name), translated(name):
+            self._folders.existing(name)
             collection = self._collections.pop(name, None)
             if collection is not None:
                 collection.close()
-            dropped = self._folder / f".dropped-{uuid.uuid4().hex}"
-            self._files.rename(folder, dropped)
-            self._crash_point("drop:renamed")
-            self._files.sync_folder(self._folder)
-            self._files.remove_tree(dropped)
+            self._folders.remove(name)
 
     def backup(
         self,
@@ -299,6 +276,17 @@ class EmbeddedStore:
         finally:
             with self._lock:
                 self._backing_up.discard(folder)
+
+    def backups(self, folder: Path) -> Sequence[Backup]:
+        """The complete backups in a folder of backups, newest first; logs those whose ``backup.json`` is unusable."""
+        found = []
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if NAME.fullmatch(path.name):
+                try:
+                    found.append(read_backup(path))
+                except (InvalidArgument, DataCorrupted) as error:
+                    logger.warning("%s is not listed: %s", path, error.message)
+        return sorted(found, key=lambda backup: (-backup.create_time_seconds, backup.folder.name))
 
     def _opened_all(
         self, names: Iterable[str], cancellation: Cancellation, *, missing_ok: bool
@@ -378,6 +366,7 @@ class EmbeddedStore:
                 if not (repair and accept_loss):
                     raise
                 repairs.append(self._accept_loss(name))
+                logger.warning("collection '%s' was repaired: %s", name, repairs[-1])
                 lease = self.lease(name)
         except DataCorrupted as error:
             return CollectionReport(name=name, checks=[Check(name="database", ok=False, detail=error.message)])
@@ -389,43 +378,19 @@ class EmbeddedStore:
         return report
 
     def _accept_loss(self, name: str) -> str:
-        folder = self._folder / name
+        folder = self._folders.path(name)
         with translated(name):
             return self.find(name).while_closed(lambda: accept_loss(folder, name, self._files))
 
     def close(self) -> None:
         """Finishes pending commits, checkpoints and closes. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if not self._folders.close():
+            return
         self._open_cache.close()
         for collection in list(self._collections.values()):
             collection.close()
         self._clock.close()
         for threads in self._threads.values():
             threads.shutdown()
+        self._parameters.reserve.close()
         os.close(self._lock_file)
-
-    @contextmanager
-    def _naming(self, name: str) -> Iterator[None]:
-        # One lock for each name, so a collection that opens slowly does not delay the others.
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the store is closed")
-            lock = self._name_locks.setdefault(name, threading.RLock())
-        with lock:
-            yield
-
-
-def check_name(name: str) -> None:
-    """Refuses a name that a collection may not have.
-
-    Raises:
-        InvalidArgument: the name is not 1 to 64 of a-z, 0-9, "_" and "-", starting with a letter or digit.
-    """
-    if NAME.fullmatch(name) is None:
-        raise InvalidArgument(
-            f"collection name {name!r} is not 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit",
-            field="name",
-        )

@@ -14,21 +14,27 @@ and the labels are compared.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import NEVER, Cancellation, Vector
-from shortlist_server.errors import OperationCancelled, ShortlistError
+from shortlist_server.errors import GenerationNotFound, GenerationNotReady, OperationCancelled, ShortlistError
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.compaction.compactor import BuildFailed
 from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
-from shortlist_server.storage.rows.integrity import Check, database_checks
+from shortlist_server.storage.reports import Check, CollectionReport
+from shortlist_server.storage.rows.integrity import UNREPAIRABLE, database_checks, suffix
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 from shortlist_server.storage.vectors.segments import Segment, Unreachable
+
+logger = logging.getLogger(__name__)
 
 REACHABLE_SHARE = 0.98
 """Share of sampled vectors for which a search must find some of the nearest."""
@@ -37,39 +43,6 @@ _SAMPLE_EF = 100
 _INVARIANT = "live labels = segments + growing segment, disjoint"
 
 _LEXICAL_CHECKS = {"lexical index", "documents in the lexical index"}
-
-
-@dataclass(slots=True, kw_only=True)
-class CollectionReport:
-    """What a verification found.
-
-    Attributes:
-        sampled: number of vectors that were searched for.
-        reached: number of those that were found.
-        repairs: what ``repair`` did.
-        notes: what else the reader should know.
-    """
-
-    name: str
-    documents: int = 0
-    passages: int = 0
-    segment_passages: int = 0
-    growing_passages: int = 0
-    sampled: int = 0
-    reached: int = 0
-    checks: list[Check] = field(default_factory=list)
-    repairs: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check holds."""
-        return all(check.ok for check in self.checks)
-
-    @property
-    def problems(self) -> list[str]:
-        """One line for each check that failed."""
-        return [f"{check.name}: {check.detail}" for check in self.checks if not check.ok]
 
 
 def verify_collection(
@@ -101,14 +74,50 @@ def verify_collection(
     if repair and not report.ok:
         begin("repair")
         failed = {check.name for check in report.checks if not check.ok}
-        repairs = collection.repair(
-            lexical=not failed.isdisjoint(_LEXICAL_CHECKS),
-            dense=_INVARIANT in failed,
-            segments=[one for one in collection.snapshot.segments if not failed.isdisjoint(_names(one))],
-        )
+        repairs: list[str] = []
+        problem = ""
+        try:
+            _repair(collection, failed, repairs)
+        except BuildFailed as error:
+            problem = f"a segment could not be built: {error}"
+        for one in repairs:
+            # The report is lost if the verification is cancelled from here on.
+            logger.warning("collection '%s' was repaired: %s", collection.name, one)
         report = _verified(collection, sample, begin, cancellation)
         report.repairs = repairs
+        if problem:
+            report.checks.append(Check(name="repair", ok=False, detail=problem))
     return report
+
+
+def _repair(collection: EmbeddedCollection, failed: set[str], done: list[str]) -> None:
+    """Drops generations that cannot be used or have damaged rows, and rebuilds what can be rebuilt for the others.
+
+    Adds what it did to ``done``.
+
+    Raises:
+        BuildFailed: a segment could not be built; the others are not either.
+    """
+    serving = collection.generation
+    for generation in collection.generations():
+        name = suffix(generation.number, serving)
+        if name and any(check + name in failed for check in UNREPAIRABLE):
+            with suppress(GenerationNotFound, GenerationNotReady):
+                collection.drop_generation(generation.number).result()
+                done.append(f"generation {generation.number} was dropped; build it again")
+    snapshots = collection.snapshots()
+    done += collection.repair(
+        lexical=not failed.isdisjoint(_LEXICAL_CHECKS),
+        dense=[number for number in snapshots if _INVARIANT + suffix(number, serving) in failed],
+        segments={
+            number: [one for one in snapshot.segments if not failed.isdisjoint(_names(one))]
+            for number, snapshot in snapshots.items()
+        },
+    )
+
+
+def _segments(collection: EmbeddedCollection) -> list[Segment]:
+    return [segment for snapshot in collection.snapshots().values() for segment in snapshot.segments]
 
 
 def _verified(
@@ -117,8 +126,11 @@ def _verified(
     info = collection.info()
     report = CollectionReport(name=info.name, documents=info.document_count, passages=info.passage_count)
     checks = report.checks
-    growing = collection.snapshot.growing
+    snapshots = collection.snapshots()
     for damage in collection.damage:
+        if damage.generation not in snapshots:
+            continue
+        growing = snapshots[damage.generation].growing
         exact = int((growing.alive & (growing.labels > damage.low) & (growing.labels <= damage.high)).sum())
         detail = f"{damage.problem}; {exact} of its passages are searched exactly until it is rebuilt"
         checks.append(Check(name=f"segment {damage.uid} at the start", ok=not exact, detail=detail))
@@ -136,9 +148,10 @@ def _verified(
     begin("segments")
     checks += _segment_checks(collection, cancellation)
     begin("invariant")
-    checks.append(_check_invariant(collection, report))
+    for number in snapshots:
+        checks += _check_invariant(collection, number, report)
     begin("reachability")
-    for segment in collection.snapshot.segments:
+    for segment in _segments(collection):
         looked_up = _sample(segment, sample, cancellation)
         report.sampled += len(looked_up.rows)
         report.reached += int(looked_up.found.sum())
@@ -155,27 +168,36 @@ def _check_lexical(collection: EmbeddedCollection) -> Check:
 
 
 def _segment_checks(collection: EmbeddedCollection, cancellation: Cancellation) -> Iterator[Check]:
-    for segment in collection.snapshot.segments:
+    dimensions = {one.number: one.config.dimension for one in collection.generations()}
+    for segment in _segments(collection):
         try:
             check_folder(
                 collection.folder / SEGMENTS_FOLDER / segment.row.uid,
                 segment.row,
                 collection.uid,
-                collection.config.dimension,
+                dimensions[segment.row.generation],
                 cancellation,
             )
         except SegmentDamaged as error:
             # If a merge replaced the segment meanwhile, its files are rightly gone.
-            if segment in collection.snapshot.segments:
+            if segment in _segments(collection):
                 yield Check(name=f"segment {segment.row.uid}", ok=False, detail=str(error))
         else:
             yield Check(name=f"segment {segment.row.uid}", ok=True)
 
 
-def _check_invariant(collection: EmbeddedCollection, report: CollectionReport) -> Check:
-    found = collection.difference()
-    report.segment_passages, report.growing_passages = found.segment_passages, found.growing_passages
-    return Check(name=_INVARIANT, ok=not found.problems, detail="; ".join(found.problems))
+def _check_invariant(collection: EmbeddedCollection, number: int, report: CollectionReport) -> Iterator[Check]:
+    serving = collection.generation
+    try:
+        found = collection.difference(number)
+    except (GenerationNotFound, GenerationNotReady):
+        return  # It was dropped meanwhile.
+    if number == serving:
+        report.segment_passages, report.growing_passages = found.segment_passages, found.growing_passages
+    if found.problems and number not in collection.snapshots():
+        return  # It was dropped meanwhile.
+    name = _INVARIANT + suffix(number, serving)
+    yield Check(name=name, ok=not found.problems, detail="; ".join(found.problems))
 
 
 def _check_reachability(segment: Segment, sample: _Sample) -> Check:

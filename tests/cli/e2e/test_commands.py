@@ -65,7 +65,7 @@ def test_search_explains_itself_to_people_and_to_programs(target: str, animals: 
     run = shortlist("search", animals, "quick fox", "-n", "1", "--depth", "2", "--explain", target=target)
     assert run.returncode == 0, run.stderr
     account = run.stdout.partition("\n\n")[2]
-    assert "dense: 3 documents of 100 asked (3 passages of each part), by exact\n" in account
+    assert "dense: 3 documents of 100 asked (3 passages of each part), by exact, in generation 1\n" in account
     assert "fusion: 3 documents, by weighted sum, weight of dense 0.6\n" in account
     assert "rerank: 2 scored, 1 beyond depth; by late-interaction@" in account
     assert "answer: 1 returned, 2 beyond limit\n" in account

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from shortlist import Client, Document
+from shortlist_cli.group import cli
 from shortlist_server.testing import TestServer, server
 
 COMMAND = [sys.executable, "-m", "shortlist_cli"]
@@ -130,3 +132,15 @@ def test_an_unknown_operation_is_one_line_of_an_error(running: TestServer) -> No
         assert run.returncode == 1
         assert "there is no operation 'operations/absent'" in run.stderr
         assert "Traceback" not in run.stderr
+
+
+def test_cancelling_what_does_not_stop_is_a_failure(running: TestServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortlist_cli.commands.waiting.CANCEL_SECONDS", 0.3)
+    gate = Gate(running)
+    with Client(running.target) as client:
+        name = client.start_backup("one").name
+        assert gate.reached.wait(60)
+        run = CliRunner().invoke(cli, ["operations", "cancel", name, "--target", running.target])
+        gate.opened.set()
+        assert client.wait_operation(name).state == "cancelled"
+    assert (run.exit_code, run.output.partition(";")[0]) == (1, f"the backup ({name}) has not stopped yet")

@@ -16,8 +16,8 @@ from shortlist_cli.evaluation.record import InvalidRecord, QueryRecord, RunRecor
 from shortlist_cli.evaluation.report import report_html, write_report
 from shortlist_cli.evaluation.run import worst_queries
 from shortlist_cli.evaluation.settings import RANKINGS
-from shortlist_cli.evaluation.significance import interval
 from shortlist_server.ranking.measures import MEASURES
+from shortlist_server.ranking.significance import interval
 
 LATENCY = {"p50_ms": 5.0, "p99_ms": 9.0, "queries_per_second": 100.0, "stages_p50_ms": {"embed": 2.0, "dense": 0.5}}
 HOSTILE = "</script><script>alert('query')</script>"

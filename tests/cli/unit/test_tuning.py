@@ -7,13 +7,13 @@ import pytest
 
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 from shortlist_cli.evaluation.settings import InvalidSweep
-from shortlist_cli.evaluation.significance import difference
 from shortlist_cli.evaluation.tune_search import grid_of
 from shortlist_cli.evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
 from shortlist_server.domain import DenseCandidates, DenseStrategy, LexicalCandidates
 from shortlist_server.pipeline.candidates import Candidates as Table
 from shortlist_server.pipeline.candidates import RerankColumns
 from shortlist_server.ranking.fusion import weighted_sum
+from shortlist_server.ranking.significance import difference
 
 
 def observed(seed: int, documents: int = 120) -> Observation:

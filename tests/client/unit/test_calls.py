@@ -7,20 +7,22 @@ import pytest
 
 from shortlist import Candidates, Chunking, CollectionConfig, Fusion, InvalidArgument, Rerank, SearchDefaults
 from shortlist import _admin_calls as admin
-from shortlist import _calls as calls
+from shortlist import _collection_calls as collection_calls
 from shortlist import _dead_letter_calls as dead_letters
+from shortlist import _document_calls as document_calls
+from shortlist import _search_calls as search_calls
 
 
 def update(search_defaults: SearchDefaults) -> Any:
-    return calls.update_collection("books", search_defaults, (), "")
+    return collection_calls.update_collection("books", search_defaults, (), "")
 
 
 def search(**options: Any) -> Any:
-    return calls.search(calls.SearchQuery(**{"collection": "books", "text": "fox", **options}))
+    return search_calls.search(search_calls.SearchQuery(**{"collection": "books", "text": "fox", **options}))
 
 
 def create(config: CollectionConfig) -> Any:
-    return calls.create_collection("books", config)
+    return collection_calls.create_collection("books", config)
 
 
 INT32: list[tuple[str, Callable[[Any], Any]]] = [
@@ -35,8 +37,8 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("config.dimension", lambda value: create(CollectionConfig(dimension=value))),
     ("config.chunking.max_tokens", lambda value: create(CollectionConfig(chunking=Chunking(max_tokens=value)))),
     ("config.chunking.overlap_tokens", lambda value: create(CollectionConfig(chunking=Chunking(overlap_tokens=value)))),
-    ("page_size", lambda value: calls.list_collections(value, "")),
-    ("page_size", lambda value: calls.list_documents("books", None, None, value, "")),
+    ("page_size", lambda value: collection_calls.list_collections(value, "")),
+    ("page_size", lambda value: document_calls.list_documents("books", None, None, value, "")),
     ("page_size", lambda value: admin.list_backups(value, "")),
     (
         "page_size",
@@ -74,9 +76,9 @@ def test_a_sequence_may_be_larger() -> None:
     ("field", "call"),
     [
         ("collection", lambda text: search(collection=text)),
-        ("collection", lambda text: calls.count(text, None)),
+        ("collection", lambda text: document_calls.count(text, None)),
         ("collection", lambda text: dead_letters.retry_dead_letters(text, [1])),
-        ("collection", lambda text: calls.create_collection(text, None)),
+        ("collection", lambda text: collection_calls.create_collection(text, None)),
         ("name", lambda text: admin.backup(text, [])),
         ("instruction", lambda text: search(instruction=text)),
         ("rerank.model", lambda text: search(rerank=Rerank(model=text))),

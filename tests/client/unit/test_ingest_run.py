@@ -19,8 +19,8 @@ from shortlist import (
     StreamConflict,
     StreamLost,
 )
+from shortlist._ingest_operations import operation_cost, prepare
 from shortlist._ingest_run import IngestOptions, IngestRun
-from shortlist._operations import operation_cost, prepare
 from shortlist._window import MAX_PENDING_OPERATIONS
 from shortlist.v1 import document_pb2
 from shortlist.v1 import document_service_pb2 as pb

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,14 @@ from shortlist_server.domain import (
     CollectionConfig,
     Commit,
     Deletion,
+    DenseCandidates,
     Document,
     Equals,
     Include,
     NewPassage,
+    StoredDocument,
     Upsert,
+    Vector,
 )
 from shortlist_server.errors import Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
@@ -98,15 +101,31 @@ def change(id: str, version: Version | None) -> Upsert | Deletion:
         return Deletion(id=id)
     return Upsert(
         document=Document(id=id, text=version.text, metadata={"bucket": version.bucket}),
-        passages=[NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in version.vectors],
+        passages={1: [NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in version.vectors]},
         content_hash=version.text.encode(),
     )
+
+
+def read_documents(
+    collection: EmbeddedCollection, keys: Sequence[int], include: Include
+) -> Mapping[int, StoredDocument]:
+    """Documents with their passages in the serving generation."""
+    with collection.read_generation() as serving:
+        return serving.documents(keys, include)
+
+
+def search_dense(
+    collection: EmbeddedCollection, vector: Vector, documents: int, *, exact: bool = False
+) -> DenseCandidates:
+    """A dense search of the serving generation."""
+    with collection.read_generation() as serving:
+        return serving.dense(vector, documents, exact=exact)
 
 
 def stored(collection: EmbeddedCollection) -> Model:
     """The documents that a collection has."""
     keys = collection.keys([f"d{i}" for i in range(IDS)])
-    documents = collection.documents(list(keys.values()), Include(vectors=True)).values()
+    documents = read_documents(collection, list(keys.values()), Include(vectors=True)).values()
     return {
         d.id: Version(d.text, d.metadata["bucket"], np.array([passage.vector for passage in d.passages]))
         for d in documents
@@ -149,7 +168,7 @@ def compare(collection: EmbeddedCollection, model: Model) -> list[str]:
     for query in (np.asarray(query / np.linalg.norm(query), dtype=np.float32) for query in queries):
         best = {id: float(np.max(version.vectors @ query)) for id, version in model.items()}
         for limit, exact in ((10, True), (10, False), (IDS, False)):
-            found = collection.dense(query, limit, exact=exact)
+            found = search_dense(collection, query, limit, exact=exact)
             got = list(dict.fromkeys(names.get(key, "gone") for key in found.keys.tolist()))
             right = sorted(best.values(), reverse=True)[:limit]
             if len(got) != len(right) or not np.allclose([best.get(id, 9) for id in got], right, atol=1e-5):

@@ -11,13 +11,26 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, CollectionConfig, Deletion, Document, Equals, NewPassage, Upsert
+from shortlist_server.domain import (
+    Chunking,
+    CollectionConfig,
+    Deletion,
+    DenseCandidates,
+    Document,
+    Equals,
+    Include,
+    NewPassage,
+    StoredDocument,
+    Upsert,
+    Vector,
+)
+from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.builder import main as build_main
 from shortlist_server.storage.disk.files import CrashPoint
 from shortlist_server.storage.store import EmbeddedStore
@@ -40,7 +53,7 @@ def upsert(seed: int, number: int, id: str) -> Upsert:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return Upsert(
         document=Document(id=id, text=f"version {number} common", metadata={"bucket": number % 7}),
-        passages=[NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in vectors],
+        passages={1: [NewPassage(start=0, end=1, vector=vector, tokens=1) for vector in vectors]},
         content_hash=str(number).encode(),
     )
 
@@ -89,6 +102,22 @@ def killer(point: str, nth: int) -> CrashPoint:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return crash_point
+
+
+def read_documents(
+    collection: EmbeddedCollection, keys: Sequence[int], include: Include
+) -> Mapping[int, StoredDocument]:
+    """Documents with their passages in the serving generation."""
+    with collection.read_generation() as serving:
+        return serving.documents(keys, include)
+
+
+def search_dense(
+    collection: EmbeddedCollection, vector: Vector, documents: int, *, exact: bool = False
+) -> DenseCandidates:
+    """A dense search of the serving generation."""
+    with collection.read_generation() as serving:
+        return serving.dense(vector, documents, exact=exact)
 
 
 def collection_config() -> CollectionConfig:

@@ -39,7 +39,7 @@ def name_of(number: int) -> str:
 def upsert(id: str, generator: np.random.Generator) -> Upsert:
     vector = generator.standard_normal(DIMENSION).astype(np.float32)
     passage = NewPassage(start=0, end=1, vector=vector / np.linalg.norm(vector), tokens=1)
-    return Upsert(document=Document(id=id, text="fox"), passages=[passage], content_hash=b"")
+    return Upsert(document=Document(id=id, text="fox"), passages={1: [passage]}, content_hash=b"")
 
 
 def run(folder: Path, seed: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shortlist import Client, CollectionConfig, DataCorrupted, Document
-from shortlist_server import app
+from shortlist_server.pipeline import collection_state
 from shortlist_server.testing import TestServer
 
 NAMES = [f"c{i}" for i in range(6)]
@@ -87,7 +87,7 @@ def test_collections_are_opened_in_turn_by_those_who_use_them(running: TestServe
 def test_only_the_collections_used_last_have_metrics_of_their_own(
     running: TestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "METRIC_COLLECTIONS", 2)
+    monkeypatch.setattr(collection_state, "METRIC_COLLECTIONS", 2)
     with Client(running.target) as client:
         for name in ("c1", "c5", "c3"):
             client.search(name, vector=[1.0, 0.0])

@@ -92,6 +92,14 @@ REQUESTS: dict[str, Callable[[str], Any]] = {
     "ListOperations": lambda name: OP.ListOperationsRequest(collection=name),
     "CancelOperation": lambda name: OP.CancelOperationRequest(name="operations/x"),
     "WaitOperation": lambda name: OP.WaitOperationRequest(name="operations/x"),
+    "PauseOperation": lambda name: OP.PauseOperationRequest(name="operations/x"),
+    "ResumeOperation": lambda name: OP.ResumeOperationRequest(name="operations/x"),
+    "StartReindex": lambda name: C.StartReindexRequest(collection=name),
+    "ListGenerations": lambda name: C.ListGenerationsRequest(collection=name),
+    "CompareGenerations": lambda name: C.CompareGenerationsRequest(collection=name),
+    "SwitchGeneration": lambda name: C.SwitchGenerationRequest(collection=name),
+    "RollBackGeneration": lambda name: C.RollBackGenerationRequest(collection=name),
+    "DropGeneration": lambda name: C.DropGenerationRequest(collection=name),
     "ServerReflectionInfo": lambda name: iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
 }
 """A request of every method, for a collection of that name."""
@@ -105,6 +113,8 @@ OF_NO_COLLECTION = {
     "GetOperation",
     "CancelOperation",
     "WaitOperation",
+    "PauseOperation",
+    "ResumeOperation",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 import grpc
 import pytest
 
-from shortlist import Client, Document, Unauthenticated
-from shortlist.v1 import document_pb2
+from shortlist import Client, Document, PermissionDenied, Unauthenticated
+from shortlist.v1 import document_pb2, operation_pb2
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server import errors
 from shortlist_server.keys import ApiKey, KeyRing, Scope, new_key
+from shortlist_server.operations.operation import Control, Kind, Operation, Work
+from shortlist_server.operations.registry import OperationRegistry
 from shortlist_server.rpc import admission
 from shortlist_server.rpc.admission import Admission
 from shortlist_server.testing import server
@@ -102,6 +106,41 @@ def test_a_stream_ends_with_its_key_and_what_was_taken_is_settled(
     assert [ack.status for ack in acks] == [pb.ACK_STATUS_DURABLE]
     with Client(target, api_key=OWNER_SECRET) as client:
         assert client.count("docs") == 1
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["that goes on", "that is quiet"])
+def test_a_wait_ends_with_the_right_to_the_operations_collections(tmp_path: Path, keys: Keys, goes_on: bool) -> None:
+    secret, key = new_key("feeder", [Scope.ADMIN], ["docs"])
+    keys.write(key)
+    shown: list[object] = []
+
+    async def start(operations: OperationRegistry, work: Work) -> Operation:
+        return operations.start(work, caller="owner")
+
+    async def work(control: Control) -> None:
+        for number in itertools.count():
+            control.cancellation.check()
+            if goes_on or not number:
+                control.report_progress(operation_pb2.VerifyProgress(collection="docs", step=str(number)))
+            await asyncio.sleep(0.02)
+
+    def show(progress: object) -> None:
+        if not shown:
+            keys.write(dataclasses.replace(key, collections=("other",)))
+        shown.append(progress)
+
+    with (
+        server(data_dir=tmp_path / "data", api_keys_file=str(keys.path)) as running,
+        Client(running.target, api_key=OWNER_SECRET) as owner,
+        Client(running.target, api_key=secret) as client,
+    ):
+        owner.create_collection("docs")
+        given = Work(kind=Kind.VERIFY, collection="docs", collections=("docs",), run=work, turns=None)
+        name = f"operations/{running._run(start(running._server._operations, given), 30).id}"
+        with pytest.raises(PermissionDenied, match="'docs'"):
+            client.wait_operation(name, progress=show, timeout_seconds=30)
+        assert len(shown) < 10
+        owner.cancel_operation(name)
 
 
 def test_an_ingest_of_a_withdrawn_key_raises_and_what_was_acknowledged_is_there(target: str, keys: Keys) -> None:

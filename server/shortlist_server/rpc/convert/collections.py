@@ -14,6 +14,7 @@ from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.pipeline.collections import NewCollection
+from shortlist_server.pipeline.models import notice
 from shortlist_server.pipeline.plan import effective_defaults
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.filters import path_in
@@ -67,6 +68,8 @@ def collection_out(info: domain.CollectionInfo, models: ModelCatalog) -> pb.Coll
         embedder_revision=config.embedder_revision,
         effective_search_defaults=settings_out(effective_defaults(config, models)),
         etag=etag_of(config),
+        generation=info.generation,
+        notice=notice(config, models),
     )
 
 

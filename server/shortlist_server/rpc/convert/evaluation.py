@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shortlist.v1 import admin_service_pb2 as pb
-from shortlist.v1 import evaluation_pb2, operation_pb2
+from shortlist.v1 import collection_service_pb2, evaluation_pb2, operation_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
@@ -28,7 +28,9 @@ RANKINGS = {
 }
 
 
-def queries_in(request: pb.EvaluateRequest, config: Config) -> list[JudgedQuery]:
+def queries_in(
+    request: pb.EvaluateRequest | collection_service_pb2.CompareGenerationsRequest, config: Config
+) -> list[JudgedQuery]:
     """The judged queries, checked."""
     fields.within(len(request.queries), 1, MAX_QUERIES, "queries")
     queries = []

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
 
+from shortlist.v1 import generation_pb2, operation_service_pb2
 from shortlist.v1 import operation_pb2 as pb
-from shortlist.v1 import operation_service_pb2
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.operations.operation import Kind, Operation, State
-from shortlist_server.rpc.aside import aside
 from shortlist_server.rpc.convert.fields import collection_name
+from shortlist_server.rpc.offload import offload
 from shortlist_server.rpc.pieces import Pieces
-from shortlist_server.rpc.status import internal_message, is_meant, status_message
-from shortlist_server.storage.backups.backup import Progress
-from shortlist_server.storage.backups.manifest import Backup
-from shortlist_server.storage.verify import CollectionReport
+from shortlist_server.rpc.status import internal_message, is_expected, status_message
+from shortlist_server.storage.reports import Backup, CollectionReport, Progress
 
 M = TypeVar("M", bound=Message)
 
@@ -31,6 +29,7 @@ _PROGRESS_FIELDS: dict[type, str] = {
     pb.VerifyProgress: "verify_progress",
     pb.CopyProgress: "copy_progress",
     pb.EvaluateProgress: "evaluate_progress",
+    generation_pb2.ReindexProgress: "reindex_progress",
 }
 
 
@@ -76,6 +75,11 @@ def result_bytes(result: object) -> int:
     return len(result.data) if isinstance(result, Result) else 0
 
 
+def without_result(operation: Operation) -> Operation:
+    """An operation as it is shown where nobody waits for its result, which may be large."""
+    return replace(operation, result=None)
+
+
 async def answer_out(response: M, operation: Operation) -> M:
     """A response whose first field is the operation with its result."""
 
@@ -87,7 +91,7 @@ async def answer_out(response: M, operation: Operation) -> M:
         pieces.add(1, whole)
         return pieces.answer()
 
-    return await aside(result_bytes(operation.result), answer)
+    return await offload(result_bytes(operation.result), answer)
 
 
 def operation_out(operation: Operation) -> pb.Operation:
@@ -106,13 +110,13 @@ def operation_out(operation: Operation) -> pb.Operation:
     error = operation.error
     if error is not None:
         message.error.CopyFrom(
-            status_message(error) if is_meant(error) else internal_message(error.metadata.get("request_id", ""))
+            status_message(error) if is_expected(error) else internal_message(error.metadata.get("request_id", ""))
         )
     return message
 
 
 def copy_progress_out(progress: Progress) -> pb.CopyProgress:
-    """How far a backup or a restore is."""
+    """The progress of a backup or a restore."""
     return pb.CopyProgress(
         collection=progress.collection,
         done_bytes=progress.done_bytes,

@@ -30,7 +30,7 @@ HIT_WEIGHT = 512
 """What a hit, or a candidate of an explanation, weighs beside its texts: ten microseconds."""
 
 METADATA_WEIGHT = 16
-"""Converting metadata takes up to so many times as long as a text of as many bytes."""
+"""Converting metadata takes at most this many times as long as a text of as many bytes."""
 
 
 def request_in(message: service_pb.SearchRequest, config: Config) -> domain.SearchRequest:
@@ -56,6 +56,7 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
         vector=vector,
         limit=limit,
         offset=message.offset,
+        generation=fields.within(message.generation, 0, 2**31 - 1, "generation"),
         instruction=fields.text(message.instruction, fields.MAX_INSTRUCTION_BYTES, "instruction"),
         settings=settings_in(message, "", config),
         filter=filter_in(message.filter, config) if message.HasField("filter") else None,
@@ -147,7 +148,7 @@ def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefault
 
 
 def weight(result: domain.SearchResult, include: domain.Include) -> int:
-    """About how long it takes to convert a result, as the bytes of text for which it would take as long."""
+    """The cost of converting a result, as the bytes of text that would take about as long."""
     size = 0
     for hit in result.hits:
         document = hit.document
@@ -284,6 +285,7 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
         query_truncated_tokens=report.query_truncated_tokens,
         rerank_tokens=report.rerank_tokens,
         sequence=report.sequence,
+        generation=report.generation,
         embedder=model_version_out(report.embedder),
         reranker=model_version_out(report.reranker),
         degraded=bool(report.degradations),

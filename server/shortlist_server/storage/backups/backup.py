@@ -17,12 +17,11 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.errors import DataCorrupted, InvalidArgument
-from shortlist_server.storage.backups.manifest import BackedUp, Backup, describe_files, dump
+from shortlist_server.storage.backups.manifest import describe_files, dump
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.data_folder import NAME
@@ -31,6 +30,8 @@ from shortlist_server.storage.disk.interruption import interruptible
 from shortlist_server.storage.disk.locking import try_lock
 from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.reports import BackedUp, Backup, Progress
+from shortlist_server.storage.rows.counters import read_dimensions
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
 
 logger = logging.getLogger(__name__)
@@ -39,22 +40,6 @@ _PAGES_AT_ONCE = 4096
 _STEPS_OF_SYNC = 4
 """Copies of so many pages between two syncs, for the reason given in ``Files.copy``."""
 _PARTIAL = re.compile(rf"\.{NAME.pattern}\.partial")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The progress of a backup or restore.
-
-    Attributes:
-        collection: the collection being copied.
-        done_bytes, total_bytes: bytes of that collection; the total may still grow.
-        note: a sentence that the caller should read; usually "".
-    """
-
-    collection: str
-    done_bytes: int
-    total_bytes: int
-    note: str = ""
 
 
 def write_backup(
@@ -152,7 +137,11 @@ def _copy_collection(
     new_file(target / DATABASE_FILE)
     # Closed after SQLite's own: the first close of a file gives up all of the process's locks on it (fcntl(2)).
     descriptor = os.open(target / DATABASE_FILE, os.O_RDONLY)
-    copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
+    try:
+        copy = sqlite3.connect(target / DATABASE_FILE, isolation_level=None)
+    except BaseException:
+        os.close(descriptor)
+        raise
     try:
         with collection.reading() as connection:
             steps = 0
@@ -177,11 +166,12 @@ def _copy_collection(
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         done = (target / DATABASE_FILE).stat().st_size
         kept = 0
+        dimensions = read_dimensions(copy)
         for row in segment_rows(copy):
             source, folder = collection.folder / SEGMENTS_FOLDER / row.uid, target / SEGMENTS_FOLDER / row.uid
             try:
                 done += copy_segment(source, folder, files, cancellation)
-                check_folder(folder, row, collection.uid, collection.config.dimension, cancellation)
+                check_folder(folder, row, collection.uid, dimensions[row.generation], cancellation)
                 kept += 1
             except (FileNotFoundError, SegmentDamaged):
                 files.remove_tree(folder)

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from shortlist_server.domain import NEVER, Cancellation
-from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
+from shortlist_server.errors import DataCorrupted, InvalidArgument
 from shortlist_server.storage.disk.data_folder import NAME
 from shortlist_server.storage.layout import (
     BACKUP_FILE,
-    COLLECTIONS_FOLDER,
     COMMIT_FILE,
     DATA_FILES,
     DATABASE_FILE,
     MANIFEST_FILE,
 )
-from shortlist_server.storage.vectors.manifest import FileEntry, describe, sha256
-
-BACKUP_FORMAT = 2
+from shortlist_server.storage.reports import BACKUP_FORMAT, BackedUp, Backup, FileEntry
+from shortlist_server.storage.vectors.manifest import describe, sha256
 
 WITHOUT_CHECKSUMS = (
     "an earlier release made this backup without checksums: its counts can be checked, but changes within its files"
@@ -37,47 +34,6 @@ WITHOUT_CHECKSUMS = (
 _YEAR_10000 = 253_402_300_800
 _FILE = re.compile(rf"{DATABASE_FILE}|{COMMIT_FILE}|segments/[0-9a-f]{{32}}/({'|'.join((*DATA_FILES, MANIFEST_FILE))})")
 _HEXADECIMAL = re.compile(r"[0-9a-f]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackedUp:
-    """A collection in a backup, as of ``sequence``.
-
-    Attributes:
-        bytes: size of all its files.
-        uid: its identity; "" in format 1.
-        files: its files by their paths in the collection's folder; empty in format 1.
-    """
-
-    name: str
-    sequence: int
-    documents: int
-    passages: int
-    segments: int
-    bytes: int
-    uid: str = ""
-    files: Mapping[str, FileEntry]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backup:
-    """A complete backup in ``folder``."""
-
-    folder: Path
-    create_time_seconds: float
-    collections: Sequence[BackedUp]
-    format: int = BACKUP_FORMAT
-
-    def entry(self, name: str) -> BackedUp:
-        """The collection of that name. Raises ``CollectionNotFound``."""
-        for entry in self.collections:
-            if entry.name == name:
-                return entry
-        raise CollectionNotFound(f"the backup has no collection {name!r}", metadata={"collection": name})
-
-    def path(self, name: str) -> Path:
-        """The folder of a collection in the backup."""
-        return self.folder / COLLECTIONS_FOLDER / name
 
 
 def dump(backup: Backup) -> bytes:

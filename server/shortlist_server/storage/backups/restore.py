@@ -17,15 +17,18 @@ from pathlib import Path
 
 from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.errors import DataCorrupted
-from shortlist_server.storage.backups.backup import Progress, copy_segment, database_problem
-from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problem
+from shortlist_server.storage.backups.backup import copy_segment, database_problem
+from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, file_problem
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.disk.interruption import interruptible
+from shortlist_server.storage.generations.marker import ReindexMarker
 from shortlist_server.storage.layout import DATABASE_FILE, MANIFEST_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
+from shortlist_server.storage.reports import BackedUp, Backup, Progress
 from shortlist_server.storage.rows import schema, settings
+from shortlist_server.storage.rows.counters import read_counters, read_dimensions, serving_tables
 from shortlist_server.storage.values import SegmentRow
 from shortlist_server.storage.vectors.manifest import Manifest, SegmentDamaged, check_folder, sha256
 
@@ -75,6 +78,8 @@ def copy_back(
             settings.save(connection, "name", new_name)
             settings.save(connection, "uid", uid)
             settings.identify(connection)
+            marker = ReindexMarker(target, files)
+            marker.announce(read_counters(connection))
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         start_record(target, new_name, files)
         files.sync(target / DATABASE_FILE)
@@ -112,10 +117,11 @@ def content_problem(connection: sqlite3.Connection, entry: BackedUp) -> str | No
             f"the backup should have sequence {entry.sequence} with {entry.documents} documents and {entry.passages}"
             f" passages, but has sequence {counters[0]} with {counters[1]} and {counters[2]}"
         )
-    for table, expected in (("documents", entry.documents), ("passages", entry.passages)):
+    passages = serving_tables(connection).passages
+    for what, table, expected in (("documents", "documents", entry.documents), ("passages", passages, entry.passages)):
         found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
         if found != expected:
-            return f"the backup should have {expected} {table}, but has {found}"
+            return f"the backup should have {expected} {what}, but has {found}"
     return None
 
 
@@ -130,12 +136,12 @@ def _copy_segments(
     cancellation: Cancellation,
 ) -> Iterator[int]:
     """Copies the sound segments and gives them the new identity; yields the bytes of each."""
-    dimension = settings.load(schema.read_settings(connection)["config"]).dimension
+    dimensions = read_dimensions(connection)
     for row in segment_rows(connection):
         folder = target / SEGMENTS_FOLDER / row.uid
         try:
             size = copy_segment(source / SEGMENTS_FOLDER / row.uid, folder, files, cancellation)
-            manifest = check_folder(folder, row, before, dimension, cancellation)
+            manifest = check_folder(folder, row, before, dimensions[row.generation], cancellation)
             _check_listed(folder, row, manifest, entry, cancellation)
         except (FileNotFoundError, SegmentDamaged) as error:
             logger.warning("collection '%s': segment %s of the backup will be rebuilt: %s", entry.name, row.uid, error)

@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shortlist_server.errors import ShortlistError
-from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, BackedUp, Backup, file_problems, read_backup
+from shortlist_server.storage.backups.manifest import WITHOUT_CHECKSUMS, file_problems, read_backup
 from shortlist_server.storage.backups.restore import content_problem
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity
-from shortlist_server.storage.rows import schema, settings
-from shortlist_server.storage.rows.integrity import Check, database_checks
+from shortlist_server.storage.reports import BackedUp, Backup, Check, CollectionReport
+from shortlist_server.storage.rows import schema
+from shortlist_server.storage.rows.counters import read_dimensions
+from shortlist_server.storage.rows.integrity import database_checks
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
-from shortlist_server.storage.verify import CollectionReport
 
 ADVICE = "use another backup"
 
@@ -81,10 +82,10 @@ def _database_checks(backup: Backup, entry: BackedUp) -> Iterator[Check]:
         yield Check(name="what backup.json says", ok=problem is None, detail=f"{problem}; {ADVICE}")
         yield from database_checks(connection)
         uid = read_identity(connection, entry.name).uid
-        dimension = settings.load(schema.read_settings(connection)["config"]).dimension
+        dimensions = read_dimensions(connection)
         for row in segment_rows(connection):
             try:
-                check_folder(path.parent / SEGMENTS_FOLDER / row.uid, row, uid, dimension)
+                check_folder(path.parent / SEGMENTS_FOLDER / row.uid, row, uid, dimensions[row.generation])
             except SegmentDamaged as error:
                 yield Check(name=f"segment {row.uid}", ok=False, detail=f"{error}; restoring rebuilds it")
             else:

@@ -35,6 +35,7 @@ from shortlist_server.storage.layout import (
     TWINS_FILE,
     VECTORS_FILE,
 )
+from shortlist_server.storage.rows.tables import tables_of
 from shortlist_server.storage.values import SegmentRow
 from shortlist_server.storage.vectors.manifest import MANIFEST_FORMAT, Manifest, check_folder, describe, sha256
 from shortlist_server.storage.vectors.twins import read_twins, represent
@@ -59,6 +60,7 @@ class BuildSpec:
         folder: the folder of segments.
         collection: the collection's uid.
         uid: the new segment's uid.
+        generation: whose passages to read.
         low, high: the segment gets the passages with ``low < label <= high``.
         seed: a segment whose graph the new one starts from, or None.
         threads: number of threads that insert.
@@ -68,6 +70,7 @@ class BuildSpec:
     folder: str
     collection: str
     uid: str
+    generation: int
     dimension: int
     low: int
     high: int
@@ -148,7 +151,14 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
     files.rename(temporary, final)
     crash_point("build:renamed")
     files.sync_folder(segments)
-    return SegmentRow(uid=spec.uid, low=spec.low, high=spec.high, passages=len(rows.labels), checksum=sha256(content))
+    return SegmentRow(
+        uid=spec.uid,
+        generation=spec.generation,
+        low=spec.low,
+        high=spec.high,
+        passages=len(rows.labels),
+        checksum=sha256(content),
+    )
 
 
 def _read(spec: BuildSpec) -> _Rows:
@@ -156,12 +166,15 @@ def _read(spec: BuildSpec) -> _Rows:
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)) as connection:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
-        bounds = (spec.low, spec.high)
-        count = connection.execute("SELECT count(*) FROM passages WHERE label > ? AND label <= ?", bounds).fetchone()[0]
+        bounds, tables = (spec.low, spec.high), tables_of(spec.generation)
+        count = connection.execute(
+            f"SELECT count(*) FROM {tables.passages} WHERE label > ? AND label <= ?",  # noqa: S608
+            bounds,
+        ).fetchone()[0]
         labels, keys = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         vectors = np.empty((count, spec.dimension), dtype=np.float32)
         cursor = connection.execute(
-            "SELECT label, key, vector, checksum FROM passages JOIN vectors USING (label)"
+            f"SELECT label, key, vector, checksum FROM {tables.passages} JOIN {tables.vectors} USING (label)"  # noqa: S608
             " WHERE label > ? AND label <= ? ORDER BY label",
             bounds,
         )

@@ -1,7 +1,7 @@
-"""Keeps a collection's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
+"""Keeps a generation's segments in shape: builds what the planner chooses, publishes it, and tries again what failed.
 
-All collections of a store share the threads that flush, and others that merge for minutes; a collection that does not
-change takes none. Each build runs in a child process started afresh (never forked from a serving process). The thread
+All collections share two pools of threads, one for flushes and one for merges, which take minutes. An idle collection
+holds no thread. Each build runs in a child process started afresh (never forked from a serving process). The thread
 waits for it, loads the result and hands it to the writer thread, which publishes it. A build that fails leaves
 everything as it was; it is logged, counted and tried again after a growing delay.
 """
@@ -27,9 +27,10 @@ from shortlist_server import memory
 from shortlist_server.errors import ShortlistError
 from shortlist_server.storage.clock import Alarm, Clock
 from shortlist_server.storage.compaction.builder import TEMPORARY_PREFIX, BuildSpec
+from shortlist_server.storage.compaction.recovery import Place
 from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
-from shortlist_server.storage.values import SegmentOutdated, SegmentRow
+from shortlist_server.storage.values import GenerationDropped, SegmentOutdated, SegmentRow
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
 from shortlist_server.storage.vectors.segments import Segment
@@ -67,7 +68,7 @@ class BuildTally:
 
 
 class Compactor:
-    """One kind of compaction, flush or merge, of one collection: asks ``choose`` for a job, builds it, publishes it.
+    """One kind of compaction, flush or merge, of one generation: asks ``choose`` for a job, builds it, publishes it.
 
     All collections share ``threads``: after each job the others have their turn. Nothing runs until ``wake`` is called.
     """
@@ -75,9 +76,7 @@ class Compactor:
     def __init__(
         self,
         name: str,
-        folder: Path,
-        collection: str,
-        dimension: int,
+        place: Place,
         *,
         index: DenseIndex,
         choose: Callable[[], Job | None],
@@ -89,9 +88,8 @@ class Compactor:
         command: Sequence[str] = BUILDER,
     ) -> None:
         self._name = name
-        self._folder = folder
-        self._collection = collection
-        self._dimension = dimension
+        self._place = place
+        self._folder = place.folder
         self._index = index
         self._choose = choose
         self._publish = publish
@@ -121,14 +119,18 @@ class Compactor:
             self._woken = True
             self._ask_for_turn()
 
-    def close(self) -> None:
-        """Ends a running build and starts no other. Idempotent."""
+    def stop(self) -> None:
+        """Ends a running build and starts no other. Never blocks; ``close`` waits for the end. Idempotent."""
         with self._lock:
             self._closed = True
             if self._child is not None:
                 self._child.kill()
             if self._retry is not None:
                 self._retry.cancel()
+
+    def close(self) -> None:
+        """Ends a running build and starts no other. Idempotent."""
+        self.stop()
         with self._working:
             pass
 
@@ -199,7 +201,7 @@ class Compactor:
             self._ask_for_turn()
 
     def _do(self, job: Job) -> bool:
-        """Builds and publishes; False when what the segment was to replace has changed, which makes another job due."""
+        """Builds and publishes; False when its sources changed meanwhile; another job is then due."""
         started = time.monotonic()
         before = self._index.snapshot.segments
         with self._index.watching() as watch:
@@ -211,8 +213,10 @@ class Compactor:
                 if row is not None:
                     self._files.remove_tree(self._folder / SEGMENTS_FOLDER / row.uid)
                 # Where nothing has changed in memory, `choose` would pick the same job again, and it would fail again.
-                in_vain = isinstance(error, SegmentOutdated) and self._index.snapshot.segments is not before
-                if not in_vain:
+                outdated = isinstance(error, SegmentOutdated) and (
+                    isinstance(error, GenerationDropped) or self._index.snapshot.segments is not before
+                )
+                if not outdated:
                     if isinstance(error, (SegmentDamaged, SegmentOutdated)):
                         raise BuildFailed(str(error)) from error
                     raise
@@ -232,15 +236,16 @@ class Compactor:
         return True
 
     def _load(self, row: SegmentRow) -> Segment:
-        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._collection, self._dimension)
+        return Segment.load(self._folder / SEGMENTS_FOLDER / row.uid, row, self._place.uid, self._place.dimension)
 
     def _build(self, job: Job) -> SegmentRow | None:
         spec = BuildSpec(
             database=str(self._folder / DATABASE_FILE),
             folder=str(self._folder / SEGMENTS_FOLDER),
-            collection=self._collection,
+            collection=self._place.uid,
             uid=uuid.uuid4().hex,
-            dimension=self._dimension,
+            generation=self._place.generation,
+            dimension=self._place.dimension,
             low=job.low,
             high=job.high,
             seed=None if job.seed is None else job.seed.row,

@@ -44,9 +44,9 @@ def next_flush(snapshot: Snapshot, minimum: int, maximum: int) -> Job | None:
 def next_merge(snapshot: Snapshot, minimum: int, maximum: int, *, idle: bool) -> Job | None:
     """The next segments to build anew as one, or None.
 
-    First a segment whose graph is crowded with equal vectors or that has many dead rows, alone. Then the longest run of
-    at least ``FANOUT`` neighbours of about one size or, when ``idle``, of any two or more; merged, a run has at most
-    ``maximum`` passages.
+    A segment whose graph is crowded with equal vectors, or that has many dead rows, comes first, alone. The longest run
+    of at least ``FANOUT`` neighbours of about one size comes next; when ``idle``, any two neighbours are enough. A
+    merged run has at most ``maximum`` passages.
     """
     segments = snapshot.segments
     for segment in segments:

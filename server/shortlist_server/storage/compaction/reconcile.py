@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.storage.compaction.recovery import LAST_LABEL, live_labels, read_growing, segment_rows
+from shortlist_server.storage.rows.tables import tables_of
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
-from shortlist_server.storage.values import Counters, SegmentRow
+from shortlist_server.storage.values import SegmentRow, Totals
 from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.index import DenseIndex
 
@@ -42,11 +43,13 @@ class Difference:
     unfit: frozenset[str]
 
 
-def difference(index: DenseIndex, submit: Submit) -> Difference:
-    """Compares the index with the database at one moment; commits wait meanwhile."""
+def difference(index: DenseIndex, generation: int, submit: Submit) -> Difference:
+    """Compares the index of a generation with the database at one moment; commits wait meanwhile."""
+    tables = tables_of(generation)
 
     def read(transaction: WriteTransaction) -> tuple[NDArray[np.int64], list[SegmentRow]]:
-        return live_labels(transaction.connection, 0, LAST_LABEL), segment_rows(transaction.connection)
+        connection = transaction.connection
+        return live_labels(connection, tables, 0, LAST_LABEL), segment_rows(connection, generation)
 
     def compare(stored: tuple[NDArray[np.int64], list[SegmentRow]]) -> Difference:
         return _compare(index, *stored)
@@ -55,8 +58,8 @@ def difference(index: DenseIndex, submit: Submit) -> Difference:
     return found
 
 
-def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
-    """Makes the index show what the database has; searches switch to a new snapshot.
+def reconcile(index: DenseIndex, generation: int, submit: Submit, dimension: int) -> list[str]:
+    """Makes the index of a generation show what the database has; searches switch to a new snapshot.
 
     Drops segments that lack passages of their range, as a restart would, and moves their passages to the growing
     segment. A build that was to replace one of them ends in ``SegmentOutdated``.
@@ -67,27 +70,31 @@ def reconcile(index: DenseIndex, submit: Submit, dimension: int) -> list[str]:
     Raises:
         DataCorrupted: a vector in the database is damaged; the index is as it was.
     """
-    unfit = difference(index, submit).unfit
+    tables = tables_of(generation)
+    unfit = difference(index, generation, submit).unfit
 
-    def read(transaction: WriteTransaction) -> tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]:
-        kept = _drop_rows(transaction.connection, unfit)
-        growing = read_growing(transaction.connection, kept, dimension)
-        return kept, live_labels(transaction.connection, 0, LAST_LABEL), growing, transaction.counters
+    def read(transaction: WriteTransaction) -> tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Totals]:
+        connection, counters = transaction.connection, transaction.counters
+        row = counters.find(generation)
+        assert row is not None
+        kept = _drop_rows(connection, generation, unfit)
+        growing = read_growing(connection, tables, kept, dimension)
+        return kept, live_labels(connection, tables, 0, LAST_LABEL), growing, counters.totals(row)
 
-    def show(stored: tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Counters]) -> list[str]:
-        rows, live, growing, counters = stored
+    def show(stored: tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Totals]) -> list[str]:
+        rows, live, growing, totals = stored
         kept = {row.uid for row in rows}
         loaded = {segment.row.uid for segment in index.snapshot.segments}
-        index.restore(kept, live, growing, counters)
+        index.restore(kept, live, growing, totals)
         return sorted((unfit | loaded) - kept)
 
     dropped: list[str] = submit(Task(read, show)).result()
     return dropped
 
 
-def _drop_rows(connection: sqlite3.Connection, uids: frozenset[str]) -> list[SegmentRow]:
+def _drop_rows(connection: sqlite3.Connection, generation: int, uids: frozenset[str]) -> list[SegmentRow]:
     connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in uids])
-    return segment_rows(connection)
+    return segment_rows(connection, generation)
 
 
 def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow]) -> Difference:

@@ -1,4 +1,4 @@
-"""Schedules the compaction of one collection: when to flush and merge, how to publish a result, which commits wait.
+"""Schedules the compaction of one generation: when to flush and merge, how to publish a result, which commits wait.
 
 One transaction of the writer thread publishes a new segment, after a comparison with what it replaces. The files of
 replaced segments are removed once that transaction is durable. Nothing polls: a commit wakes the flush at once when the
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from shortlist_server.storage.clock import Alarm
 from shortlist_server.storage.compaction.compactor import BuildTally, Compactor
 from shortlist_server.storage.compaction.planner import next_flush, next_merge
-from shortlist_server.storage.compaction.recovery import Damage
+from shortlist_server.storage.compaction.recovery import Damage, Place
 from shortlist_server.storage.layout import SEGMENTS_FOLDER
 from shortlist_server.storage.parameters import Parameters
+from shortlist_server.storage.reports import CollectionStats, SegmentStats
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.vectors.index import DenseIndex, Job, Watch
@@ -32,62 +32,33 @@ _LOOK_SECONDS = 1.0
 _GROWING_LIMIT_SEGMENTS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentStats:
-    """A published segment, with its numbers of live and of dead passages."""
-
-    uid: str
-    passages: int
-    dead_passages: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionStats:
-    """The state of a collection's compaction.
-
-    Attributes:
-        growing_passages: passages in the growing segment, which is searched exactly.
-        flushes, merges, build_failures: counts since the server started, kept while the collection is closed.
-        failing: whether the last build failed; searches are right but slower until one succeeds.
-        waited_seconds: time commits were held back because the growing segment outgrew the builder.
-        damaged_segments: segments that were dropped when the collection was opened, and why.
-    """
-
-    growing_passages: int
-    segments: tuple[SegmentStats, ...]
-    flushes: int
-    merges: int
-    build_failures: int
-    failing: bool
-    last_build_error: str
-    waited_seconds: float
-    damaged_segments: tuple[str, ...]
-
-
 @dataclass(slots=True)
 class CompactionTally:
-    """Counts of a collection's compaction; kept while the collection is closed."""
+    """Counts of a generation's compaction; kept while the collection is closed."""
 
     flushing: BuildTally = field(default_factory=BuildTally)
     merging: BuildTally = field(default_factory=BuildTally)
     waited_seconds: float = 0.0
 
+    def forgive(self) -> None:
+        """Forgets failures of the last builds: there will be no others."""
+        for build in (self.flushing, self.merging):
+            build.failing, build.last_error = False, ""
+
 
 class CompactionScheduler:
-    """Flushes, merges and rebuilds of one collection."""
+    """Flushes, merges and rebuilds of one generation."""
 
     def __init__(
         self,
-        name: str,
-        folder: Path,
-        uid: str,
-        dimension: int,
+        place: Place,
         index: DenseIndex,
         submit: Callable[[Task[None]], Future[None]],
         parameters: Parameters,
         tally: CompactionTally,
     ) -> None:
-        self._segments_folder = folder / SEGMENTS_FOLDER
+        self._segments_folder = place.folder / SEGMENTS_FOLDER
+        self._generation = place.generation
         self._index = index
         self._submit = submit
         self._parameters = parameters
@@ -99,10 +70,8 @@ class CompactionScheduler:
 
         def compactor(kind: str, choose: Callable[[], Job | None], threads: Executor, tally: BuildTally) -> Compactor:
             return Compactor(
-                f"{kind}-{name}",
-                folder,
-                uid,
-                dimension,
+                f"{kind}-{place.name}" + (f"-{place.generation}" if place.generation > 1 else ""),
+                place,
                 index=index,
                 choose=choose,
                 publish=self._publish,
@@ -129,12 +98,18 @@ class CompactionScheduler:
         if self._worth_a_look():
             self._look()
 
-    def close(self) -> None:
-        """Ends builds and lets commits go on that wait for room. Idempotent."""
+    def stop(self) -> None:
+        """Ends builds and lets commits go on that wait for room. Never blocks; ``close`` waits for the end."""
         with self._lock:
             self._closed = True
             if self._alarm is not None:
                 self._alarm.cancel()
+        self._flusher.stop()
+        self._merger.stop()
+
+    def close(self) -> None:
+        """Ends builds and lets commits go on that wait for room. Idempotent."""
+        self.stop()
         self._flusher.close()
         self._merger.close()
 
@@ -225,7 +200,7 @@ class CompactionScheduler:
         def apply(transaction: WriteTransaction) -> None:
             self._index.admit(job, segment, watch)
             transaction.replace_segments(
-                [old.row.uid for old in job.replaced], None if segment is None else segment.row
+                [old.row.uid for old in job.replaced], None if segment is None else segment.row, self._generation
             )
             crash_point("publish:before")
 
@@ -239,20 +214,27 @@ class CompactionScheduler:
         crash_point("publish:removed")
 
 
-def stats_of(tally: CompactionTally, damage: Sequence[Damage], snapshot: Snapshot | None) -> CollectionStats:
-    """The state of a collection's compaction now; ``snapshot`` is None when the collection is closed."""
-    flushing, merging = tally.flushing, tally.merging
+def stats_of(
+    tallies: Collection[CompactionTally], damage: Sequence[Damage], snapshot: Snapshot | None
+) -> CollectionStats:
+    """The state of a collection's compaction now.
+
+    Args:
+        tallies: of all its generations.
+        snapshot: of the generation that serves; None when the collection is closed.
+    """
+    builds = [build for tally in tallies for build in (tally.flushing, tally.merging)]
     return CollectionStats(
         growing_passages=0 if snapshot is None else snapshot.growing.live,
         segments=tuple(
             SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
             for one in (() if snapshot is None else snapshot.segments)
         ),
-        flushes=flushing.built,
-        merges=merging.built,
-        build_failures=flushing.failures + merging.failures,
-        failing=flushing.failing or merging.failing,
-        last_build_error=flushing.last_error or merging.last_error,
-        waited_seconds=tally.waited_seconds,
+        flushes=sum(tally.flushing.built for tally in tallies),
+        merges=sum(tally.merging.built for tally in tallies),
+        build_failures=sum(build.failures for build in builds),
+        failing=any(build.failing for build in builds),
+        last_build_error=next((build.last_error for build in builds if build.last_error), ""),
+        waited_seconds=sum(tally.waited_seconds for tally in tallies),
         damaged_segments=tuple(f"{one.uid}: {one.problem}" for one in damage),
     )

@@ -20,7 +20,7 @@ FILE_MODE = 0o600
 
 _COPIED_AT_ONCE = 1 << 20
 _SYNCED_AT_ONCE = 64 << 20
-"""Bytes copied between two syncs. The last sync of a large file is then short, which matters to whoever cancels it."""
+"""Bytes copied between two syncs. The last sync of a large file is then short, so a cancelled copy ends soon."""
 
 CrashPoint = Callable[[str], None]
 """Called with the name of each point where a crash must do no harm. Tests kill the process there."""
@@ -88,6 +88,10 @@ class Files:
     def rename(self, source: Path, target: Path) -> None:
         """Renames a file or folder atomically."""
         source.rename(target)
+
+    def remove(self, path: Path) -> None:
+        """Removes a file, if it exists. Durable once its folder is synced."""
+        path.unlink(missing_ok=True)
 
     def remove_tree(self, path: Path) -> None:
         """Removes a folder and all in it, if it exists."""

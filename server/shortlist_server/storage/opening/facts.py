@@ -8,52 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shortlist_server.domain import CollectionConfig, CollectionInfo
-from shortlist_server.errors import DataCorrupted
+from shortlist_server.domain import CollectionInfo, Generation
 from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.generations.generation import rows_bytes
+from shortlist_server.storage.generations.shown import Settings, describe
 from shortlist_server.storage.layout import DATA_FILES, DATABASE_FILE, MANIFEST_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import check_files
-from shortlist_server.storage.rows import schema, settings
-from shortlist_server.storage.rows.settings import RaisedEf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The settings of a collection, with all changes since it was made.
-
-    Attributes:
-        uid: the collection's identity, which its segments carry.
-    """
-
-    uid: str
-    create_time_seconds: float
-    config: CollectionConfig
-    raised_ef: RaisedEf
-
-    @classmethod
-    def read(cls, connection: sqlite3.Connection, name: str) -> Settings:
-        """Reads the settings from a collection's database.
-
-        Raises:
-            DataCorrupted: the settings cannot be read.
-        """
-        stored = schema.read_settings(connection)
-        try:
-            return cls(
-                uid=stored["uid"],
-                create_time_seconds=float(stored["create_time"]),
-                config=settings.load(stored["config"]),
-                raised_ef=settings.load_raised_ef(stored.get("raised_ef")),
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataCorrupted(
-                f"the settings of collection '{name}' cannot be read ({error}); restore a backup"
-            ) from error
+from shortlist_server.storage.rows import generations, schema
+from shortlist_server.storage.rows.counters import read_counters
+from shortlist_server.storage.values import Counters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +30,7 @@ class Facts:
 
     info: CollectionInfo
     settings: Settings
+    generations: tuple[Generation, ...]
 
 
 def read_facts(folder: Path, name: str) -> Facts:
@@ -79,22 +48,60 @@ def read_facts(folder: Path, name: str) -> Facts:
         check_files(folder, name)
         connection = stack.enter_context(contextlib.closing(schema.open_untouched(folder / DATABASE_FILE, name)))
         stored = Settings.read(connection, name)
-        sequence, documents, passages = connection.execute(
-            "SELECT sequence, documents, passages FROM counters WHERE id = 1"
-        ).fetchone()
+        counters = _counters(connection, stored)
         rows = segment_rows(connection)
+    serving = counters.serving
+    sizes = {row.uid: _sizes(folder, [row.uid]) for row in rows}
     info = CollectionInfo(
         name=name,
         config=stored.config,
         create_time_seconds=stored.create_time_seconds,
-        sequence=sequence,
-        document_count=documents,
-        passage_count=passages,
-        segment_passage_count=min(passages, sum(row.passages for row in rows)),
-        segment_count=len(rows),
-        disk_bytes=disk_bytes(folder, [row.uid for row in rows]),
+        sequence=counters.sequence,
+        document_count=counters.documents,
+        passage_count=serving.passages,
+        segment_passage_count=min(
+            serving.passages, sum(row.passages for row in rows if row.generation == serving.number)
+        ),
+        segment_count=sum(row.generation == serving.number for row in rows),
+        disk_bytes=disk_bytes(folder, []) + sum(sizes.values()),
+        generation=serving.number,
     )
-    return Facts(info=info, settings=stored)
+    described = tuple(
+        describe(
+            row,
+            counters,
+            rows_bytes(row.passages, row.config.dimension)
+            + sum(sizes[one.uid] for one in rows if one.generation == row.number),
+        )
+        for row in counters.generations
+    )
+    return Facts(info=info, settings=stored, generations=described)
+
+
+def _counters(connection: sqlite3.Connection, stored: Settings) -> Counters:
+    """The counters of a database of any format."""
+    (format,) = connection.execute("PRAGMA user_version").fetchone()
+    if format >= schema.FIRST_FORMAT_WITH_GENERATIONS:
+        return read_counters(connection)
+    sequence, next_key, next_label, documents, passages = connection.execute(
+        "SELECT sequence, next_key, next_label, documents, passages FROM counters"
+    ).fetchone()
+    first = replace(
+        generations.first(stored.config, stored.create_time_seconds),
+        cursor=next_key - 1,
+        documents=documents,
+        passages=passages,
+    )
+    return Counters(
+        sequence=sequence,
+        next_key=next_key,
+        next_label=next_label,
+        documents=documents,
+        commits=0,
+        ids_checksum=0,
+        last_generation=first.number,
+        generations=(first,),
+    )
 
 
 def needs_recovery(folder: Path) -> bool:
@@ -107,10 +114,16 @@ def needs_recovery(folder: Path) -> bool:
 
 def disk_bytes(folder: Path, segments: Sequence[str]) -> int:
     """Size of a collection's files in bytes, with those of the published ``segments``."""
+    return _total(folder / (DATABASE_FILE + suffix) for suffix in ("", "-wal", "-shm")) + _sizes(folder, segments)
+
+
+def _sizes(folder: Path, segments: Sequence[str]) -> int:
+    names = (*DATA_FILES, MANIFEST_FILE)
+    return _total(folder / SEGMENTS_FOLDER / uid / name for uid in segments for name in names)
+
+
+def _total(paths: Iterable[Path]) -> int:
     total = 0
-    paths = [folder / (DATABASE_FILE + suffix) for suffix in ("", "-wal", "-shm")]
-    for uid in segments:
-        paths += [folder / SEGMENTS_FOLDER / uid / name for name in (*DATA_FILES, MANIFEST_FILE)]
     for path in paths:
         try:
             total += path.stat().st_size

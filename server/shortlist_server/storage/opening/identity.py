@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shortlist_server.errors import CommitsLost, DataCorrupted
@@ -19,6 +19,7 @@ from shortlist_server.storage.disk.files import Files
 from shortlist_server.storage.layout import COMMIT_FILE, DATABASE_FILE
 from shortlist_server.storage.rows import schema
 from shortlist_server.storage.rows.checksums import SETTINGS_CHECKSUM, settings_checksum
+from shortlist_server.storage.rows.counters import read_counters, write_counters
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +119,19 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
             next_key=max(mark.next_key for mark in known) + _NUMBERS_LEFT_OUT,
             next_label=max(mark.next_label for mark in known) + _NUMBERS_LEFT_OUT,
         )
-        connection.execute(
-            "UPDATE counters SET commits = ?, sequence = ?, next_key = ?, next_label = ?",
-            (mark.commits, mark.sequence, mark.next_key, mark.next_label),
+        before = read_counters(connection)
+        now = replace(
+            before,
+            commits=mark.commits,
+            sequence=mark.sequence,
+            next_key=mark.next_key,
+            next_label=mark.next_label,
         )
+        # The numbers left out belong to no document, so a generation that lacked none still lacks none.
+        complete = [replace(row, cursor=mark.next_key - 1) for row in before.generations if before.is_complete(row)]
+        connection.execute("BEGIN IMMEDIATE")
+        write_counters(connection, now.with_rows(*complete), before)
+        connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     # Last, because a database ahead of its record opens and updates the record.
     create_record(folder / COMMIT_FILE, mark, files)

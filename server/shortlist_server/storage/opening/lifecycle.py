@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, Overloaded, Unavailable
 from shortlist_server.storage.compaction.recovery import Damage
-from shortlist_server.storage.compaction.scheduler import CompactionTally
+from shortlist_server.storage.generations.generations import Tallies
 from shortlist_server.storage.opening.facts import Facts, needs_recovery, read_facts
 from shortlist_server.storage.opening.open_cache import OpenCollectionCache
 from shortlist_server.storage.opening.opened import OpenCollection
@@ -33,7 +33,7 @@ class Lifecycle:
 
     Attributes:
         opened: the open collection; None while it is closed. Without a use, read only what is in its memory.
-        tally: what its maintenance has done so far.
+        tallies: what its compaction has done so far, by generation.
         damage: the segments that its last opening forgot.
         problem: why the last attempt to open or inspect it failed; empty after a success, or before any attempt.
         unused_since: when it was opened or leased last, on the monotonic clock.
@@ -53,7 +53,7 @@ class Lifecycle:
         self._gone = False
         self._facts: Facts | None = None
         self.opened: OpenCollection | None = None
-        self.tally = CompactionTally()
+        self.tallies: Tallies = {}
         self.damage: tuple[Damage, ...] = ()
         self.problem = ""
         self.unused_since = 0.0
@@ -208,7 +208,7 @@ class Lifecycle:
                 self._note(error)
                 raise
             self._note(None)
-            self.damage = opened.damage
+            self.damage = opened.generations.damage
             self.touch()
             self.open_seconds = self.unused_since - begin
             with self._lock:
@@ -220,7 +220,7 @@ class Lifecycle:
     def _opened_within_limit(self) -> OpenCollection:
         while True:
             try:
-                return OpenCollection(self.name, self._folder, self._parameters, self.tally)
+                return OpenCollection(self.name, self._folder, self._parameters, self.tallies)
             except Overloaded:
                 # Callers' connections may have taken the descriptors meant for collections.
                 if not self._open_cache.make_way(self):

@@ -1,8 +1,8 @@
-"""An open collection: puts together its connections, its indexes in memory, its writer and its compaction.
+"""An open collection: puts together its connections, its generations in memory and its writer.
 
 An ``OpenCollection`` lives from the opening to the closing of a collection; callers hold the ``EmbeddedCollection``,
 which outlives it. The writer thread changes the database first and then, in the same order, what searches see: it alone
-appends to the growing segment, marks rows dead and replaces the ``Snapshot``. Searches read the snapshot once and take
+appends to growing segments, marks rows dead and replaces ``Snapshot`` and ``Shown``. Searches read them once and take
 no lock. Any thread may call.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,24 +21,22 @@ from numpy.typing import NDArray
 
 from shortlist_server.domain import (
     Change,
-    CollectionConfig,
     CollectionInfo,
     Commit,
     DeadLetter,
     Deletion,
-    DenseCandidates,
     Filter,
     StreamPosition,
-    Vector,
 )
-from shortlist_server.errors import DataCorrupted, Unavailable
+from shortlist_server.errors import GenerationNotFound
 from shortlist_server.storage.compaction.reconcile import Difference, difference, reconcile
-from shortlist_server.storage.compaction.recovery import recover
-from shortlist_server.storage.compaction.scheduler import CompactionScheduler, CompactionTally
 from shortlist_server.storage.disk.faults import translated
+from shortlist_server.storage.generations.generation import OpenGeneration
+from shortlist_server.storage.generations.generations import Generations, Tallies
+from shortlist_server.storage.generations.shown import Settings
 from shortlist_server.storage.layout import DATABASE_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.lexical.index import LexicalIndex
-from shortlist_server.storage.opening.facts import Facts, Settings, disk_bytes
+from shortlist_server.storage.opening.facts import Facts, disk_bytes
 from shortlist_server.storage.opening.identity import open_database
 from shortlist_server.storage.parameters import Parameters
 from shortlist_server.storage.rows.deletion import BulkDeletion
@@ -46,12 +44,9 @@ from shortlist_server.storage.rows.filters import Condition, cache_key, compile_
 from shortlist_server.storage.rows.id_index import check_id_index
 from shortlist_server.storage.rows.metadata import parse_field
 from shortlist_server.storage.rows.reader import ReaderPool, select_keys
-from shortlist_server.storage.rows.settings import RaisedEf
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task, Writer
 from shortlist_server.storage.values import Effect
-from shortlist_server.storage.vectors import search as dense
-from shortlist_server.storage.vectors.index import DenseIndex
 from shortlist_server.storage.vectors.segments import Segment
 from shortlist_server.storage.vectors.selection import KeySelection, SelectionCache
 
@@ -68,11 +63,13 @@ class OpenCollection:
     """The open parts of a collection.
 
     Attributes:
-        settings: the settings in the database; the writer thread replaces the value.
-        damage: the damaged segments that the opening dropped.
+        generations: its generations, and what callers see of them and of the settings.
+        pool: its reading connections.
+        lexicon: its lexical index.
+        deletions: its large deletions.
     """
 
-    def __init__(self, name: str, folder: Path, parameters: Parameters, tally: CompactionTally) -> None:
+    def __init__(self, name: str, folder: Path, parameters: Parameters, tallies: Tallies) -> None:
         """Opens the collection and recovers from a crash, if there was one.
 
         Raises:
@@ -82,86 +79,84 @@ class OpenCollection:
         self._folder = folder
         self._parameters = parameters
         self._closed = False
+        self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
+        self.generations = Generations(name, folder, self.submit, parameters, tallies)
         with translated(name):
             self._connection, self._record = open_database(folder, name, parameters.files)
             try:
-                self._recover()
+                settings = Settings.read(self._connection, name)
+                check_id_index(self._connection, name)
+                transaction = WriteTransaction(self._connection, self._record)
+                self.generations.recover(self._connection, transaction, settings)
             except BaseException:
                 self._connection.close()
                 self._record.close()
                 raise
-        config = self.settings.config
-        self._declared = frozenset(parse_field(field) for field in config.filterable_fields)
+        self._declared = frozenset(parse_field(field) for field in settings.config.filterable_fields)
         self.pool = ReaderPool(folder / DATABASE_FILE, name, parameters.connections)
-        self.lexicon = LexicalIndex(self.pool, lambda: self.index.snapshot.documents)
+        self.lexicon = LexicalIndex(self.pool, lambda: self.generations.shown.counters.documents)
         self._selections = SelectionCache()
-        self.compaction = CompactionScheduler(
-            name, folder, self.settings.uid, config.dimension, self.index, self.submit, parameters, tally
-        )
-        self.deletions = BulkDeletion(self.submit, self._publish, parameters.crash_point)
         self.writer = Writer(
             name,
             self._connection,
-            self._transaction,
+            transaction,
             threads=parameters.writing_threads,
             clock=parameters.clock,
-            has_room=self.compaction.has_room,
-            waited=self.compaction.waited,
+            has_room=self.generations.has_room,
+            waited=self.generations.waited,
             reserve=parameters.reserve,
             crash_point=parameters.crash_point,
         )
-        self.compaction.start()
-
-    def _recover(self) -> None:
-        self.settings = Settings.read(self._connection, self._name)
-        dimension = self.settings.config.dimension
-        check_id_index(self._connection, self._name)
-        self._transaction = WriteTransaction(self._connection, dimension, self._record)
-        recovered = recover(
-            self._connection, self._folder, self._name, self.settings.uid, dimension, self._parameters.files
-        )
-        self.damage = recovered.damage
-        self.index = DenseIndex(recovered.segments, recovered.growing, self._transaction.counters)
-        found = sum(segment.live for segment in recovered.segments) + recovered.growing.live
-        if found != self._transaction.counters.passages:
-            raise DataCorrupted(
-                f"collection '{self._name}' counts {self._transaction.counters.passages} passages but holds {found};"
-                " restore a backup"
-            )
+        self.generations.start()
 
     @property
-    def snapshot(self) -> dense.Snapshot:
-        """What searches see now."""
-        return self.index.snapshot
+    def settings(self) -> Settings:
+        """The settings in the database."""
+        return self.generations.shown.settings
+
+    @property
+    def serving(self) -> OpenGeneration:
+        """The generation that serves."""
+        return self.generations.shown.serving
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the last commit that searches see."""
+        return self.generations.shown.counters.sequence
 
     @property
     def descriptors(self) -> int:
         """File descriptors in use now, without those for the logs of its reading connections."""
-        return _OWN_DESCRIPTORS + len(self.index.snapshot.segments) + self.pool.most_used
+        segments = sum(len(one.index.snapshot.segments) for one in self.generations.shown.generations.values())
+        return _OWN_DESCRIPTORS + segments + self.pool.most_used
 
     @property
     def busy(self) -> bool:
-        """Whether closing would interrupt work: a build of a segment, or giving space back to the disk."""
-        return self.compaction.busy or self.deletions.reclaiming
+        """Whether closing would interrupt work: a build of a segment, a drop, or giving space back to the disk."""
+        return self.generations.busy or self.deletions.reclaiming
 
     def facts(self, size: int | None = None) -> Facts:
         """Settings, counts and sizes, from memory and a few ``stat`` calls; none of those if ``size`` is given."""
-        snapshot = self.index.snapshot
+        shown = self.generations.shown
+        snapshot = shown.serving.index.snapshot
+        look = size is None
         if size is None:
-            size = disk_bytes(self._folder, [segment.row.uid for segment in snapshot.segments])
-        settings = self.settings
+            segments = [one.row.uid for each in shown.generations.values() for one in each.index.snapshot.segments]
+            size = disk_bytes(self._folder, segments)
+        settings = shown.settings
         info = CollectionInfo(
             name=self._name,
             config=settings.config,
             create_time_seconds=settings.create_time_seconds,
-            sequence=snapshot.sequence,
-            document_count=snapshot.documents,
+            sequence=shown.counters.sequence,
+            document_count=shown.counters.documents,
             passage_count=snapshot.passages,
             segment_passage_count=sum(segment.live for segment in snapshot.segments),
             segment_count=len(snapshot.segments),
             disk_bytes=size,
+            generation=shown.serving.number,
         )
-        return Facts(info=info, settings=settings)
+        return Facts(info=info, settings=settings, generations=self.generations.describe(look=look))
 
     def submit(self, task: Task[T]) -> Future[T]:
         """Queues a task for the writer thread."""
@@ -172,6 +167,11 @@ class OpenCollection:
     ) -> Future[Commit]:
         """Applies changes in order, all or none; see ``CollectionStore.commit``."""
 
+        def apply(transaction: WriteTransaction) -> tuple[Commit, Effect]:
+            applied = transaction.apply(changes, position, failures)
+            self.generations.marker.announce(transaction.counters)
+            return applied
+
         def publish(applied: tuple[Commit, Effect]) -> Commit:
             commit, effect = applied
             self._publish(effect)
@@ -180,7 +180,7 @@ class OpenCollection:
         deletes = bool(changes) and all(isinstance(change, Deletion) for change in changes)
         return self.submit(
             Task(
-                lambda transaction: transaction.apply(changes, position, failures),
+                apply,
                 publish,
                 weight=len(changes),
                 grows=bool(changes) and not deletes,
@@ -188,30 +188,10 @@ class OpenCollection:
             )
         )
 
-    def save_settings(
-        self, change: Callable[[CollectionConfig, RaisedEf], tuple[CollectionConfig, RaisedEf]]
-    ) -> Future[None]:
-        """Changes settings durably; readers see the change after the commit."""
-
-        def apply(transaction: WriteTransaction) -> tuple[CollectionConfig, RaisedEf]:
-            before = transaction.config(), transaction.raised_ef()
-            config, raised = change(*before)
-            if config != before[0]:
-                transaction.save_config(config)
-            if raised != before[1]:
-                transaction.save_raised_ef(raised)
-            return config, raised
-
-        def publish(saved: tuple[CollectionConfig, RaisedEf]) -> None:
-            self.settings = replace(self.settings, config=saved[0], raised_ef=saved[1])
-
-        return self.submit(Task(apply, publish))
-
     def _publish(self, effect: Effect) -> None:
         if effect.removed_keys:
             self._selections.forget(effect.counters.sequence, effect.removed_keys)
-        self.index.publish(effect, effect.counters)
-        self.compaction.changed()
+        self.generations.publish(effect)
 
     def condition(self, filter: Filter) -> Condition:
         """A filter as SQL."""
@@ -225,46 +205,33 @@ class OpenCollection:
             with self.pool.connection() as connection:
                 return select_keys(connection, condition, after)
 
-        return self._selections.resolve(cache_key(filter), self.index.snapshot.sequence, select)
+        return self._selections.resolve(cache_key(filter), self.sequence, select)
 
-    def dense(
-        self, vector: Vector, documents: int, selection: KeySelection | None, *, ef: int, exact: bool
-    ) -> DenseCandidates:
-        """The passages nearest to ``vector``; see ``CollectionStore.dense``."""
-        self._check_open()
-        return dense.search(
-            self.index.snapshot, vector, documents, selection, ef=ef, exact=exact, pool=self._parameters.pool
-        )
+    def difference(self, number: int) -> Difference:
+        """Compares the dense index of a generation with the database; commits wait meanwhile."""
+        with self.generations.using(number) as generation:
+            return difference(generation.index, generation.number, self.submit)
 
-    def dense_scores(self, vector: Vector, keys: Sequence[int]) -> DenseCandidates:
-        """All live passages of these documents with their exact cosine, best first."""
-        self._check_open()
-        return dense.score_documents(self.index.snapshot, vector, keys)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Unavailable(f"collection '{self._name}' is closed")
-
-    def difference(self) -> Difference:
-        """Compares the dense index with the database; commits wait meanwhile."""
-        return difference(self.index, self.submit)
-
-    def repair(self, *, lexical: bool, dense: bool, segments: Sequence[Segment]) -> list[str]:
+    def repair(self, *, lexical: bool, dense: Sequence[int], segments: Mapping[int, Sequence[Segment]]) -> list[str]:
         """Rebuilds what can be rebuilt from the database; see ``EmbeddedCollection.repair``."""
         done = []
-        if dense:
-            forgotten = reconcile(self.index, self.submit, self.settings.config.dimension)
-            for uid in forgotten:
-                self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
-            done.append(
-                f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
-            )
+        for number in dense:
+            with suppress(GenerationNotFound), self.generations.using(number) as generation:
+                forgotten = reconcile(generation.index, number, self.submit, generation.place.dimension)
+                for uid in forgotten:
+                    self._parameters.files.remove_tree(self._folder / SEGMENTS_FOLDER / uid)
+                done.append(
+                    f"the dense index was made to agree with the database; {len(forgotten)} segments were set aside"
+                )
         if lexical:
             self.submit(Task(lambda transaction: transaction.rebuild_lexical(), lambda _: None)).result()
             done.append("the lexical index was rebuilt")
-        done += [f"segment {one.row.uid} was rebuilt" for one in segments if self.compaction.rebuild(one)]
-        if count := self.compaction.flush_now():
-            done.append(f"{count} segments were built from passages that were searched exactly")
+        for number in self.generations.shown.generations:
+            with suppress(GenerationNotFound), self.generations.using(number) as generation:
+                rebuild = generation.compaction.rebuild
+                done += [f"segment {one.row.uid} was rebuilt" for one in segments.get(number, ()) if rebuild(one)]
+                if count := generation.compaction.flush_now():
+                    done.append(f"{count} segments were built from passages that were searched exactly")
         return done
 
     def close(self) -> None:
@@ -272,7 +239,7 @@ class OpenCollection:
         if self._closed:
             return
         self._closed = True
-        self.compaction.close()
+        self.generations.close()
         self.writer.close()
         self.pool.close()
         try:

@@ -11,6 +11,8 @@ import struct
 import zlib
 from collections.abc import Mapping
 
+from shortlist_server.errors import DataCorrupted
+
 _DOCUMENT = struct.Struct("<qqq")
 _PASSAGE = struct.Struct("<qqqqqq")
 _POSITION = struct.Struct("<q")
@@ -51,3 +53,8 @@ def settings_checksum(settings: Mapping[str, str]) -> int:
     for name in sorted(settings.keys() - {SETTINGS_CHECKSUM}):
         checksum = zlib.crc32(f"{name}\0{settings[name]}\0".encode(), checksum)
     return checksum
+
+
+def damaged(what: str) -> DataCorrupted:
+    """The error for a value that fails its checksum."""
+    return DataCorrupted(f"{what} is damaged on disk; restore the collection from a backup")

@@ -62,9 +62,7 @@ class BulkDeletion:
         """Deletes from ``start`` on, ``at_once`` documents a transaction; a full disk makes the steps smaller."""
         if start >= len(keys):
             done.set_result(deleted)
-            if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
-                self._reclaiming = True
-                self._reclaim()
+            self._reclaim_after(deleted)
             return
         chunk = keys[start : start + max(1, at_once)]
 
@@ -84,6 +82,7 @@ class BulkDeletion:
                 self._next(keys, start, deleted, done, at_once=len(chunk) // 4)
             elif error is not None:
                 done.set_exception(error)
+                self._reclaim_after(deleted)
             else:
                 self._next(keys, start + len(chunk), deleted + step.result(), done, at_once=at_once)
 
@@ -92,6 +91,11 @@ class BulkDeletion:
             self._submit(task).add_done_callback(go_on)
         except Unavailable as error:
             done.set_exception(error)
+
+    def _reclaim_after(self, deleted: int) -> None:
+        if deleted >= _WORTH_RECLAIMING and not self._reclaiming:
+            self._reclaiming = True
+            self._reclaim()
 
     def _reclaim(self) -> None:
         def apply(transaction: WriteTransaction) -> bool:

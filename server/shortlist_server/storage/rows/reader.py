@@ -9,24 +9,21 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import zlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import DeadLetter, Include, StoredDocument, StoredPassage
-from shortlist_server.errors import DataCorrupted, Unavailable
+from shortlist_server.domain import DeadLetter
+from shortlist_server.errors import Unavailable
 from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.rows import dead_letters, schema
-from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum, text_checksum
+from shortlist_server.storage.rows.checksums import damaged, stream_checksum
 from shortlist_server.storage.rows.filters import Condition
-from shortlist_server.storage.rows.metadata import decode
 
 KEPT_CONNECTIONS = 16
 """Idle reading connections that are kept; each has two descriptors and a cache. Opening one takes half a
@@ -168,47 +165,6 @@ class RowReader(ABC):
             )
             return dict(rows.fetchall())
 
-    def documents_by_id(self, ids: Sequence[str], include: Include) -> dict[str, StoredDocument]:
-        """The documents with these ids that exist, by id, with the include asked for."""
-        with self.reading() as connection, _snapshot(connection):
-            rows = connection.execute(
-                f"SELECT {_columns(include)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
-                (json.dumps(list(ids), ensure_ascii=False),),
-            ).fetchall()
-            return {document.id: document for document in _assemble(connection, rows, include)}
-
-    def documents(self, keys: Sequence[int], include: Include) -> dict[int, StoredDocument]:
-        """The documents with these keys that still exist, by key, with the include asked for."""
-        chosen = json.dumps([int(key) for key in keys])
-        with self.reading() as connection, _snapshot(connection):
-            rows = connection.execute(
-                f"SELECT {_columns(include)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
-                (chosen,),
-            ).fetchall()
-            return {document.key: document for document in _assemble(connection, rows, include)}
-
-    def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
-    ) -> dict[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
-        with self.reading() as connection:
-            return _passages(connection, "label", labels, vectors=vectors, token_vectors=token_vectors)
-
-
-def read_page(
-    connection: sqlite3.Connection, condition: Condition | None, after: int, limit: int, include: Include
-) -> tuple[list[StoredDocument], int | None]:
-    """Documents that pass with a sequence above ``after``, by sequence, and the next page's ``after`` or None."""
-    where = condition or Condition("1", ())
-    with _snapshot(connection):
-        rows = connection.execute(
-            f"SELECT {_columns(include)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
-            " ORDER BY sequence LIMIT ?",
-            (after, *where.parameters, limit + 1),
-        ).fetchall()
-        documents = _assemble(connection, rows[:limit], include)
-    return documents, documents[-1].sequence if len(rows) > limit else None
-
 
 def select_keys(connection: sqlite3.Connection, condition: Condition, after: int = 0) -> NDArray[np.int64]:
     """Keys of the documents that pass with a sequence above ``after``, ascending, shape (n,)."""
@@ -217,100 +173,3 @@ def select_keys(connection: sqlite3.Connection, condition: Condition, after: int
         (after, *condition.parameters),
     ).fetchall()
     return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
-
-
-@contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    # Two statements of one answer must see the same commit.
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("COMMIT")
-
-
-def _columns(include: Include) -> str:
-    metadata = "metadata, metadata_checksum" if include.metadata else "NULL, 0"
-    text = "title, text, text_checksum" if include.text else "'', '', 0"
-    identity = "content_hash, (SELECT checksum FROM identities WHERE identities.key = documents.key)"
-    return f"key, id, sequence, passage_count, {metadata}, {text}, {identity}"
-
-
-def _assemble(
-    connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], include: Include
-) -> list[StoredDocument]:
-    passages: dict[int, list[StoredPassage]] = {}
-    if include.passages or include.vectors:
-        keys = [row[0] for row in rows]
-        for passage in _passages(connection, "key", keys, vectors=include.vectors, token_vectors=False).values():
-            passages.setdefault(passage.key, []).append(passage)
-    return [
-        StoredDocument(
-            key=key,
-            id=id,
-            sequence=sequence,
-            passage_count=count,
-            title=title,
-            text=text,
-            metadata={} if metadata is None else decode(metadata),
-            metadata_bytes=0 if metadata is None else len(metadata),
-            passages=tuple(passages.get(key, ())),
-        )
-        for key, id, sequence, count, metadata, _, title, text, *_ in map(_checked_document, rows)
-    ]
-
-
-def _checked_document(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    key, id, sequence, count, metadata, metadata_checksum, title, text, checksum, content_hash, identity = row
-    if document_checksum(key, id, sequence, count, content_hash) != identity:
-        raise damaged(f"the identity of document {id!r}")
-    if metadata is not None and zlib.crc32(metadata.encode()) != metadata_checksum:
-        raise damaged(f"the metadata of document {id!r}")
-    if (title or text or checksum) and text_checksum(title, text) != checksum:
-        raise damaged(f"the text of document {id!r}")
-    return row
-
-
-def checked_vector(label: int, vector: bytes, checksum: int) -> NDArray[np.float32]:
-    """A stored vector, shape (dimension,).
-
-    Raises:
-        DataCorrupted: the vector differs from what was stored.
-    """
-    if zlib.crc32(vector) != checksum:
-        raise damaged(f"the vector of passage {label}")
-    return np.frombuffer(vector, dtype=np.float32)
-
-
-def damaged(what: str) -> DataCorrupted:
-    """The error for a value that fails its checksum."""
-    return DataCorrupted(f"{what} is damaged on disk; restore the collection from a backup")
-
-
-def _passages(
-    connection: sqlite3.Connection, column: str, values: Sequence[int], *, vectors: bool, token_vectors: bool
-) -> dict[int, StoredPassage]:
-    rows = connection.execute(
-        "SELECT p.label, p.key, p.ordinal, p.start, p.end, p.tokens, p.row_checksum,"  # noqa: S608
-        f" {'v.vector, v.checksum' if vectors else 'NULL, 0'}, {'t.vectors' if token_vectors else 'NULL'}"
-        " FROM passages p"
-        f" {'LEFT JOIN vectors v USING (label)' if vectors else ''}"
-        f" {'LEFT JOIN token_vectors t USING (label)' if token_vectors else ''}"
-        f" WHERE p.{column} IN (SELECT value FROM json_each(?)) ORDER BY p.label",
-        (json.dumps([int(value) for value in values]),),
-    )
-    found = {}
-    for label, key, ordinal, start, end, tokens, row_checksum, vector, checksum, packed in rows:
-        if passage_checksum(label, key, ordinal, start, end, tokens) != row_checksum:
-            raise damaged(f"the row of passage {label}")
-        found[label] = StoredPassage(
-            label=label,
-            key=key,
-            ordinal=ordinal,
-            start=start,
-            end=end,
-            tokens=tokens,
-            vector=None if vector is None else checked_vector(label, vector, checksum),
-            token_vectors=packed,
-        )
-    return found

@@ -20,17 +20,20 @@ from sqlite_utils.migrations import Migrations
 from shortlist_server.domain import CollectionConfig
 from shortlist_server.errors import DataCorrupted, NewerDataFormat
 from shortlist_server.storage.disk.files import new_file
-from shortlist_server.storage.rows import dead_letters, settings
+from shortlist_server.storage.rows import dead_letters, generations, settings
 from shortlist_server.storage.rows.checksums import document_checksum, passage_checksum, stream_checksum
 from shortlist_server.storage.rows.filters import index_columns
 from shortlist_server.storage.rows.id_index import all_ids
 from shortlist_server.storage.rows.metadata import parse_field
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Number of the newest migration."""
 
 FIRST_FORMAT_WITH_COMMITS = 4
 """The first format that counts commits, so a record outside the database can be compared with it."""
+
+FIRST_FORMAT_WITH_GENERATIONS = 5
+"""The first format with a table of generations; what an earlier one holds is generation 1."""
 
 APPLICATION_ID = 0x53484C53
 """Marks a SQLite file as a Shortlist collection ("SHLS")."""
@@ -39,7 +42,7 @@ TITLE_WEIGHT = 2.0
 """Weight of the title in BM25, where the text has 1; measured on SciFact."""
 
 # 8 KiB holds five vectors of 384 dimensions with 5 % to spare; 4 KiB holds two and wastes a quarter.
-_PAGE_BYTES = 8192
+PAGE_BYTES = 8192
 _WAL_PAGES = 4096
 
 migrations = Migrations("shortlist")
@@ -144,13 +147,33 @@ def _commits_and_checksums(db: Database) -> None:
     db.execute("PRAGMA user_version = 4")
 
 
-def create(path: Path, name: str, config: CollectionConfig) -> None:
-    """Makes the database of a new, empty collection: complete and checkpointed, but not synced."""
+@migrations(name="0005_generations")
+def _generations(db: Database) -> None:
+    # From this version on, documents.passage_count is the count in the generation that served when the document was
+    # written. It stays in the checksum of the document's identity; what readers get is counted in their generation.
+    generations.create_table(db.conn)
+    db.execute("ALTER TABLE segments ADD COLUMN generation INTEGER NOT NULL DEFAULT 1")
+    db.execute("ALTER TABLE counters ADD COLUMN last_generation INTEGER NOT NULL DEFAULT 1")
+    stored = read_settings(db.conn)
+    if "config" in stored:
+        try:
+            first = generations.first(settings.load(stored["config"]), float(stored["create_time"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataCorrupted(f"the collection's settings cannot be read ({error}); restore a backup") from error
+        generations.save(db.conn, [first], ())
+    db.execute("PRAGMA user_version = 5")
+
+
+def create(path: Path, name: str, config: CollectionConfig, number_format: str = "") -> None:
+    """Makes the database of a new, empty collection: complete and checkpointed, but not synced.
+
+    ``number_format`` is what the embedder computes in; see ``GenerationConfig``.
+    """
     # Made before SQLite opens it, so SQLite gives the log and the shared memory the same narrow permissions.
     new_file(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _tune(connection)
@@ -161,11 +184,13 @@ def create(path: Path, name: str, config: CollectionConfig) -> None:
         with db.atomic():
             for number, field in enumerate(config.filterable_fields):
                 db.execute(f"CREATE INDEX field_{number} ON documents ({index_columns(parse_field(field))})")
+            now = time.time()
+            generations.save(connection, [generations.first(config, now, number_format)], ())
             db.table("settings").insert_all(
                 [
                     {"name": "name", "value": name},
                     {"name": "uid", "value": uuid.uuid4().hex},
-                    {"name": "create_time", "value": repr(time.time())},
+                    {"name": "create_time", "value": repr(now)},
                     {"name": "config", "value": settings.dump(config)},
                 ]
             )
@@ -251,7 +276,7 @@ def _tune(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {2 * _WAL_PAGES * _PAGE_BYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {2 * _WAL_PAGES * PAGE_BYTES}")
     connection.execute("PRAGMA cache_size = -65536")
     # Deleted rows need not be overwritten with zeros, which would dirty every page of a large deletion.
     connection.execute("PRAGMA secure_delete = OFF")

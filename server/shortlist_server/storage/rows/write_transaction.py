@@ -4,75 +4,67 @@ A ``WriteTransaction`` belongs to the writer thread, which begins and commits; t
 counters. Keys, labels and sequences come from the counters, which only ever grow and are committed with the rows they
 numbered. None is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes
 down outside the database before the commit is acknowledged. The lexical index changes in the same transaction as the
-documents.
+documents, and so do the passages of every generation. ``generation_changes`` makes, builds and switches generations.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import xor
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from shortlist_server.domain import Change, CollectionConfig, Commit, DeadLetter, Deletion, StreamPosition, Upsert
 from shortlist_server.errors import DataCorrupted, InvalidVector
+from shortlist_server.storage.base import GenerationChanged
 from shortlist_server.storage.disk.commit_record import CommitRecord, Mark
-from shortlist_server.storage.disk.faults import lexical_index
-from shortlist_server.storage.rows import dead_letters, settings
-from shortlist_server.storage.rows.checksums import (
-    document_checksum,
-    id_checksum,
-    passage_checksum,
-    stream_checksum,
-    text_checksum,
-)
+from shortlist_server.storage.disk.faults import lexical_index, translated
+from shortlist_server.storage.rows import dead_letters, passages, settings
+from shortlist_server.storage.rows.checksums import document_checksum, id_checksum, stream_checksum, text_checksum
+from shortlist_server.storage.rows.counters import read_counters, write_counters
 from shortlist_server.storage.rows.metadata import encode
-from shortlist_server.storage.values import Counters, Effect, SegmentOutdated, SegmentRow
+from shortlist_server.storage.rows.passages import NewRows
+from shortlist_server.storage.rows.tables import tables_of
+from shortlist_server.storage.values import (
+    Counters,
+    Effect,
+    GenerationDamaged,
+    GenerationDropped,
+    PassageChange,
+    SegmentOutdated,
+    SegmentRow,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_DocumentRow = tuple[int, str, int, int, bytes, str, int, int, str, str]
+"""A row of ``documents``, with its columns in the order of ``_insert_documents``."""
 
 
 class WriteTransaction:
     """Changes the rows of one collection within the writer's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, dimension: int, record: CommitRecord) -> None:
+    def __init__(self, connection: sqlite3.Connection, record: CommitRecord) -> None:
         self.connection = connection
-        self._dimension = dimension
         self._record = record
-        row = connection.execute(
-            "SELECT sequence, next_key, next_label, documents, passages, commits, ids_checksum, uid FROM counters"
-        ).fetchone()
-        self.counters = Counters(
-            sequence=row[0],
-            next_key=row[1],
-            next_label=row[2],
-            documents=row[3],
-            passages=row[4],
-            commits=row[5],
-            ids_checksum=row[6],
-        )
-        self._uid: str = row[7]
+        self.counters = read_counters(connection)
+        self._uid: str = connection.execute("SELECT uid FROM counters").fetchone()[0]
 
-    def save_counters(self) -> None:
-        """Counts the commit and writes the counters; the writer calls it before each commit."""
+    def save_counters(self, before: Counters) -> None:
+        """Counts the commit and writes the counters; the writer calls it before each commit.
+
+        Args:
+            before: the counters as they are stored now.
+        """
         now = self.counters = replace(self.counters, commits=self.counters.commits + 1)
-        self.connection.execute(
-            "UPDATE counters SET sequence = ?, next_key = ?, next_label = ?, documents = ?, passages = ?, commits = ?,"
-            " ids_checksum = ? WHERE id = 1",
-            (
-                now.sequence,
-                now.next_key,
-                now.next_label,
-                now.documents,
-                now.passages,
-                now.commits,
-                now.ids_checksum,
-            ),
-        )
+        write_counters(self.connection, now, before)
 
     def record_commit(self) -> None:
         """Records the last commit outside the database; the writer calls it before it acknowledges the commit."""
@@ -93,18 +85,20 @@ class WriteTransaction:
         """Applies changes, the stream position and the failures. The last change of each id wins.
 
         Raises:
-            InvalidVector: a passage's vector has the wrong size or is not finite; nothing is changed.
+            GenerationChanged: a document has no passages for the generation that serves; nothing is changed.
+            InvalidVector: a vector for the serving generation has the wrong size or is not finite; nothing is changed.
             InvalidArgument: metadata is not JSON.
         """
         ids = [change.document.id if isinstance(change, Upsert) else change.id for change in changes]
         last = {id: at for at, id in enumerate(ids)}
         stored = self._stored(list(last))
         counters = self.counters
+        serving = counters.serving.number
         effect = Effect(counters=counters)
         sequences = dict.fromkeys(last, 0)
-        new_documents: list[tuple[int, str, int, int, bytes, str, int, int, str, str]] = []
-        new_passages: list[tuple[int, int, int, int, int, int, int]] = []
-        new_token_vectors: list[tuple[int, bytes]] = []
+        new_documents: list[_DocumentRow] = []
+        new_rows = {row.number: NewRows(tables_of(row.number), row.config.dimension) for row in counters.live}
+        brought: dict[int, dict[int, int]] = {number: {} for number in new_rows}
         sequence, key, label = counters.sequence, counters.next_key, counters.next_label
         ids_checksum = counters.ids_checksum
         for at, change in enumerate(changes):
@@ -118,6 +112,8 @@ class WriteTransaction:
                 ids_checksum ^= id_checksum(id, stored[id])
             if isinstance(change, Deletion):
                 continue
+            if serving not in change.passages:
+                raise GenerationChanged(f"generation {serving} serves now, and the document has no passages for it")
             document = change.document
             ids_checksum ^= id_checksum(id, key)
             metadata = encode(document.metadata)
@@ -126,7 +122,7 @@ class WriteTransaction:
                     key,
                     id,
                     sequence,
-                    len(change.passages),
+                    len(change.passages[serving]),
                     change.content_hash,
                     metadata,
                     zlib.crc32(metadata.encode()),
@@ -135,60 +131,29 @@ class WriteTransaction:
                     document.text,
                 )
             )
-            for ordinal, passage in enumerate(change.passages):
-                effect.labels.append(label)
-                effect.keys.append(key)
-                effect.vectors.append(passage.vector)
-                row = (label, key, ordinal, passage.start, passage.end, passage.tokens)
-                new_passages.append((*row, passage_checksum(*row)))
-                if passage.token_vectors is not None:
-                    new_token_vectors.append((label, passage.token_vectors))
-                label += 1
+            for number, rows in new_rows.items():
+                if number in change.passages:
+                    brought[number][key] = len(change.passages[number])
+                    label = rows.add(key, change.passages[number], label)
             key += 1
-        vectors = self._checked(effect.vectors)
-        effect.removed_labels = self._remove(effect.removed_keys)
-        insert = self.connection.executemany
-        insert(
-            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
-            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            new_documents,
-        )
-        with lexical_index():
-            insert(
-                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
-                [(row[0], row[8], row[9]) for row in new_documents],
-            )
-        insert(
-            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
-            [(row[0], document_checksum(*row[:5])) for row in new_documents],
-        )
-        insert(
-            "INSERT INTO passages (label, key, ordinal, start, end, tokens, row_checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            new_passages,
-        )
-        insert(
-            "INSERT INTO vectors (label, checksum, vector) VALUES (?, ?, ?)",
-            [(label, zlib.crc32(vector), vector) for label, vector in zip(effect.labels, vectors, strict=True)],
-        )
-        insert("INSERT INTO token_vectors (label, vectors) VALUES (?, ?)", new_token_vectors)
+        packed = new_rows[serving].packed()
+        self._remove_documents(effect.removed_keys)
+        self._insert_documents(new_documents)
         dead_letters.settle(self.connection, list(last))
         if failures:
             dead_letters.add(self.connection, failures)
         if position is not None:
-            self.connection.execute(
-                "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET position = excluded.position, checksum = excluded.checksum",
-                (position.stream, position.position, stream_checksum(position.stream, position.position)),
-            )
+            self._record_position(position)
         self.counters = replace(
             counters,
             sequence=sequence,
             next_key=key,
             next_label=label,
             documents=counters.documents + len(new_documents) - len(effect.removed_keys),
-            passages=counters.passages + len(new_passages) - len(effect.removed_labels),
             ids_checksum=ids_checksum,
         )
+        for number, rows in new_rows.items():
+            self._change_passages(number, effect, rows, brought[number], packed if number == serving else None)
         effect.counters = self.counters
         commit = Commit(
             sequences=[sequences[id] for id in ids],
@@ -204,17 +169,111 @@ class WriteTransaction:
             "SELECT key, id FROM documents WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
         ).fetchall()
         effect = Effect(counters=self.counters, removed_keys=[key for key, _ in live])
-        effect.removed_labels = self._remove(effect.removed_keys)
+        self._remove_documents(effect.removed_keys)
         now = self.counters
         self.counters = replace(
             now,
             sequence=now.sequence + len(effect.removed_keys),
             documents=now.documents - len(effect.removed_keys),
-            passages=now.passages - len(effect.removed_labels),
             ids_checksum=reduce(xor, (id_checksum(id, key) for key, id in live), now.ids_checksum),
         )
+        for row in now.live:
+            self._change_passages(row.number, effect)
         effect.counters = self.counters
         return effect
+
+    def _insert_documents(self, rows: Sequence[_DocumentRow]) -> None:
+        insert = self.connection.executemany
+        insert(
+            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
+            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        with lexical_index():
+            insert(
+                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
+                [(row[0], row[8], row[9]) for row in rows],
+            )
+        insert(
+            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
+            [(row[0], document_checksum(*row[:5])) for row in rows],
+        )
+
+    def _record_position(self, position: StreamPosition) -> None:
+        self.connection.execute(
+            "INSERT INTO streams (name, position, checksum) VALUES (?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET position = excluded.position, checksum = excluded.checksum",
+            (position.stream, position.position, stream_checksum(position.stream, position.position)),
+        )
+
+    def _change_passages(
+        self,
+        number: int,
+        effect: Effect,
+        new: NewRows | None = None,
+        brought: Mapping[int, int] | None = None,
+        packed: Sequence[bytes] | None = None,
+    ) -> None:
+        """Removes and adds passages of one generation, and counts them in its row.
+
+        An invalid vector for a generation that does not serve is no failure: that generation then lacks the documents.
+
+        Args:
+            brought: the number of passages for this generation of each new document that has some, by key.
+            packed: the vectors, where they are checked already.
+
+        Raises:
+            GenerationDamaged: the tables of a generation that does not serve are damaged.
+        """
+        row = self.counters.find(number)
+        assert row is not None
+        if new is not None and packed is None:
+            try:
+                packed = new.packed()
+            except InvalidVector as error:
+                logger.error("generation %d lacks documents of a commit, for its build to make up: %s", number, error)
+                new = brought = None
+
+        def change() -> dict[int, list[int]]:
+            removed = {}
+            if effect.removed_keys:
+                removed = passages.remove(self.connection, tables_of(number), effect.removed_keys)
+            if new is not None and packed:
+                new.insert(self.connection, packed)
+            return removed
+
+        try:
+            with translated(f"generation {number}"):
+                removed = change()
+        except DataCorrupted as error:
+            if number == self.counters.serving.number:
+                raise
+            raise GenerationDamaged(number, error.message) from error
+        done = PassageChange() if new is None else new.change
+        done.removed = [label for labels in removed.values() for label in labels]
+        effect.passages[number] = done
+        documents = row.documents - sum(key <= row.cursor or key in removed for key in effect.removed_keys)
+        cursor = row.cursor
+        for key, count in (brought or {}).items():
+            # Keys are given out without gaps, so a generation that lacked nothing before lacks nothing now.
+            cursor = key if cursor == key - 1 else cursor
+            documents += count > 0 or cursor == key
+        self.counters = self.counters.with_rows(
+            replace(
+                row,
+                cursor=cursor,
+                documents=documents,
+                passages=row.passages + len(done.labels) - len(done.removed),
+            )
+        )
+
+    def mark_unusable(self, number: int, problem: str) -> None:
+        """Records that a generation cannot be used any more; its segments leave the manifest."""
+        row = self.counters.find(number)
+        assert row is not None and row is not self.counters.serving
+        logger.error("generation %d is not used any more; drop it and build it again: %s", number, problem)
+        self.connection.execute("DELETE FROM segments WHERE generation = ?", (number,))
+        self.counters = self.counters.with_rows(replace(row, problem=problem))
 
     def config(self) -> CollectionConfig:
         """The collection's settings, as changed by this transaction so far."""
@@ -232,22 +291,26 @@ class WriteTransaction:
         """Replaces the raised ``ef`` values."""
         settings.save(self.connection, "raised_ef", json.dumps(raised))
 
-    def replace_segments(self, gone: Sequence[str], new: SegmentRow | None) -> None:
-        """Replaces segments in the manifest; once this is committed, the new segment exists.
+    def replace_segments(self, gone: Sequence[str], new: SegmentRow | None, generation: int = 1) -> None:
+        """Replaces segments of a generation in the manifest; once this is committed, the new segment exists.
 
         Raises:
+            GenerationDropped: the generation is being dropped, or cannot be used.
             SegmentOutdated: one of ``gone`` is not listed, or the new range overlaps that of a segment that stays.
         """
+        row = self.counters.find(generation)
+        if row is None or not row.is_live:
+            raise GenerationDropped(f"generation {generation} is being dropped")
         deleted = self.connection.executemany("DELETE FROM segments WHERE uid = ?", [(uid,) for uid in gone])
         if gone and deleted.rowcount != len(gone):
             raise SegmentOutdated("a segment that was to be replaced no longer exists")
         if new is not None:
-            overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE low < ? AND high > ?)"
-            if self.connection.execute(overlaps, (new.high, new.low)).fetchone()[0]:
+            overlaps = "SELECT EXISTS (SELECT 1 FROM segments WHERE generation = ? AND low < ? AND high > ?)"
+            if self.connection.execute(overlaps, (generation, new.high, new.low)).fetchone()[0]:
                 raise SegmentOutdated("another segment now covers passages of its range")
             self.connection.execute(
-                "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)",
-                (new.uid, new.low, new.high, new.passages, new.checksum),
+                "INSERT INTO segments (uid, generation, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                (new.uid, generation, new.low, new.high, new.passages, new.checksum),
             )
 
     def check_lexical(self) -> None:
@@ -271,8 +334,10 @@ class WriteTransaction:
 
     def reclaim(self, pages: int) -> int:
         """Gives up to this many free pages back to the file system; returns how many are still free."""
-        # The pragma yields a row for each page, and frees only the pages whose rows are fetched.
-        self.connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        (found,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(min(pages, found)):
+            # Python's module takes a single step of a statement without columns, and a step frees one page.
+            self.connection.execute("PRAGMA incremental_vacuum(1)")
         free: int = self.connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free
 
@@ -294,20 +359,10 @@ class WriteTransaction:
             found[id] = key
         return found
 
-    def _checked(self, vectors: Sequence[NDArray[np.float32]]) -> list[bytes]:
-        if any(vector.shape != (self._dimension,) for vector in vectors):
-            raise InvalidVector(f"a passage's vector must have {self._dimension} dimensions", field="vector")
-        if not vectors:
-            return []
-        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-        # Any element that is not finite makes the sum not finite: one pass, and no mask of the same size.
-        if not np.isfinite(np.sum(matrix, dtype=np.float64)):
-            raise InvalidVector("a passage's vector has an element that is not finite", field="vector")
-        return [row.tobytes() for row in matrix]
-
-    def _remove(self, keys: Sequence[int]) -> list[int]:
+    def _remove_documents(self, keys: Sequence[int]) -> None:
+        """Removes documents and their words; their passages go with ``_change_passages``."""
         if not keys:
-            return []
+            return
         run = self.connection.execute
         chosen = (json.dumps(list(keys)),)
         # FTS5 with external content needs the old text to find its postings, so its rows are deleted first.
@@ -317,13 +372,5 @@ class WriteTransaction:
                 " WHERE key IN (SELECT value FROM json_each(?))",
                 chosen,
             )
-        labels = [
-            row[0] for row in run("SELECT label FROM passages WHERE key IN (SELECT value FROM json_each(?))", chosen)
-        ]
-        gone = (json.dumps(labels),)
-        run("DELETE FROM vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
-        run("DELETE FROM token_vectors WHERE label IN (SELECT value FROM json_each(?))", gone)
-        run("DELETE FROM passages WHERE label IN (SELECT value FROM json_each(?))", gone)
         run("DELETE FROM identities WHERE key IN (SELECT value FROM json_each(?))", chosen)
         run("DELETE FROM documents WHERE key IN (SELECT value FROM json_each(?))", chosen)
-        return labels

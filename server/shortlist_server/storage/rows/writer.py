@@ -29,7 +29,7 @@ from shortlist_server.storage.disk.faults import translated
 from shortlist_server.storage.disk.files import CrashPoint, pass_by
 from shortlist_server.storage.rows.reserve import Reserve, make_room, return_room
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
-from shortlist_server.storage.values import Counters
+from shortlist_server.storage.values import Counters, GenerationDamaged
 
 logger = logging.getLogger(__name__)
 
@@ -224,16 +224,19 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 for task in group:
                     self._apply(task, applied)
-                self._transaction.save_counters()
+                self._transaction.save_counters(before)
                 self._crash_point("commit:before")
                 self._connection.execute("COMMIT")
                 self._crash_point("commit:after")
+        except GenerationDamaged as damage:
+            # SQLite refuses every write of a transaction that met damage, so all of it is undone and done again.
+            self._undo(before)
+            failed = self._set_apart(damage)
+            left = [task for task in group if not task.future.done()]
+            return self._commit(left) if failed is None else self._fail(left, failed)
         except Exception as error:
             self._undo(before)
-            for task in group:
-                if not task.future.done() and not (task.frees and isinstance(error, OutOfSpace)):
-                    task.future.set_exception(error)
-            return error
+            return self._fail(group, error)
         unrecorded = self._record()
         for task, effect in applied:
             try:
@@ -247,6 +250,26 @@ class Writer:
                 else:
                     task.future.set_exception(unrecorded)
         return None
+
+    def _fail(self, group: list[Task[Any]], error: Exception) -> Exception:
+        for task in group:
+            if not task.future.done() and not (task.frees and isinstance(error, OutOfSpace)):
+                task.future.set_exception(error)
+        return error
+
+    def _set_apart(self, damage: GenerationDamaged) -> Exception | None:
+        """Marks a damaged generation, so that nothing is written to it any more; returns the error if that fails."""
+        before = self._transaction.counters
+        try:
+            with translated(self._name):
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._transaction.mark_unusable(damage.number, damage.problem)
+                self._transaction.save_counters(before)
+                self._connection.execute("COMMIT")
+        except Exception as error:
+            self._undo(before)
+            return error
+        return self._record()
 
     def _record(self) -> Exception | None:
         """Records the commit; returns the error if that fails, because the commit must then not be acknowledged."""
@@ -267,6 +290,8 @@ class Writer:
                 effect = task.apply(self._transaction)
         except Exception as error:
             # On a full disk SQLite may roll back the whole transaction; then the group fails as one.
+            if isinstance(error, GenerationDamaged):
+                raise
             if not self._connection.in_transaction or (task.frees and isinstance(error, OutOfSpace)):
                 raise
             self._connection.execute("ROLLBACK TO task")

@@ -2,7 +2,9 @@
 
 ``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays. Rows that
 the writer appends later lie beyond the snapshot's length. A row that dies is marked in place, which removes a deleted
-passage from every snapshot at once. Labels ascend, and so do keys.
+passage at once from every snapshot that shares the arrays; older snapshots hold arrays from before the rows moved.
+Labels ascend. So do keys, except in a generation that was built beside another: its build adds old documents between
+new ones.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ class GrowingSnapshot:
 
     Attributes:
         vectors: shape (n, dimension), float32.
-        labels, keys: shape (n,), int64, ascending.
+        labels, keys: shape (n,), int64; the labels ascend.
         alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of live rows when the snapshot was taken.
+        keys_ascend: whether the keys ascend too.
     """
 
     vectors: NDArray[np.float32]
@@ -35,6 +38,7 @@ class GrowingSnapshot:
     keys: NDArray[np.int64]
     alive: NDArray[np.bool_]
     live: int
+    keys_ascend: bool = True
 
     def live_labels(self) -> NDArray[np.int64]:
         """Labels of the live rows, ascending."""
@@ -43,7 +47,8 @@ class GrowingSnapshot:
 
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""
-        rows = rows_between(self.keys, keys)
+        # A scan costs less than keeping an order: rows with mixed keys are few, and soon in a segment.
+        rows = rows_between(self.keys, keys) if self.keys_ascend else np.flatnonzero(np.isin(self.keys, keys))
         return rows[self.alive[rows]]
 
 
@@ -64,6 +69,8 @@ class GrowingSegment:
         self._allocate(_FIRST_CAPACITY)
         self._length = 0
         self._live = 0
+        self._last_key = 0
+        self._keys_ascend = True
 
     @property
     def live(self) -> int:
@@ -84,6 +91,9 @@ class GrowingSegment:
         self._alive[self._length : end] = True
         self._length = end
         self._live += len(labels)
+        added = self._keys[end - len(labels) : end]
+        self._keys_ascend = self._keys_ascend and added[0] >= self._last_key and bool(np.all(added[1:] >= added[:-1]))
+        self._last_key = int(added[-1])
 
     def remove(self, labels: NDArray[np.int64]) -> None:
         """Marks rows dead, in every snapshot; skips labels that are not here."""
@@ -103,7 +113,9 @@ class GrowingSegment:
     def snapshot(self) -> GrowingSnapshot:
         """The growing segment now."""
         n = self._length
-        return GrowingSnapshot(self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live)
+        return GrowingSnapshot(
+            self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live, self._keys_ascend
+        )
 
     def _allocate(self, capacity: int) -> None:
         self._vectors = np.empty((capacity, self._dimension), dtype=np.float32)
@@ -120,4 +132,7 @@ class GrowingSegment:
         for new, before in zip(now, old, strict=True):
             np.compress(keep, before[: len(keep)], axis=0, out=new[:count])
         self._alive[:count] = True
+        kept = self._keys[:count]
+        self._keys_ascend = self._keys_ascend or bool(np.all(kept[1:] >= kept[:-1]))
+        self._last_key = int(kept[-1]) if count else 0
         self._length = self._live = count

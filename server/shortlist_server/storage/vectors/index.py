@@ -1,4 +1,4 @@
-"""The dense index of a collection: the segments, the growing segment, and the snapshot of both that searches take.
+"""The dense index of a generation: the segments, the growing segment, and the snapshot of both that searches take.
 
 The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and
 enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.storage.values import Counters, Effect
+from shortlist_server.storage.values import PassageChange, Totals
 from shortlist_server.storage.vectors.growing import GrowingSegment
 from shortlist_server.storage.vectors.manifest import SegmentDamaged
 from shortlist_server.storage.vectors.search import Snapshot
@@ -47,12 +47,12 @@ class Watch:
 
 
 class DenseIndex:
-    """The vectors of a collection as its searches see them."""
+    """The vectors of a generation as its searches see them."""
 
-    def __init__(self, segments: Sequence[Segment], growing: GrowingSegment, counters: Counters) -> None:
+    def __init__(self, segments: Sequence[Segment], growing: GrowingSegment, totals: Totals) -> None:
         self._segments = tuple(segments)
         self._growing = growing
-        self._counters = counters
+        self._totals = totals
         self._watches: list[Watch] = []
         self._lock = threading.Lock()
         self._show()
@@ -74,18 +74,18 @@ class DenseIndex:
             with self._lock:
                 self._watches.remove(watch)
 
-    def publish(self, effect: Effect, counters: Counters) -> None:
-        """Shows a committed change. Writer thread only."""
-        before, self._counters = self._counters, counters
-        if effect.labels:
-            self._growing.append(effect.labels, effect.keys, effect.vectors)
-        if effect.removed_labels:
+    def publish(self, change: PassageChange | None, totals: Totals) -> None:
+        """Shows a committed change; None where it touched no passage of this generation. Writer thread only."""
+        before, self._totals = self._totals, totals
+        if change is not None and change.labels:
+            self._growing.append(change.labels, change.keys, change.vectors)
+        if change is not None and change.removed:
             # Show the new version before removing the old one: a search between the two finds the document twice
             # rather than not at all, and the old key resolves to nothing.
-            self._counters, now = before, counters
+            self._totals = before
             self._show()
-            self._counters = now
-            removed = np.sort(np.asarray(effect.removed_labels, dtype=np.int64))
+            self._totals = totals
+            removed = np.sort(np.asarray(change.removed, dtype=np.int64))
             self._growing.remove(removed)
             for segment in self._segments:
                 segment.remove(removed)
@@ -127,9 +127,7 @@ class DenseIndex:
         self._growing.drop_range(job.low, job.high)
         self._show()
 
-    def restore(
-        self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, counters: Counters
-    ) -> None:
+    def restore(self, kept: Collection[str], live: NDArray[np.int64], growing: GrowingSegment, totals: Totals) -> None:
         """Makes the index show what the database has, whatever it showed before. Writer thread only.
 
         Args:
@@ -140,7 +138,7 @@ class DenseIndex:
         old = self._growing.snapshot()
         before = [old.live_labels(), *(segment.labels[segment.alive] for segment in self._segments)]
         dead = np.setdiff1d(np.concatenate(before), live)
-        self._counters = counters
+        self._totals = totals
         self._segments = tuple(one for one in self._segments if one.row.uid in kept)
         self._growing = growing
         for segment in self._segments:
@@ -155,9 +153,9 @@ class DenseIndex:
 
     def _show(self) -> None:
         self._snapshot = Snapshot(
-            sequence=self._counters.sequence,
+            sequence=self._totals.sequence,
             segments=self._segments,
             growing=self._growing.snapshot(),
-            documents=self._counters.documents,
-            passages=self._counters.passages,
+            documents=self._totals.documents,
+            passages=self._totals.passages,
         )

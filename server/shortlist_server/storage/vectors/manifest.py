@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shortlist_server.domain import NEVER, Cancellation
 from shortlist_server.storage.layout import DATA_FILES, MANIFEST_FILE, TWINS_FILE
+from shortlist_server.storage.reports import FileEntry
 from shortlist_server.storage.values import SegmentRow
 
 MANIFEST_FORMAT = 2
@@ -25,14 +26,6 @@ _CHUNK = 1 << 20
 
 class SegmentDamaged(Exception):
     """A segment's folder differs from its manifest; the message names the file. Never reaches a caller."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEntry:
-    """Size and checksum of a file."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ class Segment:
 
     __slots__ = (
         "_graph",
+        "_key_order",
         "_label_order",
         "_sorted_keys",
         "_twins",
@@ -79,7 +80,12 @@ class Segment:
         # A merge starts from its largest segment, so rows may not be in the order of their labels.
         ascending = bool(np.all(labels[1:] > labels[:-1]))
         self._label_order = None if ascending else np.argsort(labels)
-        self._sorted_keys = keys if self._label_order is None else keys[self._label_order]
+        # Keys ascend with the labels, except where the build of a generation added old documents between new ones.
+        self._key_order = self._label_order
+        self._sorted_keys = keys if self._key_order is None else keys[self._key_order]
+        if not np.all(self._sorted_keys[1:] >= self._sorted_keys[:-1]):
+            self._key_order = np.argsort(keys, kind="stable")
+            self._sorted_keys = keys[self._key_order]
 
     @classmethod
     def load(cls, folder: Path, row: SegmentRow, collection: str, dimension: int) -> Segment:
@@ -139,7 +145,7 @@ class Segment:
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""
         places = rows_between(self._sorted_keys, keys)
-        rows = places if self._label_order is None else self._label_order[places]
+        rows = places if self._key_order is None else self._key_order[places]
         return rows[self.alive[rows]]
 
     def remove(self, labels: NDArray[np.int64]) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, Future, wait
 
 import pytest
 
 from shortlist_server.domain import Deadline
 from shortlist_server.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
 from shortlist_server.inference.lane import Lane, LaneLimits
+from shortlist_server.inference.precedence import Precedence
 
 FOREVER = Deadline(float("inf"))
 
@@ -167,6 +168,73 @@ def test_the_thread_survives_what_no_model_should_raise(model: Model) -> None:
         assert isinstance(lane.submit([(1, 1)], FOREVER)[0].exception(10), InferenceFailed)
     assert lane.submit([(1, 1)], FOREVER)[0].result(10) == 1
     lane.close()
+
+
+def test_background_work_waits_for_all_other_work(lane: Lane[int, int], model: Model) -> None:
+    hold(lane, model)
+    later = lane.submit([(item, 5) for item in (101, 102, 103, 104)], FOREVER, background=True)
+    first = lane.submit([(item, 5) for item in (1, 2, 3, 4)], FOREVER)
+    model.gate.set()
+    wait([*later, *first], 10)
+    assert model.batches[1:] == [[1, 2], [3, 4], [101, 102], [103, 104]]
+
+
+def test_other_work_goes_between_two_background_batches() -> None:
+    batches: list[int] = []
+    first: list[Future[int]] = []
+
+    def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        batches.extend(items)
+        if items[0] == 101:
+            first.extend(made.submit([(item, 10) for item in (1, 2)], FOREVER))
+        return list(items)
+
+    made: Lane[int, int] = Lane("test", run, LaneLimits(batch_cost=10, batch_items=4, window_batches=4, queue_cost=40))
+    wait(made.submit([(item, 10) for item in (101, 102, 103)], FOREVER, background=True), 10)
+    assert batches == [101, 1, 2, 102, 103]
+    made.close()
+
+
+def test_background_work_waits_for_the_work_of_other_lanes_but_not_for_ever(model: Model) -> None:
+    limits = LaneLimits(batch_cost=10, batch_items=4, window_batches=4, queue_cost=40)
+    precedence, other = Precedence(), Model()
+    lanes: list[Lane[int, int]] = [Lane("test", one.run, limits, None, precedence) for one in (model, other)]
+    (quick,) = lanes[0].submit([(1, 1)], FOREVER, background=True)
+    assert quick.result(10) == 2
+    precedence.background_ran(0.1)  # As if that had taken long: the next one waits up to four times as long.
+    hold(lanes[1], other)
+    began = time.monotonic()
+    (waiting,) = lanes[0].submit([(2, 1)], FOREVER, background=True)
+    assert waiting.result(10) == 4
+    assert 0.3 < time.monotonic() - began < 5
+    precedence.background_ran(100.0)
+    (waiting,) = lanes[0].submit([(3, 1)], FOREVER, background=True)
+    time.sleep(0.1)
+    assert not waiting.done()
+    other.gate.set()
+    assert waiting.result(10) == 6
+    for lane in lanes:
+        lane.close()
+
+
+def test_background_work_fills_no_queue_of_other_work(lane: Lane[int, int], model: Model) -> None:
+    hold(lane, model)
+    lane.submit([(1, 40)], FOREVER, background=True)
+    with pytest.raises(Overloaded):
+        lane.submit([(1, 1)], FOREVER, background=True)
+    assert lane.submit([(1, 40)], FOREVER)
+    assert lane.queued_cost == 80
+
+
+def test_closing_fails_background_work_too(lane: Lane[int, int], model: Model) -> None:
+    hold(lane, model)
+    futures = lane.submit([(item, 10) for item in (1, 2)], FOREVER, background=True)
+    closer = threading.Thread(target=lane.close)
+    closer.start()
+    assert all(isinstance(future.exception(10), Unavailable) for future in futures)
+    model.gate.set()
+    closer.join(10)
+    assert not closer.is_alive()
 
 
 def test_closing_fails_what_waits_and_lets_what_runs_finish(lane: Lane[int, int], model: Model) -> None:

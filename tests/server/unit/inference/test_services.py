@@ -93,6 +93,12 @@ async def test_an_instruction_the_model_ignores_does_not_split_the_cache(
     assert engine.queries == 1
 
 
+async def test_a_query_that_is_timed_is_embedded_anew(service: ScheduledEmbedder, engine: CountingEmbedder) -> None:
+    for fresh in (False, False, True, True):
+        await service.embed_query("q", instruction="", dimension=64, deadline=Deadline.after(SOON), fresh=fresh)
+    assert engine.queries == 3
+
+
 async def test_a_query_is_served_while_ingest_is_stuck(service: ScheduledEmbedder, engine: CountingEmbedder) -> None:
     engine.ingest_gate.clear()
     ingest = asyncio.create_task(service.embed_passages([passage("two words")], dimension=64, token_vectors=False))

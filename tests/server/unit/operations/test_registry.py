@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import threading
@@ -60,7 +61,7 @@ async def test_an_operation_waits_runs_and_succeeds_with_its_result() -> None:
     registry, go = OperationRegistry(most=10), asyncio.Event()
 
     async def run(control: Control) -> str:
-        control.tell("half")
+        control.report_progress("half")
         await go.wait()
         return "made"
 
@@ -171,7 +172,7 @@ async def test_a_watcher_sees_the_present_then_changes_and_the_end(monkeypatch: 
 
     async def count(control: Control) -> str:
         while (step := await steps.get()) < 3:
-            control.tell(step)
+            control.report_progress(step)
         return "counted"
 
     started = registry.start(work(count), caller="")
@@ -214,7 +215,7 @@ async def test_progress_from_a_thread_is_the_latest_however_fast_it_comes() -> N
 
     def run(control: Control) -> None:
         for step in range(100_000):
-            control.tell(step)
+            control.report_progress(step)
 
     with ThreadPoolExecutor(1) as threads:
         started = registry.start(work(lambda control: control.in_thread(threads, lambda: run(control))), caller="")
@@ -241,6 +242,25 @@ async def test_too_many_are_refused_with_a_time_to_wait_and_one_caller_may_have_
     await registry.stop(10)
 
 
+async def test_the_bytes_of_their_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "HELD_BYTES", 100)
+    registry = OperationRegistry(most=10)
+
+    def start(held_bytes: int) -> Operation:
+        return registry.start(dataclasses.replace(work(stoppable), held_bytes=held_bytes), caller="me")
+
+    first = start(150)
+    with pytest.raises(Overloaded) as caught:
+        start(1)
+    assert caught.value.metadata["setting"] == "max_operation_bytes"
+    start(0)
+    registry.cancel(first.id)
+    await ended(registry, first.id)
+    start(60)
+    start(40)
+    await registry.stop(10)
+
+
 async def test_ended_operations_are_forgotten_by_number_age_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "KEPT", 3)
     registry = OperationRegistry(most=100, size_of=lambda result: len(str(result)))
@@ -263,6 +283,27 @@ async def test_ended_operations_are_forgotten_by_number_age_and_size(monkeypatch
     assert [one.id for one in registry.all()] == [large]
     monkeypatch.setattr(registry_module, "KEPT_SECONDS", -1.0)
     assert registry.all() == []
+
+
+async def test_whoever_has_most_ended_operations_loses_one_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "KEPT", 4)
+    monkeypatch.setattr(registry_module, "KEPT_BYTES", 100)
+    registry = OperationRegistry(most=10, size_of=lambda result: len(str(result)))
+
+    async def one(caller: str, size: int) -> str:
+        async def run(_: Control) -> str:
+            return "x" * size
+
+        id = registry.start(work(run), caller=caller).id
+        await ended(registry, id)
+        return id
+
+    mine = await one("me", 10)
+    theirs = [await one("them", 1) for _ in range(6)]
+    assert {operation.id for operation in registry.all()} == {mine, *theirs[-3:]}
+    large = [await one("them", 60) for _ in range(2)]
+    kept = {operation.id for operation in registry.all()}
+    assert mine in kept and large[0] not in kept and large[1] in kept
 
 
 async def test_an_ended_operation_keeps_nothing_of_what_it_was_asked() -> None:

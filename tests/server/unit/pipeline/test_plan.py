@@ -11,12 +11,14 @@ from shortlist_server.config import Config
 from shortlist_server.domain import (
     Chunking,
     CollectionConfig,
+    DegradationKind,
     FusionMethod,
+    RerankFailurePolicy,
     RetrievalMode,
     SearchDefaults,
     SearchRequest,
 )
-from shortlist_server.errors import InvalidArgument, ModelNotFound, UnsupportedByCollection
+from shortlist_server.errors import InvalidArgument, ModelMismatch, ModelNotFound, UnsupportedByCollection
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.pipeline.plan import DEFAULTS, Plan, effective_defaults, merged, plan
@@ -48,11 +50,9 @@ def planned(tmp_path: Path) -> Iterator[Planned]:
         )
         collection = create_collection(store, models, new)
         values = np.ones(collection.config.dimension, dtype=np.float32) if vector else None
-        return plan(
-            SearchRequest(collection=collection.name, text=text, vector=values, limit=limit, settings=request),
-            collection,
-            models,
-        )
+        search = SearchRequest(collection=collection.name, text=text, vector=values, limit=limit, settings=request)
+        with collection.read_generation() as generation:
+            return plan(search, generation, models)
 
     yield make
     store.close()
@@ -96,7 +96,8 @@ def test_the_effective_defaults_are_what_a_search_without_settings_runs_with(
     unset = {field.name for field in dataclasses.fields(effective) if getattr(effective, field.name) is None}
     assert unset <= {"ef"}
     assert effective.ef == presets.ef
-    found = plan(SearchRequest(collection="c", text="a text", limit=1), collection, models)
+    with collection.read_generation() as generation:
+        found = plan(SearchRequest(collection="c", text="a text", limit=1), generation, models)
     for field in dataclasses.fields(effective):
         if field.name in {"ef", "rerank", "reranker", "recall_target"}:
             continue
@@ -141,3 +142,50 @@ def test_a_reranker_that_was_asked_for_is_there_or_an_error(planned: Planned) ->
         planned(SearchDefaults(reranker="another"))
     with pytest.raises(InvalidArgument):
         planned(SearchDefaults(rerank=True), text="", vector=True)
+
+
+# ------------------------------------------------------------------------------------------------ models not served
+
+
+@pytest.fixture
+def lacking(tmp_path: Path) -> Iterator[Planned]:
+    """Plans a search of a collection whose model was another revision than the one that is served now."""
+    config = Config(data_dir=tmp_path, embedders=("it=hashing:64",))
+    models, store = load_models(config), open_store(config)
+    collection = create_collection(store, models, NewCollection(name="c"))
+    models.close()
+    models = load_models(config.replace(embedders=("it=hashing:64:2",)))
+
+    def make(request: SearchDefaults = SearchDefaults(), *, text: str = "a text", vector: bool = False) -> Plan:
+        values = np.ones(64, dtype=np.float32) if vector else None
+        search = SearchRequest(collection="c", text=text, vector=values, settings=request)
+        with collection.read_generation() as generation:
+            return plan(search, generation, models)
+
+    yield make
+    store.close()
+    models.close()
+
+
+def test_without_its_model_a_collection_is_searched_by_words_and_the_answer_says_so(lacking: Planned) -> None:
+    found = lacking()
+    assert (found.mode, found.embedder, found.reranker) == (RetrievalMode.LEXICAL, None, None)
+    (lost,) = found.degradations
+    assert lost.kind is DegradationKind.EMBEDDER_MISSING
+    assert "revision" in lost.message
+
+
+def test_what_needs_the_missing_model_and_nothing_else_fails(lacking: Planned) -> None:
+    with pytest.raises(ModelMismatch):
+        lacking(SearchDefaults(mode=RetrievalMode.DENSE))
+    with pytest.raises(ModelMismatch):
+        lacking(SearchDefaults(rerank_on_failure=RerankFailurePolicy.FAIL))
+
+
+def test_what_needs_no_model_is_not_degraded_without_it(lacking: Planned) -> None:
+    assert lacking(SearchDefaults(mode=RetrievalMode.LEXICAL, rerank=False)).degradations == ()
+    by_vector = lacking(SearchDefaults(rerank=False), vector=True)
+    assert (by_vector.mode, by_vector.degradations) == (RetrievalMode.HYBRID, ())
+    assert lacking(text="", vector=True).degradations == ()
+    # Its default reranker would read token vectors of the query.
+    assert [one.kind for one in lacking(vector=True).degradations] == [DegradationKind.EMBEDDER_MISSING]

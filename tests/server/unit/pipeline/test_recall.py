@@ -17,10 +17,13 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.domain import (
     AnyOf,
+    BuiltDocument,
+    Chunking,
     Deadline,
     Document,
     Equals,
     Filter,
+    GenerationConfig,
     NewPassage,
     Range,
     RecallEstimate,
@@ -140,7 +143,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, models: ModelCatalog) -> Pa
     changes = [
         Upsert(
             document=Document(id=str(i), metadata={"n": i}),
-            passages=[NewPassage(start=0, end=0, vector=vector, tokens=0)],
+            passages={1: [NewPassage(start=0, end=0, vector=vector, tokens=0)]},
             content_hash=b"",
         )
         for i, vector in enumerate(unit(np.random.default_rng(5).standard_normal((ROWS, DIMENSION))))
@@ -180,11 +183,17 @@ class Searching:
         self._random = np.random.default_rng(7)
 
     async def search(
-        self, times: int = 1, filter: Filter | None = None, settings: SearchDefaults = SearchDefaults()
+        self,
+        times: int = 1,
+        filter: Filter | None = None,
+        settings: SearchDefaults = SearchDefaults(),
+        generation: int = 0,
     ) -> None:
         for _ in range(times):
             vector = unit(self._random.standard_normal(DIMENSION))
-            request = SearchRequest(collection="c", vector=vector, filter=filter, settings=settings)
+            request = SearchRequest(
+                collection="c", vector=vector, filter=filter, settings=settings, generation=generation
+            )
             await self._searcher.search(request, Deadline.after(30))
 
     async def check(self, times: int) -> None:
@@ -228,11 +237,12 @@ async def test_few_of_many_searches_are_kept_and_newer_ones_take_their_place(
     searching: Searching, collection: EmbeddedCollection
 ) -> None:
     await searching.search(KEPT)
-    ((searches, _),) = searching.monitor._watched.values()
-    first = list(searches.samples)
+    (watched,) = searching.monitor._watched.values()
+    searches = watched.unfiltered
+    first = list(searches.samples.items)
     await searching.search(9 * KEPT)
-    assert len(first) == len(searches.samples) == KEPT
-    assert sum(any(sample is old for old in first) for sample in searches.samples) < KEPT / 2
+    assert len(first) == len(searches.samples.items) == KEPT
+    assert sum(any(sample is old for old in first) for sample in searches.samples.items) < KEPT / 2
 
 
 async def test_nothing_is_checked_while_the_server_is_busy(
@@ -263,7 +273,7 @@ async def test_ef_is_doubled_until_the_target_holds_and_the_defaults_stay_as_the
     assert collection.config.search_defaults == PRESET
     queries = unit(np.random.default_rng(8).standard_normal((500, DIMENSION)))
     true = np.mean(
-        [measure(collection, Sample(vector=query, documents=10, filter=None), recall.ef) for query in queries]
+        [measure(collection, 1, Sample(vector=query, documents=10, filter=None), recall.ef) for query in queries]
     )
     assert recall.lower - 0.01 <= true <= recall.upper + 0.01
 
@@ -281,7 +291,7 @@ async def test_ef_is_raised_to_a_bound_and_not_beyond(
 
 
 async def test_a_new_target_begins_anew(searching: Searching, collection: EmbeddedCollection) -> None:
-    collection.raise_ef(20, filtered=False, under=PRESET)
+    collection.raise_ef(20, filtered=False, under=PRESET, generation=1)
     await searching.search(5)
     await searching.check(5)
     assert searching.monitor.of(collection).unfiltered.query_count == 5
@@ -353,11 +363,72 @@ def test_of_documents_with_the_same_cosine_any_will_do(store: EmbeddedStore, mod
     vector = np.array([1, 0], dtype=np.float32)
     passage = NewPassage(start=0, end=0, vector=vector, tokens=0)
     same.commit(
-        [Upsert(document=Document(id=str(i)), passages=[passage], content_hash=b"") for i in range(30)]
+        [Upsert(document=Document(id=str(i)), passages={1: [passage]}, content_hash=b"") for i in range(30)]
     ).result()
-    assert measure(same, Sample(vector=vector, documents=10, filter=None), 10) == 1
+    assert measure(same, 1, Sample(vector=vector, documents=10, filter=None), 10) == 1
     nothing = Equals(("n",), 1.0)
-    assert measure(same, Sample(vector=vector, documents=10, filter=nothing), 10) is None
+    assert measure(same, 1, Sample(vector=vector, documents=10, filter=nothing), 10) is None
+
+
+def build_another(collection: EmbeddedCollection) -> int:
+    """Builds a complete second generation of other vectors; returns its number."""
+    config = GenerationConfig(
+        embedder="none", embedder_revision="", dimension=DIMENSION, chunking=Chunking(max_tokens=0, overlap_tokens=0)
+    )
+    number = collection.create_generation(config).result().number
+    random = np.random.default_rng(11)
+    while True:
+        documents, cursor = collection.documents_to_build(number, 1000, 1 << 20)
+        built = [
+            BuiltDocument(
+                key=document.key,
+                passages=[NewPassage(start=0, end=0, vector=unit(random.standard_normal(DIMENSION)), tokens=0)],
+            )
+            for document in documents
+        ]
+        if collection.build(number, built, cursor, tokens=0).result().progress.complete:
+            return number
+
+
+async def test_after_a_switch_the_estimate_starts_over_and_a_canary_is_none_of_it(
+    searching: Searching, collection: EmbeddedCollection
+) -> None:
+    for _ in range(2 * MIN_CHECKS):
+        await searching.search()
+        await searching.check(1)
+    await searching.search(3)
+    known = searching.monitor.of(collection).unfiltered
+    assert known.ef > 10
+    number = build_another(collection)
+    collection.flush_now()
+    assert searching.monitor.of(collection).unfiltered == known
+    await searching.search(5, generation=number)
+    await searching.check(8)
+    assert searching.monitor.of(collection).unfiltered.check_count == known.check_count + 3
+    collection.switch_generation(number).result()
+    assert searching.monitor.of(collection).unfiltered == RecallEstimate(ef=10)
+    await searching.check(3)
+    assert searching.monitor.of(collection).unfiltered == RecallEstimate(ef=10), "what was kept is of the other graph"
+    await searching.search(4)
+    await searching.search(4, generation=1)
+    await searching.check(10)
+    assert searching.monitor.of(collection).unfiltered.check_count == 4
+
+
+async def test_a_switch_during_a_check_makes_it_void(
+    searching: Searching, collection: EmbeddedCollection, threads: ThreadPoolExecutor
+) -> None:
+    number = build_another(collection)
+    await searching.search(3)
+    held = threading.Event()
+    for _ in range(2):
+        threads.submit(held.wait, 30)
+    check = asyncio.create_task(searching.check(1))
+    await asyncio.sleep(0)  # The check has begun, and waits for a thread.
+    collection.switch_generation(number).result()
+    held.set()
+    await check
+    assert searching.monitor.of(collection).unfiltered == RecallEstimate(ef=10)
 
 
 async def test_checking_goes_on_by_itself(searching: Searching, collection: EmbeddedCollection) -> None:

@@ -17,11 +17,12 @@ import pytest
 from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
-from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, Unavailable
+from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, ModelMismatch, Unavailable
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
     MayContinue,
     PassageEmbedding,
+    PassageText,
     QueryEmbedding,
     QueryText,
     RenderedCandidate,
@@ -117,10 +118,12 @@ class ListeningServicer(WorkerServicer):
 class Worker:
     """A worker on an event loop of its own thread."""
 
-    def __init__(self, engine: HashingEmbedder) -> None:
+    def __init__(self, engine: HashingEmbedder, *others: HashingEmbedder) -> None:
         self.engine = engine
         self.models = LoadedModels(
-            {"held": ScheduledEmbedder(engine)}, {"length": ScheduledReranker(LengthReranker())}, "length"
+            [ScheduledEmbedder(one) for one in (engine, *others)],
+            {"length": ScheduledReranker(LengthReranker())},
+            "length",
         )
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
@@ -161,8 +164,8 @@ def held(worker: Worker) -> HeldEmbedder:
 def start() -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def start_worker(engine: HashingEmbedder | None = None) -> Worker:
-        workers.append(Worker(engine or HeldEmbedder()))
+    def start_worker(engine: HashingEmbedder | None = None, *others: HashingEmbedder) -> Worker:
+        workers.append(Worker(engine or HeldEmbedder(), *others))
         return workers[-1]
 
     yield start_worker
@@ -314,7 +317,9 @@ def test_without_a_worker_the_server_does_not_start() -> None:
         find_models(Config(workers=("127.0.0.1:1",)))
 
 
-def test_a_worker_with_another_revision_is_passed_over(start: Callable[..., Worker]) -> None:
+def test_a_worker_with_another_revision_is_passed_over(
+    start: Callable[..., Worker], caplog: pytest.LogCaptureFixture
+) -> None:
     right, wrong = start(), start(HeldEmbedder(dimension=32))
     addresses = [f"127.0.0.1:{worker.port}" for worker in (wrong, right)]
     pool = WorkerPool(addresses)
@@ -324,5 +329,21 @@ def test_a_worker_with_another_revision_is_passed_over(start: Callable[..., Work
         (embedded,) = engine.embed_passages(["a text"], token_vectors=False)
         assert isinstance(embedded, PassageEmbedding)
         assert len(embedded.vector) == 64
-    assert pool.health() == {addresses[0]: False, addresses[1]: True}
+    assert len(caplog.records) == 1  # It is not asked again for what it lacks.
+    assert pool.health() == {addresses[0]: True, addresses[1]: True}
     pool.close()
+
+
+def test_a_worker_serves_several_revisions_under_one_name(start: Callable[..., Worker]) -> None:
+    worker = start(HeldEmbedder(dimension=64), HeldEmbedder(dimension=32))
+    found = find_models(Config(workers=(f"127.0.0.1:{worker.port}",)))
+    assert [embedder.info.dimension for embedder in found.embedders()] == [64, 32]
+    for revision, dimension in (("", 64), ("hashing-1-64", 64), ("hashing-1-32", 32)):
+        service = found.embedder("held", revision)
+        passages = [PassageText(start=0, end=6, content="a text", tokens=2)]
+        (embedded,) = asyncio.run(service.embed_passages(passages, dimension=dimension, token_vectors=False))
+        assert isinstance(embedded, PassageEmbedding)
+        assert len(embedded.vector) == dimension
+    with pytest.raises(ModelMismatch, match="reindex"):
+        found.embedder("held", "hashing-1-16")
+    found.close()

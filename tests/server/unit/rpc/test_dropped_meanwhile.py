@@ -26,9 +26,8 @@ UNUSED: Any = None
 
 
 async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog) -> list[str]:
-    answer = await CollectionServicer(store, models, threads, config).ListCollections(
-        pb.ListCollectionsRequest(), UNUSED
-    )
+    servicer = CollectionServicer(store, models, threads, config, UNUSED, UNUSED, UNUSED)
+    answer = await servicer.ListCollections(pb.ListCollectionsRequest(), UNUSED)
     assert isinstance(answer, bytes)
     return [collection.name for collection in pb.ListCollectionsResponse.FromString(answer).collections]
 
@@ -36,7 +35,9 @@ async def listed(store: EmbeddedStore, threads: ThreadPoolExecutor, config: Conf
 async def verified(
     store: EmbeddedStore, threads: ThreadPoolExecutor, config: Config, models: ModelCatalog
 ) -> list[str]:
-    work = Works(store, models, threads, 1, config.data_dir, UNUSED, config).verify(admin_pb.VerifyRequest())
+    work = Works(store, models, threads, 1, config.data_dir, UNUSED, UNUSED, UNUSED, config).verify(
+        admin_pb.VerifyRequest()
+    )
     result = await work.run(Control(lambda: None))
     assert isinstance(result, Result)
     return [report.collection for report in operation_pb2.VerifyResult.FromString(result.data).reports]
@@ -52,7 +53,7 @@ async def test_all_are_those_that_are_still_there(ask: Any, tmp_path: Path) -> N
     store = EmbeddedStore(config)
     with ThreadPoolExecutor(2) as threads:
         # Whoever opens b waits here until it is gone.
-        with store._naming("b"):
+        with store._folders.naming("b"):
             answer = asyncio.ensure_future(ask(store, threads, config, models))
             async with asyncio.timeout(30):
                 while not store.known():

@@ -3,17 +3,52 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
+from typing import Any
 
+import grpc
 import pytest
 
+from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument, Overloaded
 from shortlist_server.rpc.answers import AnswerRoom, UnsentAnswers
-from shortlist_server.rpc.limits import AdmissionQueue, Rates, Shared
+from shortlist_server.rpc.exchange import Exchange
+from shortlist_server.rpc.limits import WAIT_OPERATION, AdmissionQueue, LimitInterceptor, Rates, Shared
 from shortlist_server.rpc.slots import Slots
 
 
 def slots(limit: int, each: int) -> Slots:
     return Slots("all", limit, "each", each, 1.0)
+
+
+async def test_a_large_message_of_a_wait_counts_until_the_client_has_taken_it() -> None:
+    limits = LimitInterceptor(Config(max_unsent_bytes=150_000))
+
+    async def wait(request: object, context: object) -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+
+    def stream() -> AsyncGenerator[bytes, None]:
+        handler: Any = limits.wrapped(WAIT_OPERATION, grpc.unary_stream_rpc_method_handler(wait))
+        served: AsyncGenerator[bytes, None] = handler.unary_stream(Exchange(receive), Somebody())
+        return served
+
+    async def receive(_: ExitStack) -> object:
+        return object()
+
+    first, second = stream(), stream()
+    assert len(await anext(first)) == 100_000
+    with pytest.raises(Overloaded, match="max_unsent_bytes"):
+        await anext(second)
+    await first.aclose()
+    assert len(await anext(stream())) == 100_000
+
+
+class Somebody:
+    """The context of a call."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
 
 def test_slots_are_counted_in_all_and_for_each_caller() -> None:

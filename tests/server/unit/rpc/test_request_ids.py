@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shortlist.v1 import admin_service_pb2, collection_pb2, evaluation_pb2
 from shortlist.v1 import document_service_pb2 as pb
 from shortlist_server.errors import Overloaded, RequestIdReused, Unavailable
 from shortlist_server.rpc import request_ids
-from shortlist_server.rpc.request_ids import RequestIds
+from shortlist_server.rpc.request_ids import RequestIds, _fingerprint
 
 Answer = pb.DeleteResponse
 
@@ -152,6 +154,72 @@ async def test_a_drain_waits_then_cancels() -> None:
     await ids.drain(0.01)
     with pytest.raises(Unavailable, match="stopping"):
         await call
+
+
+async def test_work_that_a_drain_cancels_has_ended_when_it_returns() -> None:
+    ids, ended = RequestIds(most_at_once=4), list[bool]()
+
+    async def forever() -> Answer:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)  # What it uses is still there.
+            ended.append(True)
+        return Answer()
+
+    call = asyncio.create_task(ids.answer("me", "1", b"a", forever))
+    await asyncio.sleep(0)
+    await ids.drain(0.01)
+    assert ended == [True]
+    with pytest.raises(Unavailable):
+        await call
+
+
+async def test_what_a_call_holds_of_the_limits_is_held_until_its_work_has_ended() -> None:
+    ids, go, held = RequestIds(most_at_once=8), asyncio.Event(), list[str]()
+
+    async def wait() -> Answer:
+        await go.wait()
+        return Answer()
+
+    def holding(name: str) -> ExitStack:
+        stack = ExitStack()
+        held.append(name)
+        stack.callback(held.remove, name)
+        return stack
+
+    first, again = holding("first"), holding("again")
+    calls = [asyncio.create_task(ids.answer("me", "1", b"a", wait, stack)) for stack in (first, again)]
+    await asyncio.sleep(0)
+    for call, stack in zip(calls, (first, again), strict=True):
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        stack.close()  # As the end of the call does.
+    assert held == ["first"]
+    go.set()
+    await ids.drain(10)
+    await asyncio.sleep(0)
+    assert held == []
+
+
+def test_a_fingerprint_is_of_what_a_request_says() -> None:
+    def judged(*queries: tuple[str, str], **others: Any) -> bytes:
+        given = [evaluation_pb2.JudgedQuery(id=id, text=text) for id, text in queries]
+        return _fingerprint("/Evaluate", admin_service_pb2.EvaluateRequest(queries=given, **others))
+
+    different = [
+        judged(),
+        judged(("a", "b")),
+        judged(("a", "b"), ("c", "d")),
+        judged(("c", "d"), ("a", "b")),
+        judged(("a", "b"), collection="x"),
+        judged(("a", "b"), collection="x", include_queries=True),
+        judged(settings=[collection_pb2.SearchDefaults()]),
+        judged(("", "")),
+    ]
+    assert len(set(different)) == len(different)
+    assert judged(("a", "b"), collection="x") == judged(("a", "b"), collection="x")
 
 
 CALLS = st.lists(

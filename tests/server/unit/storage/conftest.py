@@ -59,7 +59,7 @@ class Maker:
         self.vectors[id] = vectors
         return Upsert(
             document=Document(id=id, title=title, text=text, metadata=metadata),
-            passages=[NewPassage(start=i, end=i + 1, vector=v, tokens=3) for i, v in enumerate(vectors)],
+            passages={1: [NewPassage(start=i, end=i + 1, vector=v, tokens=3) for i, v in enumerate(vectors)]},
             content_hash=f"{id}{text}".encode(),
         )
 

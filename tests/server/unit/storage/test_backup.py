@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Include
+from shortlist_server.domain import BuiltDocument, Chunking, Generation, GenerationConfig, GenerationState, Include
 from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
+from shortlist_server.storage.backups.verify import verify_backup
 from shortlist_server.storage.collection import EmbeddedCollection
+from shortlist_server.storage.reports import Progress
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config
+from .reads import search_dense
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_backup_of_all_comes_back_under_a_new_name(filled: EmbeddedStore, tmp_
     assert restored.info().segment_count == 1
     assert filled.verify("copy").ok
     key = restored.keys(["a3"])["a3"]
-    assert restored.dense(maker.vectors["a3"][0], 1).keys.tolist() == [key]
+    assert search_dense(restored, maker.vectors["a3"][0], 1).keys.tolist() == [key]
     restored.commit([maker.upsert("new")]).result(30)
     assert "new" not in filled.open("a").keys(["new"])
 
@@ -132,7 +134,7 @@ def test_a_collection_dropped_meanwhile_is_not_in_a_backup_of_all(
     store = open_store(maintain=False)
     with ThreadPoolExecutor(1) as thread:
         # Whoever opens b waits here until it is gone.
-        with store._naming("b"):
+        with store._folders.naming("b"):
             backup = thread.submit(store.backup, tmp_path / "backup")
             until = time.monotonic() + 30
             while not any(one.name == "a" for one in store.known()):
@@ -156,3 +158,45 @@ def test_a_backup_whose_empty_folders_were_lost_comes_back(filled: EmbeddedStore
     filled.backup(tmp_path / "backup", ["b"])
     (tmp_path / "backup" / "collections" / "b" / "segments").rmdir()
     assert filled.restore(tmp_path / "backup", "b", "copy").info().document_count == 0
+
+
+def test_a_backup_of_a_reindex_comes_back_and_its_build_goes_on(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store(maintain=False)
+    collection = store.create("a", collection_config())
+    maker, other = Maker(), Maker(dimension=8)
+    changes = [maker.upsert(f"a{i}", text=f"fox {i}") for i in range(100)]
+    collection.commit(changes).result(30)
+    config = GenerationConfig(
+        embedder="other", embedder_revision="r2", dimension=8, chunking=Chunking(max_tokens=64, overlap_tokens=0)
+    )
+    collection.create_generation(config).result(30)
+
+    def build(collection: EmbeddedCollection, limit: int) -> Generation:
+        documents, cursor = collection.documents_to_build(2, limit, 1 << 20)
+        built = [BuiltDocument(key=one.key, passages=other.upsert(one.id, passages=2).passages[1]) for one in documents]
+        return collection.build(2, built, cursor, tokens=1).result(30)
+
+    build(collection, 60)
+    collection.flush_now()
+    build(collection, 10)
+    made = store.backup(tmp_path / "backup")
+    assert (made.collections[0].passages, made.collections[0].segments) == (100, 2)
+    assert [report.problems for report in verify_backup(tmp_path / "backup")] == [[]]
+    restored = store.restore(tmp_path / "backup", "a", "copy")
+    assert store.reindexing() == ["a", "copy"]
+    assert store.verify("copy").problems == []
+    assert (restored.generation, restored.info().passage_count, restored.damage) == (1, 100, ())
+    second = restored.generations()[1]
+    assert (second.state, second.config, second.progress.done_documents) == (GenerationState.BUILDING, config, 70)
+    assert build(restored, 100).progress.complete
+    restored.switch_generation(2).result(30)
+    keys = restored.keys(["a3", "a65", "a99"])
+    assert [search_dense(restored, other.vectors[id][0], 1).keys.tolist() for id in keys] == [
+        [key] for key in keys.values()
+    ]
+    assert store.verify("copy").problems == []
+    assert (collection.generation, collection.generations()[1].progress.done_documents) == (1, 70)
+    # Of a collection whose second generation serves, the backup's counts are that one's.
+    assert store.backup(tmp_path / "later", ["copy"]).collections[0].passages == 200
+    assert verify_backup(tmp_path / "later")[0].ok
+    assert store.restore(tmp_path / "later", "copy", "third").generation == 2

@@ -12,10 +12,10 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.errors import CollectionNotFound, DataCorrupted, InvalidArgument
-from shortlist_server.storage.backups.backup import Progress
 from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.backups.verify import verify_backup
 from shortlist_server.storage.disk.locking import try_lock
+from shortlist_server.storage.reports import Progress
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config

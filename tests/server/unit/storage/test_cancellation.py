@@ -204,6 +204,17 @@ def test_a_long_statement_stops_within_a_second() -> None:
     connection.close()
 
 
+def test_a_cancellation_between_two_statements_stops_the_next() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    cancellation = Cancellation()
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    with pytest.raises(OperationCancelled), interruptible(connection, cancellation):
+        cancellation.cancel()
+        connection.execute(endless).fetchone()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+    connection.close()
+
+
 def test_the_check_of_a_database_stops_when_it_is_interrupted(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "large.db", isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = OFF")

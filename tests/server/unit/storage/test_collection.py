@@ -32,6 +32,7 @@ from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import DIMENSION, Maker, OpenStore, collection_config, opened, unit
+from .reads import read_documents, score_documents, search_dense
 
 
 def commit(collection: EmbeddedCollection, *changes: Change, position: StreamPosition | None = None) -> Commit:
@@ -43,7 +44,7 @@ def test_a_committed_document_is_found_at_once_by_vector_and_by_words(
 ) -> None:
     commit(collection, maker.upsert("a", text="the running fox", title="Foxes"))
     key = collection.keys(["a", "b"])["a"]
-    found = collection.dense(maker.vectors["a"][0], 5)
+    found = search_dense(collection, maker.vectors["a"][0], 5)
     assert found.keys.tolist() == [key]
     assert found.scores[0] == pytest.approx(1, abs=1e-6)
     assert found.strategy is DenseStrategy.EXACT
@@ -59,12 +60,12 @@ def test_a_document_comes_back_as_it_went_in(collection: EmbeddedCollection, mak
     }
     commit(collection, maker.upsert("id", passages=2, text="text \u20ac", title="title", **metadata))
     key = collection.keys(["id"])["id"]
-    document = collection.documents([key, 999], Include(vectors=True))[key]
+    document = read_documents(collection, [key, 999], Include(vectors=True))[key]
     assert (document.id, document.title, document.text) == ("id", "title", "text \u20ac")
     assert document.metadata == metadata
     assert [passage.ordinal for passage in document.passages] == [0, 1]
     assert np.array_equal(np.array([passage.vector for passage in document.passages]), maker.vectors["id"])
-    bare = collection.documents([key], Include(text=False, metadata=False))[key]
+    bare = read_documents(collection, [key], Include(text=False, metadata=False))[key]
     assert (bare.title, bare.text, dict(bare.metadata), bare.passages) == ("", "", {}, ())
     assert bare.passage_count == 2
 
@@ -78,7 +79,7 @@ def test_a_replaced_document_has_a_new_key_and_is_found_only_as_it_is_now(
     assert list(second.existed) == [True]
     new_key = collection.keys(["a"])["a"]
     assert new_key != old_key
-    assert collection.dense(old_vector, 5).keys.tolist() == [new_key]
+    assert search_dense(collection, old_vector, 5).keys.tolist() == [new_key]
     assert collection.lexical("old", 5).keys.tolist() == []
     assert collection.count(None) == 1
 
@@ -100,14 +101,14 @@ def test_deleted_documents_are_gone_from_every_index(collection: EmbeddedCollect
     assert list(result.existed) == [True]
     left = collection.keys(["a", "b"])
     assert list(left) == ["b"]
-    assert collection.dense(maker.vectors["a"][0], 5).keys.tolist() == [left["b"]]
+    assert search_dense(collection, maker.vectors["a"][0], 5).keys.tolist() == [left["b"]]
     assert collection.lexical("word", 5).keys.tolist() == [left["b"]]
 
 
 def test_an_error_fails_only_its_own_callers_changes(collection: EmbeddedCollection, maker: Maker) -> None:
     bad = Upsert(
         document=Document(id="bad"),
-        passages=[NewPassage(start=0, end=0, vector=np.ones(3, np.float32), tokens=1)],
+        passages={1: [NewPassage(start=0, end=0, vector=np.ones(3, np.float32), tokens=1)]},
         content_hash=b"",
     )
     good, failed, also_good = (
@@ -135,7 +136,7 @@ def test_what_json_cannot_hold_is_refused_with_a_typed_error(
 def test_a_vector_that_is_not_finite_is_refused(collection: EmbeddedCollection) -> None:
     vector = np.full(DIMENSION, np.nan, dtype=np.float32)
     change = Upsert(
-        document=Document(id="a"), passages=[NewPassage(start=0, end=0, vector=vector, tokens=1)], content_hash=b""
+        document=Document(id="a"), passages={1: [NewPassage(start=0, end=0, vector=vector, tokens=1)]}, content_hash=b""
     )
     with pytest.raises(InvalidVector):
         commit(collection, change)
@@ -143,7 +144,7 @@ def test_a_vector_that_is_not_finite_is_refused(collection: EmbeddedCollection) 
 
 def test_a_query_of_another_dimension_is_refused(collection: EmbeddedCollection) -> None:
     with pytest.raises(UnsupportedByCollection):
-        collection.dense(np.ones(DIMENSION + 1, np.float32), 1)
+        search_dense(collection, np.ones(DIMENSION + 1, np.float32), 1)
 
 
 def test_a_stream_position_is_kept_with_its_changes_or_alone(collection: EmbeddedCollection, maker: Maker) -> None:
@@ -200,21 +201,21 @@ def test_dense_covers_as_many_documents_as_asked_whatever_their_passages(
     close = [unit(target + 0.001 * maker.vector()) for _ in range(50)]
     heavy = Upsert(
         document=heavy.document,
-        passages=[NewPassage(start=0, end=0, vector=v, tokens=1) for v in close],
+        passages={1: [NewPassage(start=0, end=0, vector=v, tokens=1) for v in close]},
         content_hash=b"",
     )
     commit(collection, heavy, *(maker.upsert(f"d{i}") for i in range(10)))
-    found = collection.dense(target, 5)
+    found = search_dense(collection, target, 5)
     assert len(set(found.keys.tolist())) == 5
     assert np.all(np.diff(found.scores) <= 0)
-    assert len(set(collection.dense(target, 100).keys.tolist())) == 11
+    assert len(set(search_dense(collection, target, 100).keys.tolist())) == 11
 
 
 def test_dense_scores_are_exact_for_the_documents_asked(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, *(maker.upsert(f"d{i}", passages=3) for i in range(10)))
     keys = collection.keys(["d3", "d7"])
     query = maker.vector()
-    scored = collection.dense_scores(query, list(keys.values()))
+    scored = score_documents(collection, query, list(keys.values()))
     expected = sorted(np.concatenate([maker.vectors["d3"] @ query, maker.vectors["d7"] @ query]), reverse=True)
     assert scored.scores.tolist() == pytest.approx(expected, abs=1e-6)
     assert set(scored.keys.tolist()) == set(keys.values())
@@ -280,7 +281,7 @@ def test_a_raised_ef_outlives_a_restart_and_what_concerns_other_settings(
     collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore
 ) -> None:
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9))
-    collection.raise_ef(256, filtered=True, under=collection.config.search_defaults)
+    collection.raise_ef(256, filtered=True, under=collection.config.search_defaults, generation=1)
     collection.update_search_defaults(SearchDefaults(ef=64, recall_target=0.9, rerank=False))
     store.close()
     again = open_store().open("papers")
@@ -293,8 +294,8 @@ def test_another_preset_or_target_undoes_a_raised_ef_durably(
     collection: EmbeddedCollection, store: EmbeddedStore, open_store: OpenStore, change: SearchDefaults
 ) -> None:
     assert collection.ef(filtered=False) == DEFAULT_EF
-    collection.raise_ef(512, filtered=False, under=SearchDefaults())
-    collection.raise_ef(256, filtered=True, under=SearchDefaults())
+    collection.raise_ef(512, filtered=False, under=SearchDefaults(), generation=1)
+    collection.raise_ef(256, filtered=True, under=SearchDefaults(), generation=1)
     collection.update_search_defaults(change)
     expected = change.ef or DEFAULT_EF
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (expected, expected)
@@ -328,9 +329,9 @@ def test_changes_of_settings_in_one_commit_do_not_undo_each_other(
 ) -> None:
     in_one_commit(
         collection,
-        lambda: collection.raise_ef(256, filtered=True, under=SearchDefaults()),
+        lambda: collection.raise_ef(256, filtered=True, under=SearchDefaults(), generation=1),
         lambda: collection.update_search_defaults(SearchDefaults(rrf_k=7)),
-        lambda: collection.raise_ef(512, filtered=False, under=SearchDefaults()),
+        lambda: collection.raise_ef(512, filtered=False, under=SearchDefaults(), generation=1),
     )
     shown = collection.ef(filtered=False), collection.ef(filtered=True), collection.config.search_defaults.rrf_k
     assert shown == (512, 256, 7)
@@ -345,9 +346,9 @@ def test_a_raise_for_a_preset_that_has_changed_comes_to_nothing(
     in_one_commit(
         collection,
         lambda: collection.update_search_defaults(SearchDefaults(ef=64)),
-        lambda: collection.raise_ef(256, filtered=False, under=SearchDefaults()),
+        lambda: collection.raise_ef(256, filtered=False, under=SearchDefaults(), generation=1),
     )
-    collection.raise_ef(256, filtered=True, under=SearchDefaults(ef=64, recall_target=0.9))
+    collection.raise_ef(256, filtered=True, under=SearchDefaults(ef=64, recall_target=0.9), generation=1)
     assert (collection.ef(filtered=False), collection.ef(filtered=True)) == (64, 64)
     store.close()
     assert open_store().open("papers").ef(filtered=False) == 64
@@ -387,7 +388,9 @@ def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_
         assert len(collection.snapshot.growing.labels) <= 256
     keys = collection.keys([f"d{i}" for i in range(50)])
     assert collection.snapshot.growing.live == 50
-    assert [collection.dense(maker.vectors[id][0], 1).keys.tolist() for id in keys] == [[key] for key in keys.values()]
+    assert [search_dense(collection, maker.vectors[id][0], 1).keys.tolist() for id in keys] == [
+        [key] for key in keys.values()
+    ]
     assert verify_collection(collection).ok
 
 
@@ -398,9 +401,9 @@ def test_a_closed_collection_refuses_every_call(
     store.close()
     for call in (
         lambda: collection.commit([change]),
-        lambda: collection.dense(query, 1),
+        lambda: search_dense(collection, query, 1),
         lambda: collection.lexical("fox", 1),
-        lambda: collection.documents([1], Include()),
+        lambda: read_documents(collection, [1], Include()),
     ):
         with pytest.raises(Unavailable):
             call()
@@ -409,7 +412,7 @@ def test_a_closed_collection_refuses_every_call(
 def test_a_document_without_passages_is_stored_and_found_by_words(collection: EmbeddedCollection, maker: Maker) -> None:
     commit(collection, maker.upsert("a", passages=0, text="fox"))
     assert len(collection.lexical("fox", 5).keys) == 1
-    assert len(collection.dense(maker.vector(), 5).keys) == 0
+    assert len(search_dense(collection, maker.vector(), 5).keys) == 0
 
 
 def checkpointed_bytes(collection: EmbeddedCollection) -> int:
@@ -432,6 +435,21 @@ def test_a_large_deletion_gives_its_space_back_while_others_write(collection: Em
         time.sleep(0.01)
     assert checkpointed_bytes(collection) < full / 4
     assert verify_collection(collection).ok
+
+
+def test_as_many_free_pages_go_back_to_the_disk_as_are_asked_for(collection: EmbeddedCollection, maker: Maker) -> None:
+    collection.commit([maker.upsert(f"d{i}", text="x" * 20_000) for i in range(100)]).result(30)
+    collection.commit([Deletion(id=f"d{i}") for i in range(100)]).result(30)
+
+    def free(transaction: WriteTransaction) -> int:
+        pages: int = transaction.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return pages
+
+    before = collection.run(Task(free, lambda pages: pages))
+    assert before > 200
+    left = collection.run(Task(lambda transaction: transaction.reclaim(150), lambda pages: pages))
+    assert left == collection.run(Task(free, lambda pages: pages)) == before - 150
+    assert collection.run(Task(lambda transaction: transaction.reclaim(10_000), lambda pages: pages)) == 0
 
 
 def test_stats_say_how_maintenance_is_doing(collection: EmbeddedCollection, maker: Maker) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import Deletion, Include, StreamPosition
+from shortlist_server.domain import NEVER, Deletion, Include, StreamPosition
 from shortlist_server.errors import DataCorrupted, NewerDataFormat, OutOfSpace, Unavailable
 from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.compaction.compactor import BuildFailed
@@ -22,6 +22,7 @@ from shortlist_server.storage.store import EmbeddedStore
 from shortlist_server.storage.verify import _sample
 
 from .conftest import Maker, OpenStore, collection_config
+from .reads import read_documents, read_passages, search_dense
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Maker]:
             changes = [maker.upsert(f"{name}{i}", text=f"fox {i}") for i in range(100)]
             for change in changes[60 : 90 - "ab".index(name)]:
                 # Equal to a60's: so many are not all nodes of the graph.
-                change.passages[0].vector[:] = changes[60].passages[0].vector
+                change.passages[1][0].vector[:] = changes[60].passages[1][0].vector
             collection.commit(changes).result(30)
         assert collection.flush_now() == 1
     store.close()
@@ -87,7 +88,7 @@ def test_a_damaged_segment_file_is_named_and_the_segment_is_rebuilt(
     assert name in collection.damage[0].problem or "manifest" in collection.damage[0].problem
     for i in (0, 50, 99):
         key = collection.keys([f"a{i}"])[f"a{i}"]
-        assert collection.dense(maker.vectors[f"a{i}"][0], 1).keys.tolist() == [key]
+        assert search_dense(collection, maker.vectors[f"a{i}"][0], 1).keys.tolist() == [key]
     report = store.verify("a")
     assert not report.ok
     assert any(name in problem for problem in report.problems) or "manifest" in str(report.problems)
@@ -122,7 +123,7 @@ def test_a_damaged_database_is_data_loss_and_says_what_to_do(
         collection = store.open("a")
         for i in range(100):
             keys = collection.keys([f"a{i}"])
-            collection.documents(list(keys.values()), Include(vectors=True))
+            read_documents(collection, list(keys.values()), Include(vectors=True))
     assert not store.verify("a").ok
     assert store.open("b").count(None) == 100
 
@@ -171,18 +172,18 @@ def test_a_changed_value_is_refused_when_it_is_read(filled: Path, open_store: Op
     connection.close()
     collection = open_store(maintain=False).open("a")
     with pytest.raises(DataCorrupted):
-        collection.documents([7], Include())
+        read_documents(collection, [7], Include())
     with pytest.raises(DataCorrupted):
-        collection.passages([8], vectors=True)
-    assert collection.documents([9], Include())[9].text == "fox 8"
+        read_passages(collection, [8], vectors=True)
+    assert read_documents(collection, [9], Include())[9].text == "fox 8"
 
 
 @pytest.mark.parametrize(
     ("change", "read"),
     [
-        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: it.documents([7], Include())),
+        ("UPDATE documents SET content_hash = x'00' WHERE key = 7", lambda it: read_documents(it, [7], Include())),
         ("UPDATE documents SET sequence = 1007 WHERE key = 7", lambda it: it.page(None, 0, 200, Include())),
-        ("UPDATE passages SET key = 8 WHERE label = 7", lambda it: it.passages([7])),
+        ("UPDATE passages SET key = 8 WHERE label = 7", lambda it: read_passages(it, [7])),
         ("UPDATE streams SET position = 8", lambda it: it.stream_position("s")),
     ],
 )
@@ -260,7 +261,7 @@ def test_a_text_that_is_no_text_any_more_is_damage_and_is_shown_to_nobody(filled
     store = open_store(maintain=False)
     collection = store.open("a")
     with pytest.raises(DataCorrupted) as caught:
-        collection.documents([7], Include())
+        read_documents(collection, [7], Include())
     assert "secret" not in caught.value.message
     assert caught.value.__cause__ is None
     (check,) = [check for check in store.verify("a").checks if check.name == "checksums of documents"]
@@ -275,7 +276,7 @@ def test_a_folder_of_segments_that_is_gone_is_made_anew(
     collection = store.open("a")
     assert [damage.problem for damage in collection.damage]
     vector = template[1].vectors["a7"][0]
-    assert collection.dense(vector, 1).keys.tolist() == [collection.keys(["a7"])["a7"]]
+    assert search_dense(collection, vector, 1).keys.tolist() == [collection.keys(["a7"])["a7"]]
     assert store.verify("a", repair=True).ok
     assert collection.info().segment_count == 1
 
@@ -339,11 +340,11 @@ def test_a_build_that_fails_is_counted_tried_again_and_harmless(
             collection.flush_now()
     assert collection.info().segment_count == 0
     query = maker.vectors["d3"][0]
-    assert collection.dense(query, 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
+    assert search_dense(collection, query, 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
     store.close()
     again = open_store(maintain=False).open("c")
     assert again.flush_now() == 1
-    assert np.isclose(again.dense(query, 1).scores[0], 1, atol=1e-6)
+    assert np.isclose(search_dense(again, query, 1).scores[0], 1, atol=1e-6)
 
 
 def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled: Path, open_store: OpenStore) -> None:
@@ -361,7 +362,7 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled: Path, op
             return graph.knn_query(*question, **how)
 
     segment._graph = DeletedFrom()
-    sample = _sample(segment, 100)
+    sample = _sample(segment, 100, NEVER)
     assert len(sample.rows) == 10
     assert sample.found.all()
 

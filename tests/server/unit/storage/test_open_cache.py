@@ -28,6 +28,7 @@ from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config, opened
+from .reads import search_dense
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -84,7 +85,7 @@ def test_an_idle_collection_is_closed_and_answers_as_before(open_store: OpenStor
     before = collection.info()
     wait_until(lambda: store.open_count == 0)
     assert not (collection.folder / "collection.db-wal").exists()
-    assert collection.dense(maker.vectors["d3"][0], 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
+    assert search_dense(collection, maker.vectors["d3"][0], 1).keys.tolist() == [collection.keys(["d3"])["d3"]]
     assert (collection.sequence, collection.info().document_count) == (before.sequence, before.document_count)
 
 
@@ -209,7 +210,7 @@ def test_what_is_known_of_a_closed_collection_is_told_without_opening_it(open_st
     fill(collection, maker, 100)
     collection.flush_now()
     collection.update_search_defaults(SearchDefaults(ef=77))
-    collection.raise_ef(200, filtered=True, under=SearchDefaults(ef=77))
+    collection.raise_ef(200, filtered=True, under=SearchDefaults(ef=77), generation=1)
     built = collection.stats().flushes
     store.close()
     assert collection.stats().flushes == built
@@ -274,7 +275,7 @@ def test_a_collection_that_is_used_while_it_is_closed_again_and_again_loses_noth
             collection = store.find(names[(seed + round) % len(names)])
             id = f"{seed}-{round}"
             sequence = collection.commit([made.upsert(id)]).result(30).sequences[0]
-            found = collection.dense(made.vectors[id][0], 1).keys.tolist()
+            found = search_dense(collection, made.vectors[id][0], 1).keys.tolist()
             if found != [collection.keys([id])[id]] or collection.sequence < sequence:
                 problems.append(id)
 

@@ -27,6 +27,7 @@ from shortlist_server.storage.vectors.index import Job, Watch
 from shortlist_server.storage.vectors.segments import Segment
 
 from .conftest import Maker, OpenStore, collection_config, opened
+from .reads import search_dense
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +98,14 @@ def dead_in_a_segment(collection: EmbeddedCollection, maker: Maker) -> None:
 
 
 def dead_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
-    show(collection, lambda: opened(collection).index._growing.remove(np.array([105])))
+    show(collection, lambda: opened(collection).serving.index._growing.remove(np.array([105])))
 
 
 def in_a_segment_and_in_the_growing_segment(collection: EmbeddedCollection, maker: Maker) -> None:
-    growing = opened(collection).index._growing
+    growing = opened(collection).serving.index._growing
     growing.drop_range(0, 1000)
     growing.append([5, *range(101, 121)], [5, *range(101, 121)], maker_rows(maker, [4, *range(100, 120)]))
-    show(collection, opened(collection).index._show)
+    show(collection, opened(collection).serving.index._show)
 
 
 def maker_rows(maker: Maker, numbers: list[int]) -> list[Vector]:
@@ -115,7 +116,7 @@ def in_two_segments(collection: EmbeddedCollection, maker: Maker) -> None:
     row = begun(collection, 0, 100)
     values = (row.uid, row.low, row.high, row.passages, row.checksum)
     execute(collection, "INSERT INTO segments (uid, low, high, passages, checksum) VALUES (?, ?, ?, ?, ?)", *values)
-    index = opened(collection).index
+    index = opened(collection).serving.index
 
     def both() -> None:
         index._segments = (loaded(collection, row), *index._segments)
@@ -143,6 +144,7 @@ def begun(collection: EmbeddedCollection, low: int, high: int) -> SegmentRow:
         folder=str(collection.folder / "segments"),
         collection=collection.uid,
         uid="made",
+        generation=1,
         dimension=collection.config.dimension,
         low=low,
         high=high,
@@ -163,7 +165,7 @@ def assert_finds_all(collection: EmbeddedCollection, maker: Maker) -> None:
     for query in maker.random.standard_normal((3, 16)).astype(np.float32):
         best = {id: float(np.max(vectors @ query)) for id, vectors in maker.vectors.items()}
         for exact in (True, False):
-            found = collection.dense(query, len(best), exact=exact)
+            found = search_dense(collection, query, len(best), exact=exact)
             got = list(dict.fromkeys(names.get(key) for key in found.keys.tolist()))
             assert got == sorted(best, key=best.__getitem__, reverse=True)
 
@@ -216,7 +218,7 @@ def test_verify_names_the_state_and_repair_heals_it_without_a_restart(
 def test_what_dies_by_the_repair_is_dead_in_a_build_that_is_under_way(
     collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
 ) -> None:
-    index = opened(collection).index
+    index = opened(collection).serving.index
     with index.watching() as watch:
         row = begun(collection, 0, 50)
         segment = loaded(collection, row)
@@ -231,7 +233,7 @@ def test_a_build_whose_part_was_set_aside_is_not_published_and_another_is_made(
     collection: EmbeddedCollection, store: EmbeddedStore, maker: Maker
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
-    compaction = opened(collection).compaction
+    compaction = opened(collection).serving.compaction
     real = compaction._publish
 
     def late(job: Job, segment: Segment | None, watch: Watch) -> None:

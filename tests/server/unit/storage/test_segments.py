@@ -20,6 +20,7 @@ from shortlist_server.storage.vectors.search import DEFAULT_EF
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import Maker, OpenStore, collection_config, opened
+from .reads import score_documents, search_dense
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -52,7 +53,9 @@ def test_a_long_growing_segment_is_flushed_and_everything_is_still_found(
     wait_until(lambda: collection.info().segment_passage_count == 300)
     fill(collection, maker, 10, start=300)
     query = maker.vector()
-    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
+    assert found_ids(collection, search_dense(collection, query, 10), maker.vectors) == brute(
+        maker, query, maker.vectors, 10
+    )
     assert len(ids) == 300
 
 
@@ -66,11 +69,11 @@ def test_what_dies_in_a_segment_is_not_found_before_or_after_a_restart(
     left = set(maker.vectors) - set(gone)
     query = maker.vectors["d3"][0]
     expected = brute(maker, query, left, 10)
-    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == expected
+    assert found_ids(collection, search_dense(collection, query, 10), maker.vectors) == expected
     store.close()
     again = open_store().open("papers")
     assert again.info().segment_count == 1
-    assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
+    assert found_ids(again, search_dense(again, query, 10), maker.vectors) == expected
 
 
 def test_a_segment_with_many_dead_rows_is_built_anew(collection: EmbeddedCollection, maker: Maker) -> None:
@@ -87,7 +90,7 @@ def test_a_segment_without_living_rows_goes_away(collection: EmbeddedCollection,
     wait_until(lambda: collection.info().segment_count == 1)
     assert collection.delete_matching(Range(("n",), lower=0.0)).result(30) == 100
     wait_until(lambda: collection.info().segment_count == 0)
-    assert len(collection.dense(maker.vector(), 3).keys) == 0
+    assert len(search_dense(collection, maker.vector(), 3).keys) == 0
 
 
 def test_small_neighbours_are_merged(open_store: OpenStore, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +106,7 @@ def test_small_neighbours_are_merged(open_store: OpenStore, maker: Maker, monkey
     collection.commit([Deletion(id="d5")]).result(30)
     query = maker.vectors["d5"][0]
     left = set(maker.vectors) - {"d5"}
-    assert found_ids(collection, collection.dense(query, 5), maker.vectors) == brute(maker, query, left, 5)
+    assert found_ids(collection, search_dense(collection, query, 5), maker.vectors) == brute(maker, query, left, 5)
 
 
 def test_changes_during_a_build_are_in_its_result(open_store: OpenStore, maker: Maker) -> None:
@@ -114,7 +117,7 @@ def test_changes_during_a_build_are_in_its_result(open_store: OpenStore, maker: 
     left = [f"d{i}" for i in range(1500) if i % 3]
     wait_until(lambda: collection.info().segment_count == 1)
     query = maker.vector()
-    assert found_ids(collection, collection.dense(query, 10, exact=True), maker.vectors) == brute(
+    assert found_ids(collection, search_dense(collection, query, 10, exact=True), maker.vectors) == brute(
         maker, query, left, 10
     )
 
@@ -133,7 +136,7 @@ def test_a_filtered_search_finds_all_there_is_up_to_its_limit(
     right = 0
     for _ in range(20):
         query = maker.vector()
-        found = found_ids(collection, collection.dense(query, 10, selection), maker.vectors)
+        found = found_ids(collection, search_dense(collection, query, 10, selection), maker.vectors)
         assert len(found) == 10
         assert set(found) <= set(passing)
         right += len(set(found) & set(brute(maker, query, passing, 10)))
@@ -145,11 +148,11 @@ def test_the_strategy_says_how_a_search_was_run(open_store: OpenStore, maker: Ma
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
     query = maker.vector()
-    assert collection.dense(query, 10).strategy is DenseStrategy.HNSW
-    assert collection.dense(query, 10, exact=True).strategy is DenseStrategy.EXACT
-    assert collection.dense(query, 10, collection.select(Equals(("n",), 1.0))).strategy is DenseStrategy.EXACT
+    assert search_dense(collection, query, 10).strategy is DenseStrategy.HNSW
+    assert search_dense(collection, query, 10, exact=True).strategy is DenseStrategy.EXACT
+    assert search_dense(collection, query, 10, collection.select(Equals(("n",), 1.0))).strategy is DenseStrategy.EXACT
     most = collection.select(Range(("n",), upper=3900.0))
-    assert collection.dense(query, 10, most).strategy is DenseStrategy.HNSW_OVERFETCH
+    assert search_dense(collection, query, 10, most).strategy is DenseStrategy.HNSW_OVERFETCH
 
 
 def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store: OpenStore, maker: Maker) -> None:
@@ -157,12 +160,12 @@ def test_a_raised_ef_widens_a_filtered_search_until_it_is_exact(open_store: Open
     fill(collection, maker, 4000)
     wait_until(lambda: collection.info().segment_count == 1)
     query, half = maker.vector(), collection.select(Range(("n",), lower=2000.0))
-    assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
-    collection.raise_ef(512, filtered=False, under=SearchDefaults())
-    assert collection.dense(query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
-    collection.raise_ef(512, filtered=True, under=SearchDefaults())
-    assert collection.dense(query, 30, half).strategy is DenseStrategy.EXACT
-    assert collection.dense(query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
+    assert search_dense(collection, query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
+    collection.raise_ef(512, filtered=False, under=SearchDefaults(), generation=1)
+    assert search_dense(collection, query, 30, half).strategy is DenseStrategy.HNSW_OVERFETCH
+    collection.raise_ef(512, filtered=True, under=SearchDefaults(), generation=1)
+    assert search_dense(collection, query, 30, half).strategy is DenseStrategy.EXACT
+    assert search_dense(collection, query, 30, half, ef=64).strategy is DenseStrategy.HNSW_OVERFETCH
 
 
 def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(
@@ -174,17 +177,17 @@ def test_every_part_of_the_index_says_what_it_was_asked_and_what_it_expected(
     fill(collection, maker, 20, start=4000)
     uid = collection.snapshot.segments[0].row.uid
     query = maker.vector()
-    found = collection.dense(query, 10)
+    found = search_dense(collection, query, 10)
     assert found.asked == 10
     segment, growing = found.sources
     assert (segment.name, segment.passages, segment.matches, segment.ef) == (uid, 4000, None, DEFAULT_EF)
     assert (segment.strategy, segment.found) == (DenseStrategy.HNSW, DEFAULT_EF)
     assert (growing.name, growing.passages, growing.matches, growing.ef) == ("growing", 20, None, 0)
     assert (growing.strategy, growing.found) == (DenseStrategy.EXACT, 10)
-    segment, growing = collection.dense(query, 10, collection.select(Range(("n",), lower=3990.0))).sources
+    segment, growing = search_dense(collection, query, 10, collection.select(Range(("n",), lower=3990.0))).sources
     assert (segment.matches, segment.ef, segment.strategy) == (10, 0, DenseStrategy.EXACT)
     assert growing.matches == 20
-    segment, _ = collection.dense(query, 10, collection.select(Range(("n",), upper=3900.0)), ef=200).sources
+    segment, _ = search_dense(collection, query, 10, collection.select(Range(("n",), upper=3900.0)), ef=200).sources
     assert (segment.matches, segment.ef, segment.strategy) == (3901, 200, DenseStrategy.HNSW_OVERFETCH)
     assert 10 <= segment.found <= 200
 
@@ -195,11 +198,11 @@ def test_a_filter_that_passes_only_what_is_far_away_still_finds_all(open_store: 
     near = [maker.upsert(f"near{i}", side="near") for i in range(2000)]
     for change in near:
         vector = centre + 0.05 * maker.vector()
-        change.passages[0].vector[:] = vector / np.linalg.norm(vector)
-        maker.vectors[change.document.id] = np.array([change.passages[0].vector])
+        change.passages[1][0].vector[:] = vector / np.linalg.norm(vector)
+        maker.vectors[change.document.id] = np.array([change.passages[1][0].vector])
     collection.commit([*near, *(maker.upsert(f"far{i}", side="far") for i in range(2000))]).result(30)
     wait_until(lambda: collection.info().segment_count == 1)
-    found = collection.dense(centre, 10, collection.select(Equals(("side",), "far")))
+    found = search_dense(collection, centre, 10, collection.select(Equals(("side",), "far")))
     expected = brute(maker, centre, [f"far{i}" for i in range(2000)], 10)
     assert found_ids(collection, found, maker.vectors)[:10] == expected
     assert found.strategy in (DenseStrategy.EXACT_FALLBACK, DenseStrategy.HNSW_OVERFETCH)
@@ -214,7 +217,9 @@ def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(
     assert collection.merge_now() == 0
     assert [len(segment.labels) for segment in collection.snapshot.segments] == [100, 100, 100, 50]
     query = maker.vector()
-    assert found_ids(collection, collection.dense(query, 10), maker.vectors) == brute(maker, query, maker.vectors, 10)
+    assert found_ids(collection, search_dense(collection, query, 10), maker.vectors) == brute(
+        maker, query, maker.vectors, 10
+    )
 
 
 def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothing(
@@ -234,11 +239,11 @@ def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothin
     right = 0
     for _ in range(20):
         query = maker.vector()
-        found = found_ids(collection, collection.dense(query, 10), maker.vectors)
+        found = found_ids(collection, search_dense(collection, query, 10), maker.vectors)
         right += len(set(found) & set(brute(maker, query, left, 10)))
     assert right >= 195
     keys = collection.keys(["d5", "d2000"])
-    assert collection.dense_scores(query, list(keys.values())).keys.tolist() == [
+    assert score_documents(collection, query, list(keys.values())).keys.tolist() == [
         keys[id] for id in brute(maker, query, ["d5", "d2000"], 2)
     ]
     assert verify_collection(collection).ok
@@ -256,7 +261,7 @@ def test_a_hole_left_by_a_damaged_segment_is_flushed_again_in_its_place(open_sto
     assert again.stats().growing_passages == 100
     query = maker.vectors["d150"][0]
     expected = brute(maker, query, maker.vectors, 10)
-    assert found_ids(again, again.dense(query, 10), maker.vectors) == expected
+    assert found_ids(again, search_dense(again, query, 10), maker.vectors) == expected
     fill(again, maker, 10, start=300)
     assert again.flush_now() == 2
     assert [segment.row.low for segment in again.snapshot.segments] == [0, 100, 200, 300]
@@ -290,7 +295,7 @@ def test_searches_while_documents_come_and_go_find_what_stays(open_store: OpenSt
     def search() -> None:
         while not stop.is_set():
             id = stay[np.random.randint(len(stay))]
-            found = collection.dense(maker.vectors[id][0], 1)
+            found = search_dense(collection, maker.vectors[id][0], 1)
             if [keys.get(key) for key in found.keys.tolist()] != [id]:
                 problems.append(id)
 
@@ -325,5 +330,5 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     deletion.result(30)
     (segment,) = collection.snapshot.segments
     assert (len(segment.labels), segment.live) == (100, 99)
-    assert "d7" not in found_ids(collection, collection.dense(maker.vectors["d7"][0], 99), maker.vectors)
+    assert "d7" not in found_ids(collection, search_dense(collection, maker.vectors["d7"][0], 99), maker.vectors)
     assert verify_collection(collection).ok

@@ -10,6 +10,7 @@ from shortlist_server.errors import CollectionExists, CollectionNotFound, DataCo
 from shortlist_server.storage.store import EmbeddedStore
 
 from .conftest import Maker, OpenStore, collection_config
+from .reads import search_dense
 
 
 def test_a_collection_survives_a_restart_with_all_it_holds(open_store: OpenStore, maker: Maker) -> None:
@@ -23,7 +24,7 @@ def test_a_collection_survives_a_restart_with_all_it_holds(open_store: OpenStore
     assert again.info().document_count == 10
     assert again.sequence == 10
     key = again.keys(["d4"])["d4"]
-    assert again.dense(maker.vectors["d4"][0], 1).keys.tolist() == [key]
+    assert search_dense(again, maker.vectors["d4"][0], 1).keys.tolist() == [key]
     again.commit([maker.upsert("new")]).result(30)
     assert again.keys(["new"])["new"] == 11
 
@@ -47,7 +48,7 @@ def test_nothing_is_kept_of_names_that_are_made_up(store: EmbeddedStore) -> None
         for call in (store.open, store.drop):
             with pytest.raises(CollectionNotFound):
                 call(f"n{number}")
-    assert dict(store._name_locks) == {}
+    assert dict(store._folders._name_locks) == {}
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "..", ".a", "a" * 65, "é", "a\n"])

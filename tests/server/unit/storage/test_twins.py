@@ -23,6 +23,7 @@ from shortlist_server.storage.vectors.twins import NODES, represent
 from shortlist_server.storage.verify import verify_collection
 
 from .conftest import OpenStore, collection_config, unit
+from .reads import read_passages, score_documents, search_dense
 from .test_migrations import GOLDEN
 from .test_segments import wait_until
 
@@ -41,7 +42,7 @@ class Content:
         return [
             Upsert(
                 document=Document(id=f"d{number}", metadata={"n": float(number)}),
-                passages=[NewPassage(start=0, end=1, vector=self.vectors[number], tokens=1)],
+                passages={1: [NewPassage(start=0, end=1, vector=self.vectors[number], tokens=1)]},
                 content_hash=b"",
             )
             for number in numbers
@@ -58,9 +59,9 @@ class Content:
         passing = self.alive if passing is None else self.alive & passing
         right = []
         for query in queries:
-            found = collection.dense(query, 10, selection)
+            found = search_dense(collection, query, 10, selection)
             labels, scores = found.labels[:10], found.scores[:10]
-            numbers = [int(p.key) - 1 for p in collection.passages(labels.tolist()).values()]
+            numbers = [int(p.key) - 1 for p in read_passages(collection, labels.tolist()).values()]
             assert len(set(found.keys[:10].tolist())) == min(10, passing.sum())
             assert passing[numbers].all()
             truth = np.sort((self.vectors @ query)[passing])[::-1][:10]
@@ -115,7 +116,7 @@ def test_where_half_of_all_vectors_are_equal_everything_is_found(open_store: Ope
     assert collection.flush_now() == 1
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
     assert content.recall(collection, queries(content)) > 0.99
-    assert collection.dense(content.vectors[0], 10).strategy is DenseStrategy.HNSW
+    assert search_dense(collection, content.vectors[0], 10).strategy is DenseStrategy.HNSW
     assert verify_collection(collection).ok
 
 
@@ -129,9 +130,9 @@ def test_equal_vectors_die_one_by_one_and_all_together(collection: EmbeddedColle
         collection.commit([Deletion(id=f"d{number}") for number in gone]).result(30)
         content.alive[gone] = False
         assert content.recall(collection, queries(content)) > 0.99
-        assert collection.dense(content.vectors[crowd[-1]], 10).strategy is DenseStrategy.HNSW
+        assert search_dense(collection, content.vectors[crowd[-1]], 10).strategy is DenseStrategy.HNSW
     left = crowd[1990:]
-    found = collection.dense(content.vectors[left[0]], len(left))
+    found = search_dense(collection, content.vectors[left[0]], len(left))
     assert sorted(found.keys.tolist()) == sorted((left + 1).tolist())
     collection.commit([Deletion(id=f"d{number}") for number in left]).result(30)
     content.alive[left] = False
@@ -183,7 +184,7 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
     assert content.recall(collection, queries(content)) > 0.99
     assert verify_collection(collection).ok
-    scores = collection.dense_scores(content.vectors[0], [1, 500, 2999])
+    scores = score_documents(collection, content.vectors[0], [1, 500, 2999])
     assert scores.scores == pytest.approx(np.sort(content.vectors[[0, 499, 2998]] @ content.vectors[0])[::-1], abs=1e-5)
 
 
@@ -197,7 +198,7 @@ def test_a_segment_of_an_earlier_release_with_equal_vectors_is_read_and_built_an
     assert collection.damage == ()
     assert collection.snapshot.segments[0].crowded
     assert graph_nodes(collection) == [COUNT]
-    assert collection.dense(content.vectors[5], 10).strategy is DenseStrategy.HNSW
+    assert search_dense(collection, content.vectors[5], 10).strategy is DenseStrategy.HNSW
     assert content.recall(collection, queries(content)) < 0.99
     assert collection.merge_now() == 1
     assert graph_nodes(collection)[0] < COUNT
@@ -266,7 +267,7 @@ def test_a_maintained_collection_of_one_vector_alone_settles(open_store: OpenSto
     collection.commit(content.upserts(range(400))).result(30)
     wait_until(lambda: collection.info().segment_passage_count == 400)
     assert graph_nodes(collection) == [NODES]
-    assert len(collection.dense(content.vectors[0], 400).keys) == 400
+    assert len(search_dense(collection, content.vectors[0], 400).keys) == 400
     assert verify_collection(collection).ok
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from shortlist_cli.evaluation.significance import adjusted, difference, interval, shown
+from shortlist_server.ranking.significance import adjusted, difference, interval, shown
 
 
 def test_equal_lists_do_not_differ() -> None:

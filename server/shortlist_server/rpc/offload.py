@@ -1,4 +1,4 @@
-"""Work that grows with a request or an answer: on the event loop where it is short, else in a thread."""
+"""Runs work that grows with a request or an answer: on the event loop if it is short, else in a thread."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ INLINE_BYTES = 64 * 1024
 """Messages up to this size are handled on the event loop: three milliseconds at worst."""
 
 REQUEST_WEIGHT = 4
-"""Converting a request takes up to so many times as long as parsing it: a filter may have a value for each few bytes,
-at a microsecond each."""
+"""Converting a request takes at most this many times as long as parsing it: a filter may have a value for every few
+bytes, at a microsecond each."""
 
 received_bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
 """Size of a call's one request; the call's own coroutines see it. 0 outside of a call, and of a stream of requests."""
 
 
-async def aside(size: int, function: Callable[[], T]) -> T:
-    """Calls a function that works on so many bytes."""
+async def offload(size: int, function: Callable[[], T]) -> T:
+    """Calls a function that works on ``size`` bytes."""
     return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
 
 
-async def converted(function: Callable[[], T]) -> T:
+async def offload_conversion(function: Callable[[], T]) -> T:
     """Calls a function that converts the call's one request."""
-    return await aside(REQUEST_WEIGHT * received_bytes.get(), function)
+    return await offload(REQUEST_WEIGHT * received_bytes.get(), function)

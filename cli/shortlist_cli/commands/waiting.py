@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from shortlist import (
     EvaluateProgress,
     Operation,
     OperationProgress,
+    ReindexProgress,
     ShortlistError,
     VerifyProgress,
 )
@@ -25,6 +27,9 @@ from shortlist_cli.group import explain
 
 CANCEL_SECONDS = 10.0
 """Time for an operation to stop after Ctrl-C; most stop within a second."""
+
+LAST_SECONDS = 0.001
+"""What is left to wait where the start took the whole time."""
 
 EXIT_INTERRUPTED = 1
 
@@ -48,8 +53,9 @@ def follow(
 
     Raises:
         ShortlistError: why it failed.
-        click.exceptions.Exit: it was interrupted; what became of it is said.
+        click.exceptions.Exit: it was interrupted; the user has been told what became of it.
     """
+    until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     started: Operation | None = None
     try:
         started = start()
@@ -59,34 +65,55 @@ def follow(
             else:
                 output.print_line(started.name)
             return None
-        ended = client.wait_operation(started.name, progress=progress, timeout_seconds=timeout_seconds)
+        left = None if until is None else max(until - time.monotonic(), LAST_SECONDS)
+        ended = client.wait_operation(started.name, progress=progress, timeout_seconds=left)
     except (KeyboardInterrupt, DeadlineExceeded) as error:
         unknown = "'shortlist operations list' shows whether it was started"
-        output.note(unknown if started is None else cancel(client, started))
+        output.note(unknown if started is None else cancel(client, started).text)
         if isinstance(error, KeyboardInterrupt):
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        raise
+    except ShortlistError:
+        if started is not None:
+            output.note(f"{_named(started)} goes on; follow it with 'shortlist operations wait {started.name}'")
         raise
     if ended.error is not None:
         raise ended.error
     return ended
 
 
-def cancel(client: Client, operation: Operation) -> str:
-    """Cancels an operation and waits for its end; returns what became of it, in a sentence."""
-    what = f"the {operation.kind} ({operation.name})"
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of an operation that was to be cancelled: whether it has ended, and a sentence."""
+
+    ended: bool
+    text: str
+
+
+def cancel(client: Client, operation: Operation) -> Outcome:
+    """Cancels an operation and waits for its end."""
+    what = _named(operation)
     try:
         now = client.cancel_operation(operation.name, timeout_seconds=CANCEL_SECONDS)
         if not now.done:
             now = client.wait_operation(operation.name, timeout_seconds=CANCEL_SECONDS)
     except DeadlineExceeded:
-        return f"{what} has not stopped yet; see 'shortlist operations show {operation.name}'"
+        text = f"{what} has not stopped yet; see 'shortlist operations show {operation.name}'"
+        return Outcome(ended=False, text=text)
     except ShortlistError as error:
-        return f"{what} may go on, because the server could not be told to stop it: {explain(error)}"
+        text = f"{what} may go on, because the server could not be told to stop it: {explain(error)}"
+        return Outcome(ended=False, text=text)
     if now.state == "cancelled":
-        return f"{what} was cancelled" + ("; nothing of it is left" if now.kind in ("backup", "restore") else "")
-    if now.error is not None:
-        return f"{what} failed before it could be cancelled: {explain(now.error)}"
-    return f"{what} had {now.state} before it could be cancelled"
+        text = f"{what} was cancelled" + ("; nothing of it is left" if now.kind in ("backup", "restore") else "")
+    elif now.error is not None:
+        text = f"{what} failed before it could be cancelled: {explain(now.error)}"
+    else:
+        text = f"{what} had {now.state} before it could be cancelled"
+    return Outcome(ended=True, text=text)
+
+
+def _named(operation: Operation) -> str:
+    return f"the {operation.kind} ({operation.name})"
 
 
 @contextlib.contextmanager
@@ -125,6 +152,8 @@ def progress_text(progress: OperationProgress | None) -> str:
             return f"{progress.collection}: {progress.step}"
         case EvaluateProgress():
             return f"{progress.done_searches} of {progress.total_searches} searches"
+        case ReindexProgress():
+            return f"{progress.done_documents:,} of {progress.total_documents:,} documents"
     return ""
 
 

@@ -1,0 +1,1 @@
+"""The generations of an open collection: reads, builds, switches and drops them."""
