@@ -1,4 +1,4 @@
-"""Classic cross-encoders against sentence-transformers, on tiny checkpoints with one and two labels."""
+"""Classic cross-encoders against sentence-transformers, on tiny checkpoints with one and two passage ids."""
 
 from __future__ import annotations
 

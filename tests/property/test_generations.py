@@ -404,7 +404,7 @@ class History(RuleBasedStateMachine):
             else:
                 # Dropped meanwhile: what is left of it is still its own.
                 found = reader.dense(query(number), 100, exact=True)
-                stored = reader.passages(found.labels.tolist(), token_vectors=True)
+                stored = reader.passages(found.passage_ids.tolist(), token_vectors=True)
                 assert {passage.token_vectors.split()[2] for passage in stored.values() if passage.token_vectors} <= {
                     b"%d" % number
                 }
@@ -487,7 +487,7 @@ class History(RuleBasedStateMachine):
             dense = reader.dense(query(number), 100, exact=exact)
             got = list(dict.fromkeys(names[key] for key in dense.keys.tolist()))
             assert [best[id] for id in got] == pytest.approx(right, abs=1e-5)
-            packed = reader.passages(dense.labels.tolist(), token_vectors=True)
+            packed = reader.passages(dense.passage_ids.tolist(), token_vectors=True)
             assert all(one.token_vectors and one.token_vectors.endswith(b" %d" % number) for one in packed.values())
 
 

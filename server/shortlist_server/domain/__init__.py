@@ -58,7 +58,7 @@ from shortlist_server.domain.generations import (
     GenerationConfig,
     GenerationState,
 )
-from shortlist_server.domain.names import DocumentKey, Json, Label, SequenceNumber, Vector
+from shortlist_server.domain.names import DocumentKey, Json, PassageId, SequenceNumber, Vector
 from shortlist_server.domain.reindex import NewGeneration, ReindexEstimate, ReindexProgress
 from shortlist_server.domain.retrieval import DenseCandidates, DenseSource, DenseStrategy, LexicalCandidates
 from shortlist_server.domain.scores import RerankScore, StageScore
@@ -111,7 +111,6 @@ __all__ = [
     "Hit",
     "Include",
     "Json",
-    "Label",
     "LexicalCandidates",
     "ModelVersion",
     "Negation",
@@ -120,6 +119,7 @@ __all__ = [
     "OneOf",
     "OverflowPolicy",
     "PassageHit",
+    "PassageId",
     "Range",
     "RecallEstimate",
     "ReindexEstimate",

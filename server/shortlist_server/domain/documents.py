@@ -130,7 +130,7 @@ class Include:
 class StoredPassage:
     """A passage as stored. ``vector`` and ``token_vectors`` are set only on request."""
 
-    label: int
+    passage_id: int
     key: int
     ordinal: int
     start: int

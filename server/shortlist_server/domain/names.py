@@ -7,8 +7,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
-Label = NewType("Label", int)
-"""Identifies a passage in a collection; from 1, increasing, never reused. A replaced document gets new labels."""
+PassageId = NewType("PassageId", int)
+"""Identifies a passage in a collection; from 1, increasing, never reused. A replaced document gets new passage ids."""
 
 DocumentKey = NewType("DocumentKey", int)
 """Identifies one version of a document in a collection; from 1, increasing, never reused."""

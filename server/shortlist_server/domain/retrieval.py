@@ -44,7 +44,7 @@ class DenseCandidates:
     """Passages of the dense stage, best first.
 
     Attributes:
-        labels: shape (n,), int64.
+        passage_ids: shape (n,), int64.
         keys: shape (n,), int64: the document of each passage; a document may occur several times.
         scores: shape (n,), float32: cosine similarity, descending.
         strategy: how they were found.
@@ -52,7 +52,7 @@ class DenseCandidates:
         sources: how each part of the index was searched in the last round; empty where the engine does not say.
     """
 
-    labels: NDArray[np.int64]
+    passage_ids: NDArray[np.int64]
     keys: NDArray[np.int64]
     scores: NDArray[np.float32]
     strategy: DenseStrategy

@@ -56,19 +56,19 @@ def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[P
     look_at(run, table, rows)
     columns = table.passages
     spans = {row: columns.of_row(row) for row in rows.tolist()}
-    labels = [label for span in spans.values() for label in columns.labels[span].tolist()]
-    stored = run.generation.passages(labels, vectors=run.request.include.vectors)
+    passage_ids = [passage_id for span in spans.values() for passage_id in columns.passage_ids[span].tolist()]
+    stored = run.generation.passages(passage_ids, vectors=run.request.include.vectors)
     hits = {}
     for row, span in spans.items():
         dense, reranked = columns.dense[span], columns.rerank[span]
         # Missing scores go last; passages without any score stay in the document's order.
         order = np.lexsort((-np.nan_to_num(dense), -np.nan_to_num(reranked, nan=-np.inf)))
         hits[row] = [
-            PassageHit(passage=stored[label], dense_score=_known(cosine), rerank_score=_known(score))
-            for label, cosine, score in zip(
-                columns.labels[span][order].tolist(), dense[order].tolist(), reranked[order].tolist(), strict=True
+            PassageHit(passage=stored[passage_id], dense_score=_known(cosine), rerank_score=_known(score))
+            for passage_id, cosine, score in zip(
+                columns.passage_ids[span][order].tolist(), dense[order].tolist(), reranked[order].tolist(), strict=True
             )
-            if label in stored
+            if passage_id in stored
         ]
     return hits
 

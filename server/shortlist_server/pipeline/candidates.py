@@ -60,34 +60,34 @@ class PassageColumns:
 
     Attributes:
         rows: shape (m,), ascending: the row of the passage's document.
-        labels: shape (m,).
+        passage_ids: shape (m,).
         dense: shape (m,), float64: cosines; NaN in a search without a vector.
         rerank: shape (m,), float64: rerank scores; NaN where the reranker did not score the passage.
     """
 
     rows: Rows
-    labels: NDArray[np.int64]
+    passage_ids: NDArray[np.int64]
     dense: Floats
     rerank: Floats
 
     @classmethod
     def of(
-        cls, rows: Rows, labels: NDArray[np.int64], dense: NDArray[np.floating], rerank: Floats | None = None
+        cls, rows: Rows, passage_ids: NDArray[np.int64], dense: NDArray[np.floating], rerank: Floats | None = None
     ) -> PassageColumns:
         """Groups passages by row; a row's passages keep their order."""
         order = np.argsort(rows, kind="stable")
         return cls(
             rows=rows[order],
-            labels=labels[order],
+            passage_ids=passage_ids[order],
             dense=dense[order].astype(np.float64),
             rerank=np.full(len(rows), np.nan) if rerank is None else rerank[order],
         )
 
-    def more(self, rows: Rows, labels: NDArray[np.int64], dense: NDArray[np.floating]) -> PassageColumns:
+    def more(self, rows: Rows, passage_ids: NDArray[np.int64], dense: NDArray[np.floating]) -> PassageColumns:
         """These passages and further ones, of rows that have none yet."""
         return PassageColumns.of(
             np.concatenate([self.rows, rows]),
-            np.concatenate([self.labels, labels]),
+            np.concatenate([self.passage_ids, passage_ids]),
             np.concatenate([self.dense, dense]),
             np.concatenate([self.rerank, np.full(len(rows), np.nan)]),
         )
@@ -173,7 +173,7 @@ class Candidates:
             words = StageColumns.of(rows_of(keys, lexical.keys), lexical.scores, len(lexical.keys), size)
         passages = PassageColumns.of(
             rows_of(keys, np.concatenate([np.empty(0, np.int64), *(part.keys for part in parts)])),
-            np.concatenate([np.empty(0, np.int64), *(part.labels for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.passage_ids for part in parts)]),
             np.concatenate([np.empty(0), *(part.scores for part in parts)]),
         )
         empty = np.zeros(size)
@@ -201,7 +201,7 @@ class Candidates:
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
         passages = self.passages
-        self.passages = PassageColumns.of(place[passages.rows], passages.labels, passages.dense)
+        self.passages = PassageColumns.of(place[passages.rows], passages.passage_ids, passages.dense)
         self.final, self.order = self.fused, np.arange(len(order))
 
     def take_rerank(self, columns: RerankColumns, weight: float) -> None:

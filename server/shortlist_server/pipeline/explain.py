@@ -89,20 +89,20 @@ def _texts(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping
     if plan.reranker is None or not read:
         return ExplainedTexts(query=query, passages=())
     positions = [position for position, _ in read]
-    labels = table.passages.labels[positions].tolist()
+    passage_ids = table.passages.passage_ids[positions].tolist()
     keys = table.keys[table.passages.rows[positions]].tolist()
-    stored = run.generation.passages(labels)
+    stored = run.generation.passages(passage_ids)
     rendered = plan.reranker.render(run.rerank_query, [candidate for _, candidate in read])
     return ExplainedTexts(
         query=query,
         passages=[
             RerankedPassage(
                 id=ids.get(key, ""),
-                ordinal=stored[label].ordinal if label in stored else 0,
+                ordinal=stored[passage_id].ordinal if passage_id in stored else 0,
                 text=one.text,
                 token_vectors=one.token_vectors,
             )
-            for key, label, one in zip(keys, labels, rendered, strict=True)
+            for key, passage_id, one in zip(keys, passage_ids, rendered, strict=True)
         ],
     )
 

@@ -61,36 +61,36 @@ def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
     keys = table.keys[unknown]
     if run.vector is not None:
         scored = run.generation.dense_scores(run.vector, keys.tolist())
-        found, labels, cosines = scored.keys, scored.labels, scored.scores.astype(np.float64)
+        found, passage_ids, cosines = scored.keys, scored.passage_ids, scored.scores.astype(np.float64)
     else:
         documents = run.generation.documents(keys.tolist(), Include(text=False, passages=True))
-        pairs = [(key, passage.label) for key, document in documents.items() for passage in document.passages]
-        found, labels = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        pairs = [(key, passage.passage_id) for key, document in documents.items() for passage in document.passages]
+        found, passage_ids = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         cosines = np.full(len(pairs), np.nan)
-    table.passages = table.passages.more(rows_of(table.keys, found), labels, cosines)
+    table.passages = table.passages.more(rows_of(table.keys, found), passage_ids, cosines)
 
 
 def _inputs(
     run: SearchRun, table: Candidates, positions: NDArray[np.int64], reranker: RerankerService
 ) -> list[RerankCandidate | None]:
     """What the reranker reads of each passage; None for one that is gone or has nothing to read."""
-    labels = table.passages.labels[positions].tolist()
+    passage_ids = table.passages.passage_ids[positions].tolist()
     tokens = reranker.info.uses_token_vectors
-    stored = run.generation.passages(labels, token_vectors=tokens)
+    stored = run.generation.passages(passage_ids, token_vectors=tokens)
     if tokens:
         return [
             RerankCandidate(token_vectors=passage.token_vectors)
-            if (passage := stored.get(label)) is not None and passage.token_vectors is not None
+            if (passage := stored.get(passage_id)) is not None and passage.token_vectors is not None
             else None
-            for label in labels
+            for passage_id in passage_ids
         ]
     keys = table.keys[table.passages.rows[positions]].tolist()
     documents = run.generation.documents(keys, Include(metadata=False))
     return [
         RerankCandidate(text=passage_content(document.title, document.text[passage.start : passage.end]))
-        if (passage := stored.get(label)) is not None and (document := documents.get(key)) is not None
+        if (passage := stored.get(passage_id)) is not None and (document := documents.get(key)) is not None
         else None
-        for key, label in zip(keys, labels, strict=True)
+        for key, passage_id in zip(keys, passage_ids, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """The size of passages on disk and in memory, computed from the formats. Pure functions; any thread.
 
-SQLite fills a page with rows one after the other, because passages come in the order of their labels. A row too large
-for a page keeps its beginning there and has the rest in overflow pages of its own
+SQLite fills a page with rows one after the other, because passages come in the order of their passage ids. A row too
+large for a page keeps its beginning there and has the rest in overflow pages of its own
 (https://www.sqlite.org/fileformat.html).
 """
 
@@ -59,5 +59,5 @@ def memory_bytes(passages: int, dimension: int, segments: bool) -> int:
 
 
 def _segment_row_bytes(dimension: int) -> float:
-    """A row of a segment: a node of the graph with its vector and label; vector, label and key in the other files."""
+    """A row of a segment: a node of the graph with vector and passage id; vector, id and key in the other files."""
     return (_NODE_LINKS + 4 * dimension + 8 + _UPPER_LINKS) + (4 * dimension + 8 + 8)

@@ -5,7 +5,7 @@ DATA_DIR/RESERVE                               space kept back for deletions on 
 DATA_DIR/collections/NAME/collection.db        the database of a collection
 DATA_DIR/collections/NAME/last-commit          the last commit, recorded outside the database
 DATA_DIR/collections/NAME/reindexing           present while the collection has a generation to build
-DATA_DIR/collections/NAME/segments/UID/        a segment: a graph, its vectors and labels, and a manifest
+DATA_DIR/collections/NAME/segments/UID/        a segment: a graph, its vectors and passage ids, and a manifest
 DATA_DIR/backups/BACKUP/                       a backup: collections in the same layout, and backup.json
 """
 
@@ -24,7 +24,7 @@ SEGMENTS_FOLDER = "segments"
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "graph.hnsw"
 VECTORS_FILE = "vectors.f32"
-LABELS_FILE = "labels.i64"
+PASSAGE_IDS_FILE = "labels.i64"
 KEYS_FILE = "keys.i64"
 TWINS_FILE = "twins.i64"
-DATA_FILES = (GRAPH_FILE, VECTORS_FILE, LABELS_FILE, KEYS_FILE, TWINS_FILE)
+DATA_FILES = (GRAPH_FILE, VECTORS_FILE, PASSAGE_IDS_FILE, KEYS_FILE, TWINS_FILE)

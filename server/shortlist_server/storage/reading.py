@@ -91,9 +91,9 @@ class GenerationReader(Protocol):
         """All live passages of these documents with their exact cosine, best first (strategy EXACT)."""
 
     def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+        self, passage_ids: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
     ) -> Mapping[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
+        """The passages with these passage ids that still exist, by passage id."""
 
     def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:
         """The documents with these keys that still exist, by key, with the parts asked for."""

@@ -68,7 +68,7 @@ class Counters:
 
     sequence: int
     next_key: int
-    next_label: int
+    next_passage_id: int
     documents: int
     commits: int
     ids_checksum: int
@@ -112,14 +112,14 @@ class PassageChange:
     """The passages of one generation that a change added and removed.
 
     Attributes:
-        removed: shape (r,), int64: labels of the passages that are gone.
-        labels, keys: shape (n,), int64: the new passages; the labels ascend.
+        removed: shape (r,), int64: passage ids of the passages that are gone.
+        passage_ids, keys: shape (n,), int64: the new passages; the passage ids ascend.
         vectors: n arrays of shape (dimension,), float32.
         token_bytes: bytes of the token vectors of the new passages.
     """
 
     removed: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    passage_ids: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
     token_bytes: int = 0
@@ -164,7 +164,7 @@ class GenerationDropped(SegmentOutdated):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRow:
-    """A segment's row in the database. It has the passages with ``low < label <= high`` that were live at its build.
+    """A segment's row in the database. It holds passages with ``low < passage_id <= high`` that were live at its build.
 
     Attributes:
         generation: whose passages they are.

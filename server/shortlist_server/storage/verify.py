@@ -2,14 +2,14 @@
 
 - The database: SQLite's own check, the counts, and the checksum of every row.
 - The segments: the checksum of every file.
-- The invariant of the dense index: the live labels in the database are those in the segments and the growing segment,
-  with none in two places. It is checked at one moment, on the writer thread.
+- The invariant of the dense index: the live passage ids in the database are those in the segments and the growing
+  segment, with none in two places. It is checked at one moment, on the writer thread.
 - Reachability: a sample of each graph's vectors is searched for, because an undamaged graph can have rows that no
   search reaches. A search that ends far from its vector is damage. One that finds only near neighbours of its vector is
   not: a graph is approximate.
 
 Any thread may call; a large collection takes minutes. Searches go on meanwhile. Commits wait while the lexical index
-and the labels are compared.
+and the passage ids are compared.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _verified(
         if damage.generation not in snapshots:
             continue
         growing = snapshots[damage.generation].growing
-        exact = int((growing.alive & (growing.labels > damage.low) & (growing.labels <= damage.high)).sum())
+        exact = int((growing.alive & (growing.passage_ids > damage.low) & (growing.passage_ids <= damage.high)).sum())
         detail = f"{damage.problem}; {exact} of its passages are searched exactly until it is rebuilt"
         checks.append(Check(name=f"segment {damage.uid} at the start", ok=not exact, detail=detail))
     begin("database")

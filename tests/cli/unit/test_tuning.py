@@ -64,7 +64,7 @@ def by_the_server(at: Observation, choice: Choice) -> list[str]:
 def _dense(at: Observation, places: list[int]) -> DenseCandidates:
     keys = np.array(places, dtype=np.int64)
     return DenseCandidates(
-        labels=keys, keys=keys, scores=at.cosine[keys].astype(np.float32), strategy=DenseStrategy.EXACT
+        passage_ids=keys, keys=keys, scores=at.cosine[keys].astype(np.float32), strategy=DenseStrategy.EXACT
     )
 
 

@@ -149,7 +149,7 @@ def problems_of(
             right = sorted(best.values(), reverse=True)[:limit]
             if len(got) != len(right) or not np.allclose([best[id] for id in got], right, atol=1e-5):
                 wrong.append(f"a search of generation {number} (limit {limit}, exact {exact}) differs from brute force")
-        marks = {one.token_vectors for one in reader.passages(found.labels.tolist(), token_vectors=True).values()}
+        marks = {one.token_vectors for one in reader.passages(found.passage_ids.tolist(), token_vectors=True).values()}
         if marks - {b"%d" % number}:
             wrong.append(f"generation {number} has passages of others: {marks}")
     return wrong
@@ -232,7 +232,7 @@ class Threads:
             query = np.random.default_rng().standard_normal(dimension(number)).astype(np.float32)
             found = reader.dense(query, 20)
             time.sleep(random.random() * 0.02)
-            stored = reader.passages(found.labels.tolist(), token_vectors=True).values()
+            stored = reader.passages(found.passage_ids.tolist(), token_vectors=True).values()
             assert {one.token_vectors for one in stored} <= {b"%d" % number}, (number, stored)
             for document in reader.documents(found.keys.tolist(), Include(passages=True, vectors=True)).values():
                 expected = made(document.text, number)

@@ -30,8 +30,8 @@ from shortlist_server.storage.layout import (
     DATA_FILES,
     GRAPH_FILE,
     KEYS_FILE,
-    LABELS_FILE,
     MANIFEST_FILE,
+    PASSAGE_IDS_FILE,
     TWINS_FILE,
     VECTORS_FILE,
 )
@@ -61,7 +61,7 @@ class BuildSpec:
         collection: the collection's uid.
         uid: the new segment's uid.
         generation: whose passages to read.
-        low, high: the segment gets the passages with ``low < label <= high``.
+        low, high: the segment gets the passages with ``low < passage_id <= high``.
         seed: a segment whose graph the new one starts from, or None.
         threads: number of threads that insert.
     """
@@ -92,18 +92,18 @@ class BuildSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The rows of a segment: labels and keys, shape (n,), and vectors, shape (n, dimension)."""
+    """The rows of a segment: passage ids and keys, shape (n,), and vectors, shape (n, dimension)."""
 
-    labels: NDArray[np.int64]
+    passage_ids: NDArray[np.int64]
     keys: NDArray[np.int64]
     vectors: NDArray[np.float32]
 
     def __getitem__(self, chosen: NDArray[Any]) -> _Rows:
-        return _Rows(self.labels[chosen], self.keys[chosen], self.vectors[chosen])
+        return _Rows(self.passage_ids[chosen], self.keys[chosen], self.vectors[chosen])
 
     def __add__(self, other: _Rows) -> _Rows:
         return _Rows(
-            np.concatenate((self.labels, other.labels)),
+            np.concatenate((self.passage_ids, other.passage_ids)),
             np.concatenate((self.keys, other.keys)),
             np.concatenate((self.vectors, other.vectors)),
         )
@@ -116,7 +116,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
         The row for the database, or None when no passage of the range is left.
     """
     rows = _read(spec)
-    if not len(rows.labels):
+    if not len(rows.passage_ids):
         return None
     crash_point("build:read")
     graph, rows, twins = _graph(spec, rows)
@@ -124,7 +124,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
     segments = Path(spec.folder)
     temporary, final = segments / f"{TEMPORARY_PREFIX}{spec.uid}", segments / spec.uid
     files.make_folder(temporary)
-    files.write(temporary / LABELS_FILE, rows.labels.tobytes())
+    files.write(temporary / PASSAGE_IDS_FILE, rows.passage_ids.tobytes())
     files.write(temporary / KEYS_FILE, rows.keys.tobytes())
     files.write(temporary / VECTORS_FILE, rows.vectors.data)
     files.write(temporary / TWINS_FILE, twins.tobytes())
@@ -139,7 +139,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
         dimension=spec.dimension,
         low=spec.low,
         high=spec.high,
-        passages=len(rows.labels),
+        passages=len(rows.passage_ids),
         files={name: describe(temporary / name) for name in DATA_FILES},
     )
     content = manifest.dump()
@@ -156,7 +156,7 @@ def build(spec: BuildSpec, files: Files, crash_point: CrashPoint = pass_by) -> S
         generation=spec.generation,
         low=spec.low,
         high=spec.high,
-        passages=len(rows.labels),
+        passages=len(rows.passage_ids),
         checksum=sha256(content),
     )
 
@@ -171,7 +171,7 @@ def _read(spec: BuildSpec) -> _Rows:
             f"SELECT count(*) FROM {tables.passages} WHERE label > ? AND label <= ?",  # noqa: S608
             bounds,
         ).fetchone()[0]
-        labels, keys = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        passage_ids, keys = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         vectors = np.empty((count, spec.dimension), dtype=np.float32)
         cursor = connection.execute(
             f"SELECT label, key, vector, checksum FROM {tables.passages} JOIN {tables.vectors} USING (label)"  # noqa: S608
@@ -181,7 +181,7 @@ def _read(spec: BuildSpec) -> _Rows:
         start = 0
         while rows := cursor.fetchmany(_ROWS_AT_ONCE):
             end = start + len(rows)
-            labels[start:end] = [row[0] for row in rows]
+            passage_ids[start:end] = [row[0] for row in rows]
             keys[start:end] = [row[1] for row in rows]
             if any(zlib.crc32(row[2]) != row[3] for row in rows):
                 raise ValueError("a stored vector fails its checksum; restore the collection from a backup")
@@ -191,7 +191,7 @@ def _read(spec: BuildSpec) -> _Rows:
         if start != count:
             raise ValueError(f"{count - start} passages have no vector")
         connection.execute("COMMIT")
-    return _Rows(labels, keys, vectors)
+    return _Rows(passage_ids, keys, vectors)
 
 
 def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]:
@@ -200,10 +200,10 @@ def _graph(spec: BuildSpec, rows: _Rows) -> tuple[Any, _Rows, NDArray[np.int64]]
     done, known = 0, np.empty(0, dtype=np.int64)
     if spec.seed is not None:
         seed, known = _read_seed(spec, spec.seed)
-        done = len(seed.labels) - len(known)
+        done = len(seed.passage_ids) - len(known)
         # Dead rows of the seed stay in its graph; they are marked dead again when the result is loaded.
-        rows = seed + rows[~np.isin(rows.labels, seed.labels, assume_unique=True)]
-    own = np.arange(len(rows.labels))
+        rows = seed + rows[~np.isin(rows.passage_ids, seed.passage_ids, assume_unique=True)]
+    own = np.arange(len(rows.passage_ids))
     stands = own.copy()
     stands[done : done + len(known)] = known
     stands = represent(rows.vectors, stands, done)
@@ -227,7 +227,7 @@ def _read_seed(spec: BuildSpec, seed: SegmentRow) -> tuple[_Rows, NDArray[np.int
     folder = Path(spec.folder) / seed.uid
     manifest = check_folder(folder, seed, spec.collection, spec.dimension)
     rows = _Rows(
-        np.fromfile(folder / LABELS_FILE, dtype=np.int64),
+        np.fromfile(folder / PASSAGE_IDS_FILE, dtype=np.int64),
         np.fromfile(folder / KEYS_FILE, dtype=np.int64),
         np.fromfile(folder / VECTORS_FILE, dtype=np.float32).reshape(-1, spec.dimension),
     )

@@ -26,16 +26,16 @@ def next_flush(snapshot: Snapshot, minimum: int, maximum: int) -> Job | None:
     Passages below or between segments come first, however few they are. The passages above all segments follow once
     there are ``minimum`` of them. A job has at most ``maximum`` passages and leaves the rest to the next.
     """
-    labels = snapshot.growing.live_labels()
-    if not len(labels):
+    passage_ids = snapshot.growing.live_passage_ids()
+    if not len(passage_ids):
         return None
     low = 0
     for segment in snapshot.segments:
-        inside = labels[(labels > low) & (labels <= segment.row.low)]
+        inside = passage_ids[(passage_ids > low) & (passage_ids <= segment.row.low)]
         if len(inside):
             return Job(low=low, high=segment.row.low if len(inside) <= maximum else int(inside[maximum - 1]))
         low = segment.row.high
-    rest = labels[labels > low]
+    rest = passage_ids[passage_ids > low]
     if len(rest) < minimum:
         return None
     return Job(low=low, high=int(rest[:maximum][-1]))
@@ -50,7 +50,7 @@ def next_merge(snapshot: Snapshot, minimum: int, maximum: int, *, idle: bool) ->
     """
     segments = snapshot.segments
     for segment in segments:
-        if segment.crowded or len(segment.labels) - segment.live > REBUILD_SHARE * len(segment.labels):
+        if segment.crowded or len(segment.passage_ids) - segment.live > REBUILD_SHARE * len(segment.passage_ids):
             return _job((segment,), seeded=False)
     best: tuple[Segment, ...] = ()
     for start in range(len(segments)):
@@ -86,12 +86,12 @@ def _tier(segment: Segment, minimum: int) -> int:
 
 
 def _has_rows(snapshot: Snapshot, low: int, high: int) -> bool:
-    labels = snapshot.growing.live_labels()
-    return bool(((labels > low) & (labels <= high)).any())
+    passage_ids = snapshot.growing.live_passage_ids()
+    return bool(((passage_ids > low) & (passage_ids <= high)).any())
 
 
 def _job(segments: tuple[Segment, ...], *, seeded: bool) -> Job:
     largest = max(segments, key=lambda segment: segment.live)
-    clean = len(largest.labels) - largest.live <= _SEED_DEAD_SHARE * len(largest.labels)
+    clean = len(largest.passage_ids) - largest.live <= _SEED_DEAD_SHARE * len(largest.passage_ids)
     seed = largest if seeded and clean and len(segments) > 1 else None
     return Job(low=segments[0].row.low, high=segments[-1].row.high, replaced=segments, seed=seed)

@@ -1,8 +1,8 @@
 """Compares the dense index with the database, and repairs the index while searches go on.
 
-The invariant: the live labels in the database are those in the segments and the growing segment, each in one place, and
-the manifest lists exactly the loaded segments. ``difference`` and ``reconcile`` run as tasks of the writer thread, at a
-moment when the index shows exactly the changes that the task reads. Any thread may call them.
+The invariant: the live passage ids in the database are those in the segments and the growing segment, each in one
+place, and the manifest lists exactly the loaded segments. ``difference`` and ``reconcile`` run as tasks of the writer
+thread, at a moment when the index shows exactly the changes that the task reads. Any thread may call them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.storage.compaction.recovery import LAST_LABEL, live_labels, read_growing, segment_rows
+from shortlist_server.storage.compaction.recovery import LAST_PASSAGE_ID, live_passage_ids, read_growing, segment_rows
 from shortlist_server.storage.rows.tables import tables_of
 from shortlist_server.storage.rows.write_transaction import WriteTransaction
 from shortlist_server.storage.rows.writer import Task
@@ -49,7 +49,7 @@ def difference(index: DenseIndex, generation: int, submit: Submit) -> Difference
 
     def read(transaction: WriteTransaction) -> tuple[NDArray[np.int64], list[SegmentRow]]:
         connection = transaction.connection
-        return live_labels(connection, tables, 0, LAST_LABEL), segment_rows(connection, generation)
+        return live_passage_ids(connection, tables, 0, LAST_PASSAGE_ID), segment_rows(connection, generation)
 
     def compare(stored: tuple[NDArray[np.int64], list[SegmentRow]]) -> Difference:
         return _compare(index, *stored)
@@ -79,7 +79,7 @@ def reconcile(index: DenseIndex, generation: int, submit: Submit, dimension: int
         assert row is not None
         kept = _drop_rows(connection, generation, unfit)
         growing = read_growing(connection, tables, kept, dimension)
-        return kept, live_labels(connection, tables, 0, LAST_LABEL), growing, counters.totals(row)
+        return kept, live_passage_ids(connection, tables, 0, LAST_PASSAGE_ID), growing, counters.totals(row)
 
     def show(stored: tuple[list[SegmentRow], NDArray[np.int64], GrowingSegment, Totals]) -> list[str]:
         rows, live, growing, totals = stored
@@ -101,7 +101,7 @@ def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow
     snapshot = index.snapshot
     problems: list[str] = []
     unfit, overlapping, end = set(), 0, 0
-    shown = {segment.row.uid: segment.labels[segment.alive] for segment in snapshot.segments}
+    shown = {segment.row.uid: segment.passage_ids[segment.alive] for segment in snapshot.segments}
     for row in rows:
         held = shown.get(row.uid)
         inside = stored[(stored > row.low) & (stored <= row.high)]
@@ -110,7 +110,7 @@ def _compare(index: DenseIndex, stored: NDArray[np.int64], rows: list[SegmentRow
             unfit.add(row.uid)
         else:
             end = row.high
-    in_growing = snapshot.growing.live_labels()
+    in_growing = snapshot.growing.live_passage_ids()
     held = np.concatenate([*shown.values(), in_growing])
     missing, extra = np.setdiff1d(stored, held), np.setdiff1d(held, stored)
     if [row.uid for row in rows] != list(shown):

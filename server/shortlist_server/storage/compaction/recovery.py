@@ -1,6 +1,6 @@
 """Loads the index when a collection opens: the good segments, and all other passages into the growing segment.
 
-Compares every manifest row with its folder, checksum by checksum, and the labels of each good segment with the
+Compares every manifest row with its folder, checksum by checksum, and the passage ids of each good segment with the
 database. Drops a segment that fails: its rows come back from the database into the growing segment, and a build follows
 later. Runs before the writer thread starts.
 """
@@ -31,15 +31,15 @@ from shortlist_server.storage.vectors.segments import Segment
 
 logger = logging.getLogger(__name__)
 
-LAST_LABEL = (1 << 63) - 1
-"""The largest possible label."""
+LAST_PASSAGE_ID = (1 << 63) - 1
+"""The largest possible passage id."""
 
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """A dropped segment: what was wrong with it, whose passages it had, and the range of its labels."""
+    """A dropped segment: what was wrong with it, whose passages it had, and the range of its passage ids."""
 
     uid: str
     generation: int
@@ -110,7 +110,7 @@ def recover(connection: sqlite3.Connection, place: Place, files: Files) -> Recov
                 segment = load.result()
                 if good and row.low < good[-1].row.high:
                     raise SegmentDamaged("its range overlaps another segment's")
-                if not segment.keep_only(live_labels(connection, tables, row.low, row.high)):
+                if not segment.keep_only(live_passage_ids(connection, tables, row.low, row.high)):
                     raise SegmentDamaged("it lacks passages that the database has in its range")
             except SegmentDamaged as error:
                 if descriptors.are_exhausted():
@@ -138,7 +138,7 @@ def read_growing(
     """
     growing = GrowingSegment(dimension)
     low = 0
-    for high, after in [*((row.low, row.high) for row in segments), (LAST_LABEL, 0)]:
+    for high, after in [*((row.low, row.high) for row in segments), (LAST_PASSAGE_ID, 0)]:
         if high > low:
             _fill(growing, connection, tables, low, high, dimension)
         low = after
@@ -157,8 +157,8 @@ def segment_rows(connection: sqlite3.Connection, generation: int | None = None) 
     return [SegmentRow(uid=r[0], generation=r[1], low=r[2], high=r[3], passages=r[4], checksum=r[5]) for r in rows]
 
 
-def live_labels(connection: sqlite3.Connection, tables: Tables, low: int, high: int) -> NDArray[np.int64]:
-    """Labels of the live passages with ``low < label <= high``, ascending, shape (n,)."""
+def live_passage_ids(connection: sqlite3.Connection, tables: Tables, low: int, high: int) -> NDArray[np.int64]:
+    """Passage ids of the live passages with ``low < passage_id <= high``, ascending, shape (n,)."""
     rows = connection.execute(
         f"SELECT label FROM {tables.passages} WHERE label > ? AND label <= ? ORDER BY label",  # noqa: S608
         (low, high),
@@ -175,9 +175,9 @@ def _fill(
         (low, high),
     )
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        for label, _, vector, _ in rows:
+        for passage_id, _, vector, _ in rows:
             if vector is None or len(vector) != 4 * dimension:
-                raise DataCorrupted(f"passage {label} has no vector of {dimension} dimensions; restore a backup")
+                raise DataCorrupted(f"passage {passage_id} has no vector of {dimension} dimensions; restore a backup")
         growing.append(
             [row[0] for row in rows],
             [row[1] for row in rows],

@@ -227,7 +227,7 @@ def stats_of(
     return CollectionStats(
         growing_passages=0 if snapshot is None else snapshot.growing.live,
         segments=tuple(
-            SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.labels) - one.live)
+            SegmentStats(uid=one.row.uid, passages=one.live, dead_passages=len(one.passage_ids) - one.live)
             for one in (() if snapshot is None else snapshot.segments)
         ),
         flushes=sum(tally.flushing.built for tally in tallies),

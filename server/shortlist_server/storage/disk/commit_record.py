@@ -1,7 +1,7 @@
 """The record of a collection's last commit: a small file beside its database, synced after each commit.
 
 SQLite cannot tell a write-ahead log that is gone, or cut short by a damaged frame, from one that never had more. The
-record can: it says how many commits were acknowledged, and how far sequences, keys and labels had come.
+record can: it says how many commits were acknowledged, and how far sequences, keys and passage ids had come.
 
 The file has two slots of 4,096 bytes, one for even and one for odd commits, so a torn write leaves the record of the
 commit before. The writer overwrites a slot in place after the database's commit and before any acknowledgement. A
@@ -22,7 +22,7 @@ from shortlist_server.storage.disk.files import Files
 
 _MAGIC = b"SLCOMMIT"
 _SLOT_BYTES = 4096
-# Magic, identity of the collection, commits, sequence, next key, next label. A CRC-32 of all this precedes it.
+# Magic, identity of the collection, commits, sequence, next key, next passage id. A CRC-32 of all this precedes it.
 _SLOT = struct.Struct("<8s16sqqqq")
 _CHECKSUM = struct.Struct("<I")
 
@@ -35,14 +35,14 @@ class Mark:
         uid: the collection's identity, 32 hexadecimal digits.
         commits: number of the writer's transactions so far.
         sequence: the last sequence assigned.
-        next_key, next_label: the next key and label to assign.
+        next_key, next_label: the next key and passage id to assign.
     """
 
     uid: str
     commits: int
     sequence: int
     next_key: int
-    next_label: int
+    next_passage_id: int
 
 
 class CommitRecord:
@@ -90,7 +90,7 @@ def _place(mark: Mark) -> int:
 
 
 def _pack(mark: Mark) -> bytes:
-    body = _SLOT.pack(_MAGIC, bytes.fromhex(mark.uid), mark.commits, mark.sequence, mark.next_key, mark.next_label)
+    body = _SLOT.pack(_MAGIC, bytes.fromhex(mark.uid), mark.commits, mark.sequence, mark.next_key, mark.next_passage_id)
     return _CHECKSUM.pack(zlib.crc32(body)) + body
 
 
@@ -98,7 +98,7 @@ def _unpack(slot: bytes) -> Mark | None:
     if len(slot) < _CHECKSUM.size + _SLOT.size:
         return None
     body = slot[_CHECKSUM.size : _CHECKSUM.size + _SLOT.size]
-    magic, uid, commits, sequence, next_key, next_label = _SLOT.unpack(body)
+    magic, uid, commits, sequence, next_key, next_passage_id = _SLOT.unpack(body)
     if magic != _MAGIC or _CHECKSUM.unpack(slot[: _CHECKSUM.size])[0] != zlib.crc32(body):
         return None
-    return Mark(uid=uid.hex(), commits=commits, sequence=sequence, next_key=next_key, next_label=next_label)
+    return Mark(uid=uid.hex(), commits=commits, sequence=sequence, next_key=next_key, next_passage_id=next_passage_id)

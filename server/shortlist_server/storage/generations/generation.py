@@ -115,8 +115,8 @@ class OpenGeneration:
     def publish(self, change: PassageChange | None, totals: Totals) -> None:
         """Shows a committed change; None where it touched no passage of this generation. Writer thread only."""
         self.index.publish(change, totals)
-        if change is not None and change.labels:
-            new = change.token_bytes / len(change.labels)
+        if change is not None and change.passage_ids:
+            new = change.token_bytes / len(change.passage_ids)
             self._token_bytes = new if not self._token_bytes else 0.9 * self._token_bytes + 0.1 * new
         self.compaction.changed()
 

@@ -11,7 +11,7 @@ from shortlist_server.domain import CollectionConfig, DenseCandidates, Include, 
 from shortlist_server.errors import Unavailable, UnsupportedByCollection
 from shortlist_server.storage.base import Selection
 from shortlist_server.storage.generations.generation import OpenGeneration
-from shortlist_server.storage.rows.documents import documents_by_key, passages_by_label
+from shortlist_server.storage.rows.documents import documents_by_key, passages_by_id
 from shortlist_server.storage.rows.reader import ReaderPool
 from shortlist_server.storage.rows.settings import RaisedEf
 from shortlist_server.storage.vectors import search as dense
@@ -91,13 +91,13 @@ class EmbeddedGeneration:
         return dense.score_documents(self._generation.index.snapshot, self._checked(vector), keys)
 
     def passages(
-        self, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+        self, passage_ids: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
     ) -> Mapping[int, StoredPassage]:
-        """The passages with these labels that still exist, by label."""
+        """The passages with these passage ids that still exist, by passage id."""
         self._check()
         with self._pool.connection() as connection:
-            return passages_by_label(
-                connection, self._generation.tables, labels, vectors=vectors, token_vectors=token_vectors
+            return passages_by_id(
+                connection, self._generation.tables, passage_ids, vectors=vectors, token_vectors=token_vectors
             )
 
     def documents(self, keys: Sequence[int], include: Include) -> Mapping[int, StoredDocument]:

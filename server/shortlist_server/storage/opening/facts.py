@@ -83,7 +83,7 @@ def _counters(connection: sqlite3.Connection, stored: Settings) -> Counters:
     (format,) = connection.execute("PRAGMA user_version").fetchone()
     if format >= schema.FIRST_FORMAT_WITH_GENERATIONS:
         return read_counters(connection)
-    sequence, next_key, next_label, documents, passages = connection.execute(
+    sequence, next_key, next_passage_id, documents, passages = connection.execute(
         "SELECT sequence, next_key, next_label, documents, passages FROM counters"
     ).fetchone()
     first = replace(
@@ -95,7 +95,7 @@ def _counters(connection: sqlite3.Connection, stored: Settings) -> Counters:
     return Counters(
         sequence=sequence,
         next_key=next_key,
-        next_label=next_label,
+        next_passage_id=next_passage_id,
         documents=documents,
         commits=0,
         ids_checksum=0,

@@ -98,7 +98,7 @@ def start_record(folder: Path, name: str, files: Files) -> None:
 def accept_loss(folder: Path, name: str, files: Files) -> str:
     """Makes a collection that raises ``CommitsLost`` usable without the lost commits; returns what was done.
 
-    Sequences, keys and labels go on far above the recorded ones, so none is given out twice.
+    Sequences, keys and passage ids go on far above the recorded ones, so none is given out twice.
 
     Raises:
         DataCorrupted: the collection is damaged in another way.
@@ -117,7 +117,7 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
             commits=max(mark.commits for mark in known) + 1,
             sequence=max(mark.sequence for mark in known) + _NUMBERS_LEFT_OUT,
             next_key=max(mark.next_key for mark in known) + _NUMBERS_LEFT_OUT,
-            next_label=max(mark.next_label for mark in known) + _NUMBERS_LEFT_OUT,
+            next_passage_id=max(mark.next_passage_id for mark in known) + _NUMBERS_LEFT_OUT,
         )
         before = read_counters(connection)
         now = replace(
@@ -125,7 +125,7 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
             commits=mark.commits,
             sequence=mark.sequence,
             next_key=mark.next_key,
-            next_label=mark.next_label,
+            next_passage_id=mark.next_passage_id,
         )
         # The numbers left out belong to no document, so a generation that lacked none still lacks none.
         complete = [replace(row, cursor=mark.next_key - 1) for row in before.generations if before.is_complete(row)]
@@ -143,7 +143,7 @@ def accept_loss(folder: Path, name: str, files: Files) -> str:
 def read_mark(connection: sqlite3.Connection) -> Mark:
     """The counters of a database in this release's format."""
     row = connection.execute("SELECT uid, commits, sequence, next_key, next_label FROM counters").fetchone()
-    return Mark(uid=row[0], commits=row[1], sequence=row[2], next_key=row[3], next_label=row[4])
+    return Mark(uid=row[0], commits=row[1], sequence=row[2], next_key=row[3], next_passage_id=row[4])
 
 
 def check_identity(stored: Stored, name: str) -> None:
@@ -205,7 +205,7 @@ def _foreign(name: str, what: str) -> DataCorrupted:
 
 def _first_mark(stored: Stored) -> Mark:
     # The numbers of a mark without commits mean nothing: the migration takes them from the database.
-    return Mark(uid=stored.uid, commits=0, sequence=0, next_key=0, next_label=0)
+    return Mark(uid=stored.uid, commits=0, sequence=0, next_key=0, next_passage_id=0)
 
 
 def _read(path: Path, name: str) -> Stored:

@@ -1,7 +1,7 @@
 """Checksums of rows: CRC-32 over columns in which SQLite would not notice a flipped bit.
 
 The table ``documents`` stores the checksums of texts and metadata, ``vectors`` those of vectors. The other checksums
-cover the columns that say what belongs to what: ids, keys, labels, sequences and positions. One covers all settings.
+cover the columns that say what belongs to what: ids, keys, sequences and positions. One covers all settings.
 Pure functions.
 """
 
@@ -37,9 +37,9 @@ def id_checksum(id: str | bytes, key: int) -> int:
     return zlib.crc32(id.encode() if isinstance(id, str) else id, zlib.crc32(_POSITION.pack(key)))
 
 
-def passage_checksum(label: int, key: int, ordinal: int, start: int, end: int, tokens: int) -> int:
+def passage_checksum(passage_id: int, key: int, ordinal: int, start: int, end: int, tokens: int) -> int:
     """The checksum of a row of ``passages``."""
-    return zlib.crc32(_PASSAGE.pack(label, key, ordinal, start, end, tokens))
+    return zlib.crc32(_PASSAGE.pack(passage_id, key, ordinal, start, end, tokens))
 
 
 def stream_checksum(name: str | bytes, position: int) -> int:

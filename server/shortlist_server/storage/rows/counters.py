@@ -16,14 +16,16 @@ def read_counters(connection: sqlite3.Connection) -> Counters:
     Raises:
         DataCorrupted: the list of generations is damaged.
     """
-    sequence, next_key, next_label, documents, passages, commits, ids_checksum, last_generation = connection.execute(
-        "SELECT sequence, next_key, next_label, documents, passages, commits, ids_checksum, last_generation"
-        " FROM counters"
-    ).fetchone()
+    sequence, next_key, next_passage_id, documents, passages, commits, ids_checksum, last_generation = (
+        connection.execute(
+            "SELECT sequence, next_key, next_label, documents, passages, commits, ids_checksum, last_generation"
+            " FROM counters"
+        ).fetchone()
+    )
     counters = Counters(
         sequence=sequence,
         next_key=next_key,
-        next_label=next_label,
+        next_passage_id=next_passage_id,
         documents=documents,
         commits=commits,
         ids_checksum=ids_checksum,
@@ -57,7 +59,7 @@ def write_counters(connection: sqlite3.Connection, now: Counters, before: Counte
         (
             now.sequence,
             now.next_key,
-            now.next_label,
+            now.next_passage_id,
             now.documents,
             now.serving.passages,
             now.commits,

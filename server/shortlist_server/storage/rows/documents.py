@@ -135,22 +135,22 @@ def _checked_document(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return row
 
 
-def checked_vector(label: int, vector: bytes, checksum: int) -> NDArray[np.float32]:
+def checked_vector(passage_id: int, vector: bytes, checksum: int) -> NDArray[np.float32]:
     """A stored vector, shape (dimension,).
 
     Raises:
         DataCorrupted: the vector differs from what was stored.
     """
     if zlib.crc32(vector) != checksum:
-        raise damaged(f"the vector of passage {label}")
+        raise damaged(f"the vector of passage {passage_id}")
     return np.frombuffer(vector, dtype=np.float32)
 
 
-def passages_by_label(
-    connection: sqlite3.Connection, tables: Tables, labels: Sequence[int], *, vectors: bool, token_vectors: bool
+def passages_by_id(
+    connection: sqlite3.Connection, tables: Tables, passage_ids: Sequence[int], *, vectors: bool, token_vectors: bool
 ) -> dict[int, StoredPassage]:
-    """The passages with these labels that still exist, by label."""
-    return _passages(connection, tables, "label", labels, vectors=vectors, token_vectors=token_vectors)
+    """The passages with these passage ids that still exist, by passage id."""
+    return _passages(connection, tables, "label", passage_ids, vectors=vectors, token_vectors=token_vectors)
 
 
 def _passages(
@@ -172,17 +172,17 @@ def _passages(
         (json.dumps([int(value) for value in values]),),
     )
     found = {}
-    for label, key, ordinal, start, end, tokens, row_checksum, vector, checksum, packed in rows:
-        if passage_checksum(label, key, ordinal, start, end, tokens) != row_checksum:
-            raise damaged(f"the row of passage {label}")
-        found[label] = StoredPassage(
-            label=label,
+    for passage_id, key, ordinal, start, end, tokens, row_checksum, vector, checksum, packed in rows:
+        if passage_checksum(passage_id, key, ordinal, start, end, tokens) != row_checksum:
+            raise damaged(f"the row of passage {passage_id}")
+        found[passage_id] = StoredPassage(
+            passage_id=passage_id,
             key=key,
             ordinal=ordinal,
             start=start,
             end=end,
             tokens=tokens,
-            vector=None if vector is None else checked_vector(label, vector, checksum),
+            vector=None if vector is None else checked_vector(passage_id, vector, checksum),
             token_vectors=packed,
         )
     return found

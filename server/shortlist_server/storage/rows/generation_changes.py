@@ -103,10 +103,10 @@ def build(
             metadata={"generation": str(number)},
         )
     rows = NewRows(tables, row.config.dimension)
-    label = transaction.counters.next_label
+    passage_id = transaction.counters.next_passage_id
     added = [document for document in built if document.key in missing and row.cursor < document.key <= cursor]
     for document in added:
-        label = rows.add(document.key, document.passages, label)
+        passage_id = rows.add(document.key, document.passages, passage_id)
     rows.insert(connection, rows.packed())
     if failures:
         dead_letters.add(connection, failures)
@@ -115,11 +115,11 @@ def build(
         row,
         cursor=max(row.cursor, min(cursor, transaction.counters.next_key - 1)),
         documents=row.documents + len(added),
-        passages=row.passages + len(rows.change.labels),
+        passages=row.passages + len(rows.change.passage_ids),
         done_tokens=row.done_tokens + tokens,
         failed=row.failed + len(failures),
     )
-    transaction.counters = replace(transaction.counters, next_label=label).with_rows(changed)
+    transaction.counters = replace(transaction.counters, next_passage_id=passage_id).with_rows(changed)
     _advance(transaction, changed)
     effect.counters = transaction.counters
     return effect

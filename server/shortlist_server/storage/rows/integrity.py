@@ -159,7 +159,7 @@ def _generation_checks(
         f"checksums of vectors{name}",
         "passages",
         connection.execute(f"SELECT label, vector, checksum FROM {tables.vectors}"),  # noqa: S608
-        lambda label, vector, checksum: zlib.crc32(vector) == checksum,
+        lambda passage_id, vector, checksum: zlib.crc32(vector) == checksum,
     )
     if checksums:
         yield _rows(

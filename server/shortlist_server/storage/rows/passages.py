@@ -30,20 +30,20 @@ class NewRows:
         self._passages: list[tuple[int, int, int, int, int, int, int]] = []
         self._token_vectors: list[tuple[int, bytes]] = []
 
-    def add(self, key: int, passages: Sequence[NewPassage], label: int) -> int:
-        """Adds a document's passages, with labels from ``label`` on; returns the next label."""
+    def add(self, key: int, passages: Sequence[NewPassage], passage_id: int) -> int:
+        """Adds a document's passages, with passage ids from ``passage_id`` on; returns the next passage id."""
         change = self.change
         for ordinal, passage in enumerate(passages):
-            change.labels.append(label)
+            change.passage_ids.append(passage_id)
             change.keys.append(key)
             change.vectors.append(passage.vector)
-            row = (label, key, ordinal, passage.start, passage.end, passage.tokens)
+            row = (passage_id, key, ordinal, passage.start, passage.end, passage.tokens)
             self._passages.append((*row, passage_checksum(*row)))
             if passage.token_vectors is not None:
-                self._token_vectors.append((label, passage.token_vectors))
+                self._token_vectors.append((passage_id, passage.token_vectors))
                 change.token_bytes += len(passage.token_vectors)
-            label += 1
-        return label
+            passage_id += 1
+        return passage_id
 
     def packed(self) -> list[bytes]:
         """The vectors as they are stored.
@@ -72,7 +72,10 @@ class NewRows:
         )
         insert(
             f"INSERT INTO {tables.vectors} (label, checksum, vector) VALUES (?, ?, ?)",  # noqa: S608
-            [(label, zlib.crc32(vector), vector) for label, vector in zip(self.change.labels, packed, strict=True)],
+            [
+                (passage_id, zlib.crc32(vector), vector)
+                for passage_id, vector in zip(self.change.passage_ids, packed, strict=True)
+            ],
         )
         insert(
             f"INSERT INTO {tables.token_vectors} (label, vectors) VALUES (?, ?)",  # noqa: S608
@@ -81,16 +84,16 @@ class NewRows:
 
 
 def remove(connection: sqlite3.Connection, tables: Tables, keys: Sequence[int]) -> dict[int, list[int]]:
-    """Removes the passages of some documents; returns the labels of each document that had some, by key."""
+    """Removes the passages of some documents; returns the passage ids of each document that had some, by key."""
     chosen = (json.dumps(list(keys)),)
     found: dict[int, list[int]] = {}
-    for key, label in connection.execute(
+    for key, passage_id in connection.execute(
         f"SELECT key, label FROM {tables.passages} WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
         chosen,
     ):
-        found.setdefault(key, []).append(label)
+        found.setdefault(key, []).append(passage_id)
     if found:
-        gone = (json.dumps([label for labels in found.values() for label in labels]),)
+        gone = (json.dumps([passage_id for passage_ids in found.values() for passage_id in passage_ids]),)
         for table in (tables.vectors, tables.token_vectors, tables.passages):
             connection.execute(f"DELETE FROM {table} WHERE label IN (SELECT value FROM json_each(?))", gone)  # noqa: S608
     return found

@@ -1,10 +1,11 @@
 """The SQL that changes a collection.
 
 A ``WriteTransaction`` belongs to the writer thread, which begins and commits; this module changes rows and keeps the
-counters. Keys, labels and sequences come from the counters, which only ever grow and are committed with the rows they
-numbered. None is used twice, not even after a restart. Each transaction counts as one commit, which ``record`` writes
-down outside the database before the commit is acknowledged. The lexical index changes in the same transaction as the
-documents, and so do the passages of every generation. ``generation_changes`` makes, builds and switches generations.
+counters. Keys, passage ids and sequences come from the counters, which only ever grow and are committed with the rows
+they numbered. None is used twice, not even after a restart. Each transaction counts as one commit, which ``record``
+writes down outside the database before the commit is acknowledged. The lexical index changes in the same transaction as
+the documents, and so do the passages of every generation. ``generation_changes`` makes, builds and switches
+generations.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class WriteTransaction:
                 commits=now.commits,
                 sequence=now.sequence,
                 next_key=now.next_key,
-                next_label=now.next_label,
+                next_passage_id=now.next_passage_id,
             )
         )
 
@@ -99,7 +100,7 @@ class WriteTransaction:
         new_documents: list[_DocumentRow] = []
         new_rows = {row.number: NewRows(tables_of(row.number), row.config.dimension) for row in counters.live}
         brought: dict[int, dict[int, int]] = {number: {} for number in new_rows}
-        sequence, key, label = counters.sequence, counters.next_key, counters.next_label
+        sequence, key, passage_id = counters.sequence, counters.next_key, counters.next_passage_id
         ids_checksum = counters.ids_checksum
         for at, change in enumerate(changes):
             id = ids[at]
@@ -134,7 +135,7 @@ class WriteTransaction:
             for number, rows in new_rows.items():
                 if number in change.passages:
                     brought[number][key] = len(change.passages[number])
-                    label = rows.add(key, change.passages[number], label)
+                    passage_id = rows.add(key, change.passages[number], passage_id)
             key += 1
         packed = new_rows[serving].packed()
         self._remove_documents(effect.removed_keys)
@@ -148,7 +149,7 @@ class WriteTransaction:
             counters,
             sequence=sequence,
             next_key=key,
-            next_label=label,
+            next_passage_id=passage_id,
             documents=counters.documents + len(new_documents) - len(effect.removed_keys),
             ids_checksum=ids_checksum,
         )
@@ -250,7 +251,7 @@ class WriteTransaction:
                 raise
             raise GenerationDamaged(number, error.message) from error
         done = PassageChange() if new is None else new.change
-        done.removed = [label for labels in removed.values() for label in labels]
+        done.removed = [passage_id for passage_ids in removed.values() for passage_id in passage_ids]
         effect.passages[number] = done
         documents = row.documents - sum(key <= row.cursor or key in removed for key in effect.removed_keys)
         cursor = row.cursor
@@ -263,7 +264,7 @@ class WriteTransaction:
                 row,
                 cursor=cursor,
                 documents=documents,
-                passages=row.passages + len(done.labels) - len(done.removed),
+                passages=row.passages + len(done.passage_ids) - len(done.removed),
             )
         )
 

@@ -3,8 +3,8 @@
 ``GrowingSegment`` belongs to the writer thread. Readers hold a ``GrowingSnapshot``, which shares the arrays. Rows that
 the writer appends later lie beyond the snapshot's length. A row that dies is marked in place, which removes a deleted
 passage at once from every snapshot that shares the arrays; older snapshots hold arrays from before the rows moved.
-Labels ascend. So do keys, except in a generation that was built beside another: its build adds old documents between
-new ones.
+Passage ids ascend. So do keys, except in a generation that was built beside another: its build adds old documents
+between new ones.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ class GrowingSnapshot:
 
     Attributes:
         vectors: shape (n, dimension), float32.
-        labels, keys: shape (n,), int64; the labels ascend.
+        passage_ids, keys: shape (n,), int64; the passage ids ascend.
         alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of live rows when the snapshot was taken.
         keys_ascend: whether the keys ascend too.
     """
 
     vectors: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    passage_ids: NDArray[np.int64]
     keys: NDArray[np.int64]
     alive: NDArray[np.bool_]
     live: int
     keys_ascend: bool = True
 
-    def live_labels(self) -> NDArray[np.int64]:
-        """Labels of the live rows, ascending."""
+    def live_passage_ids(self) -> NDArray[np.int64]:
+        """Passage ids of the live rows, ascending."""
         # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
-        return self.labels[self.alive.copy()]
+        return self.passage_ids[self.alive.copy()]
 
     def rows_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Live rows of these documents, shape (r,)."""
@@ -77,58 +77,58 @@ class GrowingSegment:
         """Number of live rows."""
         return self._live
 
-    def append(self, labels: Sequence[int], keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Adds rows; their labels must be larger than all present ones."""
-        if not labels:
+    def append(self, passage_ids: Sequence[int], keys: Sequence[int], vectors: Sequence[Vector]) -> None:
+        """Adds rows; their passage ids must be larger than all present ones."""
+        if not passage_ids:
             return
-        if self._length + len(labels) > len(self._labels):
+        if self._length + len(passage_ids) > len(self._passage_ids):
             # Dead rows stay behind; otherwise a document that is replaced all the time would fill the memory.
-            self._move(self._alive[: self._length], len(labels))
-        end = self._length + len(labels)
-        self._labels[self._length : end] = labels
+            self._move(self._alive[: self._length], len(passage_ids))
+        end = self._length + len(passage_ids)
+        self._passage_ids[self._length : end] = passage_ids
         self._keys[self._length : end] = keys
         self._vectors[self._length : end] = vectors
         self._alive[self._length : end] = True
         self._length = end
-        self._live += len(labels)
-        added = self._keys[end - len(labels) : end]
+        self._live += len(passage_ids)
+        added = self._keys[end - len(passage_ids) : end]
         self._keys_ascend = self._keys_ascend and added[0] >= self._last_key and bool(np.all(added[1:] >= added[:-1]))
         self._last_key = int(added[-1])
 
-    def remove(self, labels: NDArray[np.int64]) -> None:
-        """Marks rows dead, in every snapshot; skips labels that are not here."""
-        present = self._labels[: self._length]
-        rows = np.searchsorted(present, labels)
+    def remove(self, passage_ids: NDArray[np.int64]) -> None:
+        """Marks rows dead, in every snapshot; skips passage ids that are not here."""
+        present = self._passage_ids[: self._length]
+        rows = np.searchsorted(present, passage_ids)
         inside = rows < self._length
-        rows = rows[inside][present[rows[inside]] == labels[inside]]
+        rows = rows[inside][present[rows[inside]] == passage_ids[inside]]
         rows = rows[self._alive[rows]]
         self._alive[rows] = False
         self._live -= len(rows)
 
     def drop_range(self, low: int, high: int) -> None:
-        """Drops the rows with ``low < label <= high``, which a published segment now holds, and all dead rows."""
-        labels = self._labels[: self._length]
-        self._move(self._alive[: self._length] & ((labels <= low) | (labels > high)), 0)
+        """Drops the rows with ``low < passage_id <= high``, which a published segment now holds, and all dead rows."""
+        passage_ids = self._passage_ids[: self._length]
+        self._move(self._alive[: self._length] & ((passage_ids <= low) | (passage_ids > high)), 0)
 
     def snapshot(self) -> GrowingSnapshot:
         """The growing segment now."""
         n = self._length
         return GrowingSnapshot(
-            self._vectors[:n], self._labels[:n], self._keys[:n], self._alive[:n], self._live, self._keys_ascend
+            self._vectors[:n], self._passage_ids[:n], self._keys[:n], self._alive[:n], self._live, self._keys_ascend
         )
 
     def _allocate(self, capacity: int) -> None:
         self._vectors = np.empty((capacity, self._dimension), dtype=np.float32)
-        self._labels = np.empty(capacity, dtype=np.int64)
+        self._passage_ids = np.empty(capacity, dtype=np.int64)
         self._keys = np.empty(capacity, dtype=np.int64)
         self._alive = np.zeros(capacity, dtype=np.bool_)
 
     def _move(self, keep: NDArray[np.bool_], room: int) -> None:
         """Copies the rows to keep into new arrays with room for more; snapshots keep the old arrays."""
-        old: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys)
+        old: tuple[NDArray[Any], ...] = (self._vectors, self._passage_ids, self._keys)
         count = int(np.count_nonzero(keep))
         self._allocate(max(_FIRST_CAPACITY, 2 * (count + room)))
-        now: tuple[NDArray[Any], ...] = (self._vectors, self._labels, self._keys)
+        now: tuple[NDArray[Any], ...] = (self._vectors, self._passage_ids, self._keys)
         for new, before in zip(now, old, strict=True):
             np.compress(keep, before[: len(keep)], axis=0, out=new[:count])
         self._alive[:count] = True

@@ -1,7 +1,7 @@
 """The dense index of a generation: the segments, the growing segment, and the snapshot of both that searches take.
 
 The writer thread makes all changes, each after the transaction it belongs to. Any thread may read ``snapshot`` and
-enter ``watching``. The invariant: a live label is in the one segment whose range holds it, or else in the growing
+enter ``watching``. The invariant: a live passage id is in the one segment whose range holds it, or else in the growing
 segment.
 """
 
@@ -24,7 +24,7 @@ from shortlist_server.storage.vectors.segments import Segment
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """A segment to build from the passages with ``low < label <= high``, in place of ``replaced``.
+    """A segment to build from the passages with ``low < passage_id <= high``, in place of ``replaced``.
 
     Attributes:
         seed: one of ``replaced``, whose graph is the start of the new one, or None.
@@ -38,9 +38,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
-    """Labels removed since a build began; the build may have read them while they lived.
+    """Passage ids removed since a build began; the build may have read them while they lived.
 
-    Compared by identity, because the watches of two builds often hold the same labels.
+    Compared by identity, because the watches of two builds often hold the same passage ids.
     """
 
     removed: list[NDArray[np.int64]] = field(default_factory=list)
@@ -77,8 +77,8 @@ class DenseIndex:
     def publish(self, change: PassageChange | None, totals: Totals) -> None:
         """Shows a committed change; None where it touched no passage of this generation. Writer thread only."""
         before, self._totals = self._totals, totals
-        if change is not None and change.labels:
-            self._growing.append(change.labels, change.keys, change.vectors)
+        if change is not None and change.passage_ids:
+            self._growing.append(change.passage_ids, change.keys, change.vectors)
         if change is not None and change.removed:
             # Show the new version before removing the old one: a search between the two finds the document twice
             # rather than not at all, and the old key resolves to nothing.
@@ -98,18 +98,18 @@ class DenseIndex:
         Writer thread only.
 
         Raises:
-            SegmentDamaged: its live labels differ from those it replaces; it must not be published.
+            SegmentDamaged: its live passage ids differ from those it replaces; it must not be published.
         """
         growing = self._growing.snapshot()
-        inside = growing.alive & (growing.labels > job.low) & (growing.labels <= job.high)
-        expected = [growing.labels[inside]]
+        inside = growing.alive & (growing.passage_ids > job.low) & (growing.passage_ids <= job.high)
+        expected = [growing.passage_ids[inside]]
         dead = list(watch.removed)
         for old in job.replaced:
-            expected.append(old.labels[old.alive])
-            dead.append(old.labels[~old.alive])
+            expected.append(old.passage_ids[old.alive])
+            dead.append(old.passage_ids[~old.alive])
         if segment is not None and dead:
             segment.remove(np.unique(np.concatenate(dead)))
-        live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.labels[segment.alive])
+        live = np.empty(0, dtype=np.int64) if segment is None else np.sort(segment.passage_ids[segment.alive])
         if not np.array_equal(live, np.sort(np.concatenate(expected))):
             raise SegmentDamaged(
                 f"the new segment of labels {job.low} to {job.high} holds other passages than the index shows;"
@@ -131,12 +131,12 @@ class DenseIndex:
         """Makes the index show what the database has, whatever it showed before. Writer thread only.
 
         Args:
-            kept: uids of the segments that stay; they hold every live label of their ranges, and perhaps others.
-            live: all live labels, ascending.
+            kept: uids of the segments that stay; they hold every live passage id of their ranges, and perhaps others.
+            live: all live passage ids, ascending.
             growing: the passages outside those ranges.
         """
         old = self._growing.snapshot()
-        before = [old.live_labels(), *(segment.labels[segment.alive] for segment in self._segments)]
+        before = [old.live_passage_ids(), *(segment.passage_ids[segment.alive] for segment in self._segments)]
         dead = np.setdiff1d(np.concatenate(before), live)
         self._totals = totals
         self._segments = tuple(one for one in self._segments if one.row.uid in kept)

@@ -60,7 +60,7 @@ class Snapshot:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The segments, and the growing segment if it has rows."""
-        return (*self.segments, self.growing) if len(self.growing.labels) else self.segments
+        return (*self.segments, self.growing) if len(self.growing.passage_ids) else self.segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ class _Part:
         """How the search asked the source."""
         return DenseSource(
             name="growing" if isinstance(self.source, GrowingSnapshot) else self.source.row.uid,
-            passages=len(self.source.labels),
+            passages=len(self.source.passage_ids),
             matches=self.matches,
             ef=self.ef,
             found=len(self.rows),
@@ -134,7 +134,7 @@ def score_documents(snapshot: Snapshot, vector: Vector, keys: Sequence[int]) -> 
 
 
 def _ask_all(ask: Callable[[Source], _Part], sources: Sequence[Source], pool: ThreadPoolExecutor | None) -> list[_Part]:
-    graphs = [one for one in sources if isinstance(one, Segment) and len(one.labels) >= _WORTH_A_THREAD]
+    graphs = [one for one in sources if isinstance(one, Segment) and len(one.passage_ids) >= _WORTH_A_THREAD]
     if pool is None or len(graphs) < 2:
         return [ask(source) for source in sources]
     others = [pool.submit(ask, source) for source in graphs[1:]]
@@ -159,7 +159,7 @@ def _nearest(
 
 def _walk(segment: Segment, vector: Vector, wanted: int, ef: int) -> _Part:
     asked = min(max(wanted, ef), segment.live)
-    if asked * _GRAPH_ROW > len(segment.labels) * _SCAN_ROW:
+    if asked * _GRAPH_ROW > len(segment.passage_ids) * _SCAN_ROW:
         return _scan(segment, vector, None, wanted, DenseStrategy.EXACT)
     try:
         rows, scores = segment.nearest(vector, asked)
@@ -178,8 +178,8 @@ def _filtered(
     rows: NDArray[np.int64],
 ) -> _Part:
     matches = len(rows)
-    limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.labels) * _SCAN_ROW)
-    share = matches / len(segment.labels)
+    limit = _GRAPH_FIXED + min(matches * _GATHER_ROW, len(segment.passage_ids) * _SCAN_ROW)
+    share = matches / len(segment.passage_ids)
     # Over-fetching grows with an `ef` above the default; where few rows pass, `ef` alone would change nothing.
     asked = max(ef, math.ceil(2 * wanted / share * max(1.0, ef / DEFAULT_EF))) if matches else 0
     if not matches or wanted >= matches or asked * _GRAPH_ROW > limit:
@@ -210,7 +210,7 @@ def _scan(
     ef: int = 0,
 ) -> _Part:
     """Scores every row that is alive and passes; ``ef`` is what the graph was asked for before, in vain."""
-    total = len(source.labels)
+    total = len(source.passage_ids)
     if rows is None or len(rows) * _GATHER_ROW > total * _SCAN_ROW:
         scores = source.vectors @ vector
         # A copy: numpy counts a mask before it reads it, and the writer may change it between the two.
@@ -252,15 +252,15 @@ def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy)
     """Merges answers down to the ``documents``-th distinct document; also returns how many documents they cover."""
     if not parts:
         empty = np.empty(0, dtype=np.int64)
-        return DenseCandidates(labels=empty, keys=empty, scores=np.empty(0, np.float32), strategy=strategy), 0
+        return DenseCandidates(passage_ids=empty, keys=empty, scores=np.empty(0, np.float32), strategy=strategy), 0
     if len(parts) == 1:
         # The usual case, one segment of short documents: no merge, and the first rows are distinct documents.
         source, rows, scores = parts[0].source, parts[0].rows[:documents], parts[0].scores[:documents]
         keys = source.keys[rows]
         if len(rows) == documents == len(set(keys.tolist())):
-            found = DenseCandidates(labels=source.labels[rows], keys=keys, scores=scores, strategy=strategy)
+            found = DenseCandidates(passage_ids=source.passage_ids[rows], keys=keys, scores=scores, strategy=strategy)
             return found, documents
-    labels = np.concatenate([part.source.labels[part.rows] for part in parts])
+    passage_ids = np.concatenate([part.source.passage_ids[part.rows] for part in parts])
     keys = np.concatenate([part.source.keys[part.rows] for part in parts])
     scores = np.concatenate([part.scores for part in parts])
     if len(parts) > 1:
@@ -268,10 +268,12 @@ def _candidates(parts: Sequence[_Part], documents: int, strategy: DenseStrategy)
         floor = max((part.scores[-1] for part in parts if not part.complete and len(part.scores)), default=-np.inf)
         order = np.argsort(-scores, kind="stable")
         order = order[: np.searchsorted(-scores[order], -floor, "right")]
-        labels, keys, scores = labels[order], keys[order], scores[order]
+        passage_ids, keys, scores = passage_ids[order], keys[order], scores[order]
     firsts = np.sort(np.unique(keys, return_index=True)[1])
     covered = len(firsts)
     if covered > documents:
         end, covered = int(firsts[documents]), documents
-        labels, keys, scores = labels[:end], keys[:end], scores[:end]
-    return DenseCandidates(labels=labels, keys=keys, scores=scores.astype(np.float32), strategy=strategy), covered
+        passage_ids, keys, scores = passage_ids[:end], keys[:end], scores[:end]
+    return DenseCandidates(
+        passage_ids=passage_ids, keys=keys, scores=scores.astype(np.float32), strategy=strategy
+    ), covered

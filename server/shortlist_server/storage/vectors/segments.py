@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import Vector
-from shortlist_server.storage.layout import GRAPH_FILE, KEYS_FILE, LABELS_FILE, VECTORS_FILE
+from shortlist_server.storage.layout import GRAPH_FILE, KEYS_FILE, PASSAGE_IDS_FILE, VECTORS_FILE
 from shortlist_server.storage.values import SegmentRow
 from shortlist_server.storage.vectors.growing import rows_between
 from shortlist_server.storage.vectors.manifest import SegmentDamaged, check_folder
@@ -36,7 +36,7 @@ class Segment:
     Attributes:
         row: its row in the database.
         vectors: shape (n, dimension), float32, mapped from the file.
-        labels, keys: shape (n,), int64, in the graph's order of rows.
+        passage_ids, keys: shape (n,), int64, in the graph's order of rows.
         alive: shape (n,), bool; the writer changes it at any time, so copy it before using it as a mask.
         live: number of rows alive.
         crowded: whether many equal vectors have nodes of their own, which makes searches of the graph miss rows; only
@@ -46,14 +46,14 @@ class Segment:
     __slots__ = (
         "_graph",
         "_key_order",
-        "_label_order",
+        "_passage_id_order",
         "_sorted_keys",
         "_twins",
         "alive",
         "crowded",
         "keys",
-        "labels",
         "live",
+        "passage_ids",
         "row",
         "vectors",
     )
@@ -63,25 +63,25 @@ class Segment:
         row: SegmentRow,
         graph: Any,
         vectors: NDArray[np.float32],
-        labels: NDArray[np.int64],
+        passage_ids: NDArray[np.int64],
         keys: NDArray[np.int64],
         twins: Twins | None = None,
         crowded: bool = False,
     ) -> None:
         self.row = row
         self.vectors = vectors
-        self.labels = labels
+        self.passage_ids = passage_ids
         self.keys = keys
-        self.alive = np.ones(len(labels), dtype=np.bool_)
-        self.live = len(labels)
+        self.alive = np.ones(len(passage_ids), dtype=np.bool_)
+        self.live = len(passage_ids)
         self.crowded = crowded
         self._graph = graph
         self._twins = twins
-        # A merge starts from its largest segment, so rows may not be in the order of their labels.
-        ascending = bool(np.all(labels[1:] > labels[:-1]))
-        self._label_order = None if ascending else np.argsort(labels)
-        # Keys ascend with the labels, except where the build of a generation added old documents between new ones.
-        self._key_order = self._label_order
+        # A merge starts from its largest segment, so rows may not be in the order of their passage ids.
+        ascending = bool(np.all(passage_ids[1:] > passage_ids[:-1]))
+        self._passage_id_order = None if ascending else np.argsort(passage_ids)
+        # Keys ascend with the passage ids, except where the build of a generation added old documents between new ones.
+        self._key_order = self._passage_id_order
         self._sorted_keys = keys if self._key_order is None else keys[self._key_order]
         if not np.all(self._sorted_keys[1:] >= self._sorted_keys[:-1]):
             self._key_order = np.argsort(keys, kind="stable")
@@ -95,16 +95,16 @@ class Segment:
             SegmentDamaged: a file differs from what the database and the manifest say.
         """
         manifest = check_folder(folder, row, collection, dimension)
-        labels = np.fromfile(folder / LABELS_FILE, dtype=np.int64)
+        passage_ids = np.fromfile(folder / PASSAGE_IDS_FILE, dtype=np.int64)
         keys = np.fromfile(folder / KEYS_FILE, dtype=np.int64)
         with (folder / VECTORS_FILE).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         vectors = np.frombuffer(mapped, dtype=np.float32)
-        if len(labels) != row.passages or len(keys) != row.passages or vectors.size != row.passages * dimension:
+        if len(passage_ids) != row.passages or len(keys) != row.passages or vectors.size != row.passages * dimension:
             raise SegmentDamaged(f"{folder.name}: the files disagree on the number of passages")
         vectors = vectors.reshape(-1, dimension)
         twins = read_twins(folder, manifest)
-        nodes = len(labels) - len(twins)
+        nodes = len(passage_ids) - len(twins)
         graph = hnswlib.Index(space="ip", dim=dimension)
         try:
             graph.load_index(str(folder / GRAPH_FILE))
@@ -114,11 +114,11 @@ class Segment:
             raise SegmentDamaged(f"{GRAPH_FILE}: holds {graph.get_current_count()} nodes of {nodes}")
         graph.set_ef(1)
         crowded = manifest.format == 1 and equal_share(vectors) > _CROWDED_SHARE
-        return cls(row, graph, vectors, labels, keys, Twins(nodes, twins) if len(twins) else None, crowded)
+        return cls(row, graph, vectors, passage_ids, keys, Twins(nodes, twins) if len(twins) else None, crowded)
 
-    def covers(self, label: int) -> bool:
-        """Whether the label is in the segment's range."""
-        return self.row.low < label <= self.row.high
+    def covers(self, passage_id: int) -> bool:
+        """Whether the passage id is in the segment's range."""
+        return self.row.low < passage_id <= self.row.high
 
     def nearest(self, vector: Vector, ef: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The ``ef`` live rows that the graph finds nearest, best first, with their cosine.
@@ -148,14 +148,14 @@ class Segment:
         rows = places if self._key_order is None else self._key_order[places]
         return rows[self.alive[rows]]
 
-    def remove(self, labels: NDArray[np.int64]) -> int:
-        """Marks rows dead and returns their number; skips labels not here or dead already. Writer thread only."""
-        order = self._label_order
-        positions = np.searchsorted(self.labels, labels, sorter=order)
-        inside = positions < len(self.labels)
-        positions, wanted = positions[inside], labels[inside]
+    def remove(self, passage_ids: NDArray[np.int64]) -> int:
+        """Marks rows dead and returns their number; skips passage ids not here or dead already. Writer thread only."""
+        order = self._passage_id_order
+        positions = np.searchsorted(self.passage_ids, passage_ids, sorter=order)
+        inside = positions < len(self.passage_ids)
+        positions, wanted = positions[inside], passage_ids[inside]
         rows = positions if order is None else order[positions]
-        rows = rows[(self.labels[rows] == wanted) & self.alive[rows]]
+        rows = rows[(self.passage_ids[rows] == wanted) & self.alive[rows]]
         mark = self._graph.mark_deleted
         for node in (rows if self._twins is None else self._twins.remove(rows)).tolist():
             mark(node)
@@ -163,8 +163,8 @@ class Segment:
         self.live -= len(rows)
         return len(rows)
 
-    def keep_only(self, live_labels: NDArray[np.int64]) -> bool:
-        """Marks every row dead that is not in ``live_labels`` (ascending); False if the segment lacks one of those."""
-        dead = self.labels[~np.isin(self.labels, live_labels, assume_unique=True)]
+    def keep_only(self, live_passage_ids: NDArray[np.int64]) -> bool:
+        """Marks every row dead that is not in ``live_passage_ids`` (ascending); False if one of those is missing."""
+        dead = self.passage_ids[~np.isin(self.passage_ids, live_passage_ids, assume_unique=True)]
         self.remove(dead)
-        return self.live == len(live_labels)
+        return self.live == len(live_passage_ids)

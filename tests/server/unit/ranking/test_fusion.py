@@ -15,7 +15,7 @@ from shortlist_server.ranking.fusion import blend, min_max, reciprocal_ranks, we
 def dense(*scores: tuple[int, float]) -> DenseCandidates:
     keys = np.array([key for key, _ in scores], dtype=np.int64)
     return DenseCandidates(
-        labels=10 * keys,
+        passage_ids=10 * keys,
         keys=keys,
         scores=np.array([score for _, score in scores], dtype=np.float32),
         strategy=DenseStrategy.EXACT,
@@ -79,7 +79,7 @@ def test_sorting_moves_passages_with_their_documents() -> None:
     table.sort(weighted_sum([stage.normalized for stage in table.stages()], [0.1, 0.9]))
     assert table.keys.tolist() == [2, 1]
     assert table.passages.rows.tolist() == [0, 0, 1]
-    assert table.passages.labels.tolist() == [20, 20, 10]
+    assert table.passages.passage_ids.tolist() == [20, 20, 10]
     assert table.passages.dense.tolist() == pytest.approx([0.8, 0.7, 0.9])
 
 

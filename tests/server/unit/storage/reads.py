@@ -38,8 +38,8 @@ def read_documents(
 
 
 def read_passages(
-    collection: EmbeddedCollection, labels: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
+    collection: EmbeddedCollection, passage_ids: Sequence[int], *, vectors: bool = False, token_vectors: bool = False
 ) -> Mapping[int, StoredPassage]:
     """Passages of the serving generation."""
     with collection.read_generation() as serving:
-        return serving.passages(labels, vectors=vectors, token_vectors=token_vectors)
+        return serving.passages(passage_ids, vectors=vectors, token_vectors=token_vectors)

@@ -385,7 +385,7 @@ def test_documents_that_are_replaced_all_the_time_do_not_pile_up_in_memory(open_
     collection = open_store(segment_min_passages=4096).create("papers", collection_config())
     for _ in range(100):
         commit(collection, *(maker.upsert(f"d{i}") for i in range(50)))
-        assert len(collection.snapshot.growing.labels) <= 256
+        assert len(collection.snapshot.growing.passage_ids) <= 256
     keys = collection.keys([f"d{i}" for i in range(50)])
     assert collection.snapshot.growing.live == 50
     assert [search_dense(collection, maker.vectors[id][0], 1).keys.tolist() for id in keys] == [

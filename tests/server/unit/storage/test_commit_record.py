@@ -207,7 +207,7 @@ def test_a_torn_write_of_the_record_leaves_the_mark_of_the_commit_before(killed:
 
 
 def test_each_bit_of_a_mark_is_under_its_checksum(tmp_path: Path) -> None:
-    mark = Mark(uid="0123456789abcdef" * 2, commits=7, sequence=8, next_key=9, next_label=10)
+    mark = Mark(uid="0123456789abcdef" * 2, commits=7, sequence=8, next_key=9, next_passage_id=10)
     create_record(tmp_path / "record", mark, Files())
     content = (tmp_path / "record").read_bytes()
     assert read_record(tmp_path / "record") == mark

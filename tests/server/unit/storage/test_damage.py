@@ -358,7 +358,7 @@ def test_what_is_deleted_while_verify_looks_for_it_is_no_damage(filled: Path, op
         mark_deleted = graph.mark_deleted
 
         def knn_query(self, *question: object, **how: object) -> object:
-            segment.remove(segment.labels[:90])
+            segment.remove(segment.passage_ids[:90])
             return graph.knn_query(*question, **how)
 
     segment._graph = DeletedFrom()

@@ -310,7 +310,7 @@ def test_a_search_stays_on_its_generation_whatever_is_switched_and_dropped(colle
     collection.drop_generation(1).result(30)
     assert (reader.number, reader.config.dimension) == (1, DIMENSION)
     found = reader.dense(vector(4, DIMENSION), 3)
-    assert len(reader.passages(found.labels.tolist(), vectors=True)) == 3
+    assert len(reader.passages(found.passage_ids.tolist(), vectors=True)) == 3
     assert reader.documents(found.keys.tolist(), Include(passages=True))[found.keys[0]].passage_count == 1
     with pytest.raises(GenerationNotFound):
         collection.read_generation(1)
@@ -422,7 +422,7 @@ def test_segments_of_generations_overlap_in_range_and_hold_their_own_passages(op
     collection = store.create("papers", collection_config())
     fill(collection, range(100))
     collection.create_generation(config()).result(30)
-    # Commits and portions take turns, so labels of both generations alternate and keys of the second do not ascend.
+    # Commits and portions take turns, so the ids of both generations alternate and keys of the second do not ascend.
     for start in range(100, 160, 10):
         documents, cursor = collection.documents_to_build(2, 20, 1 << 20)
         fill(collection, range(start, start + 10), 2)

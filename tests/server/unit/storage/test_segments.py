@@ -82,7 +82,7 @@ def test_a_segment_with_many_dead_rows_is_built_anew(collection: EmbeddedCollect
     before = collection.snapshot.segments[0].row.uid
     collection.commit([Deletion(id=f"d{i}") for i in range(80)]).result(30)
     wait_until(lambda: collection.snapshot.segments[0].row.uid != before)
-    assert len(collection.snapshot.segments[0].labels) == 120
+    assert len(collection.snapshot.segments[0].passage_ids) == 120
 
 
 def test_a_segment_without_living_rows_goes_away(collection: EmbeddedCollection, maker: Maker) -> None:
@@ -215,7 +215,7 @@ def test_no_segment_is_larger_than_the_cap_however_long_the_growing_segment(
     fill(collection, maker, 350)
     assert collection.flush_now() == 4
     assert collection.merge_now() == 0
-    assert [len(segment.labels) for segment in collection.snapshot.segments] == [100, 100, 100, 50]
+    assert [len(segment.passage_ids) for segment in collection.snapshot.segments] == [100, 100, 100, 50]
     query = maker.vector()
     assert found_ids(collection, search_dense(collection, query, 10), maker.vectors) == brute(
         maker, query, maker.vectors, 10
@@ -233,8 +233,8 @@ def test_a_merge_that_starts_from_its_largest_part_is_as_good_as_one_from_nothin
     collection.commit([Deletion(id="d150")]).result(30)
     assert collection.merge_now() == 1
     (segment,) = collection.snapshot.segments
-    assert (len(segment.labels), segment.live) == (3100, 3099)
-    assert segment.labels[0] == 101
+    assert (len(segment.passage_ids), segment.live) == (3100, 3099)
+    assert segment.passage_ids[0] == 101
     left = set(maker.vectors) - {"d150"}
     right = 0
     for _ in range(20):
@@ -329,6 +329,6 @@ def test_a_deletion_in_the_transaction_that_publishes_a_segment_is_in_the_segmen
     flushing.join()
     deletion.result(30)
     (segment,) = collection.snapshot.segments
-    assert (len(segment.labels), segment.live) == (100, 99)
+    assert (len(segment.passage_ids), segment.live) == (100, 99)
     assert "d7" not in found_ids(collection, search_dense(collection, maker.vectors["d7"][0], 99), maker.vectors)
     assert verify_collection(collection).ok

@@ -60,8 +60,8 @@ class Content:
         right = []
         for query in queries:
             found = search_dense(collection, query, 10, selection)
-            labels, scores = found.labels[:10], found.scores[:10]
-            numbers = [int(p.key) - 1 for p in read_passages(collection, labels.tolist()).values()]
+            passage_ids, scores = found.passage_ids[:10], found.scores[:10]
+            numbers = [int(p.key) - 1 for p in read_passages(collection, passage_ids.tolist()).values()]
             assert len(set(found.keys[:10].tolist())) == min(10, passing.sum())
             assert passing[numbers].all()
             truth = np.sort((self.vectors @ query)[passing])[::-1][:10]
@@ -180,7 +180,7 @@ def test_equal_vectors_of_several_segments_are_merged_into_the_nodes_there_are(o
     assert collection.merge_now() == 1
     (segment,) = collection.snapshot.segments
     # The seed's dead rows are in it, as ever; its nodes are the first ones.
-    assert (len(segment.labels), segment.live, segment.labels[0]) == (COUNT, COUNT - 50, 401)
+    assert (len(segment.passage_ids), segment.live, segment.passage_ids[0]) == (COUNT, COUNT - 50, 401)
     assert COUNT / 2 < graph_nodes(collection)[0] < COUNT / 2 + 10 * NODES
     assert content.recall(collection, queries(content)) > 0.99
     assert verify_collection(collection).ok
