@@ -153,6 +153,7 @@ class Work:
             unfinished operation may have it.
         pauses: how it is paused and resumed; None where it cannot be. A work that pauses says so in its progress.
         survives: whether it goes on after a restart of the server, which therefore does not cancel it when it stops.
+        paused: whether it is paused when it begins.
         held_bytes: size of what it keeps in memory of its request until it ends.
     """
 
@@ -164,4 +165,5 @@ class Work:
     id: str = ""
     pauses: Pauses | None = None
     survives: bool = False
+    paused: bool = False
     held_bytes: int = 0

@@ -70,6 +70,7 @@ class _Entry:
         self._loop = asyncio.get_running_loop()
         self._noted = False
         self.control = Control(self._told)
+        self.control.paused = work.paused
 
     def view(self) -> Operation:
         """The operation now."""

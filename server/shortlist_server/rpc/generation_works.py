@@ -77,6 +77,7 @@ class GenerationWorks:
                 resume=lambda: self._reindexer.resume(collection, number),
             ),
             survives=True,
+            paused=bool(generation.progress.paused),
         )
         return self._operations.start(work, caller=caller, accepted=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -125,3 +126,13 @@ async def test_a_stop_leaves_an_operation_that_survives_and_tells_its_watchers_t
     other = Build().work
     assert again.start(other, caller="server", accepted=True).id == "stable"
     await again.stop(10)
+
+
+async def test_a_work_that_was_paused_before_a_restart_begins_paused() -> None:
+    registry, build = OperationRegistry(most=2), Build()
+    registry.start(replace(build.work, paused=True), caller="server")
+    await until(lambda: registry.get("stable").state is not State.PENDING)
+    assert registry.get("stable").state is State.PAUSED
+    await until(build.begun.is_set)
+    build.go.set()
+    await until(lambda: registry.get("stable").state is State.SUCCEEDED)
