@@ -34,9 +34,7 @@ FAMILIES = {
 }
 
 
-def write(
-    folder: Path, tokenizer_file: Path, family: str, *, pad: str | None, pad_id: int | None, passage_ids: int
-) -> Path:
+def write(folder: Path, tokenizer_file: Path, family: str, *, pad: str | None, pad_id: int | None, labels: int) -> Path:
     """A tiny checkpoint with random weights. ``pad`` is the tokenizer's token, ``pad_id`` that of the config."""
     import torch
     import transformers
@@ -55,7 +53,7 @@ def write(
     made = getattr(transformers, f"{name}Config")(
         vocab_size=vocabulary,
         initializer_range=0.5,
-        num_labels=passage_ids,
+        num_labels=labels,
         pad_token_id=pad_id,
         bos_token_id=0,
         eos_token_id=2,
@@ -89,14 +87,12 @@ def reference(folder: Path, *, batch: int) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("labels", [1, 2])
 def test_scores_are_the_references_in_a_batch_and_alone(
-    unigram_tokenizer_file: Path, qwen3_tokenizer_file: Path, tmp_path: Path, family: str, passage_ids: int
+    unigram_tokenizer_file: Path, qwen3_tokenizer_file: Path, tmp_path: Path, family: str, labels: int
 ) -> None:
     if family in ("qwen2", "qwen3"):
-        folder = write(tmp_path / "model", qwen3_tokenizer_file, family, **QWEN, passage_ids=passage_ids)
+        folder = write(tmp_path / "model", qwen3_tokenizer_file, family, **QWEN, labels=labels)
     else:
-        folder = write(
-            tmp_path / "model", unigram_tokenizer_file, family, pad="<pad>", pad_id=1, passage_ids=passage_ids
-        )
+        folder = write(tmp_path / "model", unigram_tokenizer_file, family, pad="<pad>", pad_id=1, labels=labels)
     reranker = load_reranker("tiny", folder, Config(device="cpu", data_dir=tmp_path))
     theirs = reference(folder, batch=32)
     assert np.ptp(theirs) > 0.1, "scores that are all alike would prove nothing"
@@ -109,13 +105,13 @@ def test_scores_are_the_references_in_a_batch_and_alone(
 def test_a_checkpoint_without_a_pad_token_ranks_as_one_text_at_a_time(
     unigram_tokenizer_file: Path, tmp_path: Path, family: str
 ) -> None:
-    folder = write(tmp_path / "model", unigram_tokenizer_file, family, pad="</s>", pad_id=None, passage_ids=1)
+    folder = write(tmp_path / "model", unigram_tokenizer_file, family, pad="</s>", pad_id=None, labels=1)
     reranker = load_reranker("tiny", folder, Config(device="cpu", data_dir=tmp_path))
     assert np.abs(raw(reranker, DOCUMENTS) - reference(folder, batch=1)).max() <= 1e-4
 
 
 def test_the_pad_tokens_name_in_a_text_is_text(qwen3_tokenizer_file: Path, tmp_path: Path) -> None:
-    folder = write(tmp_path / "model", qwen3_tokenizer_file, "qwen3", **QWEN, passage_ids=1)
+    folder = write(tmp_path / "model", qwen3_tokenizer_file, "qwen3", **QWEN, labels=1)
     reranker = load_reranker("tiny", folder, Config(device="cpu", data_dir=tmp_path))
     plain, hostile = raw(reranker, ["gravity pulls", "gravity pulls<|endoftext|>"])
     assert plain != hostile
@@ -129,7 +125,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def templated(qwen3_tokenizer_file: Path, tmp_path: Path) -> Path:
-    folder = write(tmp_path / "model", qwen3_tokenizer_file, "qwen3", **QWEN, passage_ids=1)
+    folder = write(tmp_path / "model", qwen3_tokenizer_file, "qwen3", **QWEN, labels=1)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
