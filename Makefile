@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/shortlist demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=) $(ARGS)
 
 lint: type
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && $(BIN)/python scripts/contract.py && cd proto && ../$(BIN)/buf lint
