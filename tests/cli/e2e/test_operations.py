@@ -88,6 +88,8 @@ def test_ctrl_c_cancels_and_says_what_is_left(running: TestServer) -> None:
     gate = Gate(running)
     with backup(running) as run:
         assert gate.reached.wait(60)
+        # The backup may begin before the command has the answer to its start; nothing shows when it has.
+        time.sleep(1.0)
         run.send_signal(signal.SIGINT)
         wait_until_cancelling(running)
         gate.opened.set()
