@@ -189,6 +189,8 @@ def test_a_build_is_paused_resumed_and_cancelled(running: TestServer, notes: str
 def test_ctrl_c_ends_the_command_and_not_the_build(running: TestServer, notes: str) -> None:
     with Client(running.target) as client:
         client.ingest(notes, MANY).finish()
+        # Enough for the build to last until the interrupt has come.
+        client.ingest(notes, [Document(id=f"{n}-{one.id}", text=one.text) for n in range(6) for one in MANY]).finish()
     command = [sys.executable, "-m", "shortlist_cli", "reindex", "run", notes, "--embedder", "small", "--yes"]
     with subprocess.Popen([*command, "--target", running.target], stderr=subprocess.PIPE, text=True) as process:
         while len(found := states(running.target, notes)) < 2:
