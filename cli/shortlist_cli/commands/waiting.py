@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -58,7 +60,10 @@ def follow(
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     started: Operation | None = None
     try:
-        started = start()
+        with _interrupt_held_back() as interrupted:
+            started = start()
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         if detach:
             if as_json:
                 output.print_json(to_json(started))
@@ -80,6 +85,29 @@ def follow(
     if ended.error is not None:
         raise ended.error
     return ended
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[threading.Event]:
+    """Notes the first Ctrl-C instead of raising ``KeyboardInterrupt``; a second one raises it.
+
+    The server may begin the work before the command has the operation's name, without which it cannot be cancelled.
+    """
+    interrupted = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def note(*_: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

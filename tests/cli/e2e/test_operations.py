@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from shortlist import Client, Document
+from shortlist import Client, Document, Operation
+from shortlist_cli.commands.waiting import follow
 from shortlist_cli.group import cli
 from shortlist_server.testing import TestServer, server
 
@@ -84,12 +87,36 @@ def wait_until_cancelling(running: TestServer) -> None:
             time.sleep(0.02)
 
 
+def test_ctrl_c_before_the_answer_to_the_start_cancels_too(
+    running: TestServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = Gate(running)
+    with Client(running.target) as client, ThreadPoolExecutor(1) as threads:
+
+        def open_when_cancelling() -> None:
+            wait_until_cancelling(running)
+            gate.opened.set()
+
+        def start() -> Operation:
+            started = client.start_backup("one")
+            assert gate.reached.wait(60)
+            signal.raise_signal(signal.SIGINT)
+            return started
+
+        opened = threads.submit(open_when_cancelling)
+        with pytest.raises(click.exceptions.Exit) as ended:
+            follow(client, start, detach=False, as_json=False, progress=lambda _: None, timeout_seconds=None)
+        opened.result(60)
+    assert ended.value.exit_code == 1
+    assert "was cancelled; nothing of it is left" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert list((running.data_dir / "backups").iterdir()) == []
+
+
 def test_ctrl_c_cancels_and_says_what_is_left(running: TestServer) -> None:
     gate = Gate(running)
     with backup(running) as run:
         assert gate.reached.wait(60)
-        # The backup may begin before the command has the answer to its start; nothing shows when it has.
-        time.sleep(1.0)
         run.send_signal(signal.SIGINT)
         wait_until_cancelling(running)
         gate.opened.set()

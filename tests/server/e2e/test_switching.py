@@ -26,7 +26,7 @@ WORDS = ["owl", "lynx", "camel", "whale", "krill", "snow", "desert", "forest", "
 DIMENSIONS = {"small": 48, "large": 80}
 ENGINES = {name: HashingEmbedder(name, dimension) for name, dimension in DIMENSIONS.items()}
 SEARCHERS = 8
-SWITCHES = 32
+SWITCHES = 64
 ANSWERS_BETWEEN = 30
 """Searches that are answered between two switches."""
 
@@ -156,7 +156,7 @@ def target(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.timeout(240)
-def test_searches_see_one_generation_each_while_it_is_switched_back_and_forth(target: str) -> None:
+def test_thousands_of_searches_see_one_generation_each_while_it_is_switched_back_and_forth(target: str) -> None:
     with Client(target) as client, ThreadPoolExecutor(SEARCHERS + 2) as threads:
         client.create_collection("docs", CollectionConfig(embedder="small"))
         first = client.ingest(

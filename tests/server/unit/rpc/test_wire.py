@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist.v1 import document_pb2 as document
@@ -141,7 +141,6 @@ def test_no_bytes_make_a_walk_fail_otherwise_than_by_an_invalid_argument(data: b
             continue
 
 
-@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 3))
 def test_what_is_allowed_is_what_a_parser_finds(operations: int, keys: int, vectors: int) -> None:
     message = document_service_pb2.IngestRequest()

@@ -304,7 +304,7 @@ def test_searches_while_documents_come_and_go_find_what_stays(open_store: OpenSt
         thread.start()
     for start in range(1000, 4000, 250):
         ids = [f"d{i}" for i in range(start, start + 250)]
-        collection.commit([Maker(seed=i).upsert(id) for i, id in enumerate(ids, start)]).result(90)
+        collection.commit([Maker(seed=i).upsert(id) for i, id in enumerate(ids, start)]).result(30)
         collection.commit([Deletion(id=id) for id in ids[:200]]).result(30)
     stop.set()
     for thread in threads:
