@@ -1,39 +1,26 @@
-"""Generations of a collection: built beside the one that serves, switched to, rolled back to and dropped."""
+"""Generations of a collection: built beside the one that serves, switched to and rolled back to."""
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from shortlist_server.domain import (
     BuiltDocument,
-    Chunking,
     DeadLetter,
     Deletion,
     Document,
-    Generation,
-    GenerationConfig,
     GenerationState,
     Include,
-    NewPassage,
     SearchDefaults,
     Upsert,
-    Vector,
 )
 from shortlist_server.errors import (
-    GenerationNotFound,
     GenerationNotReady,
     InvalidVector,
-    Unavailable,
     UnsupportedByCollection,
 )
 from shortlist_server.storage.base import GenerationChanged
@@ -41,80 +28,9 @@ from shortlist_server.storage.collection import EmbeddedCollection
 from shortlist_server.storage.rows.writer import Task
 from shortlist_server.storage.store import EmbeddedStore
 
-from .conftest import DIMENSION, OpenStore, collection_config, opened, unit
+from .conftest import DIMENSION, OpenStore, collection_config
+from .generations import OTHER, built, config, fill, nearest, of, passages, upsert, vector
 from .reads import search_dense
-
-OTHER = 8
-
-
-def config(dimension: int = OTHER, revision: str = "r2") -> GenerationConfig:
-    return GenerationConfig(
-        embedder="other",
-        embedder_revision=revision,
-        dimension=dimension,
-        chunking=Chunking(max_tokens=64, overlap_tokens=8),
-        query_instruction="find",
-        number_format="int8",
-    )
-
-
-def vector(number: int, dimension: int) -> NDArray[np.float32]:
-    return unit(np.random.default_rng([number, dimension]).standard_normal(dimension))
-
-
-def passages(number: int, dimension: int, count: int = 1) -> list[NewPassage]:
-    return [
-        NewPassage(start=0, end=1, vector=vector(number, dimension), tokens=2, token_vectors=b"%d" % dimension)
-        for _ in range(count)
-    ]
-
-
-def upsert(number: int, *others: int, text: str = "fox") -> Upsert:
-    """A document with passages for generation 1, and for the others named."""
-    made = {1: passages(number, DIMENSION)} | {other: passages(number, OTHER, 2) for other in others}
-    return Upsert(document=Document(id=f"d{number}", text=text), passages=made, content_hash=b"%d" % number)
-
-
-def fill(collection: EmbeddedCollection, numbers: Sequence[int], *others: int) -> None:
-    collection.commit([upsert(number, *others) for number in numbers]).result(30)
-
-
-def built(collection: EmbeddedCollection, number: int, *, limit: int = 10) -> Generation:
-    """Builds a generation until it is complete."""
-    while True:
-        documents, cursor = collection.documents_to_build(number, limit, 1 << 20)
-        made = [BuiltDocument(key=one.key, passages=passages(int(one.id[1:]), OTHER, 2)) for one in documents]
-        now = collection.build(number, made, cursor, tokens=4 * len(made)).result(30)
-        if now.progress.complete:
-            return now
-
-
-def of(collection: EmbeddedCollection, number: int) -> Generation:
-    return next(one for one in collection.generations() if one.number == number)
-
-
-def nearest(collection: EmbeddedCollection, query: Vector, number: int | None = None) -> list[str]:
-    """Ids of the nearest documents of a generation, all of them."""
-    names = {key: id for id, key in collection.keys([f"d{i}" for i in range(300)]).items()}
-    with collection.read_generation(number) as reader:
-        found = reader.dense(query, 300)
-        return list(dict.fromkeys(names[key] for key in found.keys.tolist()))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
-def gone(collection: EmbeddedCollection, number: int) -> bool:
-    return all(one.number != number for one in collection.generations())
-
-
-def tables(collection: EmbeddedCollection) -> set[str]:
-    with collection.reading() as connection:
-        return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def test_a_new_collection_has_one_generation_which_serves(collection: EmbeddedCollection) -> None:
@@ -300,123 +216,6 @@ def test_a_switch_changes_the_settings_and_a_roll_back_brings_them_back(
     assert collection.switch_generation(1).result(30).state is GenerationState.SERVING
 
 
-def test_a_search_stays_on_its_generation_whatever_is_switched_and_dropped(collection: EmbeddedCollection) -> None:
-    fill(collection, range(20))
-    collection.create_generation(config()).result(30)
-    built(collection, 2)
-    lease = collection.read_generation()
-    reader = lease.collection
-    collection.switch_generation(2).result(30)
-    collection.drop_generation(1).result(30)
-    assert (reader.number, reader.config.dimension) == (1, DIMENSION)
-    found = reader.dense(vector(4, DIMENSION), 3)
-    assert len(reader.passages(found.passage_ids.tolist(), vectors=True)) == 3
-    assert reader.documents(found.keys.tolist(), Include(passages=True))[found.keys[0]].passage_count == 1
-    with pytest.raises(GenerationNotFound):
-        collection.read_generation(1)
-    assert of(collection, 1).state is GenerationState.DROPPING
-    lease.release()
-    with pytest.raises(Unavailable):
-        reader.dense(vector(4, DIMENSION), 3)
-    wait_until(lambda: gone(collection, 1))
-    assert not tables(collection) & {"passages", "vectors", "token_vectors"}
-
-
-def test_a_search_that_never_ends_does_not_keep_a_dropped_generation(open_store: OpenStore) -> None:
-    collection = open_store(max_deadline_seconds=0.2).create("papers", collection_config())
-    fill(collection, range(5))
-    collection.create_generation(config()).result(30)
-    built(collection, 2)
-    with collection.read_generation(2) as reader:
-        collection.drop_generation(2).result(30)
-        wait_until(lambda: gone(collection, 2))
-        for read in (
-            lambda: reader.dense(vector(1, OTHER), 1),
-            lambda: reader.passages([1]),
-            lambda: reader.documents([1], Include()),
-        ):
-            with pytest.raises(Unavailable, match="dropped"):
-                read()
-
-
-def test_the_generation_that_serves_is_not_dropped(collection: EmbeddedCollection) -> None:
-    with pytest.raises(GenerationNotReady):
-        collection.drop_generation(1).result(30)
-    with pytest.raises(GenerationNotFound):
-        collection.drop_generation(2).result(30)
-
-
-def test_a_switch_to_a_third_generation_drops_the_former_one(collection: EmbeddedCollection) -> None:
-    fill(collection, range(5))
-    for number in (2, 3):
-        collection.create_generation(config()).result(30)
-        built(collection, number)
-        collection.switch_generation(number).result(30)
-    wait_until(lambda: gone(collection, 1))
-    assert [(one.number, one.state) for one in collection.generations()] == [
-        (2, GenerationState.FORMER),
-        (3, GenerationState.SERVING),
-    ]
-
-
-def test_a_dropped_generation_gives_its_space_back(open_store: OpenStore) -> None:
-    store = open_store(maintain=False)
-    collection = store.create("papers", collection_config())
-    fill(collection, range(200))
-    path = collection.folder / "collection.db"
-    collection.create_generation(config()).result(30)
-    documents, cursor = collection.documents_to_build(2, 500, 1 << 20)
-    large = b"x" * 20_000
-    collection.build(
-        2,
-        [
-            BuiltDocument(
-                key=one.key,
-                passages=[NewPassage(start=0, end=1, vector=vector(1, OTHER), tokens=1, token_vectors=large)],
-            )
-            for one in documents
-        ],
-        cursor,
-        tokens=1,
-    ).result(30)
-    collection.flush_now()
-    store.close()
-    full = path.stat().st_size
-    assert full > 200 * 20_000
-    store = open_store(maintain=False)
-    collection = store.open("papers")
-    assert len(list((collection.folder / "segments").iterdir())) == 2
-    assert of(collection, 2).disk_bytes > 200 * 20_000
-    collection.drop_generation(2).result(30)
-    wait_until(lambda: gone(collection, 2) and not opened(collection).busy)
-    assert len(list((collection.folder / "segments").iterdir())) == 1
-    store.close()
-    assert path.stat().st_size < full // 4
-    assert open_store(maintain=False).verify("papers").problems == []
-
-
-def test_a_drop_that_was_interrupted_goes_on_at_the_next_opening(open_store: OpenStore) -> None:
-    stop = threading.Event()
-
-    def crash_point(point: str) -> None:
-        if point == "drop:rows" and not stop.is_set():
-            stop.set()
-            raise OSError("stopped")
-
-    store = open_store(crash_point=crash_point)
-    collection = store.create("papers", collection_config())
-    fill(collection, range(300))
-    collection.create_generation(config()).result(30)
-    built(collection, 2, limit=300)
-    collection.drop_generation(2).result(30)
-    assert stop.wait(30)
-    store.close()
-    collection = open_store().open("papers")
-    wait_until(lambda: gone(collection, 2))
-    assert not any(name.endswith("_2") for name in tables(collection))
-    assert collection.generations()[-1].number == 1
-
-
 def test_segments_of_generations_overlap_in_range_and_hold_their_own_passages(open_store: OpenStore) -> None:
     store = open_store()
     collection = store.create("papers", collection_config())
@@ -538,112 +337,6 @@ def test_generations_of_a_closed_collection_are_known(open_store: OpenStore) -> 
     ]
     assert closed.generation == 1
     assert not closed.is_open
-
-
-def damage(path: Path, sql: str) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(sql)
-    connection.close()
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "DELETE FROM vectors_2 WHERE label = (SELECT max(label) FROM vectors_2)",
-        "UPDATE vectors_2 SET vector = zeroblob(32) WHERE label = (SELECT max(label) FROM vectors_2)",
-        "DELETE FROM passages_2 WHERE label = (SELECT max(label) FROM passages_2)",
-        "DROP TABLE token_vectors_2",
-        "UPDATE generations SET config = substr(config, 2) WHERE number = 2",
-        "UPDATE generations SET state = 'serving' WHERE number = 2",
-    ],
-)
-def test_damage_in_another_generation_does_not_touch_the_one_that_serves(open_store: OpenStore, sql: str) -> None:
-    store = open_store(maintain=False)
-    collection = store.create("papers", collection_config())
-    fill(collection, range(5))
-    collection.create_generation(config()).result(30)
-    built(collection, 2)
-    store.close()
-    damage(collection.folder / "collection.db", sql)
-    store = open_store(maintain=False)
-    collection = store.open("papers")
-    assert nearest(collection, vector(3, DIMENSION))[0] == "d3"
-    assert of(collection, 2).problem
-    with pytest.raises(GenerationNotReady, match="cannot be used"):
-        collection.read_generation(2)
-    with pytest.raises(GenerationNotReady, match="cannot be used"):
-        collection.switch_generation(2).result(30)
-    fill(collection, [3, 8], 2)
-    collection.commit([Deletion(id="d1")]).result(30)
-    report = store.verify("papers")
-    assert [check.name for check in report.checks if not check.ok] == ["damage of generation 2"]
-    repaired = store.verify("papers", repair=True)
-    assert repaired.ok
-    assert "generation 2 was dropped; build it again" in repaired.repairs
-    wait_until(lambda: gone(collection, 2))
-    collection.create_generation(config()).result(30)
-    assert built(collection, 3).progress.done_documents == 5
-
-
-def test_verify_finds_damage_in_a_generation_that_is_open_and_repair_drops_it(open_store: OpenStore) -> None:
-    store = open_store(maintain=False)
-    collection = store.create("papers", collection_config())
-    fill(collection, range(5))
-    collection.create_generation(config()).result(30)
-    built(collection, 2)
-    damage(collection.folder / "collection.db", "UPDATE passages_2 SET tokens = 99 WHERE label = 7")
-    names = [check.name for check in store.verify("papers").checks if not check.ok]
-    assert names == ["checksums of passages of generation 2"]
-    assert store.verify("papers", repair=True).ok
-    assert collection.generations()[0].number == 1
-    assert nearest(collection, vector(3, DIMENSION))[0] == "d3"
-
-
-def test_damage_that_a_write_meets_in_another_generation_does_not_fail_the_write(open_store: OpenStore) -> None:
-    store = open_store(maintain=False)
-    collection = store.create("papers", collection_config())
-    fill(collection, range(200))
-    collection.create_generation(config()).result(30)
-    documents, cursor = collection.documents_to_build(2, 500, 1 << 20)
-    made = [
-        BuiltDocument(
-            key=one.key,
-            passages=[NewPassage(start=0, end=1, vector=vector(1, OTHER), tokens=1, token_vectors=b"x" * 2000)],
-        )
-        for one in documents
-    ]
-    collection.build(2, made, cursor, tokens=1).result(30)
-    store.close()
-    path = collection.folder / "collection.db"
-    connection = sqlite3.connect(path)
-    # A page in the middle of the token vectors, which nothing reads when the collection is opened.
-    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'token_vectors_2'").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    connection.close()
-    content = bytearray(path.read_bytes())
-    children = [
-        at
-        for at in range(0, len(content), size)
-        if content[at : at + 1] == b"\x0d" and b"x" * 500 in content[at : at + size]
-    ]
-    assert content[(root - 1) * size] == 5
-    page = children[len(children) // 2]
-    content[page : page + size] = b"\xff" * size
-    path.write_bytes(content)
-    store = open_store(maintain=False)
-    collection = store.open("papers")
-    assert of(collection, 2).progress.complete
-    collection.commit([Deletion(id=f"d{number}") for number in range(200)]).result(30)
-    assert collection.count(None) == 0
-    assert of(collection, 2).problem
-    with pytest.raises(GenerationNotReady):
-        collection.read_generation(2)
-    fill(collection, [7], 2)
-    assert nearest(collection, vector(7, DIMENSION)) == ["d7"]
-    store.close()
-    collection = open_store(maintain=False).open("papers")
-    assert of(collection, 2).problem
-    assert nearest(collection, vector(7, DIMENSION)) == ["d7"]
 
 
 def test_a_build_that_outgrows_its_flushes_waits_and_commits_do_not(open_store: OpenStore) -> None:
