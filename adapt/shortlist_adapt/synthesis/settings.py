@@ -19,7 +19,7 @@ class SynthesisSettings:
     judged_split: str = setting("train", "Qrels of these folders whose queries the run may use: qrels/SPLIT.tsv.")
     held_out_split: str = setting("", "Qrels of these folders whose queries are for the gate alone.")
     qrels: Path | None = setting(None, "Qrels (tab-separated, or TREC's) of the queries in --queries.")
-    queries: Path | None = setting(None, "Queries of --qrels, as JSON lines with _id and text.")
+    queries: Path | None = setting(None, "Queries of --qrels: JSON lines with _id and text, or a .tsv of id and text.")
     clicks: tuple[Path, ...] = setting((), "CSV of clicks with the columns query and document_id; repeatable.")
     min_clicks: int = setting(2, "Fewest clicks of a document for a query to count as an answer.", least=1)
     sources: tuple[ExtractiveSource, ...] = setting(
