@@ -54,7 +54,7 @@ def test_a_copy_of_the_shown_text_is_dropped_and_a_hidden_part_is_none(corpus: C
     copied = draft("they sleep with one half of the brain")
     assert cleaned(corpus, copied).dropped == {"copy of the text": 1}
     cut_out = draft(TEXT[slice(*SENTENCE)], source="cloze", excluded_text=SENTENCE)
-    assert list(cleaned(corpus, cut_out).drafts.values())[0].excluded_text == SENTENCE
+    assert next(iter(cleaned(corpus, cut_out).drafts.values())).excluded_text == SENTENCE
     title = draft("Whales of the sea", source="title")
     assert len(cleaned(corpus, title).drafts) == 1
 
