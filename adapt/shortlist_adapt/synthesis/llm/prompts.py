@@ -93,6 +93,11 @@ def read_prompts(folder: Path | None = None, types: tuple[str, ...] = ()) -> Pro
     )
 
 
+def files_of(folder: Path | None) -> list[Path]:
+    """Those files of a user's folder that replace ours."""
+    return [] if folder is None else [path for name in FILES if (path := folder / name).exists()]
+
+
 def copy_prompts(folder: Path) -> tuple[Path, ...]:
     """Copies our files into ``folder``, for changing them. Returns the new files; files that exist already stay.
 
