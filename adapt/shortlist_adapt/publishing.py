@@ -45,7 +45,8 @@ class Published:
     Attributes:
         collection: the collection.
         models: the addresses of its new models.
-        generation: the generation that serves; 0 where nothing was switched.
+        switched: whether the collection uses them.
+        generation: the one made with the new embedder; 0 where the embedder stayed.
         former: the one that served before; 0 where the embedder stayed.
         former_search_defaults: the presets before, as ``presets.to_json`` writes them.
         ndcg_at_10: of searches after the switch, on the held-out queries; None where they were not made.
@@ -53,6 +54,7 @@ class Published:
 
     collection: str
     models: tuple[str, ...]
+    switched: bool
     generation: int
     former: int
     former_search_defaults: Mapping[str, Any]
@@ -98,7 +100,8 @@ def publish(
     published = Published(
         collection=collection,
         models=tuple(model.address for model in decision.models),
-        generation=generation if settings.switch else 0,
+        switched=settings.switch,
+        generation=generation,
         former=before.generation if settings.switch and generation not in (0, before.generation) else 0,
         former_search_defaults=before.search_defaults,
         ndcg_at_10=figure,

@@ -74,18 +74,19 @@ def gate(
             decision = _measure(
                 client, collection, arena, models, built, judged, development, guards, settings, mark, progress
             )
-        decision.save(folder.gate)
+            decision.save(folder.gate)
     return _end(client, folder, decision, kinds, mark, progress)
 
 
 def cost(folder: RunFolder, client: Client, collection: str, settings: GateSettings) -> Cost:
     """What the gate costs: a generation of the collection, and of every other guarded one, and searches."""
-    collections = {collection, *(one.collection for one in settings.guarded)}
+    guards = guarding.read(settings)
+    collections = {collection, *(guard.collection for guard in guards)}
     seconds = sum(client.estimate_reindex(one, force=True).seconds for one in collections)
     queries = held_out.read_queries(folder) if folder.queries.is_file() else []
     judged = min(settings.max_queries, sum(one.split is Split.HELD_OUT for one in queries))
     tuned = min(settings.max_queries, sum(one.split is Split.DEVELOPMENT for one in queries))
-    guarded = sum(len(guard.judged.queries) for guard in guarding.read(settings))
+    guarded = sum(len(guard.judged.queries) for guard in guards)
     searches = 2 * (judged + guarded) + 2 * trials.MOST_WAYS * tuned
     return Cost(seconds=seconds + searches * _search_seconds(client, collection, queries), searches=searches)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from shortlist import Client
@@ -15,6 +16,8 @@ from shortlist_adapt.progress import Progress
 from shortlist_adapt.reporting.decision import GuardedOutcome
 from shortlist_cli.evaluation.beir import InvalidDataset, Judged, load_split
 from shortlist_server.ranking.significance import difference
+
+DEFAULT_SPLIT = "test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +31,18 @@ class Guard:
 def read(settings: GateSettings) -> list[Guard]:
     """The guarded sets. Raises ``InvalidInput`` for one that is malformed."""
     guards = []
-    for one in settings.guarded:
+    for text in settings.guarded:
+        collection, equals, place = text.partition("=")
+        folder, colon, split = place.rpartition(":")
+        if not colon or "/" in split:
+            folder, split = place, DEFAULT_SPLIT
+        if not (collection and equals and folder and split):
+            raise InvalidInput(f"the guarded set {text!r} is not COLLECTION=DIR or COLLECTION=DIR:SPLIT")
         try:
-            judged = load_split(one.folder, one.split)
+            judged = load_split(Path(folder), split)
         except InvalidDataset as error:
-            raise InvalidInput(f"the guarded set of {one.collection}: {error}") from error
-        guards.append(Guard(collection=one.collection, judged=judged))
+            raise InvalidInput(f"the guarded set {text!r}: {error}") from error
+        guards.append(Guard(collection=collection, judged=judged))
     return guards
 
 

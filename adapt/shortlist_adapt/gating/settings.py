@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.settings import setting
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardedSet:
-    """Judged queries on which the candidate may not lose much.
-
-    Attributes:
-        collection: a served collection; the run's own, or another one that may take the embedder later.
-        folder: the queries and qrels, in BEIR's format; it needs no corpus.
-        split: the qrels, ``qrels/SPLIT.tsv`` in the folder.
-    """
-
-    collection: str = setting("", "Served collection that the queries are about.")
-    folder: Path = setting(Path(), "Folder of judged queries in BEIR's format.")
-    split: str = setting("test", "Qrels of the folder: qrels/SPLIT.tsv.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +19,11 @@ class GateSettings:
     margin: float = setting(
         0.0, "The final nDCG@10 must rise by more than this, and chance must not explain it.", least=0, most=0.5
     )
-    guarded: tuple[GuardedSet, ...] = setting((), "Judged queries on which the candidate may not lose much.")
+    guarded: tuple[str, ...] = setting(
+        (),
+        "Judged queries on which the candidate may not lose much: COLLECTION=DIR or COLLECTION=DIR:SPLIT, a served"
+        " collection and a folder in BEIR's format, which needs no corpus.",
+    )
     guarded_margin: float = setting(
         0.01, "Largest accepted fall of the mean final nDCG@10 of a guarded set.", least=0, most=1
     )

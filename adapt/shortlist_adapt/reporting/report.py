@@ -115,7 +115,7 @@ def _titles(folder: RunFolder, changed: Sequence[QueryChange]) -> dict[str, str]
 
 
 def _counts(queries: Iterable[TrainingQuery], name: str) -> list[tuple[str, list[int]]]:
-    """By value of a field, the number of queries in each split; the most frequent value first, unknown ones left out."""
+    """By value of a field, the number of queries in each split, the most frequent value first; without unknown ones."""
     counts: dict[str, Counter[Split]] = {}
     for query in queries:
         if value := getattr(query, name):
