@@ -76,6 +76,12 @@ REPEATED_METHODS = {
         "ListBackups",
         "Restore",
         "Evaluate",
+        "StartModelUpload",
+        "UploadModelChunk",
+        "PublishModel",
+        "ListModels",
+        "GetModel",
+        "DeleteModel",
     ),
     "shortlist.v1.OperationService": (
         "GetOperation",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shortlist_adapt.settings import setting
+from shortlist_adapt.settings import nested, setting
+from shortlist_adapt.synthesis.llm.settings import LlmSettings
 
 ExtractiveSource = Literal["title", "heading", "first-sentence", "cloze", "docstring"]
 
@@ -27,6 +28,7 @@ class SynthesisSettings:
     )
     documents: int = setting(5_000, "Most documents to make queries from, chosen by chance.", least=0)
     per_document: int = setting(2, "Most queries of each such source for a document.", least=1, most=100)
+    llm: LlmSettings = nested(LlmSettings)
     round_trip_rank: int = setting(
         10, "Worst rank at which a search must find the document of a made query again; 0 keeps all.", least=0, most=100
     )
