@@ -14,6 +14,7 @@ from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.mining.settings import MiningSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 
@@ -24,7 +25,10 @@ class Plan:
 
     collection: str = setting("", "The collection that the run adapts to.")
     seed: int = setting(0, "Seed of every random choice.", least=0, most=2**31 - 1)
+    embedder_base: str = setting("", "Model that the embedder starts from, a name or a folder; what serves by default.")
+    reranker_base: str = setting("", "Model that the reranker starts from; the embedder's own base by default.")
     synthesis: SynthesisSettings = nested(SynthesisSettings)
+    mining: MiningSettings = nested(MiningSettings)
 
     def changed(self, values: Mapping[str, Any], step: str = "") -> Plan:
         """The plan with some values replaced, by path from the step on. Raises ``InvalidInput``."""

@@ -149,12 +149,13 @@ def read_lines(path: Path, kind: type[T]) -> Iterator[T]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _record(path, number, line, kind)
+                    yield read_line(path, number, line, kind)
     except OSError as error:
         raise InvalidInput(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _record(path: Path, number: int, line: str, kind: type[T]) -> T:
+def read_line(path: Path, number: int, line: str, kind: type[T]) -> T:
+    """The record of one line; the path and the line's number, from 1, are for the message of ``InvalidInput``."""
     try:
         values: dict[str, Any] = json.loads(line)
         if "split" in values:

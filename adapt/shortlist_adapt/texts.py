@@ -14,7 +14,7 @@ RUN_WORDS = 5
 
 _WORD = re.compile(r"\w+")
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-ZÀ-ÞА-Я0-9])|(?<=[。！？])|\n\s*\n")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-ZÀ-ÞА-Я0-9])|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
 """Where a sentence may end: a stop before a blank and a capital or a digit, an ideographic stop, an empty line."""
 
 _NOT_AN_END = re.compile(
