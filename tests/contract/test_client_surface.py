@@ -119,6 +119,8 @@ PUBLIC = {
     "RequestIdReused",
     "Rerank",
     "RerankScore",
+    "RerankStage",
+    "RerankStageReport",
     "RerankedPassage",
     "RerankerModel",
     "ResourceExhausted",
