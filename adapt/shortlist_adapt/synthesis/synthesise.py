@@ -70,7 +70,6 @@ def synthesise(
     *,
     sources: Sequence[QuerySource],
     seed: int,
-    sources_settings: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Writes ``queries.jsonl``.
 
@@ -82,8 +81,6 @@ def synthesise(
         progress: is told how far it is.
         sources: make queries from documents, in this order.
         seed: of every choice.
-        sources_settings: settings of sources that are not in ``settings``, as JSON values; part of what makes a run
-            that was done up to date.
 
     Returns:
         Counts for the report: queries by source, split, kind and language, and what was dropped.
@@ -94,8 +91,7 @@ def synthesise(
         ShortlistError: the server failed.
     """
     exported = corpus_step.export(folder, client, collection, progress)
-    chosen = {**to_json(settings), "seed": seed, "sources_settings": sources_settings}
-    wanted = fingerprint(chosen, [folder.corpus, *_files(settings)])
+    wanted = fingerprint({**to_json(settings), "seed": seed}, [folder.corpus, *_files(settings)])
     if folder.queries.exists() and (figures := folder.figures(STEP, wanted)) is not None:
         return figures
     with Corpus(folder.corpus) as corpus:
