@@ -56,15 +56,18 @@ def client(library: str) -> Iterator[Client]:
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """A folder of thirty judged queries; each asks for one document with three of its words."""
+    """A folder of thirty judged queries; each asks for one document with two words of its text and one of its title.
+
+    The document beside it has the same word in its title, and is judged 0.
+    """
     folder = tmp_path / "judged"
     (folder / "qrels").mkdir(parents=True)
     rows, qrels = [], []
     for number, document in enumerate(documents(30)):
-        words = document.text.rstrip(".").split()
-        rows.append(json.dumps({"_id": f"j{number}", "text": f"which {words[6]} {words[20]} {words[33]}"}))
+        words, shared = document.text.split(), document.title.split()[3]
+        rows.append(json.dumps({"_id": f"j{number}", "text": f"which {words[6]} {words[20]} {shared}"}))
         qrels.append(f"j{number}\td{number}\t1")
-        qrels.append(f"j{number}\td{number + 1}\t0")
+        qrels.append(f"j{number}\td{number ^ 1}\t0")
     (folder / "queries.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "qrels" / "train.tsv").write_text("\n".join(qrels) + "\n")
     return folder

@@ -117,9 +117,10 @@ def test_pairs_hide_what_became_the_query_and_have_safe_negatives(done: RunFolde
             assert pair.positive == f"{positive.title}\n{positive.text}"
         assert len(set(pair.negative_ids)) == len(pair.negative_ids) == len(pair.negatives)
         assert not set(pair.negative_ids) & set(query.positives)
-    judged = [pair for pair in pairs if pair.source == "judged"]
-    # The document that was judged 0 shares words with the answer, so searches find it, and it comes first.
-    assert sum(pair.negative_ids[:1] == queries[pair.query_id].rejected for pair in judged) > len(judged) / 3
+    # Searches find the document that was judged 0, because its title shares a word with the query.
+    for pair in pairs:
+        if pair.source == "judged":
+            assert pair.negative_ids[:1] == queries[pair.query_id].rejected
 
 
 def test_shortlists_are_those_of_development_queries_that_people_wrote(done: RunFolder) -> None:
@@ -133,14 +134,14 @@ def test_shortlists_are_those_of_development_queries_that_people_wrote(done: Run
         assert list(one.fused) == sorted(one.fused, reverse=True)
 
 
-@pytest.mark.parametrize("steps", [3, 61, 200, 245, 260, 290])
+# The export says 60 words of progress, the sources 300; then come some thirty batches of searches, and the pairs.
+@pytest.mark.parametrize("steps", [3, 100, 365, 380, 400])
 def test_a_killed_run_goes_on_to_the_same_result(
     client: Client, settings: SynthesisSettings, done: RunFolder, tmp_path: Path, steps: int
 ) -> None:
     folder = RunFolder(tmp_path / "killed")
-    for _ in range(2):
-        with pytest.raises(Killed):
-            both(folder, client, settings, DiesAfter(steps))
+    with pytest.raises(Killed):
+        both(folder, client, settings, DiesAfter(steps))
     both(folder, client, settings, Silent())
     assert contents(folder) == contents(done)
 
