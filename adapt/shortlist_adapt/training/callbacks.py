@@ -89,13 +89,13 @@ class KeepsCheckpoints(TrainerCallback):
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
     """Gives the random generators and torch's threads back as they were, so that measuring changes no training."""
-    python, arrays, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()  # noqa: NPY002
+    python, arrays, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     try:
         with torch.random.fork_rng():
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(arrays)  # noqa: NPY002
+        np.random.set_state(arrays)
         torch.set_num_threads(threads)
 
 

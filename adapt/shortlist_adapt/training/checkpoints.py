@@ -23,8 +23,8 @@ from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import write_json
 
 BASE = "base"
+BEGUN = "training.json"
 _MARK = "checkpoint.json"
-_BEGUN = "training.json"
 _HISTORY = "history.jsonl"
 _PREFIX = "checkpoint-"
 _TRAINER_FILES = ("*.pt", "*.pth", "*.bin", "trainer_state.json", "trained.safetensors")
@@ -58,7 +58,7 @@ def begin(folder: Path, fingerprint: str) -> None:
     Raises:
         InvalidInput: the folder cannot be written.
     """
-    path = folder / _BEGUN
+    path = folder / BEGUN
     try:
         if folder.exists() and _read(path).get("fingerprint") != fingerprint:
             shutil.rmtree(folder)

@@ -73,11 +73,6 @@ class RerankerTraining:
     """
 
     enabled: bool = setting(True, "Train a reranker.")
-    base: str = setting(
-        "",
-        "Folder or hub name of the reranker to train, or of an embedder whose weights a new cross-encoder starts from."
-        " Empty: the embedder that the run begins with.",
-    )
     instruction: str = setting("", "Instruction for rerankers that take one, as in searches. Empty: the model's own.")
     epochs: int = setting(4, "How often training goes through all pairs.", least=1, most=1000)
     negatives: int = setting(
@@ -109,4 +104,3 @@ class RerankerTraining:
     save_memory: bool = setting(False, "Compute activations twice instead of keeping them (gradient checkpointing).")
     device: str = setting("auto", "Where to train: auto, cpu or cuda.")
     threads: int = setting(0, "Threads on a CPU. 0: one for each core.", least=0)
-    seed: int = setting(1, "Seed of everything random.", least=0)
