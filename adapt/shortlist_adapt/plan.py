@@ -17,6 +17,7 @@ from shortlist_adapt.folder import RunFolder, write_json
 from shortlist_adapt.mining.settings import MiningSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
+from shortlist_adapt.training.settings import EmbedderTraining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Plan:
     reranker_base: str = setting("", "Model that the reranker starts from; the embedder's own base by default.")
     synthesis: SynthesisSettings = nested(SynthesisSettings)
     mining: MiningSettings = nested(MiningSettings)
+    embedder: EmbedderTraining = nested(EmbedderTraining)
 
     def changed(self, values: Mapping[str, Any], step: str = "") -> Plan:
         """The plan with some values replaced, by path from the step on. Raises ``InvalidInput``."""

@@ -7,13 +7,14 @@ undisturbed training. On a GPU they may differ in the last digits, because some 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shortlist_adapt.costs import Cost
 from shortlist_adapt.development.dense import dense_figure, read_development
+from shortlist_adapt.development.figures import Figure
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
 from shortlist_adapt.progress import Progress, Silent
@@ -27,6 +28,7 @@ from shortlist_adapt.training.memory import activation_bytes
 from shortlist_adapt.training.rows import TrainingRows
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
 from shortlist_adapt.training.settings import EmbedderTraining
+from shortlist_server.domain import Chunking
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.embedder_layout import EmbedderLayout
@@ -35,6 +37,8 @@ STEP = "train-embedder"
 KIND = "embedder"
 
 _ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
+_NOT_IN_THE_RESULT = ("enabled", "device", "threads")
+"""Settings that do not change what is trained, but for the last digits."""
 _CARD = "README.md"
 _LOGGED_STEPS = 5
 _FORWARD_SHARE = 1 / 3
@@ -62,7 +66,7 @@ class Machine:
     gigabytes: float
 
 
-def cost(folder: RunFolder, base: str, settings: EmbedderTraining) -> Cost:
+def embedder_cost(folder: RunFolder, base: Path, settings: EmbedderTraining) -> Cost:
     """What the step costs. Arguments and errors: see ``train_embedder``."""
     found = read_base(base)
     longest = _texts(found, settings).chunking.max_tokens
@@ -86,12 +90,12 @@ def cost(folder: RunFolder, base: str, settings: EmbedderTraining) -> Cost:
 
 
 def train_embedder(
-    folder: RunFolder, base: str, settings: EmbedderTraining, progress: Progress, *, seed: int
+    folder: RunFolder, base: Path, settings: EmbedderTraining, *, seed: int, progress: Progress
 ) -> Mapping[str, Any]:
     """Writes ``checkpoints/embedder``: the base, and a checkpoint after each part of the training.
 
     Args:
-        base: folder or hub name of the model to train, as in the server's settings; "" for MiniLM.
+        base: the folder of the model to train.
 
     Returns:
         Figures for the report: rows, queries, passages, steps, the best checkpoint, and the development figures of it
@@ -105,11 +109,13 @@ def train_embedder(
     if any(size > found.dimension for size in settings.dimensions):
         raise InvalidInput(f"embedder.dimensions: the vectors of {found.folder} have {found.dimension} dimensions")
     revision = layout.revision(found.folder, (found.prompts.query, found.prompts.passage), found.parts)
-    values = {**to_json(settings), "seed": seed, "base": revision}
+    values = {name: value for name, value in to_json(settings).items() if name not in _NOT_IN_THE_RESULT}
+    values |= {"seed": seed, "base": revision}
     wanted = fingerprint(values, [folder.pairs, folder.queries, folder.corpus])
     target = folder.checkpoints / KIND
     figures = folder.figures(STEP, wanted)
     if figures is not None and checkpoints.saved(target):
+        progress.say("the embedder is trained already")
         return figures
     machine = _machine(settings)
     checkpoints.begin(target, wanted)
@@ -130,7 +136,7 @@ def _train(
     import torch
 
     from shortlist_adapt.training.adapters import with_adapters
-    from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from
+    from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from, same_random_numbers
     from shortlist_adapt.training.embedder_folder import open_model, transformer_of, write_model
     from shortlist_adapt.training.embedder_trainer import SavesAt
 
@@ -154,10 +160,15 @@ def _train(
         epochs=settings.epochs,
         seed=seed,
     )
-    measure, base_figure = _measure(folder, texts, settings, machine, progress, seed), None
-    if measure is not None:
+    figure = embedder_measure(folder, settings, seed=seed)
+    measure = figure and _value_of(figure)
+    base_figure = None
+    if measure is None:
+        progress.say("no development queries: training runs to its end, and the last checkpoint counts as the best")
+    else:
         progress.begin("measuring the base")
-        base_figure = measure(written)
+        with same_random_numbers():
+            base_figure = measure(written)
         progress.say(f"the base: development figure {base_figure:.4f}")
     if settings.lora.enabled:
         transformer = transformer_of(model)
@@ -197,30 +208,30 @@ def _train(
     }
 
 
-def _measure(
-    folder: RunFolder, texts: ServedTexts, settings: EmbedderTraining, machine: Machine, progress: Progress, seed: int
-) -> Any:
-    """The figure of a model folder on the development split; None where no query is in it."""
+def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int) -> Callable[[Path], Figure] | None:
+    """What measures an embedder's folder on the development split, for training and merging alike; None if the split
+    is empty. Its queries take the prompt that the folder states."""
     development = read_development(folder, seed=seed, sample=settings.development_documents)
     if not development.queries:
-        progress.say(
-            "no development queries: training runs to its end, and the last checkpoint counts as the best"
-        )
         return None
+    chunking = Chunking(max_tokens=settings.passage_tokens, overlap_tokens=settings.overlap_tokens)
 
-    def measure(path: Path) -> float:
-        figure = dense_figure(
+    def measure(model: Path) -> Figure:
+        return dense_figure(
             folder,
-            path,
+            model,
             development,
             Silent(),
-            chunking=texts.chunking,
-            device=machine.device,
+            chunking=chunking if settings.passage_tokens else None,
+            device=settings.device,
             threads=settings.threads,
         )
-        return figure.value
 
     return measure
+
+
+def _value_of(figure: Callable[[Path], Figure]) -> Callable[[Path], float]:
+    return lambda model: figure(model).value
 
 
 def _trainer(

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from shortlist_adapt.errors import InvalidInput
-from shortlist_server.config import DEFAULT_EMBEDDER
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import passages
-from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
-from shortlist_server.inference.layout import find_folder, weight_files
+from shortlist_server.inference.layout import weight_files
 from shortlist_server.inference.loading import default_chunking
 from shortlist_server.inference.tokenization import TextTokenizer, TokenSpans
 
@@ -34,18 +33,14 @@ class Tokens:
     prompt_tokens: int = 0
 
 
-def read_base(base: str) -> EmbedderLayout:
+def read_base(folder: Path) -> EmbedderLayout:
     """What the files of the embedder to train say.
 
-    Args:
-        base: a folder or a hub name, as in the server's settings; "" for all-MiniLM-L6-v2, which comes with the server.
-
     Raises:
-        InvalidInput: there is no such model, its files are wrong, or it has no transformer to train.
+        InvalidInput: the server would refuse them, or the model has no transformer to train.
     """
-    source = base or DEFAULT_EMBEDDER
     try:
-        found = read_embedder(bundled_minilm() if source == DEFAULT_EMBEDDER else find_folder(source), source)
+        found = read_embedder(folder, str(folder))
         weight_files(found.transformer)
     except ModelNotFound as error:
         raise InvalidInput(f"the embedder to train: {error}") from error
