@@ -18,7 +18,7 @@ from shortlist_adapt.merging.settings import MergeSettings
 from shortlist_adapt.mining.settings import MiningSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
-from shortlist_adapt.training.settings import RerankerTraining
+from shortlist_adapt.training.settings import EmbedderTraining, RerankerTraining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class Plan:
     reranker_base: str = setting("", "Model that the reranker starts from; the embedder's own base by default.")
     synthesis: SynthesisSettings = nested(SynthesisSettings)
     mining: MiningSettings = nested(MiningSettings)
+    embedder: EmbedderTraining = nested(EmbedderTraining)
     reranker: RerankerTraining = nested(RerankerTraining)
     merge: MergeSettings = nested(MergeSettings)
 

