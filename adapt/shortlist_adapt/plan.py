@@ -14,7 +14,9 @@ from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.mining.settings import MiningSettings
+from shortlist_adapt.publishing import PublishSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 
@@ -29,6 +31,8 @@ class Plan:
     reranker_base: str = setting("", "Model that the reranker starts from; the embedder's own base by default.")
     synthesis: SynthesisSettings = nested(SynthesisSettings)
     mining: MiningSettings = nested(MiningSettings)
+    gate: GateSettings = nested(GateSettings)
+    publish: PublishSettings = nested(PublishSettings)
 
     def changed(self, values: Mapping[str, Any], step: str = "") -> Plan:
         """The plan with some values replaced, by path from the step on. Raises ``InvalidInput``."""
