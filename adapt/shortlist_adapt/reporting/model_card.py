@@ -45,10 +45,11 @@ def read_base(folder: RunFolder, kind: str) -> Base:
     copy = folder.checkpoints / kind / "base"
     card = _metadata(copy / CARD)
     licence = card.get("license")
-    name = str(_plan(folder).get(f"{kind}_base") or card.get("base_model") or "")
+    served = _json(folder.state("corpus")).get("figures", {}).get("embedder", "")
+    name = str(_plan(folder).get(f"{kind}_base") or card.get("base_model") or served)
     return Base(
         # A folder of the user's is a path: its last part is the name.
-        name=(Path(name).name if Path(name).is_absolute() else name) or f"the {kind} that served before",
+        name=(Path(name).name if Path(name).is_absolute() else name) or "an unnamed model",
         licence=licence if isinstance(licence, str) and licence else UNKNOWN_LICENCE,
     )
 
