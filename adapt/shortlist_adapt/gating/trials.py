@@ -38,6 +38,11 @@ class Way:
     generation: int
     defaults: SearchDefaults
 
+    @property
+    def new_reranker(self) -> str:
+        """Address of the new reranker; "" where it uses none."""
+        return next((model.address for model in self.models if model.kind == "reranker"), "")
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``Client.search``."""
         return {**presets.arguments(self.defaults), "generation": self.generation}
