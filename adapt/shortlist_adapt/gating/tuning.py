@@ -7,15 +7,16 @@ under any weights and depths. Cross-validation gives a figure that the choice ha
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
-from shortlist import Client, RerankStage, SearchDefaults
+from shortlist import Client, RerankStage
 from shortlist_adapt.gating import presets
 from shortlist_adapt.gating.held_out import ChosenQueries
 from shortlist_adapt.gating.searching import search_all
 from shortlist_adapt.gating.settings import GateSettings
+from shortlist_adapt.gating.ways import Way
 from shortlist_adapt.progress import Progress
+from shortlist_adapt.reporting.decision import Trial
 from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
 from shortlist_cli.evaluation.tuning import Observation, observe, score, tune
 
@@ -28,58 +29,25 @@ DEPTHS = (50, 100)
 _PORTION = 16
 
 
-class Searching(Protocol):
-    """What is tuned: a generation and its present settings."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    @property
-    def generation(self) -> int:
-        """Number of the generation; 0 for the one that serves."""
-
-    @property
-    def defaults(self) -> SearchDefaults:
-        """The settings before tuning."""
-
-    @property
-    def new_reranker(self) -> str:
-        """Address of a reranker that must take part; "" for none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The result of a tuning.
-
-    Attributes:
-        defaults: the best settings; None where those before are as good.
-        figure: mean final nDCG@10 of the choice, cross-validated.
-        untuned: the same of the settings before.
-    """
-
-    defaults: SearchDefaults | None
-    figure: float
-    untuned: float
-
-
 def tuned(
     client: Client,
     collection: str,
-    way: Searching,
+    way: Way,
     development: ChosenQueries,
     settings: GateSettings,
     progress: Progress,
-) -> Found:
-    """Tunes a way on the development queries, or only measures it where ``settings.tune`` is off."""
+) -> tuple[Way, Trial]:
+    """The way with the settings that rank the development queries best, and its figures there.
+
+    Without ``settings.tune``, the way stays as it is and is only measured.
+    """
     import numpy as np
 
-    arguments = {**presets.arguments(way.defaults), "generation": way.generation}
     searches = len(development) * (2 if settings.tune else 1)
     progress.begin(f"trying on development queries: {way.name}", searches, "searches")
-    before = search_all(client, collection, development.queries, development.qrels, arguments, progress)
+    before = search_all(client, collection, development.queries, development.qrels, way.arguments(), progress)
     if not settings.tune:
-        return Found(defaults=None, figure=before.mean, untuned=before.mean)
+        return way, Trial(name=way.name, development=before.mean, untuned=before.mean, settings={})
     grid = grid_of(way, settings)
     observations: dict[str, Observation] = {}
     items = iter(development.queries.items())
@@ -92,15 +60,18 @@ def tuned(
             # Nothing was reranked: the collection has no such stage.
             choices = [choice for choice in choices if choice.stages[number].weight == 0] or choices
     scores = score(observations, development.qrels, choices, lambda: None)
-    result = tune(np.array([before.figures[id] for id in observations]), scores, choices)
-    return Found(
-        defaults=None if result.choice is None else result.choice.over(way.defaults),
-        figure=float(result.held_out.mean()),
+    found = tune(np.array([before.figures[id] for id in observations]), scores, choices)
+    chosen = way if found.choice is None else replace(way, defaults=found.choice.over(way.defaults))
+    trial = Trial(
+        name=way.name,
+        development=float(found.held_out.mean()),
         untuned=before.mean,
+        settings={} if found.choice is None else presets.described(chosen.defaults),
     )
+    return chosen, trial
 
 
-def grid_of(way: Searching, settings: GateSettings) -> Grid:
+def grid_of(way: Way, settings: GateSettings) -> Grid:
     """The settings to choose from: those of every stage that the way has.
 
     A new reranker takes part with some weight, and reads no more than ``settings.rerank_depths`` allow.
