@@ -16,6 +16,7 @@ from shortlist_adapt.corpus import Corpus
 from shortlist_adapt.costs import Cost
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
+from shortlist_adapt.hiding import CUT_OUT
 from shortlist_adapt.mining.choosing import choose
 from shortlist_adapt.mining.passages import negative_content, positive_content, shortlisted_content
 from shortlist_adapt.mining.settings import MiningSettings
@@ -25,9 +26,6 @@ from shortlist_adapt.searching import SEARCHES_PER_SECOND, Found, Searches, answ
 from shortlist_adapt.settings import to_json
 
 STEP = "mine"
-
-CUT_OUT = frozenset({"title", "heading", "first-sentence", "cloze", "docstring"})
-"""Sources whose queries stand in their documents: a shortlist of such a query says little about a reranker."""
 
 
 def cost(folder: RunFolder) -> Cost:
