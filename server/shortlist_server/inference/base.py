@@ -314,7 +314,7 @@ class RerankerService(Protocol):
 
 
 class ModelCatalog(Protocol):
-    """The models a server was started with."""
+    """The models that a server has loaded: those it was started with, and those published since."""
 
     @property
     def default_embedder(self) -> str:
