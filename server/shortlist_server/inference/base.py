@@ -14,10 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_server.domain import NO_MODEL as NO_MODEL
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
-
-NO_MODEL = "none"
-"""The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
 
 NO_DEADLINE = Deadline(math.inf)
 """For work without a deadline."""

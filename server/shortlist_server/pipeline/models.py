@@ -1,14 +1,13 @@
-"""The models that a collection or a generation needs, and the sentence to show where one is not loaded.
+"""The model that a collection or a generation needs, and the sentence to show where it is not loaded.
 
-Any thread.
+Pure functions; any thread.
 """
 
 from __future__ import annotations
 
-from shortlist_server.domain import CollectionConfig, GenerationConfig, GenerationState
+from shortlist_server.domain import CollectionConfig, GenerationConfig
 from shortlist_server.errors import ModelMismatch, ModelNotFound
 from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog
-from shortlist_server.storage.base import CollectionStore
 
 
 def find_embedder(
@@ -43,14 +42,3 @@ def notice(config: CollectionConfig, models: ModelCatalog) -> str:
         f"it serves revision {serving.revision[:12]} of embedder '{serving.name}', and revision"
         f" {current.revision[:12]} is loaded too: 'shortlist reindex' brings the collection up to it"
     )
-
-
-def models_of(collection: CollectionStore) -> set[str]:
-    """Names of the models that a collection needs: of its generations, and those that its settings name.
-
-    Does not open the collection, but may read its database. Raises ``DataCorrupted`` and ``NewerDataFormat``.
-    """
-    config = collection.config
-    live = [one for one in collection.generations() if one.state is not GenerationState.DROPPING]
-    named = (config.embedder, config.reranker, config.search_defaults.reranker or NO_MODEL)
-    return {*named, *(one.config.embedder for one in live)} - {NO_MODEL}

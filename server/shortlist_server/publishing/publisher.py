@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shortlist_server.domain import NEVER, Cancellation
+from shortlist_server.domain import NEVER, Cancellation, models_of
 from shortlist_server.errors import (
     DataCorrupted,
     ModelExists,
@@ -25,7 +25,6 @@ from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.published import PublishedModels
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe.observer import Observer
-from shortlist_server.pipeline.models import models_of
 from shortlist_server.publishing.manifest import CARD, Manifest, ModelFile, ModelKind
 from shortlist_server.publishing.names import MAX_CARD_BYTES, split_model
 from shortlist_server.publishing.shelf import ModelShelf
@@ -244,7 +243,7 @@ class Publisher:
         users = []
         for name in self._store.names():
             try:
-                if model in models_of(self._store.find(name)):
+                if model in self._models_of(name):
                     users.append(name)
             except ShortlistError as error:
                 if name in self._store.names():
@@ -286,11 +285,16 @@ class Publisher:
         found: dict[str, list[str]] = {}
         for name in self._store.names():
             try:
-                for model in models_of(self._store.find(name)):
+                for model in self._models_of(name):
                     found.setdefault(model, []).append(name)
             except ShortlistError as error:
                 logger.debug("the models of collection '%s' are unknown: %s", name, error.message)
         return found
+
+    def _models_of(self, collection: str) -> set[str]:
+        """Does not open the collection, but may read its database; raises what that raises."""
+        found = self._store.find(collection)
+        return models_of(found.config, found.generations())
 
 
 def _weights(manifest: Manifest) -> set[str]:

@@ -138,6 +138,7 @@ def backup_out(backup: Backup) -> pb.BackupInfo:
                 document_count=collection.documents,
                 passage_count=collection.passages,
                 disk_bytes=collection.bytes,
+                models=collection.models,
             )
             for collection in backup.collections
         ],
