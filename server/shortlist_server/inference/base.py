@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import NO_MODEL as NO_MODEL
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 
 NO_DEADLINE = Deadline(math.inf)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from shortlist_server.domain import (
+    NO_MODEL,
     CollectionConfig,
     Degradation,
     DegradationKind,
@@ -28,7 +29,6 @@ from shortlist_server.errors import (
 )
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    NO_MODEL,
     EmbedderService,
     ModelCatalog,
     RerankerInfo,
