@@ -15,32 +15,28 @@ Latency and guarded need judged in the same call, or an --output folder in which
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bars import Bar, at_least, at_most, finish, percentile
-from served import SCIFACT, documents
+from served import documents
 
 from shortlist import Client, CollectionConfig, Document
 from shortlist_adapt.errors import GateRefused
-from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.reporting.decision import load
 from shortlist_cli.demo.corpus import stdlib_corpus
 from shortlist_cli.evaluation.beir import Judged, load_split
 from shortlist_cli.evaluation.measuring import measure_latency
-from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.config import DEFAULT_EMBEDDER
 
 STAGES = ("judged", "latency", "guarded", "unjudged", "merge")
@@ -127,7 +123,9 @@ def adapt(*arguments: str | Path) -> int:
     return code
 
 
-def loop(client: Client, target: str, name: str, run: Path, test: Judged, options: Sequence[str | Path]) -> dict[str, Any]:
+def loop(
+    client: Client, target: str, name: str, run: Path, test: Judged, options: Sequence[str | Path]
+) -> dict[str, Any]:
     """The whole loop on a collection, and the quality of its searches before and after."""
     before = quality(client, name, test)
     begin = time.perf_counter()
