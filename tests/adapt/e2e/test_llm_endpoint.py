@@ -23,7 +23,7 @@ from shortlist_adapt.synthesis.llm.settings import LlmSettings
 from shortlist_adapt.synthesis.llm.source import llm_source
 from shortlist_adapt.synthesis.source import Draft
 
-from ..conftest import ScriptedLlm
+from .running_llm import ScriptedLlm
 
 SUBJECTS = ("baker", "beekeeper", "sailor", "geologist", "carpenter", "astronomer")
 DOCUMENTS = [
