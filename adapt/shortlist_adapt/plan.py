@@ -14,10 +14,11 @@ from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.merging.settings import MergeSettings
 from shortlist_adapt.mining.settings import MiningSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
-from shortlist_adapt.training.settings import EmbedderTraining
+from shortlist_adapt.training.settings import EmbedderTraining, RerankerTraining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Plan:
     synthesis: SynthesisSettings = nested(SynthesisSettings)
     mining: MiningSettings = nested(MiningSettings)
     embedder: EmbedderTraining = nested(EmbedderTraining)
+    reranker: RerankerTraining = nested(RerankerTraining)
+    merge: MergeSettings = nested(MergeSettings)
 
     def changed(self, values: Mapping[str, Any], step: str = "") -> Plan:
         """The plan with some values replaced, by path from the step on. Raises ``InvalidInput``."""

@@ -7,12 +7,13 @@ and vectors are the server's own. A document that a query was cut from is seen a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_adapt.corpus import Corpus, draw
 from shortlist_adapt.development.engines import open_embedder
 from shortlist_adapt.development.figures import Figure, kept, mean
 from shortlist_adapt.folder import RunFolder, fingerprint
@@ -42,12 +43,12 @@ class DenseDevelopment:
     Attributes:
         queries: the development queries.
         documents: the sample of the corpus.
-        hidden: by query id, the document that the query was cut from, without the part that became the query.
+        hidden: by query id, the documents that hold the query word for word, without that part.
     """
 
     queries: tuple[TrainingQuery, ...]
     documents: tuple[CorpusDocument, ...]
-    hidden: Mapping[str, CorpusDocument]
+    hidden: Mapping[str, tuple[CorpusDocument, ...]]
 
 
 def read_development(folder: RunFolder, *, seed: int, sample: int = SAMPLE) -> DenseDevelopment:
@@ -61,28 +62,18 @@ def read_development(folder: RunFolder, *, seed: int, sample: int = SAMPLE) -> D
     if folder.pairs.is_file():
         pairs = (pair for pair in read_lines(folder.pairs, TrainingPair) if pair.split is Split.DEVELOPMENT)
         wanted |= {document for pair in pairs for document in pair.negative_ids}
-    draw = np.random.default_rng(seed)
-    chosen: list[CorpusDocument] = []
-    others: list[tuple[float, CorpusDocument]] = []
-    for document in read_lines(folder.corpus, CorpusDocument):
-        if document.id in wanted:
-            chosen.append(document)
-        else:
-            others.append((float(draw.random()), document))
-    others = sorted(others, key=lambda drawn: drawn[0])[: max(sample - len(chosen), 0)]
-    documents = {document.id: document for document in (*chosen, *(document for _, document in others))}
+    with Corpus(folder.corpus) as corpus:
+        chosen = {document for document in wanted if document in corpus}
+        drawn = sorted((draw(seed, "development", one), one) for one in corpus if one not in chosen)
+        chosen.update(one for _, one in drawn[: max(sample - len(chosen), 0)])
+        documents = {one: corpus[one] for one in corpus if one in chosen}
+    kept_queries = tuple(query for query in queries if not documents.keys().isdisjoint(query.positives))
     hidden = {}
-    for query in queries:
-        for one in query.positives:
-            if (document := documents.get(one)) is not None:
-                title, text = visible(document, query)
-                if (title, text) != (document.title, document.text):
-                    hidden[query.id] = CorpusDocument(id=one, title=title, text=text)
-    return DenseDevelopment(
-        queries=tuple(query for query in queries if any(one in documents for one in query.positives)),
-        documents=tuple(documents.values()),
-        hidden=hidden,
-    )
+    for query in kept_queries:
+        shown = [_shown(documents[one], query) for one in query.positives if one in documents]
+        if cut := tuple(document for document in shown if document != documents[document.id]):
+            hidden[query.id] = cut
+    return DenseDevelopment(queries=kept_queries, documents=tuple(documents.values()), hidden=hidden)
 
 
 def dense_figure(
@@ -129,7 +120,7 @@ def measure_dense(
     dimension: int = 0,
 ) -> Figure:
     """The figure of an embedder. Arguments: see ``dense_figure``."""
-    documents = [*development.documents, *development.hidden.values()]
+    documents = [*development.documents, *(one for cut in development.hidden.values() for one in cut)]
     chunking = chunking or embedder.info.default_chunking
     cuts = [embedder.cut(one.title, one.text, chunking, OverflowPolicy.CHUNK).passages for one in documents]
     passages = [passage for cut in cuts for passage in cut]
@@ -184,14 +175,22 @@ def _rankings(best: Floats, development: DenseDevelopment) -> dict[str, list[str
     Args:
         best: shape (queries, documents + hidden): the cosine of each document's best passage.
     """
-    count = len(development.documents)
     places = {document.id: place for place, document in enumerate(development.documents)}
-    hidden = {query: count + number for number, query in enumerate(development.hidden)}
+    following = len(places)
+    instead: dict[str, list[tuple[int, int]]] = {}
+    for query_id, cut in development.hidden.items():
+        instead[query_id] = [(places[document.id], following + number) for number, document in enumerate(cut)]
+        following += len(cut)
     rankings = {}
     for row, query in enumerate(development.queries):
-        scores = best[row, :count].copy()
-        if query.id in hidden:
-            scores[places[development.hidden[query.id].id]] = best[row, hidden[query.id]]
+        scores = best[row, : len(places)].copy()
+        for place, column in instead.get(query.id, ()):
+            scores[place] = best[row, column]
         order = np.argsort(-scores, kind="stable")[:_RANKED]
         rankings[query.id] = [development.documents[place].id for place in order]
     return rankings
+
+
+def _shown(document: CorpusDocument, query: TrainingQuery) -> CorpusDocument:
+    title, text = visible(document, query)
+    return replace(document, title=title, text=text)

@@ -17,6 +17,7 @@ from shortlist_adapt.progress import Progress
 from shortlist_adapt.settings import to_json
 from shortlist_adapt.training import checkpoints
 from shortlist_adapt.training.checkpoints import Checkpoint
+from shortlist_adapt.training.settings import EmbedderTraining, RerankerTraining
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,35 @@ MEASURES = {"embedder": "dense nDCG@10", "reranker": "final nDCG@10"}
 """What each kind of model is chosen by."""
 
 _NOT_IN_THE_RESULT = ("device", "threads")
+
+
+def merge_embedder(
+    folder: RunFolder, settings: MergeSettings, training: EmbedderTraining, *, seed: int, progress: Progress
+) -> Mapping[str, Any]:
+    """Merges the embedder's checkpoints; see ``merge``.
+
+    Args:
+        training: how it was trained: it is measured as it was then.
+        seed: the seed of the run.
+    """
+    from shortlist_adapt.training.embedder import embedder_measure
+
+    return merge(folder, "embedder", settings, embedder_measure(folder, training, seed=seed), progress)
+
+
+def merge_reranker(
+    folder: RunFolder, settings: MergeSettings, training: RerankerTraining, *, progress: Progress
+) -> Mapping[str, Any]:
+    """Merges the reranker's checkpoints; see ``merge``. A base with a new head ranks at random, and is left out.
+
+    Args:
+        training: how it was trained: it is measured as it was then.
+    """
+    from shortlist_adapt.training import reranker
+
+    new_head = reranker.has_new_head(folder)
+    measure = reranker.reranker_measure(folder, training)
+    return merge(folder, reranker.KIND, settings, measure, progress, with_base=not new_head)
 
 
 def merge_cost(folder: RunFolder, kind: str, settings: MergeSettings, *, seconds_each: float) -> Cost:

@@ -6,6 +6,7 @@ over decoders, and Qwen3-Reranker. An embedder becomes a cross-encoder with a ne
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ def train_reranker(
     }
     folder.note_done(STEP, digest, figures)
     return figures
+
+
+def has_new_head(folder: RunFolder) -> bool:
+    """Whether the reranker of a run began with a new head. Raises ``InvalidInput`` if no training is finished."""
+    try:
+        state = json.loads(folder.state(STEP).read_text(encoding="utf-8"))
+        return bool(state["figures"]["new_head"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{folder.root} has no trained reranker: train it to the end first") from error
 
 
 def reranker_measure(folder: RunFolder, settings: RerankerTraining) -> Callable[[Path], Figure] | None:
