@@ -40,7 +40,6 @@ _ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 """Settings that do not change what is trained, but for the last digits."""
 _CARD = "README.md"
-_LOGGED_STEPS = 5
 _FORWARD_SHARE = 1 / 3
 """A forward pass, as a share of a step of training."""
 _QUERY_TOKENS = 24
@@ -266,7 +265,7 @@ def _trainer(
         weight_decay=settings.weight_decay,
         seed=seed,
         save_strategy="no",  # ``SavesAt`` asks for checkpoints
-        logging_steps=_LOGGED_STEPS,
+        logging_steps=1,  # a mean over several steps would not be the same after a kill between them
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
