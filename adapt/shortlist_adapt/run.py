@@ -40,8 +40,8 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
 
     if not (plan.embedder.enabled or plan.reranker.enabled):
         raise InvalidInput("neither the embedder nor the reranker is to be trained: enable one of them")
-    make_queries(folder, client, plan, progress)
-    _say(progress, "mine", mining.cost(folder).line())
+    _make_queries(folder, client, plan, progress)
+    _say(progress, "mine", mining.cost(folder, plan.collection, plan.mining).line())
     mining.mine(folder, client, plan.collection, plan.mining, progress, seed=plan.seed)
     if plan.embedder.enabled:
         _train_embedder(folder, plan, progress)
@@ -55,7 +55,7 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
     return publishing.publish(folder, client, plan.collection, plan.publish, progress, seed=plan.seed)
 
 
-def make_queries(folder: RunFolder, client: Client, plan: Plan, progress: Progress) -> None:
+def _make_queries(folder: RunFolder, client: Client, plan: Plan, progress: Progress) -> None:
     """The export and the queries: all that is needed to say what mining costs. Raises as ``run``."""
     settings = plan.synthesis
     sources = synthesis.sources_of(settings, folder, seed=plan.seed)

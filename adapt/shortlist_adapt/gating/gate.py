@@ -16,7 +16,7 @@ from shortlist import Client, ModelKind
 from shortlist_adapt.costs import Cost
 from shortlist_adapt.errors import GateRefused, InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
-from shortlist_adapt.gating import guarding, held_out, presets, scratch, trials
+from shortlist_adapt.gating import guarding, held_out, presets, scratch, tuning, ways
 from shortlist_adapt.gating.held_out import ChosenQueries
 from shortlist_adapt.gating.judging import best_trial, compare, objection
 from shortlist_adapt.gating.searching import Searched, median_ms, search_all
@@ -87,7 +87,7 @@ def cost(folder: RunFolder, client: Client, collection: str, settings: GateSetti
     judged = min(settings.max_queries, sum(one.split is Split.HELD_OUT for one in queries))
     tuned = min(settings.max_queries, sum(one.split is Split.DEVELOPMENT for one in queries))
     guarded = sum(len(guard.judged.queries) for guard in guards)
-    searches = 2 * (judged + guarded) + 2 * trials.MOST_WAYS * tuned
+    searches = 2 * (judged + guarded) + 2 * ways.MOST_WAYS * tuned
     return Cost(seconds=seconds + searches * _search_seconds(client, collection, queries), searches=searches)
 
 
@@ -163,8 +163,8 @@ def _measure(
     generation = built.generation(arena.collection, embedder) if embedder else 0
     found = client.get_collection(arena.collection)
     tried = [
-        trials.tried(client, arena.collection, way, development, settings, progress)
-        for way in trials.ways(found, models, generation, settings)
+        tuning.tuned(client, arena.collection, way, development, settings, progress)
+        for way in ways.ways(found, models, generation, settings)
     ]
     present = tried[0][1]
     best = best_trial([trial for _, trial in tried[1:]])

@@ -43,8 +43,16 @@ def why(
 
 def guard(candidate: float, *, holds: bool) -> GuardedOutcome:
     return GuardedOutcome(
-        name="g/test", collection="g", queries=5, serving=0.5, candidate=candidate, low=-0.1, high=0.1, affected=True, holds=holds
-    )  # fmt: skip
+        name="g/test",
+        collection="g",
+        queries=5,
+        serving=0.5,
+        candidate=candidate,
+        low=-0.1,
+        high=0.1,
+        affected=True,
+        holds=holds,
+    )
 
 
 def test_a_gain_that_chance_does_not_explain_passes() -> None:

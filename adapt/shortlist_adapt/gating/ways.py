@@ -1,21 +1,19 @@
-"""The ways to use a candidate's models, each tuned on the development split; the best one goes to the held-out queries.
+"""The ways to use a candidate's models, of which the best goes to the held-out queries.
 
 The present models with tuned settings are one of the ways. So a gain that settings alone would bring does not count as
-one of a new model.
+one of a new model. Pure functions; any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from shortlist import Client, Collection, SearchDefaults
-from shortlist_adapt.gating import presets, tuning
-from shortlist_adapt.gating.held_out import ChosenQueries
+from shortlist import Collection, SearchDefaults
+from shortlist_adapt.gating import presets
 from shortlist_adapt.gating.settings import GateSettings
-from shortlist_adapt.progress import Progress
-from shortlist_adapt.reporting.decision import GatedModel, Trial
+from shortlist_adapt.reporting.decision import GatedModel
 
 PRESENT = "present models"
 MOST_WAYS = 4
@@ -37,6 +35,11 @@ class Way:
     models: tuple[GatedModel, ...]
     generation: int
     defaults: SearchDefaults
+
+    @property
+    def new_reranker(self) -> str:
+        """Address of the new reranker; "" where it uses none."""
+        return next((model.address for model in self.models if model.kind == "reranker"), "")
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``Client.search``."""
@@ -60,23 +63,3 @@ def _ways(collection: Collection, models: Sequence[GatedModel], generation: int,
         yield Way(name="embedder", models=(embedder,), generation=generation, defaults=present)
     if embedder is not None and reranker is not None:
         yield Way(name="embedder and reranker", models=(embedder, reranker), generation=generation, defaults=reranked)
-
-
-def tried(
-    client: Client,
-    collection: str,
-    way: Way,
-    development: ChosenQueries,
-    settings: GateSettings,
-    progress: Progress,
-) -> tuple[Way, Trial]:
-    """The way with the settings that rank the development queries best, and its figure there."""
-    found = tuning.tuned(client, collection, way, development, settings, progress)
-    chosen = way if found.defaults is None else replace(way, defaults=found.defaults)
-    trial = Trial(
-        name=way.name,
-        development=found.figure,
-        untuned=found.untuned,
-        settings={} if found.defaults is None else presets.described(found.defaults),
-    )
-    return chosen, trial
