@@ -101,18 +101,46 @@ def merge(
     work = folder.cache / "merging" / kind
 
     def build(recipe: Recipe) -> Path:
-        return recipe.folders[0] if recipe.kind in ("base", "checkpoint") else _write(recipe, base, work)
+        return recipe.folders[0] if recipe.kind in ("base", "checkpoint") else write_recipe(recipe, base, work)
 
     cost = merge_cost(folder, kind, settings, measure, with_base=with_base)
     progress.say(f"merge the {kind}: {cost.line()}")
     progress.begin(f"merging checkpoints of the {kind}")
     found = sweep(base if with_base else None, saved, settings, measure, build, progress)
-    _write(found.chosen, base, target, published=True)
+    write_recipe(found.chosen, base, target, published=True)
     shutil.rmtree(work, ignore_errors=True)
     part = _part(kind, found)
     _note(folder, kind, part)
     folder.note_done(step, digest, part)
     return part
+
+
+def write_recipe(recipe: Recipe, base: Path, target: Path, *, published: bool = False) -> Path:
+    """Writes a candidate's folder, which is replaced if it exists; returns it.
+
+    Args:
+        base: the model as training found it.
+        published: whether it gets the base's number format; a candidate to measure keeps that of training.
+
+    Raises:
+        InvalidInput: the models do not belong together.
+    """
+    from shortlist_adapt.merging.folders import merge_folders
+    from shortlist_adapt.merging.slerp import average, slerp, slerp_all
+
+    folders = list(recipe.folders)
+    if recipe.base_weight < 1:
+        folders = [base, *folders]
+
+    def combine(tensors: Sequence[Tensor]) -> Tensor:
+        if recipe.kind == "average":
+            return average(tensors)
+        if recipe.base_weight < 1:
+            return slerp(tensors[0], slerp_all(tensors[1:]), recipe.base_weight)
+        return slerp_all(tensors)
+
+    merge_folders(folders, target, combine, like=base if published else None)
+    return target
 
 
 def _saved(folder: RunFolder, kind: str) -> list[Checkpoint]:
@@ -132,26 +160,6 @@ def _fingerprint(
         "checkpoints": [(one.name, one.development) for one in saved],
     }
     return fingerprint(values, [trained / checkpoints.BEGUN])
-
-
-def _write(recipe: Recipe, base: Path, target: Path, *, published: bool = False) -> Path:
-    """Writes a candidate's folder, in the base's number format if it is to be published."""
-    from shortlist_adapt.merging.folders import merge_folders
-    from shortlist_adapt.merging.slerp import average, slerp, slerp_all
-
-    folders = list(recipe.folders)
-    if recipe.base_weight < 1:
-        folders = [base, *folders]
-
-    def combine(tensors: Sequence[Tensor]) -> Tensor:
-        if recipe.kind == "average":
-            return average(tensors)
-        if recipe.base_weight < 1:
-            return slerp(tensors[0], slerp_all(tensors[1:]), recipe.base_weight)
-        return slerp_all(tensors)
-
-    merge_folders(folders, target, combine, like=base if published else None)
-    return target
 
 
 def _part(kind: str, found: Sweep) -> dict[str, Any]:
