@@ -226,7 +226,8 @@ def merged(run: Path, data: Path, name: str, target: str, seed: int, options: Se
     """
     from shortlist_adapt.development.dense import DenseDevelopment, measure_dense
     from shortlist_adapt.development.engines import open_embedder
-    from shortlist_adapt.merging.merge import recipe_of, write_recipe
+    from shortlist_adapt.merging.merge import write_recipe
+    from shortlist_adapt.merging.sweep import recipe_of
     from shortlist_adapt.plan import read_plan
     from shortlist_adapt.training import checkpoints
 

@@ -39,7 +39,7 @@ TRAINING = {
 
 @pytest.fixture(scope="module")
 def judged(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each concept has a word in documents and another one in questions; questions combine the concepts of a document."""
+    """A concept has one word in documents and another in questions, which combine the concepts of a document."""
     vocabulary = json.loads((minilm / "tokenizer.json").read_text())["model"]["vocab"]
     words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and 5 <= len(word) <= 7)
     dice = random.Random(5)
