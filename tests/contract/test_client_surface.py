@@ -129,6 +129,8 @@ PUBLIC = {
     "RequestIdReused",
     "Rerank",
     "RerankScore",
+    "RerankStage",
+    "RerankStageReport",
     "RerankedPassage",
     "RerankerModel",
     "ResourceExhausted",

@@ -9,7 +9,7 @@ answers, ``_status`` makes errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 
 from shortlist import _collection_calls as collection_calls
@@ -21,6 +21,7 @@ from shortlist._collection_types import (
     CollectionConfig,
     Fusion,
     Rerank,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
 )
@@ -118,7 +119,7 @@ class Client(ModelCalls):
         filter: Filter | None = None,
         mode: RetrievalMode | None = None,
         instruction: str | None = None,
-        rerank: bool | Rerank | None = None,
+        rerank: bool | Rerank | Sequence[RerankStage] | None = None,
         candidates: Candidates | None = None,
         fusion: Fusion | None = None,
         include: Include | None = None,
@@ -140,7 +141,7 @@ class Client(ModelCalls):
             filter: only documents that pass are considered; made with ``Field``.
             mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.
             instruction: task for embedders that take one; the collection's by default.
-            rerank: whether to rerank, or how; the collection's settings by default.
+            rerank: whether to rerank, or how, or in which stages; the collection's settings by default.
             candidates: how many documents each index gives.
             fusion: how the two rankings become one.
             include: what to return of each document; text and metadata by default.

@@ -45,9 +45,16 @@ def create_collection(store: Store, models: ModelCatalog, new: NewCollection) ->
 
 def check_search_defaults(models: ModelCatalog, config: CollectionConfig, defaults: SearchDefaults) -> None:
     """Raises ``ModelNotFound`` or ``InvalidArgument`` unless a collection with this config can have these defaults."""
-    if defaults.reranker:
+    named = [(defaults.reranker, "search_defaults.rerank.model")] if defaults.reranker else []
+    for place, stage in enumerate(defaults.rerank_stages or ()):
+        field = f"search_defaults.rerank.stages[{place}].model"
+        if (stage.model or config.reranker) == NO_MODEL:
+            raise InvalidArgument("the collection has no reranker: name one for the stage", field=field)
+        named.append((stage.model or config.reranker, field))
+    if named:
         info = None if config.embedder == NO_MODEL else models.embedder(config.embedder).info
-        _check_reranker(models, defaults.reranker, info, "search_defaults.rerank.model")
+        for name, field in named:
+            _check_reranker(models, name, info, field)
 
 
 def _completed(models: ModelCatalog, new: NewCollection) -> CollectionConfig:
