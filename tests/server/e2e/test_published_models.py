@@ -61,6 +61,8 @@ def test_a_published_embedder_serves_a_collection_also_after_a_restart(
         found = client.search("docs", "who hunts in snow", mode="dense")
         assert found.hits[0].id == "lynx"
         assert found.report.embedder is not None and found.report.embedder.name == "words@1"
+        assert client.backup("monday").collections[0].models == ("words@1",)
+        assert next(iter(client.list_backups())).collections[0].models == ("words@1",)
         with pytest.raises(ModelInUse, match="'docs'"):
             client.delete_model("words@1")
         (listed,) = client.list_models()
