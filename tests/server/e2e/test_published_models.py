@@ -215,7 +215,7 @@ def test_models_belong_to_operators_of_the_whole_server(tmp_path: Path, static_m
         new_key("writer", [Scope.READ, Scope.WRITE]),
         new_key("tenant", [Scope.ADMIN], ["docs"]),
     )
-    entries = tuple(key.entry for _, key in (operator, writer, tenant))
+    entries = tuple(key.entry() for _, key in (operator, writer, tenant))
     with server(tmp_path / "data", api_keys=entries) as running:
         for secret, _ in (writer, tenant):
             with Client(running.target, api_key=secret) as client:

@@ -50,6 +50,12 @@ def write(path: str, content: bytes | str) -> Callable[[Path], object]:
     return lambda folder: (folder / path).write_bytes(data)
 
 
+def header(**entry: Any) -> Callable[[Path], object]:
+    """Weights of 4 bytes with one tensor, described by ``entry``."""
+    text = json.dumps({"embedding.weight": {"dtype": "F32", **entry}}).encode()
+    return write(TABLE, struct.pack("<Q", len(text)) + text + b"\0\0\0\0")
+
+
 def with_nan(folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -78,10 +84,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda folder: (folder / TABLE).unlink(), "model.safetensors"),
     "weights of another kind": (write(TABLE, b"PK\x03\x04 a pickle in a zip"), "model.safetensors"),
     "an endless header": (write(TABLE, struct.pack("<Q", 2**63)), "model.safetensors"),
-    "a header of lists": (write(TABLE, struct.pack("<Q", 200_000) + b"[" * 200_000), "model"),
+    "a header of lists": (write(TABLE, struct.pack("<Q", 200_000) + b"[" * 200_000), "model.safetensors"),
+    "a shape of another size": (header(shape=[10, 10], data_offsets=[0, 4]), "model.safetensors"),
+    "offsets that are no numbers": (header(shape=[1], data_offsets=["a", "b"]), "model.safetensors"),
+    "no offsets": (header(shape=[1], data_offsets=[]), "model.safetensors"),
+    "a tensor of integers": (header(dtype="I8", shape=[4], data_offsets=[0, 4]), "model.safetensors"),
     "NaN": (with_nan, "model.safetensors"),
     "JSON cut short": (write("modules.json", "[{"), "modules.json"),
-    "JSON of lists": (write("modules.json", "[" * 200_000), "model"),
+    "JSON of lists": (write("modules.json", "[" * 200_000), "modules.json"),
     "no tokenizer": (lambda folder: (folder / TOKENIZER).unlink(), "tokenizer.json"),
     "a tokenizer of nothing": (write(TOKENIZER, "{}"), "tokenizer.json"),
     "a tokenizer that is no text": (write(TOKENIZER, b"\xff\xfe\x00"), "tokenizer.json"),
