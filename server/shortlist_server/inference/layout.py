@@ -240,6 +240,7 @@ def _check_safetensors(path: Path) -> None:
             header = json.loads(file.read(length)) if length < min(size, 1 << 28) else None
         assert isinstance(header, dict)
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        assert isinstance(end, int)
     except (struct.error, ValueError, AssertionError, LookupError, TypeError, MemoryError, RecursionError) as error:
         raise ModelNotFound(f"{path} is not a safetensors file, perhaps only a pointer to one: copy it anew") from error
     check_formats(path, header)
