@@ -72,7 +72,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path} is missing, so the folder is not a complete model: copy the model anew") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelNotFound(
             f"{path} is not valid JSON ({error}), so it is truncated or foreign: copy the model anew"
         ) from error
@@ -240,7 +240,8 @@ def _check_safetensors(path: Path) -> None:
             header = json.loads(file.read(length)) if length < min(size, 1 << 28) else None
         assert isinstance(header, dict)
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (struct.error, ValueError, AssertionError, KeyError, TypeError, MemoryError) as error:
+        assert isinstance(end, int)
+    except (struct.error, ValueError, AssertionError, LookupError, TypeError, MemoryError, RecursionError) as error:
         raise ModelNotFound(f"{path} is not a safetensors file, perhaps only a pointer to one: copy it anew") from error
     check_formats(path, header)
     if size != 8 + length + end:

@@ -36,8 +36,13 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
         header, start = _header(path)
         data = np.memmap(path, mode="r", offset=start)
         for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            tensors[name] = _values(path, name, entry["dtype"], data[begin:end]).reshape(entry["shape"])
+            try:
+                begin, end = entry["data_offsets"]
+                tensors[name] = _values(path, name, entry["dtype"], data[begin:end]).reshape(entry["shape"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise ModelNotFound(
+                    f"{path} describes {name!r} in a way that cannot be right ({error}): copy it anew"
+                ) from error
     return tensors
 
 
