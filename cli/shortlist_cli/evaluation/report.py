@@ -96,7 +96,7 @@ def _setting(setting: SettingRecord) -> Values:
 
 
 def _moved(setting: SettingRecord) -> dict[str, int]:
-    """Numbers of relevant documents by how the second stage moved them."""
+    """Numbers of relevant documents by how reranking moved them."""
     moves = movements(setting)
     beyond = DEPTH + 1
     return {
@@ -110,7 +110,7 @@ def _moved(setting: SettingRecord) -> dict[str, int]:
 
 
 def _changed(setting: SettingRecord) -> dict[str, float]:
-    """Numbers of queries by how the second stage changed them, and the mean change."""
+    """Numbers of queries by how reranking changed them, and the mean change."""
     changes = [record.measures["final"][FIRST] - record.measures["fused"][FIRST] for record in setting.queries]
     better, worse = sum(c > 1e-9 for c in changes), sum(c < -1e-9 for c in changes)
     same = len(changes) - better - worse
