@@ -43,6 +43,11 @@ class RunFolder:
         return self.root / "pairs.jsonl"
 
     @property
+    def shortlists(self) -> Path:
+        """What the first stage finds for the development queries, as ``Shortlist`` lines; ``mine`` makes it."""
+        return self.root / "shortlists.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """What ``train`` made: ``embedder/`` and ``reranker/``, with a folder for each checkpoint."""
         return self.root / "checkpoints"

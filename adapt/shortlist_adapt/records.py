@@ -13,11 +13,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 from shortlist_adapt.errors import InvalidInput
 
-T = TypeVar("T", "CorpusDocument", "TrainingQuery", "TrainingPair")
+T = TypeVar("T", "CorpusDocument", "TrainingQuery", "TrainingPair", "Shortlist")
+
+Record = Union["CorpusDocument", "TrainingQuery", "TrainingPair", "Shortlist"]
+
+
+_TUPLES = ("rejected", "negative_ids", "negatives", "excluded_text", "document_ids", "passages", "fused")
 
 
 class Split(enum.StrEnum):
@@ -89,18 +94,40 @@ class TrainingPair:
     grade: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortlist:
+    """The best of the first stage for a query, on which a reranker is measured.
+
+    The three tuples are aligned, best document first. An answer that the first stage did not find is not among them.
+
+    Attributes:
+        positives: grade, above 0, of each document that answers the query, by document id.
+        document_ids: the documents.
+        passages: the passage of each document as a reranker reads it: the title, a line break, and the text.
+        fused: the fused score of each document, by which the first stage ordered them.
+    """
+
+    query_id: str
+    query: str
+    split: Split
+    positives: Mapping[str, int]
+    document_ids: tuple[str, ...]
+    passages: tuple[str, ...]
+    fused: tuple[float, ...]
+
+
 def query_id(source: str, document: str, text: str) -> str:
     """A stable id for a query that was made from a document: the source and 16 hexadecimal digits."""
     digest = hashlib.sha256("\0".join((source, document, text)).encode()).hexdigest()
     return f"{source}-{digest[:16]}"
 
 
-def to_line(record: CorpusDocument | TrainingQuery | TrainingPair) -> str:
+def to_line(record: Record) -> str:
     """The record as one line of JSON with its line break."""
     return json.dumps(dataclasses.asdict(record), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def write_lines(path: Path, records: Iterable[CorpusDocument | TrainingQuery | TrainingPair]) -> int:
+def write_lines(path: Path, records: Iterable[Record]) -> int:
     """Replaces a file in one step; returns the number of records. A kill leaves the former file."""
     partial = path.with_name(path.name + ".partial")
     count = 0
@@ -122,17 +149,18 @@ def read_lines(path: Path, kind: type[T]) -> Iterator[T]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _record(path, number, line, kind)
+                    yield read_line(path, number, line, kind)
     except OSError as error:
         raise InvalidInput(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _record(path: Path, number: int, line: str, kind: type[T]) -> T:
+def read_line(path: Path, number: int, line: str, kind: type[T]) -> T:
+    """The record of one line; the path and the line's number, from 1, are for the message of ``InvalidInput``."""
     try:
         values: dict[str, Any] = json.loads(line)
         if "split" in values:
             values["split"] = Split(values["split"])
-        for name in ("rejected", "negative_ids", "negatives", "excluded_text"):
+        for name in _TUPLES:
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return kind(**values)

@@ -7,6 +7,7 @@ interrupted; 2: wrong usage (click's own); 3: some documents failed.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -44,32 +45,55 @@ COMMANDS = {
         "List, retry and delete documents that failed.",
     ),
     "reindex": ("commands.reindex:reindex_group", "Change the model or chunking of a collection while it serves."),
+    "models": ("commands.models:models_group", "Publish models to a running server; list and delete them."),
     "eval": ("evaluation.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
     "tune-search": ("evaluation.tune_search:tune_command", "Find a collection's best search settings."),
+    "adapt": ("shortlist_adapt.commands.group:adapt_group", "Train models on a collection, and publish better ones."),
     "demo": ("demo.demo:demo_command", "Search the documentation of Python's standard library."),
 }
-"""Each command's module and its line of help, so that ``--help`` need not import the commands."""
+"""Each command's module and its line of help, so that ``--help`` need not import the commands.
+
+A module is named from this package on, or in full where it belongs to another package.
+"""
 
 
 class LazyGroup(click.Group):
     """A group that imports a command only when it runs."""
 
+    def __init__(self, *arguments: Any, package: str, lazy: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+        """Imports nothing.
+
+        Args:
+            arguments: as for ``click.Group``.
+            package: the package that modules are named from.
+            lazy: "module:name" and a line of help for each command, by its name, in the order of the help.
+            attributes: as for ``click.Group``.
+        """
+        super().__init__(*arguments, **attributes)
+        self._package = package
+        self._lazy = lazy
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of the commands, in the order of ``COMMANDS``."""
-        return list(COMMANDS)
+        """The names of the commands, in their order."""
+        return list(self._lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now; None for an unknown name."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._lazy:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        module, _, name = self._lazy[cmd_name][0].partition(":")
+        path = module if module.startswith("shortlist_") else f"{self._package}.{module}"
+        command: click.Command = getattr(importlib.import_module(path), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the help without importing the commands."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
+
+
+class ShortlistGroup(LazyGroup):
+    """The group of all commands."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; an error of the client becomes a line and exit code 1."""
@@ -86,7 +110,12 @@ def explain(error: ShortlistError) -> str:
     return str(error)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=ShortlistGroup,
+    package=__package__,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(version("shortlist"), prog_name="shortlist")
 def cli() -> None:
     """Shortlist: a search server that retrieves, then reranks, in one call."""

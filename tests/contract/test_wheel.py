@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(300)
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built without the generated code of the checkout, so that making it is part of the build."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for folder in ("client", "cli", "server", "proto"):
+    for folder in ("client", "cli", "server", "adapt", "proto"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("*_pb2*", "__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
@@ -28,14 +28,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_both_packages_their_types_and_the_generated_code(wheel: Path) -> None:
+def test_it_holds_all_packages_their_types_and_the_generated_code(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
         "shortlist",
         "shortlist_cli",
         "shortlist_server",
+        "shortlist_adapt",
     }
-    assert {"shortlist/py.typed", "shortlist_server/py.typed", "shortlist/v1/__init__.py"} <= names
+    assert {
+        "shortlist/py.typed",
+        "shortlist_server/py.typed",
+        "shortlist_adapt/py.typed",
+        "shortlist/v1/__init__.py",
+    } <= names
     for proto in (ROOT / "proto" / "shortlist" / "v1").glob("*.proto"):
         assert {f"shortlist/v1/{proto.stem}_pb2{suffix}" for suffix in (".py", ".pyi", "_grpc.py")} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -14,8 +14,8 @@ from os import PathLike
 from shortlist import _collection_calls as collection_calls
 from shortlist import _document_calls as document_calls
 from shortlist import _search_calls as search_calls
-from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
+from shortlist._async.models import AsyncModelCalls
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
     Candidates,
@@ -39,7 +39,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncGenerationCalls):
+class AsyncClient(AsyncModelCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
@@ -57,7 +57,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionExists: there is one of that name.
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
-            ModelNotFound: the server was not started with the embedder or the reranker.
+            ModelNotFound: the server has not loaded the embedder or the reranker.
         """
         return await self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 

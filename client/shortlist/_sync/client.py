@@ -31,8 +31,8 @@ from shortlist._filters import Filter
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
 from shortlist._search_types import SearchResult
-from shortlist._sync.generations import GenerationCalls
 from shortlist._sync.ingest import Ingest, Operations
+from shortlist._sync.models import ModelCalls
 from shortlist._sync.pages import Pages
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
@@ -40,7 +40,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class Client(GenerationCalls):
+class Client(ModelCalls):
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
@@ -58,7 +58,7 @@ class Client(GenerationCalls):
         Raises:
             CollectionExists: there is one of that name.
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
-            ModelNotFound: the server was not started with the embedder or the reranker.
+            ModelNotFound: the server has not loaded the embedder or the reranker.
         """
         return self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 

@@ -91,7 +91,7 @@ def load_embedder(name: str, folder: Path, source: str, config: Config, *, expor
         dimension=found.dimension,
         min_dimension=found.min_dimension,
         max_tokens=found.max_tokens,
-        default_chunking=_chunking(found),
+        default_chunking=default_chunking(found),
         token_vectors=not why_no_token_vectors,
         takes_instruction=bool(found.prompts.instruction_tail),
         query_prompt=found.prompts.query,
@@ -262,7 +262,8 @@ def _sample(ids: list[int], segments: list[int]) -> Sample:
     return np.array([ids], dtype=np.int64), np.array([segments], dtype=np.int64)
 
 
-def _chunking(found: EmbedderLayout) -> Chunking:
+def default_chunking(found: EmbedderLayout) -> Chunking:
+    """The size of passages for collections that state none."""
     # Short passages rank better (measured on SciFact: 128 tokens over 256). Models made for long texts get longer ones.
     size = 512 if found.causal else 128 if found.max_tokens <= 256 else 256
     return Chunking(max_tokens=min(size, found.max_tokens), overlap_tokens=min(size, found.max_tokens) // 8)
