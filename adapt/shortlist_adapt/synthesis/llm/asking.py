@@ -174,6 +174,7 @@ class Asking:
             "characters": _lines(draw.characters),
             "types": _lines(draw.types),
             "levels": _lines(self._files.levels),
+            "words": _words(draw),
         }
         system, user = self._files.configuration.fill(values)
         schema = configuration_schema(draw, self._files.levels)
@@ -221,8 +222,12 @@ def _query_values(shown: Shown, draw: Draw, chosen: Configuration) -> Mapping[st
             if draw.language == DOCUMENT_LANGUAGE
             else f"the language with the ISO 639-1 code {draw.language!r}"
         ),
-        "words": f"{draw.words[0]} to {draw.words[1]}",
+        "words": _words(draw),
     }
+
+
+def _words(draw: Draw) -> str:
+    return f"{draw.words[0]} to {draw.words[1]}"
 
 
 def _lines(choices: tuple[Choice, ...]) -> str:

@@ -18,10 +18,10 @@ from shortlist_adapt.records import CorpusDocument
 from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome
 from shortlist_adapt.synthesis.llm.budget import TokenBudget, estimated_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
-from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed
+from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed, Nobody
 from shortlist_adapt.synthesis.llm.drawing import sample
 from shortlist_adapt.synthesis.llm.endpoint import Endpoint, checked_url, read_key, sends_key_in_the_clear
-from shortlist_adapt.synthesis.llm.local import LocalModel
+from shortlist_adapt.synthesis.llm.local import LocalModel, local_name
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, check
 from shortlist_adapt.synthesis.source import Draft, QuerySource
@@ -77,21 +77,38 @@ class LlmSource:
         return SOURCE
 
     def cost(self, documents: Sequence[CorpusDocument]) -> Cost:
-        """See ``QuerySource``. Counts answers that are in the cache again, and stops at the budget."""
+        """See ``QuerySource``. Reads what the cache has already."""
         chosen = sample(documents, self._settings.documents, self._seed)
-        if not chosen:
-            return Cost()
-        limit = self._settings.max_document_characters
-        sizes = [len(f"{document.title}{document.text[:limit]}".encode("utf-8", "replace")) for document in chosen]
-        each = self._settings.per_document
-        tokens = each * sum(estimated_tokens(2 * size + PROMPT_BYTES) + ANSWER_TOKENS for size in sizes)
-        calls = 2 * each * len(chosen)
-        if self._settings.budget_tokens and tokens > self._settings.budget_tokens:
-            calls = calls * self._settings.budget_tokens // tokens
-            tokens = self._settings.budget_tokens
+        limit, each = self._settings.max_document_characters, self._settings.per_document
+        answered = asyncio.run(self._answered(chosen))
+        calls, tokens = 0, 0.0
+        for document, outcome in zip(chosen, answered, strict=True):
+            if outcome is not None and not outcome.unanswered:
+                continue
+            size = len(f"{document.title}{document.text[:limit]}".encode("utf-8", "replace"))
+            left = max(1, 2 * each - (outcome.calls if outcome else 0))
+            calls += left
+            tokens += left / 2 * (estimated_tokens(2 * size + PROMPT_BYTES) + ANSWER_TOKENS)
+        if self._settings.budget_tokens:
+            spent = sum(outcome.tokens for outcome in answered if outcome)
+            affordable = min(1.0, max(0, self._settings.budget_tokens - spent) / tokens) if tokens else 0.0
+            calls, tokens = round(calls * affordable), tokens * affordable
         local = not self._settings.url
         seconds = tokens * LOCAL_SECONDS_PER_TOKEN if local else calls * SECONDS_PER_CALL / self._settings.concurrency
-        return Cost(seconds=seconds, llm_calls=calls, llm_tokens=tokens)
+        return Cost(seconds=seconds, llm_calls=calls, llm_tokens=round(tokens))
+
+    async def _answered(self, documents: Sequence[CorpusDocument]) -> list[Outcome | None]:
+        """What the cache alone makes of the documents; None for all without a cache."""
+        path = self._folder / "answers.jsonl"
+        if not path.exists():
+            return [None for _ in documents]
+        name = self._settings.model if self._settings.url else local_name(Path(self._settings.model))
+        cache = AnswerCache(path)
+        try:
+            asking = Asking(Nobody(name), cache, self._files, self._settings, self._seed)
+            return [await asking.ask(document) for document in documents]
+        finally:
+            cache.close()
 
     def drafts(self, documents: Sequence[CorpusDocument], progress: Progress) -> Iterator[Draft]:
         """See ``QuerySource``.
