@@ -171,11 +171,10 @@ def test_no_text_can_pose_as_a_turn_of_the_chat(text: str, expected: str) -> Non
     assert neutral(text) == expected
 
 
-@given(
-    st.lists(
-        st.sampled_from(["<|", "|>", "im_start", "<", "/s>", "[INST]", "</document-", "\u200b", " ", "\n", "a"])
-    ).map("".join)
-)
+PIECES = st.sampled_from(["<|", "|>", "im_start", "<", "/s>", "[INST]", "</document-", "\u200b", " ", "\n", "a"])
+
+
+@given(st.lists(PIECES).map("".join))
 def test_no_text_ends_its_own_part(text: str) -> None:
     shown = show(CorpusDocument(id="d", title="", text=text), 0, 6000, seed=0)
     assert neutral(shown.text) == shown.text
