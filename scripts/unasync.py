@@ -25,7 +25,10 @@ SUBSTITUTIONS = [
         # Types and imports.
         (r"\bAwaitable, ", ""),
         (r"\bAwaitable\[(.*)\]\]", r"\1]"),
-        (r"\bAsync(AdminCalls|ClientBase|Client|GenerationCalls|Ingest|Iterator|OperationCalls|Pages)\b", r"\1"),
+        (
+            r"\bAsync(AdminCalls|ClientBase|Client|GenerationCalls|Ingest|Iterator|ModelCalls|OperationCalls|Pages)\b",
+            r"\1",
+        ),
         (r"\b_async\b", "_sync"),
         (r"__a(enter|exit|iter)__", r"__\1__"),
         # Syntax.

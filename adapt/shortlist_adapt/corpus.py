@@ -37,9 +37,8 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         InvalidInput: no document has a text.
         ShortlistError: the server failed.
     """
-    wanted = fingerprint({"collection": collection})
-    if folder.corpus.exists() and (figures := folder.figures(STEP, wanted)) is not None:
-        return figures
+    if (done := exported(folder, collection)) is not None:
+        return done
     state = client.get_collection(collection)
     progress.begin("reading documents", state.document_count, "documents")
     counts = {"left_out": 0, "characters": 0}
@@ -71,8 +70,13 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         "embedder_revision": state.embedder_revision,
         "reranker": state.config.reranker,
     }
-    folder.note_done(STEP, wanted, figures)
+    folder.note_done(STEP, fingerprint({"collection": collection}), figures)
     return figures
+
+
+def exported(folder: RunFolder, collection: str) -> Mapping[str, Any] | None:
+    """What ``export`` returned; None where the collection was not exported yet."""
+    return folder.figures(STEP, fingerprint({"collection": collection})) if folder.corpus.exists() else None
 
 
 class Corpus:

@@ -11,6 +11,9 @@ from shortlist_adapt.records import CorpusDocument, TrainingQuery
 TITLE = "title"
 """The source of the queries that are titles."""
 
+CUT_OUT = frozenset({TITLE, "heading", "first-sentence", "cloze", "docstring"})
+"""The sources whose queries stand in their documents, where any search by words finds them."""
+
 
 def visible(document: CorpusDocument, query: TrainingQuery) -> tuple[str, str]:
     """The title and the text of a document as training may show them for a query.

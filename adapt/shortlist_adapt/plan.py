@@ -14,8 +14,10 @@ from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.merging.settings import MergeSettings
 from shortlist_adapt.mining.settings import MiningSettings
+from shortlist_adapt.publishing import PublishSettings
 from shortlist_adapt.settings import changed, from_json, nested, setting, to_json
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.training.settings import EmbedderTraining, RerankerTraining
@@ -34,6 +36,8 @@ class Plan:
     embedder: EmbedderTraining = nested(EmbedderTraining)
     reranker: RerankerTraining = nested(RerankerTraining)
     merge: MergeSettings = nested(MergeSettings)
+    gate: GateSettings = nested(GateSettings)
+    publish: PublishSettings = nested(PublishSettings)
 
     def changed(self, values: Mapping[str, Any], step: str = "") -> Plan:
         """The plan with some values replaced, by path from the step on. Raises ``InvalidInput``."""

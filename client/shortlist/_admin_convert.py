@@ -114,6 +114,7 @@ def backup(proto: operation_pb2.BackupInfo) -> admin.Backup:
                 document_count=collection.document_count,
                 passage_count=collection.passage_count,
                 disk_bytes=collection.disk_bytes,
+                models=tuple(collection.models),
             )
             for collection in proto.collections
         ),
@@ -133,7 +134,7 @@ def evaluate_report(proto: operation_pb2.EvaluateReport) -> admin.EvaluateReport
         queries={query.id: _rankings(query.rankings) for query in proto.queries},
         sequence=proto.sequence,
         embedder=model_version(proto.embedder),
-        reranker=model_version(proto.reranker),
+        rerankers=tuple(filter(None, map(model_version, proto.rerankers))),
         degraded_searches=proto.degraded_searches,
     )
 

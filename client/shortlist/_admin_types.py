@@ -181,13 +181,19 @@ class CopyProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupCollection:
-    """A collection in a backup, as of the commit ``sequence``."""
+    """A collection in a backup, as of the commit ``sequence``.
+
+    Attributes:
+        models: names of the models that it needs where it is restored; a backup has none of them. Empty in backups of
+            earlier releases.
+    """
 
     name: str
     sequence: int
     document_count: int
     passage_count: int
     disk_bytes: int
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +238,8 @@ class EvaluateReport:
             there are only "lexical" and "final".
         queries: the same of each query by its id, when asked for.
         sequence: the searches were at least as new as this commit.
-        embedder, reranker: the models that were used, with their whole revisions; None when none was.
+        embedder: the model that embedded the queries, with its whole revision; None when none did.
+        rerankers: those of the final searches, in the order of the stages.
         degraded_searches: searches of the final ranking that ran degraded.
     """
 
@@ -241,5 +248,5 @@ class EvaluateReport:
     queries: Mapping[str, Mapping[str, RankingQuality]]
     sequence: int
     embedder: ModelVersion | None
-    reranker: ModelVersion | None
+    rerankers: tuple[ModelVersion, ...]
     degraded_searches: int

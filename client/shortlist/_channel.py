@@ -76,6 +76,13 @@ REPEATED_METHODS = {
         "ListBackups",
         "Restore",
         "Evaluate",
+        "StartModelUpload",
+        "UploadModelChunk",
+        "PublishModel",
+        "ListModels",
+        "GetModel",
+        "UpdateModelCard",
+        "DeleteModel",
     ),
     "shortlist.v1.OperationService": (
         "GetOperation",

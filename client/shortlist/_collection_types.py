@@ -17,7 +17,7 @@ FusionMethod = Literal["weighted_sum", "rrf"]
 """How two rankings become one: weighted normalised scores, or reciprocal ranks."""
 
 FailurePolicy = Literal["degrade", "fail"]
-"""What happens when the rerank stage fails: answer with the first stage's order and say so, or fail the call."""
+"""What happens when a rerank stage fails: go on with the order that it found and say so, or fail the call."""
 
 OverflowPolicy = Literal["chunk", "truncate", "error"]
 """What happens to text that does not fit one passage: more passages, cut it and say so, or refuse the document."""
@@ -55,17 +55,36 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RerankStage:
+    """One of several rerank stages.
+
+    Attributes:
+        model: name of the reranker; "" for the collection's.
+        depth: how many documents, from the top of the ranking before the stage, it reranks, 1 to 1,000; the reranker's
+            own by default. Independent of the limit.
+        weight: share of the rerank score in the score after the stage, 0 to 1; the reranker's own by default.
+        instruction: for rerankers that take one; "" for the request's.
+        deadline_share: share of the time left at its start that the stage may use, above 0 to 1; by default 0.8
+            divided by the number of stages that have not run yet.
+    """
+
+    model: str = ""
+    depth: int | None = None
+    weight: float | None = None
+    instruction: str = ""
+    deadline_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rerank:
-    """The second stage.
+    """Reranking, in one stage or several.
 
     Attributes:
         enabled: by default true where the collection has a reranker.
-        model: name of the reranker; "" for the collection's.
-        depth: documents of the fused ranking that are reranked, 1 to 1,000; 50 by default. Independent of the limit.
-        weight: share of the rerank score in the final score, 0 to 1; the reranker's own by default.
-        instruction: for rerankers that take one; "" for the request's.
+        model, depth, weight, instruction, deadline_share: of one stage, as in ``RerankStage``; of the last stage where
+            the collection presets several.
         on_failure: "degrade" by default.
-        deadline_share: share of the time left that the stage may use, above 0 to 1; 0.8 by default.
+        stages: several stages in their order, at most 4, instead of the settings of one; they replace the collection's.
     """
 
     enabled: bool | None = None
@@ -75,6 +94,7 @@ class Rerank:
     instruction: str = ""
     on_failure: FailurePolicy | None = None
     deadline_share: float | None = None
+    stages: tuple[RerankStage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,8 @@ def fusion_to_proto(fusion: collections.Fusion) -> search_pb2.Fusion:
 
 def rerank_to_proto(rerank: collections.Rerank) -> search_pb2.Rerank:
     """Rerank settings for the wire."""
+    if isinstance(rerank.stages, collections.RerankStage):
+        raise InvalidArgument("takes several stages, not one alone", field="rerank.stages")
     return search_pb2.Rerank(
         enabled=rerank.enabled,
         model=checked_text(rerank.model or "", "rerank.model"),
@@ -198,6 +200,17 @@ def rerank_to_proto(rerank: collections.Rerank) -> search_pb2.Rerank:
             search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure, "rerank.on_failure"
         ),
         deadline_share=rerank.deadline_share,
+        stages=[_stage_to_proto(stage, f"rerank.stages[{place}]") for place, stage in enumerate(rerank.stages)],
+    )
+
+
+def _stage_to_proto(stage: collections.RerankStage, field: str) -> search_pb2.RerankStage:
+    return search_pb2.RerankStage(
+        model=checked_text(stage.model or "", f"{field}.model"),
+        depth=checked_integer(stage.depth, f"{field}.depth"),
+        weight=stage.weight,
+        instruction=checked_text(stage.instruction or "", f"{field}.instruction"),
+        deadline_share=stage.deadline_share,
     )
 
 
@@ -301,8 +314,19 @@ def _search_defaults(proto: collection_pb2.SearchDefaults) -> collections.Search
             instruction=rerank.instruction,
             on_failure=_choice(search_pb2.RerankFailurePolicy, "RERANK_FAILURE_POLICY", rerank.on_failure),
             deadline_share=optional(rerank, "deadline_share"),
+            stages=tuple(map(_stage, rerank.stages)),
         ),
         recall_target=optional(proto, "recall_target"),
+    )
+
+
+def _stage(proto: search_pb2.RerankStage) -> collections.RerankStage:
+    return collections.RerankStage(
+        model=proto.model,
+        depth=optional(proto, "depth"),
+        weight=optional(proto, "weight"),
+        instruction=proto.instruction,
+        deadline_share=optional(proto, "deadline_share"),
     )
 
 

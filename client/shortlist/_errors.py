@@ -5,7 +5,8 @@
     │   ├── InvalidVector
     │   ├── InvalidFilter
     │   ├── DocumentTooLarge
-    │   └── RequestIdReused
+    │   ├── RequestIdReused
+    │   └── ModelRefused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
@@ -13,13 +14,17 @@
     │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
+    ├── ModelExists                choose another version
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
     │   ├── NewerDataFormat
     │   ├── GenerationNotReady
-    │   └── OperationNotPausable
+    │   ├── OperationNotPausable
+    │   ├── ModelInUse
+    │   ├── ModelNotReady
+    │   └── ModelsElsewhere
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -130,6 +135,12 @@ class RequestIdReused(InvalidArgument):
     reason = "REQUEST_ID_REUSED"
 
 
+class ModelRefused(InvalidArgument):
+    """A file of the model is damaged, foreign, of a kind that the server does not read, or too large."""
+
+    reason = "MODEL_REFUSED"
+
+
 class NotFound(ShortlistError):
     """Something named does not exist."""
 
@@ -168,6 +179,12 @@ class CollectionExists(ShortlistError):
     """A collection of that name exists."""
 
     reason = "COLLECTION_EXISTS"
+
+
+class ModelExists(ShortlistError):
+    """The server has other files under this name and version."""
+
+    reason = "MODEL_EXISTS"
 
 
 class FailedPrecondition(ShortlistError):
@@ -211,6 +228,24 @@ class OperationNotPausable(FailedPrecondition):
     reason = "OPERATION_NOT_PAUSABLE"
 
 
+class ModelInUse(FailedPrecondition):
+    """A generation was made with the model, or the settings of a collection name it."""
+
+    reason = "MODEL_IN_USE"
+
+
+class ModelNotReady(FailedPrecondition):
+    """The model's upload is not complete, or the server is just publishing it."""
+
+    reason = "MODEL_NOT_READY"
+
+
+class ModelsElsewhere(FailedPrecondition):
+    """The server's models run on workers, so models cannot be published to it."""
+
+    reason = "MODELS_ELSEWHERE"
+
+
 class ResourceExhausted(ShortlistError):
     """A limit is reached for now."""
 
@@ -224,7 +259,7 @@ class Overloaded(ResourceExhausted):
 
 
 class OutOfSpace(ResourceExhausted):
-    """The server's disk is full; nothing was written."""
+    """The server's disk is full, or a limit on its models is reached; nothing was written."""
 
     reason = "OUT_OF_SPACE"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from shortlist import _admin_convert as admin
 from shortlist import _generation_convert as generations
+from shortlist import _model_convert as models
 from shortlist import _operation_types as operations
 from shortlist._convert import choice_from_proto
 from shortlist._convert import collection as convert_collection
@@ -19,6 +20,7 @@ _PROGRESS: dict[str, Callable[[Any], operations.OperationProgress]] = {
     "copy_progress": admin.copy_progress,
     "evaluate_progress": admin.evaluate_progress,
     "reindex_progress": generations.reindex_progress,
+    "publish_progress": models.publish_progress,
 }
 _RESULT: dict[str, Callable[[Any], operations.OperationResult]] = {
     "verify_result": lambda proto: tuple(map(admin.verify_report, proto.reports)),
@@ -27,6 +29,7 @@ _RESULT: dict[str, Callable[[Any], operations.OperationResult]] = {
     "evaluate_result": lambda proto: tuple(map(admin.evaluate_report, proto.reports)),
     "generation": generations.generation,
     "generation_comparison": generations.generation_comparison,
+    "published_model": models.published_model,
 }
 
 

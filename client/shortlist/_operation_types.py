@@ -13,15 +13,22 @@ from shortlist._admin_types import Backup, CopyProgress, EvaluateProgress, Evalu
 from shortlist._collection_types import Collection
 from shortlist._errors import ShortlistError
 from shortlist._generation_types import Generation, GenerationComparison, ReindexProgress
+from shortlist._model_types import PublishedModel, PublishProgress
 
-OperationKind = Literal["verify", "backup", "restore", "evaluate", "reindex", "compare_generations"]
+OperationKind = Literal["verify", "backup", "restore", "evaluate", "reindex", "compare_generations", "publish_model"]
 
 OperationState = Literal["pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 
-OperationProgress = VerifyProgress | CopyProgress | EvaluateProgress | ReindexProgress
+OperationProgress = VerifyProgress | CopyProgress | EvaluateProgress | ReindexProgress | PublishProgress
 
 OperationResult = (
-    tuple[VerifyReport, ...] | Backup | Collection | tuple[EvaluateReport, ...] | Generation | GenerationComparison
+    tuple[VerifyReport, ...]
+    | Backup
+    | Collection
+    | tuple[EvaluateReport, ...]
+    | Generation
+    | GenerationComparison
+    | PublishedModel
 )
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -39,7 +46,8 @@ class Operation:
         create_time, update_time, end_time: in UTC; ``end_time`` is None before the end.
         progress: the latest; None before the first step.
         result: its result, when it has succeeded: the reports of a verification or an evaluation, the backup, the
-            restored collection, the generation that a reindex built, or the comparison. None in a list.
+            restored collection, the generation that a reindex built, the comparison, or the published model. None in a
+            list.
         error: why it failed, or that it was cancelled.
     """
 

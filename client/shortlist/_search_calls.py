@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shortlist import _collection_types as collections
@@ -10,7 +10,7 @@ from shortlist import _convert as convert
 from shortlist import _document_types as documents
 from shortlist import _search_types as searches
 from shortlist._calls import Call, filter_to_proto
-from shortlist._errors import ShortlistError
+from shortlist._errors import InvalidArgument, ShortlistError
 from shortlist._filters import Filter
 from shortlist._metadata import checked_integer, checked_text
 from shortlist._search_convert import search_result
@@ -33,7 +33,7 @@ class SearchQuery:
     filter: Filter | None = None
     mode: collections.RetrievalMode | None = None
     instruction: str | None = None
-    rerank: bool | collections.Rerank | None = None
+    rerank: bool | collections.Rerank | Sequence[collections.RerankStage] | None = None
     candidates: collections.Candidates | None = None
     fusion: collections.Fusion | None = None
     include: documents.Include | None = None
@@ -69,8 +69,18 @@ def _batch_results(
     ]
 
 
+def _rerank(given: bool | collections.Rerank | Sequence[collections.RerankStage] | None) -> collections.Rerank | None:
+    if given is None or isinstance(given, collections.Rerank):
+        return given
+    if isinstance(given, bool):
+        return collections.Rerank(enabled=given)
+    if isinstance(given, collections.RerankStage):
+        raise InvalidArgument("takes a Rerank, a list of stages, or a bool, not one stage alone", field="rerank")
+    return collections.Rerank(stages=tuple(given))
+
+
 def _search_request(query: SearchQuery) -> search_service.SearchRequest:
-    rerank = collections.Rerank(enabled=query.rerank) if isinstance(query.rerank, bool) else query.rerank
+    rerank = _rerank(query.rerank)
     proto = search_pb2.Query()
     if query.text is not None:
         proto.text = checked_text(query.text, "query.text")

@@ -27,7 +27,7 @@ def _hit(proto: search_pb2.Hit) -> searches.Hit:
         dense=_stage(proto.dense) if proto.HasField("dense") else None,
         lexical=_stage(proto.lexical) if proto.HasField("lexical") else None,
         fused=_stage(proto.fused),
-        rerank=_rerank(proto.rerank) if proto.HasField("rerank") else None,
+        reranks=tuple(map(_rerank, proto.reranks)),
         document=documents.Document(
             id=proto.id, title=document.title, text=document.text, metadata=struct_to_dict(document.metadata)
         ),
@@ -35,7 +35,7 @@ def _hit(proto: search_pb2.Hit) -> searches.Hit:
             searches.PassageHit(
                 passage=passage(hit.passage),
                 dense_score=optional(hit, "dense_score"),
-                rerank_score=optional(hit, "rerank_score"),
+                rerank_scores=dict(sorted(hit.rerank_scores.items())),
             )
             for hit in proto.passages
         ),
@@ -49,11 +49,14 @@ def _stage(proto: search_pb2.StageScore) -> searches.StageScore:
 
 def _rerank(proto: search_pb2.RerankScore) -> searches.RerankScore:
     return searches.RerankScore(
+        stage=proto.stage,
         score=proto.score,
         rank=proto.rank,
         normalized=proto.normalized,
         probability=optional(proto, "probability"),
         truncated_tokens=proto.truncated_tokens,
+        blended=proto.blended,
+        blended_rank=proto.blended_rank,
     )
 
 
@@ -75,22 +78,34 @@ def _report(proto: search_pb2.SearchReport) -> searches.SearchReport:
         dense_candidates=proto.dense_candidates,
         lexical_candidates=proto.lexical_candidates,
         fused_candidates=proto.fused_candidates,
-        reranked=proto.reranked,
+        rerank_stages=tuple(map(_rerank_stage, proto.rerank_stages)),
         filter_matches=optional(proto, "filter_matches"),
         query_tokens=proto.query_tokens,
         query_truncated_tokens=proto.query_truncated_tokens,
-        rerank_tokens=proto.rerank_tokens,
         sequence=proto.sequence,
         embedder=model_version(proto.embedder),
-        reranker=model_version(proto.reranker),
         degradations=tuple(
             searches.Degradation(
                 kind=choice_from_proto(search_pb2.DegradationKind, "DEGRADATION_KIND", degradation.kind) or "",
                 message=degradation.message,
+                stage=degradation.stage,
             )
             for degradation in proto.degradations
         ),
         generation=proto.generation,
+    )
+
+
+def _rerank_stage(proto: search_pb2.RerankStageReport) -> searches.RerankStageReport:
+    return searches.RerankStageReport(
+        stage=proto.stage,
+        model=searches.ModelVersion(name=proto.model.name, revision=proto.model.revision),
+        depth=proto.depth,
+        weight=proto.weight,
+        reranked=proto.reranked,
+        tokens=proto.tokens,
+        fetch_seconds=proto.fetch.ToTimedelta().total_seconds(),
+        rerank_seconds=proto.rerank.ToTimedelta().total_seconds(),
     )
 
 
@@ -109,8 +124,6 @@ def _explanation(proto: search_pb2.Explanation) -> searches.Explanation:
         fusion_method=choice_from_proto(search_pb2.FusionMethod, "FUSION_METHOD", proto.fusion_method) or "",
         dense_weight=proto.dense_weight,
         rrf_k=proto.rrf_k,
-        rerank_depth=proto.rerank_depth,
-        rerank_weight=proto.rerank_weight,
         texts=_texts(proto.texts) if proto.HasField("texts") else None,
     )
 
@@ -123,9 +136,12 @@ def _candidate(proto: search_pb2.ExplainedCandidate) -> searches.ExplainedCandid
         dense=_stage(proto.dense) if proto.HasField("dense") else None,
         lexical=_stage(proto.lexical) if proto.HasField("lexical") else None,
         fused=_stage(proto.fused),
-        rerank=_rerank(proto.rerank) if proto.HasField("rerank") else None,
+        reranks=tuple(map(_rerank, proto.reranks)),
         outcome=choice_from_proto(search_pb2.CandidateOutcome, "CANDIDATE_OUTCOME", proto.outcome) or "",
-        rerank_outcome=choice_from_proto(search_pb2.RerankOutcome, "RERANK_OUTCOME", proto.rerank_outcome) or "",
+        rerank_outcomes=tuple(
+            choice_from_proto(search_pb2.RerankOutcome, "RERANK_OUTCOME", outcome) or ""
+            for outcome in proto.rerank_outcomes
+        ),
     )
 
 
@@ -145,7 +161,11 @@ def _texts(proto: search_pb2.ExplainedTexts) -> searches.ExplainedTexts:
         query=proto.query,
         passages=tuple(
             searches.RerankedPassage(
-                id=passage.id, ordinal=passage.ordinal, text=passage.text, token_vectors=passage.token_vectors
+                stage=passage.stage,
+                id=passage.id,
+                ordinal=passage.ordinal,
+                text=passage.text,
+                token_vectors=passage.token_vectors,
             )
             for passage in proto.passages
         ),

@@ -5,7 +5,8 @@
     │   ├── InvalidVector
     │   ├── InvalidFilter
     │   ├── DocumentTooLarge
-    │   └── RequestIdReused
+    │   ├── RequestIdReused
+    │   └── ModelRefused
     ├── NotFound                   name something that exists
     │   ├── CollectionNotFound
     │   ├── ModelNotFound
@@ -13,13 +14,17 @@
     │   ├── OperationNotFound
     │   └── ServiceNotFound
     ├── CollectionExists           choose another name
+    ├── ModelExists                choose another version
     ├── FailedPrecondition         change the collection or the server, then repeat
     │   ├── ModelMismatch
     │   ├── UnsupportedByCollection
     │   ├── SequenceNotReached
     │   ├── NewerDataFormat
     │   ├── GenerationNotReady
-    │   └── OperationNotPausable
+    │   ├── OperationNotPausable
+    │   ├── ModelInUse
+    │   ├── ModelNotReady
+    │   └── ModelsElsewhere
     ├── ResourceExhausted          wait, then repeat
     │   ├── Overloaded
     │   └── OutOfSpace
@@ -114,6 +119,12 @@ class RequestIdReused(InvalidArgument):
     reason = "REQUEST_ID_REUSED"
 
 
+class ModelRefused(InvalidArgument):
+    """A file of the model to publish is damaged, foreign, of a kind that is not read, or too large."""
+
+    reason = "MODEL_REFUSED"
+
+
 class NotFound(ShortlistError):
     """What the request names does not exist."""
 
@@ -154,6 +165,12 @@ class CollectionExists(ShortlistError):
     """A collection of that name exists already."""
 
     reason = "COLLECTION_EXISTS"
+
+
+class ModelExists(ShortlistError):
+    """A model of that name and version exists, with other files."""
+
+    reason = "MODEL_EXISTS"
 
 
 class FailedPrecondition(ShortlistError):
@@ -199,6 +216,24 @@ class OperationNotPausable(FailedPrecondition):
     reason = "OPERATION_NOT_PAUSABLE"
 
 
+class ModelInUse(FailedPrecondition):
+    """A generation was made with the model, or the settings of a collection name it."""
+
+    reason = "MODEL_IN_USE"
+
+
+class ModelNotReady(FailedPrecondition):
+    """The model's upload is not complete, or the model is just being published."""
+
+    reason = "MODEL_NOT_READY"
+
+
+class ModelsElsewhere(FailedPrecondition):
+    """The server's models run on workers, so models cannot be published to it."""
+
+    reason = "MODELS_ELSEWHERE"
+
+
 class ResourceExhausted(ShortlistError):
     """A limit is reached at the moment."""
 
@@ -213,7 +248,7 @@ class Overloaded(ResourceExhausted):
 
 
 class OutOfSpace(ResourceExhausted):
-    """The disk is full; nothing was written."""
+    """The disk is full, or the models have reached their limit; nothing was written."""
 
     reason = "OUT_OF_SPACE"
 

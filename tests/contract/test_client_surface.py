@@ -50,6 +50,7 @@ PUBLIC = {
     "CommitsLost",
     "CopyProgress",
     "DataCorrupted",
+    "DeadLetter",
     "DeadlineExceeded",
     "Degradation",
     "DeleteResult",
@@ -90,9 +91,17 @@ PUBLIC = {
     "InvalidFilter",
     "InvalidOperation",
     "InvalidVector",
+    "ModelExists",
+    "ModelFile",
+    "ModelInUse",
+    "ModelKind",
     "ModelMismatch",
     "ModelNotFound",
+    "ModelNotReady",
+    "ModelRefused",
+    "ModelState",
     "ModelVersion",
+    "ModelsElsewhere",
     "NewerDataFormat",
     "NotFound",
     "Operation",
@@ -110,7 +119,8 @@ PUBLIC = {
     "Passage",
     "PassageHit",
     "PermissionDenied",
-    "DeadLetter",
+    "PublishProgress",
+    "PublishedModel",
     "RankingComparison",
     "RankingQuality",
     "RecallEstimate",
@@ -119,6 +129,8 @@ PUBLIC = {
     "RequestIdReused",
     "Rerank",
     "RerankScore",
+    "RerankStage",
+    "RerankStageReport",
     "RerankedPassage",
     "RerankerModel",
     "ResourceExhausted",
@@ -143,6 +155,7 @@ PUBLIC = {
     "Unavailable",
     "Unimplemented",
     "UnsupportedByCollection",
+    "UploadProgress",
     "UsedAfterFork",
     "VerifyCheck",
     "VerifyProgress",
@@ -184,6 +197,13 @@ METHOD_OF_RPC = {
     "SwitchGeneration": "switch_generation",
     "RollBackGeneration": "roll_back_generation",
     "DropGeneration": "drop_generation",
+    "StartModelUpload": "upload_model",
+    "UploadModelChunk": "upload_model",
+    "PublishModel": "publish_model",
+    "ListModels": "list_models",
+    "GetModel": "get_model",
+    "UpdateModelCard": "update_model_card",
+    "DeleteModel": "delete_model",
 }
 
 SERVICES = [
@@ -252,7 +272,9 @@ def test_both_clients_are_documented_alike() -> None:
         assert first.splitlines()[0] == second.splitlines()[0], name
 
 
-IDEMPOTENT = re.compile("Search|BatchSearch|Get.*|List.*|Count|(Cancel|Pause|Resume|Wait)Operation")
+IDEMPOTENT = re.compile(
+    "Search|BatchSearch|Get.*|List.*|Count|(Cancel|Pause|Resume|Wait)Operation|StartModelUpload|UploadModelChunk"
+)
 
 
 def test_every_repeated_method_reads_or_is_idempotent_or_has_a_request_id() -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train:train_command", "Train the embedder, the reranker, or both."),
     "merge": ("merge:merge_command", "Merge checkpoints, and choose the best on the development split."),
     "gate": ("gate:gate_command", "Test the candidate on held-out queries; exit with 4 if it is not better."),
+    "prompts": ("prompts:prompts_command", "Copy the prompts of the language model into a folder, to change them."),
     "publish": ("publish:publish_command", "Publish the model, reindex the collection and switch to it."),
 }
 """Each step's module and its line of help."""

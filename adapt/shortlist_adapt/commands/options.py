@@ -100,7 +100,8 @@ def _type(plain: Any) -> Any:
     allowed = choices(plain)
     if allowed is not None:
         return click.Choice(allowed)
-    return click.Path(path_type=Path) if plain is Path else plain
+    # In full, because a later step may run in another folder.
+    return click.Path(path_type=Path, resolve_path=True) if plain is Path else plain
 
 
 def _default(value: Any, *, several: bool) -> str:

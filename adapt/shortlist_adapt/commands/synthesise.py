@@ -33,7 +33,7 @@ def synthesise_command(collection: str, *, folder: RunFolder, seed: int | None, 
     """
     plan = begin(folder, collection, seed).changed(chosen(SynthesisSettings, options), "synthesis")
     write_plan(folder, plan)
-    sources = sources_of(plan.synthesis, seed=plan.seed)
+    sources = sources_of(plan.synthesis, folder, seed=plan.seed)
     with connect(options) as client, shown() as progress:
         export(folder, client, collection, progress)
         with Corpus(folder.corpus) as corpus:

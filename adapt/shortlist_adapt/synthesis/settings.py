@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shortlist_adapt.settings import setting
+from shortlist_adapt.settings import nested, setting
+from shortlist_adapt.synthesis.llm.settings import LlmSettings
 
 ExtractiveSource = Literal["title", "heading", "first-sentence", "cloze", "docstring"]
 
@@ -19,14 +20,15 @@ class SynthesisSettings:
     judged_split: str = setting("train", "Qrels of these folders whose queries the run may use: qrels/SPLIT.tsv.")
     held_out_split: str = setting("", "Qrels of these folders whose queries are for the gate alone.")
     qrels: Path | None = setting(None, "Qrels (tab-separated, or TREC's) of the queries in --queries.")
-    queries: Path | None = setting(None, "Queries of --qrels, as JSON lines with _id and text.")
+    queries: Path | None = setting(None, "Queries of --qrels: JSON lines with _id and text, or a .tsv of id and text.")
     clicks: tuple[Path, ...] = setting((), "CSV of clicks with the columns query and document_id; repeatable.")
     min_clicks: int = setting(2, "Fewest clicks of a document for a query to count as an answer.", least=1)
     sources: tuple[ExtractiveSource, ...] = setting(
         ("title", "heading", "first-sentence", "cloze", "docstring"), "Source that cuts queries out of documents."
     )
-    documents: int = setting(5_000, "Most documents to make queries from, chosen by chance.", least=0)
-    per_document: int = setting(2, "Most queries of each such source for a document.", least=1, most=100)
+    documents: int = setting(2_000, "Most documents to make queries from, chosen by chance.", least=0)
+    per_document: int = setting(1, "Most queries of each such source for a document.", least=1, most=100)
+    llm: LlmSettings = nested(LlmSettings)
     round_trip_rank: int = setting(
         10, "Worst rank at which a search must find the document of a made query again; 0 keeps all.", least=0, most=100
     )

@@ -19,33 +19,42 @@ from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import Split, TrainingQuery, query_id, write_lines
-from shortlist_adapt.searching import SEARCHES_PER_SECOND, Searches, answers_path
+from shortlist_adapt.searching import DEPTH, SEARCHES_PER_SECOND, Searches, answers_path
 from shortlist_adapt.settings import to_json
 from shortlist_adapt.splits import Member, assign
 from shortlist_adapt.synthesis.cleaning import USERS, Cleaned, clean
 from shortlist_adapt.synthesis.extractive import ExtractiveQueries
 from shortlist_adapt.synthesis.judged import clicked_queries, judged_queries
 from shortlist_adapt.synthesis.languages import language_of
+from shortlist_adapt.synthesis.llm.prompts import files_of
+from shortlist_adapt.synthesis.llm.source import llm_source
 from shortlist_adapt.synthesis.round_trip import passes
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.synthesis.source import Draft, QuerySource
 
 STEP = "synthesise"
 
-SPREAD = 50
-"""Hits of a round-trip search. Fused scores are relative to the worst hit, so a few hits would not be enough."""
 
+def sources_of(settings: SynthesisSettings, folder: RunFolder, *, seed: int) -> list[QuerySource]:
+    """The sources without a model, in the order of the settings, then the LLM if one is set.
 
-def sources_of(settings: SynthesisSettings, *, seed: int) -> list[QuerySource]:
-    """The sources without a model, in the order of the settings."""
-    return [ExtractiveQueries(name, per_document=settings.per_document, seed=seed) for name in settings.sources]
+    Raises:
+        InvalidInput: the settings of the LLM cannot be used.
+    """
+    sources: list[QuerySource] = [
+        ExtractiveQueries(name, per_document=settings.per_document, seed=seed) for name in settings.sources
+    ]
+    if settings.llm.model:
+        sources.append(llm_source(settings.llm, folder, seed=seed))
+    return sources
 
 
 def cost(corpus: Corpus, sources: Sequence[QuerySource], settings: SynthesisSettings, *, seed: int) -> Cost:
     """What the step costs beside the export: the sources, and at most a search for each query that they make."""
     documents = corpus.sample(settings.documents, seed)
     made = sum((source.cost(documents) for source in sources), Cost())
-    searches = len(documents) * settings.per_document * len(settings.sources) if settings.round_trip_rank else 0
+    made_each = settings.per_document * len(settings.sources) + (settings.llm.per_document if settings.llm.model else 0)
+    searches = len(documents) * made_each if settings.round_trip_rank else 0
     return made + Cost(seconds=searches / SEARCHES_PER_SECOND, searches=searches)
 
 
@@ -58,7 +67,6 @@ def synthesise(
     *,
     sources: Sequence[QuerySource],
     seed: int,
-    sources_settings: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Writes ``queries.jsonl``.
 
@@ -70,8 +78,6 @@ def synthesise(
         progress: is told how far it is.
         sources: make queries from documents, in this order.
         seed: of every choice.
-        sources_settings: settings of sources that are not in ``settings``, as JSON values; part of what makes a run
-            that was done up to date.
 
     Returns:
         Counts for the report: queries by source, split, kind and language, and what was dropped.
@@ -82,8 +88,7 @@ def synthesise(
         ShortlistError: the server failed.
     """
     exported = corpus_step.export(folder, client, collection, progress)
-    chosen = {**to_json(settings), "seed": seed, "sources_settings": sources_settings}
-    wanted = fingerprint(chosen, [folder.corpus, *_files(settings)])
+    wanted = fingerprint({**to_json(settings), "seed": seed}, [folder.corpus, *_files(settings)])
     if folder.queries.exists() and (figures := folder.figures(STEP, wanted)) is not None:
         return figures
     with Corpus(folder.corpus) as corpus:
@@ -91,7 +96,7 @@ def synthesise(
         drafts = _drafts(settings, sources, documents, progress)
         cleaned = clean(drafts, corpus, max_copied=settings.max_copied)
         if settings.round_trip_rank:
-            searches = Searches(client, collection, answers_path(folder, exported, SPREAD), limit=SPREAD)
+            searches = Searches(client, collection, answers_path(folder, exported, DEPTH))
             _drop_unfindable(cleaned, searches, settings, progress)
         queries, cut_links = _with_splits(cleaned, corpus, settings, seed)
     if not any(query.split is Split.TRAIN for query in queries):
@@ -122,9 +127,9 @@ def _drafts(
 
 def _drop_unfindable(cleaned: Cleaned, searches: Searches, settings: SynthesisSettings, progress: Progress) -> None:
     made = {key: draft for key, draft in cleaned.drafts.items() if draft.source not in USERS}
-    answers = searches.all([draft.text for draft in made.values()], progress)
+    searches.ask([draft.text for draft in made.values()], progress)
     for key, draft in made.items():
-        found = answers[draft.text]
+        found = searches[draft.text]
         if not passes(found, draft.positives, rank=settings.round_trip_rank, margin=settings.round_trip_margin):
             del cleaned.drafts[key]
             cleaned.dropped["document not found again"] += 1
@@ -194,4 +199,5 @@ def _files(settings: SynthesisSettings) -> list[Path]:
     for folder in settings.judged:
         splits = [settings.judged_split, *([settings.held_out_split] if settings.held_out_split else [])]
         files += [folder / "queries.jsonl", *(folder / "qrels" / f"{split}.tsv" for split in splits)]
+    files += files_of(settings.llm.prompts)
     return [*files, *(path for path in (settings.qrels, settings.queries) if path is not None)]

@@ -97,7 +97,7 @@ def load_split(folder: Path, split: str) -> Judged:
 
 
 def load_judged(queries_path: Path, qrels_path: Path, *, name: str | None = None) -> Judged:
-    """Reads queries (JSON Lines) and qrels (tab-separated, or TREC's), each from its own file.
+    """Reads queries (JSON Lines, or ids and texts in a .tsv file) and qrels (tab-separated, or TREC's).
 
     Raises:
         InvalidDataset: a file is missing or malformed, ids repeat, or the qrels judge queries that do not exist.
@@ -140,11 +140,18 @@ def _texts(path: Path, fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and objects of a JSON Lines file; blank lines are skipped."""
+    """Line numbers, from 1, and objects of a file; blank lines are skipped.
+
+    A line is a JSON object, or an id, a tab and a text where the file's name ends in ".tsv", as TREC gives its queries.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
+                    continue
+                if path.suffix == ".tsv":
+                    identifier, _, text = line.rstrip("\n").partition("\t")
+                    yield number, {"_id": identifier, "text": text}
                     continue
                 try:
                     row = json.loads(line)

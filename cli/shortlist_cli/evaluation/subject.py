@@ -58,7 +58,10 @@ def subject_options(command: Any) -> Any:
         click.option("--target", metavar="HOST:PORT", help="Measure this server instead of starting one."),
         click.option("--qrels", metavar="FILE", type=click.Path(path_type=Path), help="Qrels, instead of DIR."),
         click.option(
-            "--queries", metavar="FILE", type=click.Path(path_type=Path), help="Queries of --qrels, as JSON Lines."
+            "--queries",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Queries of --qrels, as JSON Lines, or ids and texts in a .tsv file.",
         ),
         click.option("--api-key", envvar="SHORTLIST_API_KEY", metavar="KEY", help="API key to send to the target."),
         click.option("--tls", is_flag=True, help="Encrypt, trusting the system's authorities."),

@@ -8,14 +8,14 @@ answers, ``_status`` makes errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 
 from shortlist import _collection_calls as collection_calls
 from shortlist import _document_calls as document_calls
 from shortlist import _search_calls as search_calls
-from shortlist._async.generations import AsyncGenerationCalls
 from shortlist._async.ingest import AsyncIngest, Operations
+from shortlist._async.models import AsyncModelCalls
 from shortlist._async.pages import AsyncPages
 from shortlist._collection_types import (
     Candidates,
@@ -23,6 +23,7 @@ from shortlist._collection_types import (
     CollectionConfig,
     Fusion,
     Rerank,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
 )
@@ -38,7 +39,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class AsyncClient(AsyncGenerationCalls):
+class AsyncClient(AsyncModelCalls):
     """A connection to a Shortlist server for asyncio; close it, or use it in an ``async with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
@@ -56,7 +57,7 @@ class AsyncClient(AsyncGenerationCalls):
         Raises:
             CollectionExists: there is one of that name.
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
-            ModelNotFound: the server was not started with the embedder or the reranker.
+            ModelNotFound: the server has not loaded the embedder or the reranker.
         """
         return await self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 
@@ -119,7 +120,7 @@ class AsyncClient(AsyncGenerationCalls):
         filter: Filter | None = None,
         mode: RetrievalMode | None = None,
         instruction: str | None = None,
-        rerank: bool | Rerank | None = None,
+        rerank: bool | Rerank | Sequence[RerankStage] | None = None,
         candidates: Candidates | None = None,
         fusion: Fusion | None = None,
         include: Include | None = None,
@@ -141,7 +142,7 @@ class AsyncClient(AsyncGenerationCalls):
             filter: only documents that pass are considered; made with ``Field``.
             mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.
             instruction: task for embedders that take one; the collection's by default.
-            rerank: whether to rerank, or how; the collection's settings by default.
+            rerank: whether to rerank, or how, or in which stages; the collection's settings by default.
             candidates: how many documents each index gives.
             fusion: how the two rankings become one.
             include: what to return of each document; text and metadata by default.

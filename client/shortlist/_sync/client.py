@@ -9,7 +9,7 @@ answers, ``_status`` makes errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 
 from shortlist import _collection_calls as collection_calls
@@ -21,6 +21,7 @@ from shortlist._collection_types import (
     CollectionConfig,
     Fusion,
     Rerank,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
 )
@@ -30,8 +31,8 @@ from shortlist._filters import Filter
 from shortlist._ingest_run import IngestOptions
 from shortlist._ingest_types import IngestSummary
 from shortlist._search_types import SearchResult
-from shortlist._sync.generations import GenerationCalls
 from shortlist._sync.ingest import Ingest, Operations
+from shortlist._sync.models import ModelCalls
 from shortlist._sync.pages import Pages
 
 # ``list`` is a method of the clients, so their annotations cannot use it as a type.
@@ -39,7 +40,7 @@ BatchResults = list[SearchResult | ShortlistError]
 FoundDocuments = list[StoredDocument | None]
 
 
-class Client(GenerationCalls):
+class Client(ModelCalls):
     """A connection to a Shortlist server; close it, or use it in a ``with`` block.
 
     Every method raises a ``ShortlistError``: ``ServerUnavailable`` when no server answers (after a few repetitions, but
@@ -57,7 +58,7 @@ class Client(GenerationCalls):
         Raises:
             CollectionExists: there is one of that name.
             InvalidArgument: the name (1 to 64 of a-z, 0-9, "_" and "-") or a setting is wrong.
-            ModelNotFound: the server was not started with the embedder or the reranker.
+            ModelNotFound: the server has not loaded the embedder or the reranker.
         """
         return self._unary(collection_calls.create_collection(collection, config), timeout_seconds)
 
@@ -118,7 +119,7 @@ class Client(GenerationCalls):
         filter: Filter | None = None,
         mode: RetrievalMode | None = None,
         instruction: str | None = None,
-        rerank: bool | Rerank | None = None,
+        rerank: bool | Rerank | Sequence[RerankStage] | None = None,
         candidates: Candidates | None = None,
         fusion: Fusion | None = None,
         include: Include | None = None,
@@ -140,7 +141,7 @@ class Client(GenerationCalls):
             filter: only documents that pass are considered; made with ``Field``.
             mode: "hybrid", "dense" or "lexical"; hybrid where there is a text.
             instruction: task for embedders that take one; the collection's by default.
-            rerank: whether to rerank, or how; the collection's settings by default.
+            rerank: whether to rerank, or how, or in which stages; the collection's settings by default.
             candidates: how many documents each index gives.
             fusion: how the two rankings become one.
             include: what to return of each document; text and metadata by default.

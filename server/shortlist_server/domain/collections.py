@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+NO_MODEL = "none"
+"""The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
+
 
 class OverflowPolicy(enum.Enum):
     """What happens to text that does not fit one passage."""
@@ -38,10 +41,21 @@ class FusionMethod(enum.Enum):
 
 
 class RerankFailurePolicy(enum.Enum):
-    """What happens when the second stage fails or runs out of time."""
+    """What happens when a rerank stage fails or runs out of time."""
 
     DEGRADE = "degrade"
     FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankStage:
+    """The settings of one rerank stage; ``None`` means "not set": the collection's reranker, and its own defaults."""
+
+    model: str | None = None
+    depth: int | None = None
+    weight: float | None = None
+    instruction: str | None = None
+    deadline_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,10 @@ class SearchDefaults:
     """Settings of a search. ``None`` means "not set here": the next level (request, collection, server) decides.
 
     Only a collection sets ``recall_target``.
+
+    Attributes:
+        rerank_stages: at least one stage. Excludes the fields of one stage (``reranker``, ``rerank_depth``,
+            ``rerank_weight``, ``rerank_instruction``, ``rerank_deadline_share``) on the same level.
     """
 
     mode: RetrievalMode | None = None
@@ -66,6 +84,7 @@ class SearchDefaults:
     rerank_instruction: str | None = None
     rerank_on_failure: RerankFailurePolicy | None = None
     rerank_deadline_share: float | None = None
+    rerank_stages: tuple[RerankStage, ...] | None = None
     recall_target: float | None = None
 
 
@@ -77,7 +96,7 @@ class CollectionConfig:
         embedder: name of the embedder; "none" where clients supply all vectors.
         embedder_revision: revision of the model that makes the vectors; "" with embedder "none".
         dimension: size of every vector.
-        reranker: name of the reranker; "none" for no second stage by default.
+        reranker: name of the reranker; "none" for no reranking by default.
         filterable_fields: metadata paths that have an index.
     """
 

@@ -21,7 +21,7 @@ class CandidateOutcome(enum.Enum):
 
 
 class RerankOutcome(enum.Enum):
-    """What the second stage did with a candidate."""
+    """What a rerank stage did with a candidate."""
 
     SCORED = "scored"
     BEYOND_DEPTH = "beyond_depth"
@@ -32,7 +32,10 @@ class RerankOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedCandidate:
-    """A document that a stage found, and its way through the stages. ``id`` is "" where it was deleted meanwhile."""
+    """A document that a stage found, and its way through the stages. ``id`` is "" where it was deleted meanwhile.
+
+    ``reranks`` has the rerank stages that scored it, ``rerank_outcomes`` has one for each stage.
+    """
 
     id: str
     rank: int
@@ -40,15 +43,16 @@ class ExplainedCandidate:
     dense: StageScore | None
     lexical: StageScore | None
     fused: StageScore
-    rerank: RerankScore | None
+    reranks: Sequence[RerankScore]
     outcome: CandidateOutcome
-    rerank_outcome: RerankOutcome | None
+    rerank_outcomes: Sequence[RerankOutcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankedPassage:
-    """What the reranker read of a passage: a text that includes the query, or a number of stored token vectors."""
+    """What a rerank stage read of a passage: a text that includes the query, or a number of stored token vectors."""
 
+    stage: int
     id: str
     ordinal: int
     text: str
@@ -67,6 +71,8 @@ class ExplainedTexts:
 class Explanation:
     """The settings a search ran with and the way of every candidate, in the order of the final ranking.
 
+    ``SearchReport.rerank_stages`` has the settings of reranking.
+
     Attributes:
         dense_passages, dense_sources: how the dense index was searched: ``asked`` and ``sources`` of its answer.
         texts: None unless asked for.
@@ -78,8 +84,6 @@ class Explanation:
     fusion: FusionMethod
     dense_weight: float
     rrf_k: int
-    rerank_depth: int
-    rerank_weight: float
     dense_passages: int
     dense_sources: Sequence[DenseSource]
     texts: ExplainedTexts | None

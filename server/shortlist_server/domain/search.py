@@ -47,23 +47,28 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassageHit:
-    """A passage that matched. A score is None where the stage did not score the passage."""
+    """A passage that matched.
+
+    Attributes:
+        dense_score: None in a search without a query vector.
+        rerank_scores: raw scores by the number of the rerank stage, from 1; empty where none scored the passage.
+    """
 
     passage: StoredPassage
     dense_score: float | None
-    rerank_score: float | None
+    rerank_scores: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A document found, with its scores in every stage."""
+    """A document found, with its scores in every stage; ``reranks`` has those rerank stages that scored it."""
 
     rank: int
     score: float
     dense: StageScore | None
     lexical: StageScore | None
     fused: StageScore
-    rerank: RerankScore | None
+    reranks: Sequence[RerankScore]
     document: StoredDocument
     passages: Sequence[PassageHit]
 
@@ -81,10 +86,14 @@ class DegradationKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """What was lost, and a sentence that explains it."""
+    """What was lost, and a sentence that explains it.
+
+    ``stage`` is the number of the rerank stage, from 1; 0 where it is not about one alone.
+    """
 
     kind: DegradationKind
     message: str
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +105,32 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RerankStageReport:
+    """What one rerank stage did.
+
+    Attributes:
+        stage: its place in the list of stages, from 1.
+        depth, weight: the settings it ran with.
+        reranked: documents that it scored.
+        tokens: tokens that the model read.
+        fetch_seconds, rerank_seconds: of reading the shortlist, and of scoring it.
+    """
+
+    stage: int
+    model: ModelVersion
+    depth: int
+    weight: float
+    reranked: int
+    tokens: int
+    fetch_seconds: float
+    rerank_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchReport:
     """What one search did. ``stage_seconds`` has those stages that ran: embed, filter, lexical, dense, fuse, fetch,
-    rerank, group. ``generation`` is the number of the generation that was searched. ``embedder`` and ``reranker`` are
-    None where the search used none."""
+    rerank, group; those of all rerank stages are summed. ``generation`` is the number of the generation that was
+    searched. ``embedder`` is None where the search used none."""
 
     total_seconds: float
     stage_seconds: Mapping[str, float]
@@ -108,15 +139,13 @@ class SearchReport:
     dense_candidates: int
     lexical_candidates: int
     fused_candidates: int
-    reranked: int
+    rerank_stages: Sequence[RerankStageReport]
     filter_matches: int | None
     query_tokens: int
     query_truncated_tokens: int
-    rerank_tokens: int
     sequence: int
     generation: int
     embedder: ModelVersion | None
-    reranker: ModelVersion | None
     degradations: Sequence[Degradation]
 
 

@@ -114,7 +114,7 @@ class Metrics:
         for degradation in report.degradations:
             self._degraded.labels(degradation.kind.value).inc()
         self._query_tokens.inc(report.query_tokens)
-        self._rerank_tokens.inc(report.rerank_tokens)
+        self._rerank_tokens.inc(sum(stage.tokens for stage in report.rerank_stages))
 
     def acknowledged(self, statuses: Sequence[str], tokens: int) -> None:
         """Counts acknowledged operations of an ingest stream by status, and the tokens embedded for them."""

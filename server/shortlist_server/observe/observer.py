@@ -62,6 +62,11 @@ class Observer:
         if self.metrics is not None:
             self.metrics.models.watch_cache(model, read)
 
+    def forget(self, model: str) -> None:
+        """Removes the queues and the cache of a model that was unloaded."""
+        if self.metrics is not None:
+            self.metrics.models.forget(model)
+
     def search(self, collection: str) -> SearchWatch:
         """Reports that a search begins."""
         return SearchWatch(self, collection)
@@ -128,6 +133,6 @@ def _account(collection: str, report: SearchReport) -> dict[str, object]:
         "dense_strategy": "none" if report.dense_strategy is None else report.dense_strategy.value,
         "filter_matches": "none" if report.filter_matches is None else report.filter_matches,
         "query_tokens": report.query_tokens,
-        "reranked": report.reranked,
+        "reranked": ",".join(f"{stage.model.name}:{stage.reranked}" for stage in report.rerank_stages) or "no",
         "degraded": ",".join(degradation.kind.value for degradation in report.degradations) or "no",
     }

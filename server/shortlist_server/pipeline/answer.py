@@ -10,12 +10,12 @@ import time
 
 import numpy as np
 
-from shortlist_server.domain import Hit, Include, ModelVersion, PassageHit, SearchReport
+from shortlist_server.domain import Hit, Include, ModelVersion, PassageHit, RerankStageReport, SearchReport
 from shortlist_server.inference.base import EmbedderInfo, RerankerInfo
 from shortlist_server.pipeline.candidates import Candidates, Rows
 from shortlist_server.pipeline.portions import documents_within
 from shortlist_server.pipeline.rerank import look_at
-from shortlist_server.pipeline.run import SearchRun
+from shortlist_server.pipeline.run import SearchRun, Shortlist
 from shortlist_server.storage.base import Selection
 
 
@@ -42,7 +42,7 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
                 dense=None if table.dense is None else table.dense.at(row),
                 lexical=None if table.lexical is None else table.lexical.at(row),
                 fused=table.fused_at(row),
-                rerank=table.rerank_at(row),
+                reranks=table.reranks_at(row),
                 document=documents[int(table.keys[row])],
                 passages=passages.get(row, ()),
             )
@@ -51,30 +51,30 @@ def answer(run: SearchRun, table: Candidates, last_attempt: bool) -> list[Hit] |
 
 
 def _passages(run: SearchRun, table: Candidates, rows: Rows) -> dict[int, list[PassageHit]]:
-    """The passages of each row that a stage scored: reranked ones first, then the others by cosine."""
+    """The passages of each row that a stage scored: those that the last rerank stage scored first, and so on back to
+    the others by cosine."""
     # Without a query vector, a document that the lexical index found may have no passages in the table yet.
     look_at(run, table, rows)
     columns = table.passages
-    spans = {row: columns.of_row(row) for row in rows.tolist()}
-    passage_ids = [passage_id for span in spans.values() for passage_id in columns.passage_ids[span].tolist()]
+    positions = columns.best_of(rows, len(columns.rows))
+    passage_ids = columns.passage_ids[positions].tolist()
     stored = run.generation.passages(passage_ids, vectors=run.request.include.vectors)
-    hits = {}
-    for row, span in spans.items():
-        dense, reranked = columns.dense[span], columns.rerank[span]
-        # Missing scores go last; passages without any score stay in the document's order.
-        order = np.lexsort((-np.nan_to_num(dense), -np.nan_to_num(reranked, nan=-np.inf)))
-        hits[row] = [
-            PassageHit(passage=stored[passage_id], dense_score=_known(cosine), rerank_score=_known(score))
-            for passage_id, cosine, score in zip(
-                columns.passage_ids[span][order].tolist(), dense[order].tolist(), reranked[order].tolist(), strict=True
+    hits: dict[int, list[PassageHit]] = {row: [] for row in rows.tolist()}
+    for position, row, passage_id in zip(
+        positions.tolist(), columns.rows[positions].tolist(), passage_ids, strict=True
+    ):
+        if passage_id not in stored:
+            continue
+        cosine = float(columns.dense[position])
+        reranks = {stage: float(scores[position]) for stage, scores in columns.reranks.items()}
+        hits[row].append(
+            PassageHit(
+                passage=stored[passage_id],
+                dense_score=None if math.isnan(cosine) else cosine,
+                rerank_scores={stage: score for stage, score in reranks.items() if not math.isnan(score)},
             )
-            if passage_id in stored
-        ]
+        )
     return hits
-
-
-def _known(score: float) -> float | None:
-    return None if math.isnan(score) else score
 
 
 def report(run: SearchRun, table: Candidates, selection: Selection | None) -> SearchReport:
@@ -88,16 +88,28 @@ def report(run: SearchRun, table: Candidates, selection: Selection | None) -> Se
         dense_candidates=0 if table.dense is None else int(np.count_nonzero(table.dense.ranks)),
         lexical_candidates=0 if table.lexical is None else int(np.count_nonzero(table.lexical.ranks)),
         fused_candidates=len(table),
-        reranked=0 if table.rerank is None else int(np.count_nonzero(table.rerank.ranks)),
+        rerank_stages=[_stage_report(shortlist) for shortlist in run.shortlists],
         filter_matches=None if selection is None else selection.matches,
         query_tokens=0 if run.embedding is None else run.embedding.tokens,
         query_truncated_tokens=0 if run.embedding is None else run.embedding.truncated_tokens,
-        rerank_tokens=run.rerank_tokens,
         sequence=run.sequence,
         generation=run.generation.number,
         embedder=None if plan.embedder is None else _version(plan.embedder.info),
-        reranker=None if plan.reranker is None else _version(plan.reranker.info),
         degradations=tuple(run.degradations),
+    )
+
+
+def _stage_report(shortlist: Shortlist) -> RerankStageReport:
+    stage = shortlist.stage
+    return RerankStageReport(
+        stage=stage.number,
+        model=_version(stage.reranker.info),
+        depth=stage.depth,
+        weight=stage.weight,
+        reranked=len(np.unique(shortlist.passage_rows[: shortlist.scored])),
+        tokens=0 if shortlist.scores is None else shortlist.scores.tokens,
+        fetch_seconds=shortlist.seconds.get("fetch", 0.0),
+        rerank_seconds=shortlist.seconds.get("rerank", 0.0),
     )
 
 

@@ -1,13 +1,14 @@
 """The candidates of one search, as one table that every stage fills.
 
 A row is a document, a column an array over the rows. ``retrieve`` makes the table, fills the columns of the two indexes
-and ``fused``, and sorts the rows; ``rerank`` fills its columns, ``final`` and ``order``. The answer and the explanation
-read rows. A table belongs to one search.
+and ``fused``, and sorts the rows. Each rerank stage adds columns and changes ``final`` and ``order``. The answer and
+the explanation read rows. A table belongs to one search.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +63,22 @@ class PassageColumns:
         rows: shape (m,), ascending: the row of the passage's document.
         passage_ids: shape (m,).
         dense: shape (m,), float64: cosines; NaN in a search without a vector.
-        rerank: shape (m,), float64: rerank scores; NaN where the reranker did not score the passage.
+        reranks: by the number of each rerank stage so far, in their order: shape (m,), float64; NaN where the stage did
+            not score the passage.
     """
 
     rows: Rows
     passage_ids: NDArray[np.int64]
     dense: Floats
-    rerank: Floats
+    reranks: dict[int, Floats]
 
     @classmethod
     def of(
-        cls, rows: Rows, passage_ids: NDArray[np.int64], dense: NDArray[np.floating], rerank: Floats | None = None
+        cls,
+        rows: Rows,
+        passage_ids: NDArray[np.int64],
+        dense: NDArray[np.floating],
+        reranks: Mapping[int, Floats] | None = None,
     ) -> PassageColumns:
         """Groups passages by row; a row's passages keep their order."""
         order = np.argsort(rows, kind="stable")
@@ -80,7 +86,7 @@ class PassageColumns:
             rows=rows[order],
             passage_ids=passage_ids[order],
             dense=dense[order].astype(np.float64),
-            rerank=np.full(len(rows), np.nan) if rerank is None else rerank[order],
+            reranks={stage: scores[order] for stage, scores in (reranks or {}).items()},
         )
 
     def more(self, rows: Rows, passage_ids: NDArray[np.int64], dense: NDArray[np.floating]) -> PassageColumns:
@@ -89,37 +95,101 @@ class PassageColumns:
             np.concatenate([self.rows, rows]),
             np.concatenate([self.passage_ids, passage_ids]),
             np.concatenate([self.dense, dense]),
-            np.concatenate([self.rerank, np.full(len(rows), np.nan)]),
+            {stage: np.concatenate([scores, np.full(len(rows), np.nan)]) for stage, scores in self.reranks.items()},
         )
 
-    def of_row(self, row: int) -> slice:
-        """The positions of a candidate's passages."""
-        first, last = np.searchsorted(self.rows, [row, row + 1])
-        return slice(int(first), int(last))
+    def take_rerank(self, stage: int, passage_ids: NDArray[np.int64], scores: Floats) -> None:
+        """Takes the scores that a rerank stage gave to some of the passages."""
+        column = np.full(len(self.rows), np.nan)
+        column[rows_of(self.passage_ids, passage_ids)] = scores
+        self.reranks[stage] = column
 
-    def first_of(self, rows: int, each: int) -> NDArray[np.int64]:
-        """The positions of the best passages of the first ``rows`` candidates, at most ``each`` per candidate."""
-        starts, ends = np.searchsorted(self.rows, [np.arange(rows), np.arange(1, rows + 1)])
+    def best_first(self) -> NDArray[np.int64]:
+        """The positions, grouped by row. Best first in each: by the last stage's score, the one before, the cosine.
+
+        A passage that a stage did not score is behind those that it did. Without any score the order stays.
+        """
+        scores = [np.nan_to_num(column, nan=-np.inf) for column in self.reranks.values()]
+        return np.lexsort([-np.nan_to_num(self.dense), *(-column for column in scores), self.rows])
+
+    def best_of(self, rows: Rows, each: int) -> NDArray[np.int64]:
+        """The positions of the best passages of some candidates, in their order; at most ``each`` per candidate."""
+        starts, ends = np.searchsorted(self.rows, [rows, rows + 1])
         counts = np.minimum(ends - starts, each)
-        return np.repeat(starts - np.concatenate([[0], counts[:-1].cumsum()]), counts) + np.arange(counts.sum())
+        before = np.cumsum(counts) - counts
+        places = np.repeat(starts - before, counts) + np.arange(counts.sum())
+        return self.best_first()[places]
 
 
 @dataclass(slots=True, kw_only=True)
 class RerankColumns:
-    """What the reranker says about the shortlist, the first ``depth`` candidates.
+    """What one rerank stage says about each candidate.
 
     Attributes:
-        scores, normalized: shape (depth,); the best passage's score, raw and normalised; NaN where not scored.
-        ranks: shape (depth,); from 1; 0 where not scored.
-        probabilities: shape (depth,); NaN where not scored. None where the reranker gives none.
-        truncated_tokens: shape (depth,), int64.
+        stage: the number of the stage, from 1.
+        scores, normalized: shape (n,); the best passage's score, raw and min-max normalised; NaN where not scored.
+        ranks: shape (n,); by score, from 1; 0 where not scored.
+        probabilities: shape (n,); NaN where not scored. None where the reranker gives none.
+        truncated_tokens: shape (n,), int64.
+        blended, blended_ranks: shape (n,); every candidate's score and rank in the whole ranking after the stage.
     """
 
+    stage: int
     scores: Floats
     normalized: Floats
     ranks: Ranks
     probabilities: Floats | None
     truncated_tokens: NDArray[np.int64]
+    blended: Floats
+    blended_ranks: Ranks
+
+    @classmethod
+    def of(
+        cls,
+        stage: int,
+        size: int,
+        rows: Rows,
+        scores: Floats,
+        probabilities: NDArray[np.floating] | None = None,
+        truncated_tokens: NDArray[np.integer] | None = None,
+    ) -> RerankColumns:
+        """Columns of ``size`` rows, from those scored; ``Candidates.take_rerank`` completes them."""
+        column = np.full(size, np.nan)
+        column[rows] = scores
+        ranks = np.zeros(size, dtype=np.int64)
+        ranks[rows[np.argsort(-scores, kind="stable")]] = np.arange(1, len(rows) + 1)
+        truncated = np.zeros(size, dtype=np.int64)
+        if truncated_tokens is not None:
+            truncated[rows] = truncated_tokens
+        shares = None
+        if probabilities is not None:
+            shares = np.full(size, np.nan)
+            shares[rows] = probabilities
+        return cls(
+            stage=stage,
+            scores=column,
+            normalized=np.empty(0),
+            ranks=ranks,
+            probabilities=shares,
+            truncated_tokens=truncated,
+            blended=np.empty(0),
+            blended_ranks=np.empty(0, np.int64),
+        )
+
+    def at(self, row: int) -> RerankScore | None:
+        """A document's score; None where the stage did not score it."""
+        if not self.ranks[row]:
+            return None
+        return RerankScore(
+            stage=self.stage,
+            score=float(self.scores[row]),
+            rank=int(self.ranks[row]),
+            normalized=float(self.normalized[row]),
+            probability=None if self.probabilities is None else float(self.probabilities[row]),
+            truncated_tokens=int(self.truncated_tokens[row]),
+            blended=float(self.blended[row]),
+            blended_rank=int(self.blended_ranks[row]),
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,9 +202,9 @@ class Candidates:
         fused: shape (n,), 0 to 1, descending.
         passages: the passages that a stage looked at.
         found: the answer of the dense index; None where it was not asked.
-        rerank: the reranker's columns; None where nothing was reranked.
-        final: shape (n,): the scores of the answer.
-        order: shape (n,): rows by final rank.
+        reranks: the columns of each rerank stage so far that scored something.
+        final: shape (n,): the scores after the last stage so far.
+        order: shape (n,): rows by rank after the last stage so far.
     """
 
     keys: Keys
@@ -143,7 +213,7 @@ class Candidates:
     passages: PassageColumns
     found: DenseCandidates | None
     fused: Floats
-    rerank: RerankColumns | None = None
+    reranks: list[RerankColumns] = field(default_factory=list)
     final: Floats
     order: Rows
 
@@ -204,31 +274,35 @@ class Candidates:
         self.passages = PassageColumns.of(place[passages.rows], passages.passage_ids, passages.dense)
         self.final, self.order = self.fused, np.arange(len(order))
 
-    def take_rerank(self, columns: RerankColumns, weight: float) -> None:
-        """Takes the reranker's columns. Orders the shortlist by blended score; the rest follows in fused order."""
-        depth = len(columns.scores)
-        final, columns.normalized = blend(self.fused[:depth], columns.scores, weight)
-        self.rerank = columns
-        self.final = np.concatenate([final, self.fused[depth:]])
-        self.order = np.concatenate([blended_order(final, columns.normalized), np.arange(depth, len(self))])
+    def take_rerank(self, columns: RerankColumns, depth: int, weight: float) -> None:
+        """Takes the columns of a rerank stage. Orders the first ``depth`` documents of the ranking so far by blended
+        score; the others stay where they are.
+
+        Args:
+            columns: with a score for at least one of these documents, and for no other.
+            depth: at least 1.
+            weight: weight of the rerank score, 0 to 1.
+        """
+        shortlist = self.order[:depth]
+        final, normalized = blend(self.final[shortlist], columns.scores[shortlist], weight)
+        self.final = self.final.copy()
+        self.final[shortlist] = final
+        self.order = np.concatenate([shortlist[blended_order(final, normalized)], self.order[depth:]])
+        columns.normalized = np.full(len(self), np.nan)
+        columns.normalized[shortlist] = normalized
+        columns.blended = self.final
+        columns.blended_ranks = np.empty(len(self), dtype=np.int64)
+        columns.blended_ranks[self.order] = np.arange(1, len(self) + 1)
+        self.reranks.append(columns)
 
     def fused_at(self, row: int) -> StageScore:
         """A document's fused score."""
         score = float(self.fused[row])
         return StageScore(score=score, rank=row + 1, normalized=score)
 
-    def rerank_at(self, row: int) -> RerankScore | None:
-        """A document's rerank score; None where the reranker did not score it."""
-        columns = self.rerank
-        if columns is None or row >= len(columns.scores) or not columns.ranks[row]:
-            return None
-        return RerankScore(
-            score=float(columns.scores[row]),
-            rank=int(columns.ranks[row]),
-            normalized=float(columns.normalized[row]),
-            probability=None if columns.probabilities is None else float(columns.probabilities[row]),
-            truncated_tokens=int(columns.truncated_tokens[row]),
-        )
+    def reranks_at(self, row: int) -> list[RerankScore]:
+        """A document's scores in the rerank stages that scored it, in their order."""
+        return [score for columns in self.reranks if (score := columns.at(row)) is not None]
 
 
 def first_of_each(keys: Keys) -> NDArray[np.int64]:

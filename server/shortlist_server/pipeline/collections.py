@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shortlist_server.domain import Chunking, CollectionConfig, OverflowPolicy, SearchDefaults
+from shortlist_server.domain import NO_MODEL, Chunking, CollectionConfig, OverflowPolicy, SearchDefaults
 from shortlist_server.errors import InvalidArgument
-from shortlist_server.inference.base import NO_MODEL, EmbedderInfo, ModelCatalog
+from shortlist_server.inference.base import EmbedderInfo, ModelCatalog
 from shortlist_server.storage.base import CollectionStore, Store
 
 MIN_PASSAGE_TOKENS = 16
@@ -45,9 +45,16 @@ def create_collection(store: Store, models: ModelCatalog, new: NewCollection) ->
 
 def check_search_defaults(models: ModelCatalog, config: CollectionConfig, defaults: SearchDefaults) -> None:
     """Raises ``ModelNotFound`` or ``InvalidArgument`` unless a collection with this config can have these defaults."""
-    if defaults.reranker:
+    named = [(defaults.reranker, "search_defaults.rerank.model")] if defaults.reranker else []
+    for place, stage in enumerate(defaults.rerank_stages or ()):
+        field = f"search_defaults.rerank.stages[{place}].model"
+        if (stage.model or config.reranker) == NO_MODEL:
+            raise InvalidArgument("the collection has no reranker: name one for the stage", field=field)
+        named.append((stage.model or config.reranker, field))
+    if named:
         info = None if config.embedder == NO_MODEL else models.embedder(config.embedder).info
-        _check_reranker(models, defaults.reranker, info, "search_defaults.rerank.model")
+        for name, field in named:
+            _check_reranker(models, name, info, field)
 
 
 def _completed(models: ModelCatalog, new: NewCollection) -> CollectionConfig:

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from shortlist_server.domain import (
+    NO_MODEL,
     CollectionConfig,
     Deadline,
     Include,
@@ -22,7 +23,6 @@ from shortlist_server.domain import (
     SearchReport,
     SearchRequest,
 )
-from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
 from shortlist_server.pipeline.search import Searcher
@@ -73,7 +73,8 @@ class Evaluation:
         setting: its place, from 0.
         queries: measures by ranking, then by query id.
         sequence: every search saw at least the changes up to this one.
-        embedder, reranker: of the "final" searches; None where they used none.
+        embedder: of the "final" searches; None where they used none.
+        rerankers: of the "final" searches, in the order of the stages.
         degraded: "final" searches with less in the answer than they asked for.
     """
 
@@ -81,7 +82,7 @@ class Evaluation:
     queries: dict[str, Mapping[str, Measures]] = field(default_factory=dict)
     sequence: int
     embedder: ModelVersion | None = None
-    reranker: ModelVersion | None = None
+    rerankers: tuple[ModelVersion, ...] = ()
     degraded: int = 0
 
     def mean(self, ranking: str) -> Measures:
@@ -150,5 +151,5 @@ def mean_of(each: Collection[Measures]) -> Measures:
 
 def _note(evaluation: Evaluation, report: SearchReport) -> None:
     evaluation.embedder = report.embedder or evaluation.embedder
-    evaluation.reranker = report.reranker or evaluation.reranker
+    evaluation.rerankers = tuple(stage.model for stage in report.rerank_stages) or evaluation.rerankers
     evaluation.degraded += bool(report.degradations)

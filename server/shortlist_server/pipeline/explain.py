@@ -5,12 +5,10 @@ Blocking; runs in one thread after the answer is made, when the request asks for
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from shortlist_server.domain import (
     CandidateOutcome,
-    DegradationKind,
     ExplainedCandidate,
     ExplainedTexts,
     Explanation,
@@ -20,14 +18,14 @@ from shortlist_server.domain import (
     SearchRequest,
 )
 from shortlist_server.pipeline.candidates import Candidates
-from shortlist_server.pipeline.rerank import Shortlist
-from shortlist_server.pipeline.run import SearchRun
+from shortlist_server.pipeline.run import SearchRun, Shortlist
 
 
-def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanation:
+def explain(run: SearchRun, table: Candidates) -> Explanation:
     """The explanation; reads the id of every candidate from the store."""
     documents = run.generation.documents(table.keys.tolist(), Include(text=False, metadata=False))
     ids = {key: document.id for key, document in documents.items()}
+    of_stages = [_rerank_outcomes(shortlist, len(table)) for shortlist in run.shortlists]
     candidates = []
     passed = 0
     for rank, row in enumerate(table.order.tolist(), start=1):
@@ -42,9 +40,9 @@ def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanat
                 dense=None if table.dense is None else table.dense.at(row),
                 lexical=None if table.lexical is None else table.lexical.at(row),
                 fused=table.fused_at(row),
-                rerank=table.rerank_at(row),
+                reranks=table.reranks_at(row),
                 outcome=outcome,
-                rerank_outcome=_rerank_outcome(run, table, shortlist, row),
+                rerank_outcomes=[outcomes[row] for outcomes in of_stages],
             )
         )
     plan, found = run.plan, table.found
@@ -55,56 +53,53 @@ def explain(run: SearchRun, table: Candidates, shortlist: Shortlist) -> Explanat
         fusion=plan.fusion,
         dense_weight=plan.dense_weight,
         rrf_k=plan.rrf_k,
-        rerank_depth=plan.rerank_depth,
-        rerank_weight=plan.rerank_weight,
         dense_passages=0 if found is None else found.asked,
         dense_sources=() if found is None else found.sources,
-        texts=_texts(run, table, shortlist, ids) if run.request.explain_texts else None,
+        texts=_texts(run, table, ids) if run.request.explain_texts else None,
     )
 
 
-def _rerank_outcome(run: SearchRun, table: Candidates, shortlist: Shortlist, row: int) -> RerankOutcome | None:
-    """What the second stage did with a document; None in a search without one."""
-    if run.plan.reranker is None:
-        return None
-    if row >= shortlist.depth:
-        return RerankOutcome.BEYOND_DEPTH
-    if table.rerank_at(row) is not None:
-        return RerankOutcome.SCORED
-    if row not in table.passages.rows[shortlist.passages]:
-        return RerankOutcome.NOTHING_TO_READ
-    failed = any(degradation.kind is DegradationKind.RERANK_FAILED for degradation in run.degradations)
-    return RerankOutcome.FAILED if failed else RerankOutcome.OUT_OF_TIME
+def _rerank_outcomes(shortlist: Shortlist, size: int) -> list[RerankOutcome]:
+    """What a rerank stage did with each of ``size`` candidates."""
+    outcomes = [RerankOutcome.BEYOND_DEPTH] * size
+    for row in shortlist.rows.tolist():
+        outcomes[row] = RerankOutcome.NOTHING_TO_READ
+    for row in shortlist.passage_rows.tolist():
+        outcomes[row] = RerankOutcome.FAILED if shortlist.failed else RerankOutcome.OUT_OF_TIME
+    for row in shortlist.passage_rows[: shortlist.scored].tolist():
+        outcomes[row] = RerankOutcome.SCORED
+    return outcomes
 
 
-def _texts(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping[int, str]) -> ExplainedTexts:
+def _texts(run: SearchRun, table: Candidates, ids: Mapping[int, str]) -> ExplainedTexts:
     plan, query = run.plan, ""
     if plan.embedder is not None:
         query = plan.embedder.render_query(run.request.text, instruction=plan.instruction, deadline=run.deadline)
-    read = [
-        (position, candidate)
-        for position, candidate in zip(shortlist.passages.tolist(), shortlist.inputs, strict=True)
-        if not math.isnan(table.passages.rerank[position])
-    ]
-    if plan.reranker is None or not read:
-        return ExplainedTexts(query=query, passages=())
-    positions = [position for position, _ in read]
-    passage_ids = table.passages.passage_ids[positions].tolist()
-    keys = table.keys[table.passages.rows[positions]].tolist()
-    stored = run.generation.passages(passage_ids)
-    rendered = plan.reranker.render(run.rerank_query, [candidate for _, candidate in read])
     return ExplainedTexts(
         query=query,
-        passages=[
-            RerankedPassage(
-                id=ids.get(key, ""),
-                ordinal=stored[passage_id].ordinal if passage_id in stored else 0,
-                text=one.text,
-                token_vectors=one.token_vectors,
-            )
-            for key, passage_id, one in zip(keys, passage_ids, rendered, strict=True)
-        ],
+        passages=[passage for shortlist in run.shortlists for passage in _read(run, table, shortlist, ids)],
     )
+
+
+def _read(run: SearchRun, table: Candidates, shortlist: Shortlist, ids: Mapping[int, str]) -> list[RerankedPassage]:
+    """What the reranker of a stage read of each passage that it scored."""
+    scored, stage = shortlist.scored, shortlist.stage
+    if not scored:
+        return []
+    passage_ids = shortlist.passage_ids[:scored].tolist()
+    keys = table.keys[shortlist.passage_rows[:scored]].tolist()
+    stored = run.generation.passages(passage_ids)
+    rendered = stage.reranker.render(run.rerank_query(stage), shortlist.inputs[:scored])
+    return [
+        RerankedPassage(
+            stage=stage.number,
+            id=ids.get(key, ""),
+            ordinal=stored[passage_id].ordinal if passage_id in stored else 0,
+            text=one.text,
+            token_vectors=one.token_vectors,
+        )
+        for key, passage_id, one in zip(keys, passage_ids, rendered, strict=True)
+    ]
 
 
 def _outcome(request: SearchRequest, score: float, passed: int) -> CandidateOutcome:

@@ -1,6 +1,6 @@
 """The settings a search runs with: each is the request's, else the collection's, else the server's.
 
-Only ``plan`` fills in defaults, including those of the reranker. Pure functions; any thread.
+Only ``plan`` fills in defaults, with ``stages`` for those of reranking. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from shortlist_server.domain import (
+    NO_MODEL,
     CollectionConfig,
     Degradation,
     DegradationKind,
@@ -26,17 +27,14 @@ from shortlist_server.errors import (
     ShortlistError,
     UnsupportedByCollection,
 )
-from shortlist_server.inference.base import (
-    LATE_INTERACTION,
-    NO_MODEL,
-    EmbedderService,
-    ModelCatalog,
-    RerankerInfo,
-    RerankerService,
-)
+from shortlist_server.inference.base import EmbedderService, ModelCatalog
+from shortlist_server.pipeline.stages import FIELDS, PlannedStage, effective_stages, merged_stages, plan_stages
 from shortlist_server.storage.base import GenerationReader
 
 T = TypeVar("T")
+
+STAGE_FIELDS = frozenset({"rerank_stages", *FIELDS.values()})
+"""The settings that say which stages there are; ``stages`` merges them."""
 
 DEFAULT_RECALL_TARGET = 0.98
 
@@ -49,12 +47,10 @@ DEFAULTS = SearchDefaults(
     dense_weight=0.6,
     rrf_k=60,
     rerank=True,
-    rerank_instruction="",
     rerank_on_failure=RerankFailurePolicy.DEGRADE,
-    rerank_deadline_share=0.8,
     recall_target=DEFAULT_RECALL_TARGET,
 )
-"""The server's defaults. ``ef`` and the reranker come from the collection, depth and weight from the reranker."""
+"""The server's defaults. ``ef`` comes from the collection, the rest of a rerank stage from ``stages``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +62,7 @@ class Plan:
         ef: nodes each graph is asked for; None: the collection's own, which the server may raise.
         embedder: None where the search needs no embedding.
         instruction: the embedder's; "" for the model's default.
-        reranker: None where the search reranks nothing; then ``rerank_depth`` and ``rerank_weight`` are 0.
+        stages: the rerank stages, in order; empty where the search reranks nothing.
         degradations: what the answer will lack, as far as that is known before the search begins.
     """
 
@@ -80,19 +76,18 @@ class Plan:
     rrf_k: int
     embedder: EmbedderService | None
     instruction: str
-    reranker: RerankerService | None
-    rerank_depth: int
-    rerank_weight: float
-    rerank_instruction: str
+    stages: tuple[PlannedStage, ...]
     rerank_on_failure: RerankFailurePolicy
-    rerank_deadline_share: float
     degradations: tuple[Degradation, ...] = ()
 
 
 def merged(*levels: SearchDefaults) -> SearchDefaults:
-    """Each setting from the first level that sets it."""
-    values = {}
+    """Each setting from the first level that sets it; the rerank stages as ``merged_stages`` says."""
+    stages = merged_stages(levels)
+    values = {name: getattr(stages, name) for name in STAGE_FIELDS}
     for field in fields(SearchDefaults):
+        if field.name in STAGE_FIELDS:
+            continue
         each = (getattr(level, field.name) for level in levels)
         values[field.name] = next((value for value in each if value is not None), None)
     return SearchDefaults(**values)
@@ -101,16 +96,16 @@ def merged(*levels: SearchDefaults) -> SearchDefaults:
 def effective_defaults(config: CollectionConfig, models: ModelCatalog) -> SearchDefaults:
     """What a search of a collection runs with where its request sets nothing.
 
-    ``ef`` is None unless it is preset: the server chooses it then, and may raise it. Depth and weight of a reranker
-    that the server does not serve are None unless they are preset.
+    ``ef`` is None unless it is preset: the server chooses it then, and may raise it. The rerank stages are those of
+    ``effective_stages``.
     """
-    name = config.search_defaults.reranker or config.reranker
-    own = SearchDefaults(reranker=name)
-    if name in models.reranker_names:
-        info = models.reranker(name).info
-        own = replace(own, rerank_depth=info.default_depth, rerank_weight=info.default_weight)
-    chosen = merged(config.search_defaults, own, DEFAULTS)
-    return replace(chosen, rerank=chosen.rerank and name != NO_MODEL)
+    chosen = merged(config.search_defaults, DEFAULTS)
+    stages = effective_stages(chosen, config, models)
+    return replace(
+        chosen,
+        rerank=chosen.rerank and stages.reranker != NO_MODEL,
+        **{name: getattr(stages, name) for name in STAGE_FIELDS},
+    )
 
 
 def plan(request: SearchRequest, generation: GenerationReader, models: ModelCatalog) -> Plan:
@@ -134,17 +129,15 @@ def plan(request: SearchRequest, generation: GenerationReader, models: ModelCata
     asked = _mode(request, chosen.mode, embeds=embeds)
     embedder, missing = _embedder(config, models) if embeds and request.text else (None, None)
     mode = _possible_mode(request, asked, missing)
-    wished = _reranker(request, chosen, config, models)
-    reranker = _possible_reranker(request, chosen, wished, embedder, missing)
+    stages, lost = plan_stages(request, chosen, config, models, embedder, missing)
     degradations = []
-    if missing is not None and (mode is not asked or reranker is not wished):
+    if missing is not None and (mode is not asked or lost):
         degradations.append(Degradation(kind=DegradationKind.EMBEDDER_MISSING, message=missing.message))
     if not generation.complete:
         message = f"generation {generation.number} is being built and lacks documents"
         degradations.append(Degradation(kind=DegradationKind.GENERATION_INCOMPLETE, message=message))
-    info = None if reranker is None else reranker.info
-    needs_vector = request.vector is None and (mode is not RetrievalMode.LEXICAL or info is not None)
-    needs_tokens = info is not None and info.uses_token_vectors
+    needs_vector = request.vector is None and (mode is not RetrievalMode.LEXICAL or bool(stages))
+    needs_tokens = any(stage.reranker.info.uses_token_vectors for stage in stages)
     wanted = request.limit + request.offset
     return Plan(
         mode=mode,
@@ -158,12 +151,8 @@ def plan(request: SearchRequest, generation: GenerationReader, models: ModelCata
         rrf_k=_set(chosen.rrf_k),
         embedder=embedder if needs_vector or needs_tokens else None,
         instruction=request.instruction or config.query_instruction,
-        reranker=reranker,
-        rerank_depth=0 if info is None else chosen.rerank_depth or info.default_depth,
-        rerank_weight=_rerank_weight(chosen.rerank_weight, info),
-        rerank_instruction=chosen.rerank_instruction or request.instruction,
+        stages=stages,
         rerank_on_failure=_set(chosen.rerank_on_failure),
-        rerank_deadline_share=_set(chosen.rerank_deadline_share),
         degradations=tuple(degradations),
     )
 
@@ -198,54 +187,6 @@ def _possible_mode(request: SearchRequest, mode: RetrievalMode, missing: Shortli
     if mode is RetrievalMode.DENSE:
         raise missing
     return RetrievalMode.LEXICAL
-
-
-def _reranker(
-    request: SearchRequest, chosen: SearchDefaults, config: CollectionConfig, models: ModelCatalog
-) -> RerankerService | None:
-    """The reranker that the settings name; None where they name none, or where the query has no text for it."""
-    if not chosen.rerank:
-        return None
-    name = chosen.reranker or config.reranker
-    if name == NO_MODEL or not request.text:
-        if request.settings.rerank:
-            raise InvalidArgument(
-                "no reranker is set: name one in rerank.model" if request.text else "reranking needs a query text",
-                field="rerank.enabled",
-            )
-        return None
-    return models.reranker(name)
-
-
-def _possible_reranker(
-    request: SearchRequest,
-    chosen: SearchDefaults,
-    reranker: RerankerService | None,
-    embedder: EmbedderService | None,
-    missing: ShortlistError | None,
-) -> RerankerService | None:
-    """The reranker; None where it reads token vectors, and there are none for this query."""
-    if reranker is None or not reranker.info.uses_token_vectors:
-        return reranker
-    if embedder is not None and embedder.info.token_vectors:
-        return reranker
-    if missing is not None:
-        if chosen.rerank_on_failure is RerankFailurePolicy.FAIL:
-            raise missing
-    elif request.settings.rerank or request.settings.reranker is not None:
-        name = NO_MODEL if embedder is None else embedder.info.name
-        raise UnsupportedByCollection(
-            f"reranker '{LATE_INTERACTION}' needs token vectors, which embedder '{name}' does not make: name another"
-            " reranker",
-            field="rerank.model",
-        )
-    return None
-
-
-def _rerank_weight(chosen: float | None, info: RerankerInfo | None) -> float:
-    if info is None:
-        return 0.0
-    return info.default_weight if chosen is None else chosen
 
 
 def _set(value: T | None) -> T:

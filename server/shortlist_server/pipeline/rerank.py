@@ -1,56 +1,47 @@
-"""The second stage: what the reranker reads, and how its scores order the shortlist.
+"""The rerank stages: what a reranker reads, and how its scores order the ranking.
 
-Blocking; each call runs in one thread.
+Each stage takes the best documents of the ranking that the one before left. ``fetch`` reads what its reranker needs,
+``score`` asks the reranker, ``take`` orders by the scores. ``fetch`` and ``take`` block and run in a thread; ``score``
+runs on the server's event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist_server.domain import Degradation, DegradationKind, Include, RerankFailurePolicy
-from shortlist_server.errors import DeadlineExceeded
-from shortlist_server.inference.base import RerankCandidate, RerankerService, RerankScores
+from shortlist_server.domain import Deadline, Degradation, DegradationKind, Include, RerankFailurePolicy
+from shortlist_server.errors import DeadlineExceeded, ShortlistError
+from shortlist_server.inference.base import RerankCandidate, RerankerService
 from shortlist_server.inference.passages import passage_content
 from shortlist_server.pipeline.candidates import Candidates, RerankColumns, Rows, rows_of
-from shortlist_server.pipeline.run import SearchRun
+from shortlist_server.pipeline.run import SearchRun, Shortlist
+from shortlist_server.pipeline.stages import PlannedStage
 
 PASSAGES_PER_DOCUMENT = 3
 """Passages per document that late interaction scores; a reranker that needs a forward pass scores only the best."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shortlist:
-    """What the reranker gets: the first ``depth`` candidates.
+def fetch(run: SearchRun, table: Candidates, stage: PlannedStage) -> Shortlist:
+    """Reads the first candidates of the ranking so far as the stage's reranker needs them, and adds them to the run.
 
-    Attributes:
-        passages: shape (m,): positions in the table's passages, grouped by document, best first.
-        inputs: what the reranker reads of each of these passages.
+    A reranker that reads one passage of a document gets the one that the stage before scored best, else the nearest.
     """
-
-    depth: int
-    passages: NDArray[np.int64]
-    inputs: Sequence[RerankCandidate]
-
-
-NOTHING = Shortlist(depth=0, passages=np.empty(0, np.int64), inputs=())
-
-
-def fetch(run: SearchRun, table: Candidates) -> Shortlist:
-    """Reads the first candidates as the reranker needs them; nothing in a search without a reranker."""
-    reranker = run.plan.reranker
-    if reranker is None or not len(table):
-        return NOTHING
-    with run.stage("fetch"):
-        depth = min(run.plan.rerank_depth, len(table))
-        look_at(run, table, np.arange(depth))
-        positions = table.passages.first_of(depth, PASSAGES_PER_DOCUMENT if reranker.info.uses_token_vectors else 1)
-        inputs = _inputs(run, table, positions, reranker)
+    shortlist = Shortlist(stage=stage)
+    run.shortlists.append(shortlist)
+    if not len(table):
+        return shortlist
+    with run.stage("fetch", shortlist.seconds):
+        shortlist.rows = table.order[: stage.depth]
+        look_at(run, table, shortlist.rows)
+        each = PASSAGES_PER_DOCUMENT if stage.reranker.info.uses_token_vectors else 1
+        positions = table.passages.best_of(shortlist.rows, each)
+        inputs = _inputs(run, table, positions, stage.reranker)
         kept = [place for place, one in enumerate(inputs) if one is not None]
-        return Shortlist(depth=depth, passages=positions[kept], inputs=[one for one in inputs if one is not None])
+        shortlist.passage_rows = table.passages.rows[positions[kept]]
+        shortlist.passage_ids = table.passages.passage_ids[positions[kept]]
+        shortlist.inputs = [one for one in inputs if one is not None]
+    return shortlist
 
 
 def look_at(run: SearchRun, table: Candidates, rows: Rows) -> None:
@@ -94,53 +85,59 @@ def _inputs(
     ]
 
 
-def note_partial(run: SearchRun, scored: int, asked: int) -> None:
-    """Records that time ran out before all passages were scored; raises under the policy FAIL."""
-    message = f"only {scored} of {asked} passages were reranked in time"
-    if run.plan.rerank_on_failure is RerankFailurePolicy.FAIL:
-        raise DeadlineExceeded(message, metadata={"stage": "rerank"})
-    run.degradations.append(Degradation(kind=DegradationKind.RERANK_PARTIAL, message=message))
+async def score(run: SearchRun, shortlist: Shortlist) -> None:
+    """Asks the reranker for its scores; under the policy DEGRADE, the answer says what it could not give.
 
-
-def rerank(run: SearchRun, table: Candidates, shortlist: Shortlist, scores: RerankScores | None) -> None:
-    """Fills the reranker's columns and the final ranking.
-
-    A document gets the score of its best passage; a document without scored passages keeps its fused score. Without
-    any scores, the fused ranking stays.
+    Raises:
+        ShortlistError: the reranker failed or ran out of time under the policy FAIL, or the caller's time is over.
     """
+    stage, asked, strict = shortlist.stage, len(shortlist.inputs), run.plan.rerank_on_failure
+    if not asked:
+        return
+    try:
+        with run.stage("rerank", shortlist.seconds):
+            scores = await stage.reranker.rerank(
+                run.rerank_query(stage),
+                shortlist.inputs,
+                Deadline.after(max(0.0, run.deadline.left_seconds()) * stage.deadline_share),
+            )
+    except ShortlistError as error:
+        if strict is RerankFailurePolicy.FAIL or run.deadline.passed():
+            raise
+        shortlist.failed = not isinstance(error, DeadlineExceeded)
+        kind = DegradationKind.RERANK_FAILED if shortlist.failed else DegradationKind.RERANK_SKIPPED
+        run.degradations.append(Degradation(kind=kind, message=error.message, stage=stage.number))
+        return
+    shortlist.scores = scores
+    if len(scores.scores) < asked:
+        message = f"only {len(scores.scores)} of {asked} passages were reranked in time"
+        if strict is RerankFailurePolicy.FAIL:
+            raise DeadlineExceeded(message, metadata={"stage": "rerank"})
+        run.degradations.append(Degradation(kind=DegradationKind.RERANK_PARTIAL, message=message, stage=stage.number))
+
+
+def take(table: Candidates, shortlist: Shortlist) -> None:
+    """Fills the stage's columns, the scores after it and the ranking.
+
+    A document gets the score of its best passage; a document without scored passages keeps the score that it has.
+    Without any scores, the ranking stays.
+    """
+    scores, number = shortlist.scores, shortlist.stage.number
     if scores is None:
         return
-    # Passages that time did not allow have no scores.
-    positions = shortlist.passages[: len(scores.scores)]
     values = np.asarray(scores.scores, dtype=np.float64)
-    table.passages.rerank[positions] = values
-    rows = table.passages.rows[positions]
+    passage_ids, rows = shortlist.passage_ids[: len(values)], shortlist.passage_rows[: len(values)]
+    table.passages.take_rerank(number, passage_ids, values)
+    # The first of each row in this order is the row's best passage.
     best = np.lexsort((-values, rows))
     scored, first = np.unique(rows[best], return_index=True)
     best = best[first]
-    table.take_rerank(
-        RerankColumns(
-            scores=_column(shortlist.depth, scored, values[best]),
-            normalized=np.empty(0),
-            ranks=_ranks(shortlist.depth, scored, values[best]),
-            probabilities=None
-            if scores.probabilities is None
-            else _column(shortlist.depth, scored, np.asarray(scores.probabilities)[best]),
-            truncated_tokens=_column(shortlist.depth, scored, np.asarray(scores.truncated_tokens)[best], 0).astype(
-                np.int64
-            ),
-        ),
-        run.plan.rerank_weight,
+    columns = RerankColumns.of(
+        number,
+        len(table),
+        scored,
+        values[best],
+        None if scores.probabilities is None else np.asarray(scores.probabilities)[best],
+        np.asarray(scores.truncated_tokens)[best],
     )
-
-
-def _column(size: int, rows: Rows, values: NDArray[np.generic], missing: float = np.nan) -> NDArray[np.float64]:
-    column = np.full(size, missing)
-    column[rows] = values
-    return column
-
-
-def _ranks(size: int, rows: Rows, values: NDArray[np.float64]) -> NDArray[np.int64]:
-    ranks = np.zeros(size, dtype=np.int64)
-    ranks[rows[np.argsort(-values, kind="stable")]] = np.arange(1, len(rows) + 1)
-    return ranks
+    table.take_rerank(columns, shortlist.stage.depth, shortlist.stage.weight)

@@ -15,25 +15,14 @@ from typing import TypeVar
 
 from shortlist_server.domain import (
     Deadline,
-    Degradation,
-    DegradationKind,
     Hit,
     LexicalCandidates,
-    RerankFailurePolicy,
     RetrievalMode,
     SearchRequest,
     SearchResult,
 )
-from shortlist_server.errors import (
-    DeadlineExceeded,
-    SequenceNotReached,
-    ShortlistError,
-)
-from shortlist_server.inference.base import (
-    EmbedderService,
-    ModelCatalog,
-    RerankScores,
-)
+from shortlist_server.errors import SequenceNotReached
+from shortlist_server.inference.base import EmbedderService, ModelCatalog
 from shortlist_server.observe.observer import Observer, SearchWatch
 from shortlist_server.pipeline.answer import answer, report
 from shortlist_server.pipeline.candidates import Candidates
@@ -42,9 +31,10 @@ from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import plan
 from shortlist_server.pipeline.recall import RecallMonitor
 from shortlist_server.pipeline.recent_queries import RecentQueries
-from shortlist_server.pipeline.rerank import Shortlist, fetch, note_partial, rerank
+from shortlist_server.pipeline.rerank import fetch, score, take
 from shortlist_server.pipeline.retrieve import match, retrieve
-from shortlist_server.pipeline.run import SearchRun
+from shortlist_server.pipeline.run import SearchRun, Shortlist
+from shortlist_server.pipeline.stages import PlannedStage
 from shortlist_server.storage.base import CollectionStore, Selection, Store
 
 T = TypeVar("T")
@@ -142,16 +132,13 @@ class Searcher:
         selection, lexical = await self._embed_and_match(run)
         for attempt in range(1, ATTEMPTS + 1):
             last = attempt == ATTEMPTS
-            if run.plan.reranker is None:
-                table, shortlist, hits = await self._in_thread(_one_stage, run, selection, lexical, last)
+            if run.plan.stages:
+                table, hits = await self._rerank(run, selection, lexical, last)
             else:
-                table, shortlist = await self._in_thread(_first_stage, run, selection, lexical)
-                scores = await _rerank(run, shortlist)
-                hits = await self._in_thread(_second_stage, run, table, shortlist, scores, last)
+                table, hits = await self._in_thread(_without_reranking, run, selection, lexical, last)
             if hits is not None:
                 break
-            run.sequence = run.collection.sequence
-            run.degradations[:] = run.plan.degradations
+            run.start_over()
             selection, lexical = await self._in_thread(match, run)
         assert hits is not None
         if self._recall is not None:
@@ -159,7 +146,7 @@ class Searcher:
         if self._recent is not None:
             self._recent.note(run.collection, request)
         account = report(run, table, selection)
-        explanation = await self._in_thread(explain, run, table, shortlist) if request.explain else None
+        explanation = await self._in_thread(explain, run, table) if request.explain else None
         return SearchResult(hits=hits, report=account, explanation=explanation)
 
     async def _embed_and_match(self, run: SearchRun) -> tuple[Selection | None, LexicalCandidates | None]:
@@ -172,6 +159,18 @@ class Searcher:
             return await self._in_thread(match, run)
         matched, _ = await asyncio.gather(self._in_thread(match, run), _embed(run, run.plan.embedder))
         return matched
+
+    async def _rerank(
+        self, run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, last_attempt: bool
+    ) -> tuple[Candidates, list[Hit] | None]:
+        """Retrieves, and runs the rerank stages one after the other. A thread takes a turn between two of them."""
+        first, *others = run.plan.stages
+        table, shortlist = await self._in_thread(_first_stage, run, selection, lexical, first)
+        await score(run, shortlist)
+        for stage in others:
+            shortlist = await self._in_thread(_next_stage, run, table, shortlist, stage)
+            await score(run, shortlist)
+        return table, await self._in_thread(_last_stage, run, table, shortlist, last_attempt)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs blocking work in a thread, within the call's context: its log lines and spans belong to the call."""
@@ -205,50 +204,29 @@ async def _embed(run: SearchRun, embedder: EmbedderService) -> None:
         )
 
 
-def _first_stage(
-    run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None
-) -> tuple[Candidates, Shortlist]:
-    """Retrieves, and reads what the reranker needs: one turn in a thread for both."""
-    table = retrieve(run, selection, lexical)
-    return table, fetch(run, table)
-
-
-def _one_stage(
+def _without_reranking(
     run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, last_attempt: bool
-) -> tuple[Candidates, Shortlist, list[Hit] | None]:
-    """The whole of a search without reranking: one turn in a thread."""
-    table, shortlist = _first_stage(run, selection, lexical)
-    return table, shortlist, answer(run, table, last_attempt)
+) -> tuple[Candidates, list[Hit] | None]:
+    """The whole of a search that reranks nothing: one turn in a thread."""
+    table = retrieve(run, selection, lexical)
+    return table, answer(run, table, last_attempt)
 
 
-async def _rerank(run: SearchRun, shortlist: Shortlist) -> RerankScores | None:
-    """The reranker's scores; None without a reranker or, under the policy DEGRADE, after a failure."""
-    plan, asked = run.plan, len(shortlist.inputs)
-    if plan.reranker is None or not asked:
-        return None
-    try:
-        with run.stage("rerank"):
-            scores = await plan.reranker.rerank(
-                run.rerank_query,
-                shortlist.inputs,
-                Deadline.after(max(0.0, run.deadline.left_seconds()) * plan.rerank_deadline_share),
-            )
-    except ShortlistError as error:
-        if plan.rerank_on_failure is RerankFailurePolicy.FAIL or run.deadline.passed():
-            raise
-        late = isinstance(error, DeadlineExceeded)
-        kind = DegradationKind.RERANK_SKIPPED if late else DegradationKind.RERANK_FAILED
-        run.degradations.append(Degradation(kind=kind, message=error.message))
-        return None
-    run.rerank_tokens += scores.tokens
-    if len(scores.scores) < asked:
-        note_partial(run, len(scores.scores), asked)
-    return scores
+def _first_stage(
+    run: SearchRun, selection: Selection | None, lexical: LexicalCandidates | None, stage: PlannedStage
+) -> tuple[Candidates, Shortlist]:
+    """Retrieves, and reads what the first reranker needs: one turn in a thread for both."""
+    table = retrieve(run, selection, lexical)
+    return table, fetch(run, table, stage)
 
 
-def _second_stage(
-    run: SearchRun, table: Candidates, shortlist: Shortlist, scores: RerankScores | None, last_attempt: bool
-) -> list[Hit] | None:
-    """Orders by the reranker's scores and reads the answer: one turn in a thread for both."""
-    rerank(run, table, shortlist, scores)
+def _next_stage(run: SearchRun, table: Candidates, shortlist: Shortlist, stage: PlannedStage) -> Shortlist:
+    """Orders by a reranker's scores, and reads what the next one needs: one turn in a thread for both."""
+    take(table, shortlist)
+    return fetch(run, table, stage)
+
+
+def _last_stage(run: SearchRun, table: Candidates, shortlist: Shortlist, last_attempt: bool) -> list[Hit] | None:
+    """Orders by the last reranker's scores, and reads the answer: one turn in a thread for both."""
+    take(table, shortlist)
     return answer(run, table, last_attempt)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
-from shortlist_server.rpc.convert import evaluation, fields
+from shortlist_server.publishing.names import MAX_FILES
+from shortlist_server.rpc.convert import evaluation, fields, settings
 from shortlist_server.rpc.wire import Limit
 
 MAX_BATCH = 100
@@ -44,6 +45,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.AllOf.filters": nodes,
         "shortlist.v1.AnyOf.filters": nodes,
         "shortlist.v1.OneOf.values": Limit(config.max_filter_values, InvalidFilter),
+        "shortlist.v1.Rerank.stages": Limit(settings.MAX_RERANK_STAGES),
         "shortlist.v1.IngestBatch.operations": Limit(MAX_OPERATIONS),
         "shortlist.v1.Document.vector": Limit(MAX_VALUES),
         "google.protobuf.Struct.fields": Limit(MAX_VALUES),
@@ -55,6 +57,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.CollectionConfig.filterable_fields": Limit(fields.MAX_FILTERABLE_FIELDS),
         "google.protobuf.FieldMask.paths": Limit(MAX_PATHS),
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
+        "shortlist.v1.StartModelUploadRequest.files": Limit(MAX_FILES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),
         "shortlist.v1.CompareGenerationsRequest.queries": Limit(evaluation.MAX_QUERIES),

@@ -121,3 +121,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Write) -> None:
 def test_only_a_line_feed_ends_a_line_of_qrels(write: Write) -> None:
     folder = write(corpus=[{"_id": "a\u2028b", "text": "x"}], qrels="q\ta\u2028b\t1\r\nq\ta\u2028b\t1\r\n")
     assert load_dataset(folder, "test").qrels == {"q": {"a\u2028b": 1}}
+
+
+def test_queries_may_be_ids_and_texts_separated_by_tabs(tmp_path: Path) -> None:
+    queries, qrels = tmp_path / "topics.tsv", tmp_path / "qrels.txt"
+    queries.write_text("12\twho wrote it\n\n13\tunjudged\n")
+    qrels.write_text("12 0 d 1\n")
+    assert load_judged(queries, qrels).queries == {"12": "who wrote it"}
+    queries.write_text("12 who wrote it\n")
+    with pytest.raises(InvalidDataset, match="judges 1 queries"):
+        load_judged(queries, qrels)

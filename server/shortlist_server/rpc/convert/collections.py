@@ -18,7 +18,7 @@ from shortlist_server.pipeline.models import notice
 from shortlist_server.pipeline.plan import effective_defaults
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.filters import path_in
-from shortlist_server.rpc.convert.search import enum_in, settings_in, settings_out
+from shortlist_server.rpc.convert.settings import enum_in, settings_in, settings_out
 
 WHOLE = "search_defaults"
 """The field of a collection's settings that can change."""
@@ -100,7 +100,7 @@ def _copy_field(source: Message, target: Message, path: str, at: str) -> None:
     *parents, name = path.split(".")
     for parent in parents:
         field = source.DESCRIPTOR.fields_by_name.get(parent)
-        if field is None or field.message_type is None:
+        if field is None or field.message_type is None or not field.has_presence:
             raise InvalidArgument("there is no such field", field=at)
         source, target = getattr(source, parent), getattr(target, parent)
     field = source.DESCRIPTOR.fields_by_name.get(name)
@@ -109,7 +109,10 @@ def _copy_field(source: Message, target: Message, path: str, at: str) -> None:
     target.ClearField(name)
     if field.has_presence and not source.HasField(name):
         return
-    if field.message_type is not None:
+    if field.message_type is not None and not field.has_presence:
+        # A list of messages.
+        getattr(target, name).MergeFrom(getattr(source, name))
+    elif field.message_type is not None:
         getattr(target, name).CopyFrom(getattr(source, name))
     else:
         setattr(target, name, getattr(source, name))

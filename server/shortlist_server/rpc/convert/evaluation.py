@@ -11,7 +11,8 @@ from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.evaluate import Evaluation, JudgedQuery, Measures, Progress
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.search import model_version_out, settings_in
+from shortlist_server.rpc.convert.search import model_version_out
+from shortlist_server.rpc.convert.settings import settings_in
 
 MAX_QUERIES = 10_000
 MAX_SETTINGS = 32
@@ -77,7 +78,7 @@ def report_out(evaluation: Evaluation, *, include_queries: bool) -> operation_pb
         rankings=[_quality_out(ranking, evaluation.mean(ranking)) for ranking in evaluation.queries],
         sequence=evaluation.sequence,
         embedder=model_version_out(evaluation.embedder),
-        reranker=model_version_out(evaluation.reranker),
+        rerankers=[model_version_out(reranker) for reranker in evaluation.rerankers],
         degraded_searches=evaluation.degraded,
     )
     if include_queries:

@@ -1,14 +1,9 @@
-"""Search requests, settings and answers."""
+"""Search requests and answers."""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Any, TypeVar
-
 import numpy as np
-from google.protobuf.message import Message
 
-from shortlist.v1 import collection_pb2 as collection_pb
 from shortlist.v1 import search_pb2 as pb
 from shortlist.v1 import search_service_pb2 as service_pb
 from shortlist_server import domain
@@ -19,12 +14,10 @@ from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.rpc.convert import fields
 from shortlist_server.rpc.convert.documents import document_out, duration_out, include_in, passage_out
 from shortlist_server.rpc.convert.filters import filter_in
+from shortlist_server.rpc.convert.settings import settings_in
 from shortlist_server.rpc.pieces import Pieces
 
-E = TypeVar("E", bound=Enum)
-
 DEFAULT_LIMIT = 10
-MAX_EF = 10_000
 
 HIT_WEIGHT = 512
 """What a hit, or a candidate of an explanation, weighs beside its texts: ten microseconds."""
@@ -69,84 +62,6 @@ def request_in(message: service_pb.SearchRequest, config: Config) -> domain.Sear
     )
 
 
-def settings_in(
-    message: service_pb.SearchRequest | collection_pb.SearchDefaults,
-    prefix: str,
-    config: Config,
-) -> domain.SearchDefaults:
-    """The settings that a request or a collection's defaults set."""
-    candidates, fusion, rerank = message.candidates, message.fusion, message.rerank
-
-    def bounded(part: Message, path: str, name: str, low: float, high: float) -> float | None:
-        if not part.HasField(name):
-            return None
-        value: float = getattr(part, name)
-        return fields.within(value, low, high, f"{prefix}{path}.{name}")
-
-    def count(part: Message, path: str, name: str, high: int) -> int | None:
-        value = bounded(part, path, name, 1, high)
-        return None if value is None else int(value)
-
-    share = bounded(rerank, "rerank", "deadline_share", 0, 1)
-    if share == 0:
-        raise InvalidArgument("a share above 0 is needed", field=f"{prefix}rerank.deadline_share")
-    target = None
-    if isinstance(message, collection_pb.SearchDefaults) and message.HasField("recall_target"):
-        target = fields.within(message.recall_target, 0.0, 1.0, f"{prefix}recall_target")
-    return domain.SearchDefaults(
-        mode=enum_in(domain.RetrievalMode, pb.RetrievalMode, message.mode, f"{prefix}mode"),
-        dense_candidates=count(candidates, "candidates", "dense", config.max_candidates),
-        lexical_candidates=count(candidates, "candidates", "lexical", config.max_candidates),
-        ef=count(candidates, "candidates", "ef", MAX_EF),
-        exact=candidates.exact if candidates.HasField("exact") else None,
-        fusion=enum_in(domain.FusionMethod, pb.FusionMethod, fusion.method, f"{prefix}fusion.method"),
-        dense_weight=bounded(fusion, "fusion", "dense_weight", 0, 1),
-        rrf_k=count(fusion, "fusion", "rrf_k", 1000),
-        rerank=rerank.enabled if rerank.HasField("enabled") else None,
-        reranker=rerank.model or None,
-        rerank_depth=count(rerank, "rerank", "depth", config.max_rerank_depth),
-        rerank_weight=bounded(rerank, "rerank", "weight", 0, 1),
-        rerank_instruction=fields.text(rerank.instruction, fields.MAX_INSTRUCTION_BYTES, f"{prefix}rerank.instruction")
-        or None,
-        rerank_on_failure=enum_in(
-            domain.RerankFailurePolicy, pb.RerankFailurePolicy, rerank.on_failure, f"{prefix}rerank.on_failure"
-        ),
-        rerank_deadline_share=share,
-        recall_target=target,
-    )
-
-
-def settings_out(settings: domain.SearchDefaults) -> collection_pb.SearchDefaults:
-    """A collection's search defaults; what is not set stays unset."""
-    message = collection_pb.SearchDefaults(
-        candidates=pb.Candidates(
-            dense=settings.dense_candidates,
-            lexical=settings.lexical_candidates,
-            ef=settings.ef,
-            exact=settings.exact,
-        ),
-        fusion=pb.Fusion(dense_weight=settings.dense_weight, rrf_k=settings.rrf_k),
-        rerank=pb.Rerank(
-            enabled=settings.rerank,
-            model=settings.reranker or "",
-            depth=settings.rerank_depth,
-            weight=settings.rerank_weight,
-            instruction=settings.rerank_instruction or "",
-            deadline_share=settings.rerank_deadline_share,
-        ),
-        recall_target=settings.recall_target,
-    )
-    if settings.mode is not None:
-        message.mode = pb.RetrievalMode.Value(f"RETRIEVAL_MODE_{settings.mode.name}")
-    if settings.fusion is not None:
-        message.fusion.method = pb.FusionMethod.Value(f"FUSION_METHOD_{settings.fusion.name}")
-    if settings.rerank_on_failure is not None:
-        message.rerank.on_failure = pb.RerankFailurePolicy.Value(
-            f"RERANK_FAILURE_POLICY_{settings.rerank_on_failure.name}"
-        )
-    return message
-
-
 def weight(result: domain.SearchResult, include: domain.Include) -> int:
     """The cost of converting a result, as the bytes of text that would take about as long."""
     size = 0
@@ -189,7 +104,7 @@ def _hit_out(hit: domain.Hit, include: domain.Include) -> pb.Hit:
             pb.PassageHit(
                 passage=passage_out(passage.passage, hit.document.text),
                 dense_score=passage.dense_score,
-                rerank_score=passage.rerank_score,
+                rerank_scores=passage.rerank_scores,
             )
             for passage in hit.passages
         ],
@@ -204,15 +119,16 @@ def _add_stages(message: pb.Hit | pb.ExplainedCandidate, candidate: domain.Hit |
         message.dense.CopyFrom(_score_out(candidate.dense))
     if candidate.lexical is not None:
         message.lexical.CopyFrom(_score_out(candidate.lexical))
-    if candidate.rerank is not None:
-        message.rerank.CopyFrom(
-            pb.RerankScore(
-                score=candidate.rerank.score,
-                rank=candidate.rerank.rank,
-                normalized=candidate.rerank.normalized,
-                probability=candidate.rerank.probability,
-                truncated_tokens=candidate.rerank.truncated_tokens,
-            )
+    for score in candidate.reranks:
+        message.reranks.add(
+            stage=score.stage,
+            score=score.score,
+            rank=score.rank,
+            normalized=score.normalized,
+            probability=score.probability,
+            truncated_tokens=score.truncated_tokens,
+            blended=score.blended,
+            blended_rank=score.blended_rank,
         )
 
 
@@ -223,8 +139,6 @@ def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
         fusion_method=pb.FusionMethod.Value(f"FUSION_METHOD_{explanation.fusion.name}"),
         dense_weight=explanation.dense_weight,
         rrf_k=explanation.rrf_k,
-        rerank_depth=explanation.rerank_depth,
-        rerank_weight=explanation.rerank_weight,
         dense_passages=explanation.dense_passages,
         dense_sources=[
             pb.DenseSource(
@@ -246,9 +160,10 @@ def _explanation_out(explanation: domain.Explanation) -> pb.Explanation:
             score=candidate.score,
             fused=_score_out(candidate.fused),
             outcome=pb.CandidateOutcome.Value(f"CANDIDATE_OUTCOME_{candidate.outcome.name}"),
+            rerank_outcomes=[
+                pb.RerankOutcome.Value(f"RERANK_OUTCOME_{outcome.name}") for outcome in candidate.rerank_outcomes
+            ],
         )
-        if candidate.rerank_outcome is not None:
-            added.rerank_outcome = pb.RerankOutcome.Value(f"RERANK_OUTCOME_{candidate.rerank_outcome.name}")
         _add_stages(added, candidate)
     return message
 
@@ -258,7 +173,11 @@ def _texts_out(texts: domain.ExplainedTexts) -> pb.ExplainedTexts:
         query=texts.query,
         passages=[
             pb.RerankedPassage(
-                id=passage.id, ordinal=passage.ordinal, text=passage.text, token_vectors=passage.token_vectors
+                stage=passage.stage,
+                id=passage.id,
+                ordinal=passage.ordinal,
+                text=passage.text,
+                token_vectors=passage.token_vectors,
             )
             for passage in texts.passages
         ],
@@ -279,20 +198,31 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
         dense_candidates=report.dense_candidates,
         lexical_candidates=report.lexical_candidates,
         fused_candidates=report.fused_candidates,
-        reranked=report.reranked,
+        rerank_stages=[
+            pb.RerankStageReport(
+                stage=stage.stage,
+                model=model_version_out(stage.model),
+                depth=stage.depth,
+                weight=stage.weight,
+                reranked=stage.reranked,
+                tokens=stage.tokens,
+                fetch=duration_out(stage.fetch_seconds),
+                rerank=duration_out(stage.rerank_seconds),
+            )
+            for stage in report.rerank_stages
+        ],
         filter_matches=report.filter_matches,
         query_tokens=report.query_tokens,
         query_truncated_tokens=report.query_truncated_tokens,
-        rerank_tokens=report.rerank_tokens,
         sequence=report.sequence,
         generation=report.generation,
         embedder=model_version_out(report.embedder),
-        reranker=model_version_out(report.reranker),
         degraded=bool(report.degradations),
         degradations=[
             pb.Degradation(
                 kind=pb.DegradationKind.Value(f"DEGRADATION_KIND_{degradation.kind.name}"),
                 message=degradation.message,
+                stage=degradation.stage,
             )
             for degradation in report.degradations
         ],
@@ -305,13 +235,3 @@ def _report_out(report: domain.SearchReport) -> pb.SearchReport:
 def model_version_out(version: domain.ModelVersion | None) -> pb.ModelVersion | None:
     """A model and its revision; None where none was used."""
     return None if version is None else pb.ModelVersion(name=version.name, revision=version.revision)
-
-
-def enum_in(kind: type[E], names: Any, number: int, field: str) -> E | None:
-    """The domain's value of a proto enum whose names end in the domain's names; None when it is not set."""
-    if number == 0:
-        return None
-    if number not in names.values():
-        raise InvalidArgument(f"{number} is not a known value", field=field)
-    name: str = names.Name(number)
-    return next(value for value in kind if name.endswith(f"_{value.name}"))

@@ -26,7 +26,7 @@ from shortlist_server.storage.rows.filters import index_columns
 from shortlist_server.storage.rows.id_index import all_ids
 from shortlist_server.storage.rows.metadata import parse_field
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Number of the newest migration."""
 
 FIRST_FORMAT_WITH_COMMITS = 4
@@ -162,6 +162,12 @@ def _generations(db: Database) -> None:
             raise DataCorrupted(f"the collection's settings cannot be read ({error}); restore a backup") from error
         generations.save(db.conn, [first], ())
     db.execute("PRAGMA user_version = 5")
+
+
+@migrations(name="0006_rerank_stages")
+def _rerank_stages(db: Database) -> None:
+    # No table changes. From this version on, a config may have the key "rerank_stages", unknown to older releases.
+    db.execute("PRAGMA user_version = 6")
 
 
 def create(path: Path, name: str, config: CollectionConfig, number_format: str = "") -> None:

@@ -18,6 +18,7 @@ from shortlist_server.domain import (
     FusionMethod,
     OverflowPolicy,
     RerankFailurePolicy,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
 )
@@ -49,9 +50,16 @@ def load(text: str) -> CollectionConfig:
     """The settings of a JSON text made by ``dump``."""
     values: dict[str, Any] = json.loads(text)
     values["chunking"] = Chunking(**values["chunking"])
-    values["search_defaults"] = SearchDefaults(**_rich(values["search_defaults"]))
+    values["search_defaults"] = _load_defaults(values["search_defaults"])
     values["filterable_fields"] = tuple(values["filterable_fields"])
     return CollectionConfig(**_rich(values))
+
+
+def _load_defaults(values: dict[str, Any]) -> SearchDefaults:
+    stages = values.get("rerank_stages")
+    if stages is not None:
+        values["rerank_stages"] = tuple(RerankStage(**stage) for stage in stages)
+    return SearchDefaults(**_rich(values))
 
 
 def load_raised_ef(text: str | None) -> RaisedEf:
@@ -90,6 +98,8 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
             plain[name] = value.value
         elif isinstance(value, dict):
             plain[name] = _plain(value)
+        elif name == "rerank_stages" and value is not None:
+            plain[name] = [_plain(stage) for stage in value]
         elif value is not None:
             plain[name] = value
     return plain

@@ -1,0 +1,220 @@
+"""The models of a collection are adapted to it: quality, time and cost of the whole loop on SciFact.
+
+python bench/adapt.py [--quick] [--data FOLDER] [--output FOLDER] [--stage NAME ...]
+
+Stages, in this order; all by default, about six hours on 2 cores, of which the merge takes half:
+
+    judged      `shortlist adapt run` with the training queries; then quality on the test queries, which nothing saw
+    latency     searches one at a time on what was published
+    guarded     the docstrings of the standard library, with the published embedder
+    unjudged    `shortlist adapt run` without any judged query
+    merge       three seeds: the best spherical merge against the best single checkpoint, on the test queries
+
+Latency and guarded need judged in the same call, or an --output folder in which it was done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from served import documents
+
+from shortlist import Client, CollectionConfig, Document
+from shortlist_adapt.errors import GateRefused
+from shortlist_adapt.folder import RunFolder
+from shortlist_adapt.reporting.decision import load
+from shortlist_cli.demo.corpus import stdlib_corpus
+from shortlist_cli.evaluation.beir import Judged, load_split
+from shortlist_cli.evaluation.measuring import measure_latency
+from shortlist_server.config import DEFAULT_EMBEDDER
+
+STAGES = ("judged", "latency", "guarded", "unjudged", "merge")
+JUDGED, UNJUDGED, GUARDED = "judged", "unjudged", "docstrings"
+SEEDS = (0, 1, 2)
+
+FINAL, FINAL_UNJUDGED, DENSE = 0.78, 0.755, 0.73
+MINUTES = 120.0
+SEARCH_MS = 150.0
+GUARDED_FALL = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured: documents, training and test queries, queries about docstrings, more options of a run."""
+
+    documents: int | None
+    train: int | None
+    test: int | None
+    guarded: int
+    options: tuple[str, ...]
+
+
+FULL = Size(documents=None, train=None, test=None, guarded=300, options=())
+QUICK = Size(
+    documents=300,
+    train=120,
+    test=60,
+    guarded=40,
+    options=("--set", "embedder.epochs=1", "--set", "reranker.epochs=1", "--set", "gate.min_queries=10"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Mean nDCG@10 of the test queries."""
+
+    final: float
+    dense: float
+
+
+def part(data: Path, target: Path, size: Size) -> Path:
+    """A folder in BEIR format with a part of another: its first queries, and the documents that they need first."""
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "qrels").mkdir(parents=True)
+    queries: dict[str, str] = {}
+    needed: set[str] = set()
+    for split, limit in (("train", size.train), ("test", size.test)):
+        judged = load_split(data, split)
+        chosen = list(judged.queries)[:limit]
+        queries |= {id: judged.queries[id] for id in chosen}
+        rows = [(id, document, grade) for id in chosen for document, grade in judged.qrels[id].items()]
+        needed |= {document for _, document, _ in rows}
+        lines = "".join(f"{id}\t{document}\t{grade}\n" for id, document, grade in rows)
+        (target / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+    lines = "".join(json.dumps({"_id": id, "text": text}) + "\n" for id, text in queries.items())
+    (target / "queries.jsonl").write_text(lines)
+    corpus = sorted(documents(data), key=lambda document: document.id not in needed)[: size.documents]
+    rows_of_corpus = ({"_id": one.id, "title": one.title, "text": one.text} for one in corpus)
+    (target / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_corpus))
+    return target
+
+
+def fill(client: Client, name: str, corpus: Sequence[Document]) -> None:
+    """Makes a collection of the default model with these documents, unless it is there."""
+    if name not in {collection.name for collection in client.list_collections()}:
+        client.create_collection(name, CollectionConfig(embedder=DEFAULT_EMBEDDER))
+        client.ingest(name, corpus).finish()
+
+
+def quality(client: Client, name: str, judged: Judged) -> Quality:
+    """What searches of a collection find, with the settings that it has."""
+    grades = {query: {id: max(0, grade) for id, grade in of.items()} for query, of in judged.qrels.items()}
+    (report,) = client.evaluate(name, judged.queries, grades)
+    return Quality(final=report.rankings["final"].ndcg_at_10, dense=report.rankings["dense"].ndcg_at_10)
+
+
+def adapt(*arguments: str | Path) -> int:
+    """Calls ``shortlist adapt``; returns the exit code, 0 or that of a refusal. Its output goes to standard error."""
+    command = [sys.executable, "-m", "shortlist_cli", "adapt", *map(str, arguments)]
+    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+    if code not in (0, GateRefused.exit_code):
+        sys.exit(f"{' '.join(command)} ended with {code}")
+    return code
+
+
+def loop(
+    client: Client, target: str, name: str, run: Path, test: Judged, options: Sequence[str | Path]
+) -> dict[str, Any]:
+    """The whole loop on a collection, and the quality of its searches before and after."""
+    before = quality(client, name, test)
+    begin = time.perf_counter()
+    code = adapt("run", name, "--out", run, "--target", target, "--yes", *options)
+    minutes = (time.perf_counter() - begin) / 60
+    after = quality(client, name, test)
+    decision = load(RunFolder(run).gate)
+    return {
+        "published": code == 0,
+        "reason": decision.reason,
+        "minutes": minutes,
+        "before": {"final": before.final, "dense": before.dense},
+        "after": {"final": after.final, "dense": after.dense},
+        "way": decision.chosen,
+        "held_out": {"before": decision.serving.ndcg_at_10, "after": decision.candidate.ndcg_at_10, "p": decision.p},
+        "trials": {trial.name: trial.development for trial in decision.trials},
+    }
+
+
+def latency(client: Client, name: str, test: Judged) -> dict[str, float]:
+    """Times of searches, one at a time, in milliseconds."""
+    times = [
+        measure_latency(client, name, test.queries.values(), {}, concurrency=1, rotation=number, step=lambda: None)
+        for number in range(1, 4)
+    ]
+    return {
+        "p50": statistics.median(one.p50_ms for one in times),
+        "p99": max(one.p99_ms for one in times),
+        "reranked": float(client.search(name, next(iter(test.queries.values()))).report.reranked),
+    }
+
+
+def docstrings(limit: int) -> tuple[list[Document], Judged]:
+    """Documented definitions of the standard library, and the first sentences of some, which their documents lack."""
+    entries = stdlib_corpus()
+    corpus, queries = [], {}
+    step = max(1, len(entries) // (4 * limit))
+    for number, entry in enumerate(entries):
+        head, _, text = entry.text.rpartition("\n") if entry.kind != "module" else ("", "", entry.text)
+        sentence, _, rest = text.partition(". ")
+        if number % step == 0 and len(queries) < limit and len(sentence.split()) > 4 and len(rest.split()) > 15:
+            queries[entry.name] = sentence
+            text = f"{head}\n{rest}"
+        else:
+            text = entry.text
+        corpus.append(Document(id=entry.name, title=entry.name, text=text))
+    qrels = {name: {name: 1} for name in queries}
+    return corpus, Judged(name=GUARDED, queries=queries, qrels=qrels)
+
+
+def guarded(client: Client, embedder: str, limit: int) -> dict[str, float]:
+    """Final nDCG@10 of a collection of docstrings, before and with an embedder."""
+    corpus, judged = docstrings(limit)
+    fill(client, GUARDED, corpus)
+    made = client.reindex(GUARDED, embedder=embedder)
+    comparison = client.compare_generations(
+        GUARDED, generation=made.number, queries=judged.queries, qrels=judged.qrels
+    ).rankings["final"]
+    client.drop_generation(GUARDED, made.number)
+    return {
+        "documents": float(len(corpus)),
+        "queries": float(len(judged.queries)),
+        "before": comparison.serving.ndcg_at_10,
+        "with_the_tuned_embedder": comparison.candidate.ndcg_at_10,
+        "p": comparison.p_value,
+    }
+
+
+def merged(run: Path, data: Path, name: str, target: str, seed: int, options: Sequence[str | Path]) -> dict[str, float]:
+    """Dense nDCG@10 on the test queries of the best checkpoint and the best spherical merge; the development split
+    chooses both.
+    """
+    from shortlist_adapt.merging.candidates import best_of
+
+    folder = RunFolder(run)
+    begin: list[str | Path] = ["synthesise", name, "--out", run, "--target", target, "--seed", str(seed)]
+    adapt(*begin, "--judged", data, *options)
+    adapt("mine", run, "--target", target)
+    adapt("train", run, "--only", "embedder")
+    adapt("merge", run, "--only", "embedder")
+    return best_of(folder, load_split(data, "test"))
+
+
+@contextlib.contextmanager
+def folder_of(output: Path | None) -> Iterator[Path]:
+    """The folder for data and runs: the named one, which stays, or a temporary one."""
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        yield output
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)

@@ -1,0 +1,73 @@
+"""A served collection of small documents, and judged queries for it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shortlist import Client, Document
+from shortlist_server.testing import server
+
+COLLECTION = "library"
+
+_WORDS = [
+    f"{first}{second}"
+    for first in ("bal", "cor", "dun", "fel", "gar", "hol", "jen", "kil", "lom", "mar", "nep", "pol", "rud", "sal")
+    for second in ("ad", "em", "in", "or", "us", "eth", "ist", "ox", "ay", "umb")
+]
+"""Made-up words, so that no two documents are alike by chance."""
+
+
+def documents(count: int = 60) -> list[Document]:
+    """Documents of a title and five sentences, each with words of its own; some share words with the next one."""
+    made = []
+    for number in range(count):
+        words = random.Random(number).sample(_WORDS, 40) + random.Random(number // 2).sample(_WORDS, 8)
+        sentences = [
+            f"The {words[start]} of every {words[start + 1]} brings {' '.join(words[start + 2 : start + 8])}."
+            for start in range(0, 40, 8)
+        ]
+        made.append(
+            Document(id=f"d{number}", title=f"About {words[3]} and {words[40]} {number}", text=" ".join(sentences))
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the collection."""
+    with server(data_dir=tmp_path_factory.mktemp("data")) as running:
+        with Client(running.target) as client:
+            client.create_collection(COLLECTION)
+            summary = client.ingest(COLLECTION, documents()).finish()
+            assert summary.durable == 60
+        yield running.target
+
+
+@pytest.fixture
+def client(library: str) -> Iterator[Client]:
+    with Client(library) as connected:
+        yield connected
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A folder of thirty judged queries; each asks for one document with two words of its text and one of its title.
+
+    The document beside it has the same word in its title, and is judged 0.
+    """
+    folder = tmp_path / "judged"
+    (folder / "qrels").mkdir(parents=True)
+    rows, qrels = [], []
+    for number, document in enumerate(documents(30)):
+        words, shared = document.text.split(), document.title.split()[3]
+        rows.append(json.dumps({"_id": f"j{number}", "text": f"which {words[6]} {words[20]} {shared}"}))
+        qrels.append(f"j{number}\td{number}\t1")
+        qrels.append(f"j{number}\td{number ^ 1}\t0")
+    (folder / "queries.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "qrels" / "train.tsv").write_text("\n".join(qrels) + "\n")
+    return folder
