@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shortlist_adapt.corpus import noted
 from shortlist_adapt.costs import Cost
 from shortlist_adapt.development.dense import dense_figure, read_development
 from shortlist_adapt.development.figures import Figure
@@ -28,8 +27,8 @@ from shortlist_adapt.training.embedder_inputs import read_rows
 from shortlist_adapt.training.memory import activation_bytes
 from shortlist_adapt.training.rows import TrainingRows
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
+from shortlist_adapt.training.serving import read_serving, trained_sizes
 from shortlist_adapt.training.settings import EmbedderTraining
-from shortlist_server.domain import Chunking
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.embedder_layout import EmbedderLayout
@@ -40,12 +39,10 @@ KIND = "embedder"
 _ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 """Settings that do not change what is trained, but for the last digits."""
-_OF_COLLECTION = ("instruction", "dimension", "passage_tokens", "overlap_tokens")
 _CARD = "README.md"
 _FORWARD_SHARE = 1 / 3
 """A forward pass, as a share of a step of training."""
 _QUERY_TOKENS = 24
-_LEAST_HALF = 64
 _TOKEN_CHARACTERS = 4
 _PASSAGES = 3
 """Passages of a document of usual length."""
@@ -71,7 +68,7 @@ class Machine:
 def embedder_cost(folder: RunFolder, base: Path, settings: EmbedderTraining) -> Cost:
     """What the step costs. Arguments and errors: see ``train_embedder``."""
     found = read_base(base)
-    longest = _texts(folder, found, settings).chunking.max_tokens
+    longest = ServedTexts(found, read_serving(folder, settings)).chunking.max_tokens
 
     def tokens_of(text: str) -> int:
         return min(len(text) // _TOKEN_CHARACTERS, longest)
@@ -112,8 +109,7 @@ def train_embedder(
         raise InvalidInput(f"embedder.dimensions: the vectors of {found.folder} have {found.dimension} dimensions")
     revision = layout.revision(found.folder, (found.prompts.query, found.prompts.passage), found.parts)
     values = {name: value for name, value in to_json(settings).items() if name not in _NOT_IN_THE_RESULT}
-    served = {name: value for name, value in noted(folder).items() if name in _OF_COLLECTION}
-    values |= {"seed": seed, "base": revision, "collection": served}
+    values |= {"seed": seed, "base": revision, "serving": asdict(read_serving(folder, settings))}
     wanted = fingerprint(values, [folder.pairs, folder.queries, folder.corpus])
     target = folder.checkpoints / KIND
     figures = folder.figures(STEP, wanted)
@@ -145,7 +141,8 @@ def _train(
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    texts = _texts(folder, found, settings)
+    serving = read_serving(folder, settings)
+    texts = ServedTexts(found, serving)
     model = open_model(found, machine.device)
 
     def write_base(path: Path) -> None:
@@ -191,7 +188,7 @@ def _train(
             found,
             target=target,
             steps=steps,
-            sizes=_sizes(folder, found, settings),
+            sizes=trained_sizes(found, serving, settings),
             seed=seed,
             write=lambda path: write_model(model, found, texts, path),
             callbacks=[
@@ -220,8 +217,7 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
     development = read_development(folder, seed=seed, sample=settings.development_documents)
     if not development.queries:
         return None
-    chunking = _chunking(folder, settings)
-    dimension = int(noted(folder).get("dimension", 0))
+    serving = read_serving(folder, settings)
 
     def measure(model: Path) -> Figure:
         return dense_figure(
@@ -229,8 +225,8 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
             model,
             development,
             Silent(),
-            chunking=chunking,
-            dimension=dimension,
+            chunking=serving.chunking,
+            dimension=serving.dimension,
             device=settings.device,
             threads=settings.threads,
         )
@@ -312,32 +308,6 @@ def _saved_steps(steps: int, settings: EmbedderTraining) -> list[int]:
     return [
         epoch * steps + round(part * steps / parts) for epoch in range(settings.epochs) for part in range(1, parts + 1)
     ]
-
-
-def _texts(folder: RunFolder, found: EmbedderLayout, settings: EmbedderTraining) -> ServedTexts:
-    instruction = settings.instruction or str(noted(folder).get("instruction", ""))
-    return ServedTexts(found, instruction=instruction, chunking=_chunking(folder, settings))
-
-
-def _chunking(folder: RunFolder, settings: EmbedderTraining) -> Chunking | None:
-    """The passages of the settings, else of the collection; None where neither says."""
-    if settings.passage_tokens:
-        return Chunking(max_tokens=settings.passage_tokens, overlap_tokens=settings.overlap_tokens)
-    of_collection = noted(folder)
-    if not of_collection.get("passage_tokens"):
-        return None
-    return Chunking(max_tokens=of_collection["passage_tokens"], overlap_tokens=of_collection["overlap_tokens"])
-
-
-def _sizes(folder: RunFolder, found: EmbedderLayout, settings: EmbedderTraining) -> list[int]:
-    """The sizes of vectors to train, the full one last."""
-    stored = noted(folder).get("dimension", found.dimension)
-    sizes = {found.dimension, *settings.dimensions, *([stored] if 0 < stored < found.dimension else [])}
-    half = found.dimension // 2
-    while not settings.dimensions and half >= max(found.min_dimension, _LEAST_HALF):
-        sizes.add(half)
-        half //= 2
-    return sorted(sizes)
 
 
 def _machine(settings: EmbedderTraining) -> Machine:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist_adapt.errors import InvalidInput
-from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_adapt.training.serving import NOTHING_STATED, Serving
+from shortlist_server.domain import OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import passages
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
@@ -53,14 +54,13 @@ class ServedTexts:
     """Tokenises and cuts texts for one embedder.
 
     Args:
-        instruction: as in searches; "" for the model's own. Models that take none ignore it.
-        chunking: the collection's passages; None for the model's default.
+        serving: how the collection uses the embedder. Models that take no instruction ignore it.
     """
 
-    def __init__(self, found: EmbedderLayout, *, instruction: str = "", chunking: Chunking | None = None) -> None:
-        self.query_prompt = found.prompts.for_query(instruction)
+    def __init__(self, found: EmbedderLayout, serving: Serving = NOTHING_STATED) -> None:
+        self.query_prompt = found.prompts.for_query(serving.instruction)
         self.passage_prompt = found.prompts.passage
-        self.chunking = chunking or default_chunking(found)
+        self.chunking = serving.chunking or default_chunking(found)
         self._tokenizer = TextTokenizer(
             found.transformer / "tokenizer.json",
             max_tokens=found.max_tokens,

@@ -16,6 +16,7 @@ from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.training.contrastive import embed
 from shortlist_adapt.training.embedder_folder import open_model, save_memory, write_model
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
+from shortlist_adapt.training.serving import Serving
 from shortlist_server.config import Config
 from shortlist_server.inference.base import Embedder, PassageEmbedding, QueryText
 from shortlist_server.inference.embedder_layout import read_embedder
@@ -147,7 +148,7 @@ def test_prompts_known_by_name_alone_are_spelled_out(plain_bert: Path, tmp_path:
 
 def test_an_instruction_becomes_the_prompt_of_queries(tiny_qwen3_embedding: Path, tmp_path: Path) -> None:
     found = read_base(tiny_qwen3_embedding)
-    texts = ServedTexts(found, instruction="Find the recipe")
+    texts = ServedTexts(found, Serving(instruction="Find the recipe"))
     write_model(open_model(found, "cpu"), found, texts, tmp_path)
     expected = "Instruct: Find the recipe\nQuery:"
     assert json.loads((tmp_path / "config_sentence_transformers.json").read_text())["prompts"]["query"] == expected
