@@ -109,6 +109,7 @@ class EmbedderTrainer(SentenceTransformerTrainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        self.processing_class = None  # or the trainer would change special tokens in the model's configuration
         self._steps = steps
         self._write = write
         self._adapted = adapted
