@@ -52,15 +52,19 @@ class Checkpoint:
         return self.folder.name
 
 
-def begin(folder: Path, fingerprint: str) -> None:
+def begin(folder: Path, fingerprint: str) -> bool:
     """Prepares the folder of a training; empties it if it holds one that was begun with another fingerprint.
+
+    Returns:
+        Whether checkpoints of such a training were removed.
 
     Raises:
         InvalidInput: the folder cannot be written.
     """
-    path = folder / BEGUN
+    path, removed = folder / BEGUN, False
     try:
         if folder.exists() and _read(path).get("fingerprint") != fingerprint:
+            removed = bool(saved(folder))
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"fingerprint": fingerprint})
@@ -68,6 +72,7 @@ def begin(folder: Path, fingerprint: str) -> None:
             shutil.rmtree(partial)
     except OSError as error:
         raise InvalidInput(f"{folder} cannot be written: {error.strerror}") from error
+    return removed
 
 
 def write_base(folder: Path, write: Callable[[Path], None]) -> Path:

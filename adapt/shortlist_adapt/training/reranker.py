@@ -98,7 +98,8 @@ def train_reranker(
         progress.say("the reranker is trained already")
         return figures
     target = folder.checkpoints / KIND
-    checkpoints.begin(target, digest)
+    if checkpoints.begin(target, digest):
+        progress.say("pairs, base or settings have changed: training begins anew")
     trained_from = checkpoints.write_base(target, lambda path: write_start(start, path, seed=seed))
 
     figure = reranker_measure(folder, settings)

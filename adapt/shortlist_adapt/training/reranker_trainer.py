@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from shortlist_adapt.errors import AdaptError
 from shortlist_adapt.training.adapters import save_merged, trained_weights
 from shortlist_adapt.training.losses import listwise_cross_entropy, yes_no_likelihood
 from shortlist_adapt.training.reranker_batches import Collate, Groups, LengthBatches
@@ -99,6 +100,10 @@ class RerankerTrainer(Trainer):
         """See ``Trainer``."""
         scores = torch.cat([model(**part) for part in inputs["parts"]])[inputs["order"]]
         loss = self._loss(scores, inputs["present"])
+        if not loss.isfinite():
+            raise AdaptError(
+                f"the loss is no longer a number at step {self.state.global_step}: train with a lower learning rate"
+            )
         return (loss, {}) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shortlist_adapt.errors import InvalidInput
+from shortlist_adapt.errors import AdaptError, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.merging.merge import merge_reranker
 from shortlist_adapt.merging.settings import MergeSettings
@@ -237,6 +237,26 @@ def test_a_merged_reranker_is_served_and_chosen_by_its_final_figure(
         chosen = next(row for row in part["rows"] if row["name"] == part["chosen"])
         assert chosen["figure"] == best
         assert part["queries"] == 5 and part["measure"] == "final nDCG@10"
+
+
+def test_a_merged_cross_encoder_scores_alike_in_sentence_transformers(tiny_bert: Path, run: RunFolder) -> None:
+    from sentence_transformers import CrossEncoder
+
+    train_reranker(run, tiny_bert, SETTINGS, seed=1, progress=Silent())
+    merge_reranker(run, MergeSettings(), SETTINGS, progress=Silent())
+    model = CrossEncoder(str(run.model / "reranker"), device="cpu")
+    texts = ["short", "coral and fish", "long " * 30]
+    theirs = np.asarray(model.predict([("what is rust", text) for text in texts], activation_fn=torch.nn.Identity()))
+    assert np.ptp(theirs) > 1e-3
+    assert np.abs(served(run.model / "reranker", "what is rust", texts) - theirs).max() <= 1e-5
+
+
+def test_a_training_that_diverges_ends_with_the_reason(tiny_cross_encoder: Path, run: RunFolder) -> None:
+    settings = RerankerTraining(
+        epochs=3, negatives=2, batch_queries=4, learning_rate=1e30, warmup=0.0, device="cpu", threads=1
+    )
+    with pytest.raises(AdaptError, match="lower learning rate"):
+        train_reranker(run, tiny_cross_encoder, settings, seed=1, progress=Silent())
 
 
 def test_an_estimate_grows_with_the_work(tiny_cross_encoder: Path, run: RunFolder) -> None:
