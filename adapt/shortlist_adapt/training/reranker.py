@@ -39,7 +39,8 @@ _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 def reranker_cost(folder: RunFolder, base: Path, settings: RerankerTraining) -> Cost:
     """What training will take on this machine; counts the tokens of a sample. Raises as ``train_reranker``."""
     start = read_start(base)
-    setup = set_up(start.folder, start.family, _training_pairs(folder), settings, seed=0)
+    pairs = _training_pairs(folder)
+    setup = set_up(start.folder, start.family, pairs, settings, seed=0, templates=not start.new_head)
     return estimate(
         tokens=setup.tokens,
         parameters=count_parameters(start.folder),

@@ -72,16 +72,31 @@ class RerankerSetup:
 
 
 def set_up(
-    folder: Path, family: Family, pairs: Sequence[TrainingPair], settings: RerankerTraining, *, seed: int
+    folder: Path,
+    family: Family,
+    pairs: Sequence[TrainingPair],
+    settings: RerankerTraining,
+    *,
+    seed: int,
+    templates: bool = True,
 ) -> RerankerSetup:
     """Prepares a training of the model in ``folder``; encodes a sample of the pairs.
+
+    Args:
+        templates: see ``open_pairs``.
 
     Raises:
         InvalidInput: there is no such device, or the folder's tokenizer is not a reranker's.
     """
     try:
         device = torch_backend.choose_device(settings.device)
-        tokenizer = open_pairs(folder, family, max_tokens=settings.max_tokens, instruction=settings.instruction)
+        tokenizer = open_pairs(
+            folder,
+            family,
+            max_tokens=settings.max_tokens,
+            instruction=settings.instruction,
+            templates=templates,
+        )
     except (InvalidArgument, ModelNotFound) as error:
         raise InvalidInput(str(error)) from error
     groups = Groups(pairs, settings.negatives, seed)

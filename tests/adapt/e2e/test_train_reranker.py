@@ -259,6 +259,22 @@ def test_a_training_that_diverges_ends_with_the_reason(tiny_cross_encoder: Path,
         train_reranker(run, tiny_cross_encoder, settings, seed=1, progress=Silent())
 
 
+def test_the_chat_template_of_an_embedder_is_not_taken_for_that_of_a_reranker(
+    tiny_qwen3_embedding: Path, run: RunFolder, tmp_path: Path
+) -> None:
+    base = tmp_path / "embedder"
+    shutil.copytree(tiny_qwen3_embedding, base)
+    (base / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content | trim }}{% endfor %}")
+    (base / "README.md").write_text("license: apache-2.0")
+    settings = RerankerTraining(epochs=1, negatives=1, batch_queries=7, learning_rate=1e-3, device="cpu", threads=1)
+    assert reranker_cost(run, base, settings).seconds > 0
+    figures = train_reranker(run, base, settings, seed=1, progress=Silent())
+    assert figures["family"] == "decoder" and figures["new_head"]
+    target = run.checkpoints / "reranker"
+    assert np.ptp(served(target / figures["best"], "what is rust 3", TEXTS)) > 0
+    assert (target / "base" / "README.md").is_file(), "the report names the licence of the base"
+
+
 def test_an_estimate_grows_with_the_work(tiny_cross_encoder: Path, run: RunFolder) -> None:
     few, many = (
         reranker_cost(run, tiny_cross_encoder, RerankerTraining(epochs=epochs, device="cpu")) for epochs in (1, 1000)
