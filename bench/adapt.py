@@ -2,7 +2,7 @@
 
 python bench/adapt.py [--quick] [--data FOLDER] [--output FOLDER] [--stage NAME ...]
 
-Stages, in this order; all by default, about six hours on 2 cores, of which the merge takes half:
+Stages, in this order; all by default, some five hours on 2 cores:
 
     judged      `shortlist adapt run` with the training queries; then quality on the test queries, which nothing saw
     latency     searches one at a time on what was published
@@ -15,6 +15,7 @@ Latency and guarded need judged in the same call, or an --output folder in which
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -28,20 +29,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from served import documents
+from bars import Bar, at_least, at_most, finish
+from served import SCIFACT, documents
 
 from shortlist import Client, CollectionConfig, Document
 from shortlist_adapt.errors import GateRefused
-from shortlist_adapt.folder import RunFolder
+from shortlist_adapt.folder import RunFolder, write_json
+from shortlist_adapt.progress import Silent
+from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_lines
 from shortlist_adapt.reporting.decision import load
 from shortlist_cli.demo.corpus import stdlib_corpus
 from shortlist_cli.evaluation.beir import Judged, load_split
 from shortlist_cli.evaluation.measuring import measure_latency
+from shortlist_cli.hosting.server_process import ServerProcess
 from shortlist_server.config import DEFAULT_EMBEDDER
 
 STAGES = ("judged", "latency", "guarded", "unjudged", "merge")
 JUDGED, UNJUDGED, GUARDED = "judged", "unjudged", "docstrings"
+MERGED = "merged"
 SEEDS = (0, 1, 2)
+NO_MADE = ("--documents", "0")
+"""Options for a run on judged queries alone."""
+
+UNJUDGED_OPTIONS = (
+    *("--documents", "1000", "--per-document", "1"),
+    *("--set", "embedder.epochs=2", "--set", "reranker.epochs=2"),
+)
+"""Of 1,000 documents: on 2 cores, training on all of them would take a day."""
+
 
 FINAL, FINAL_UNJUDGED, DENSE = 0.78, 0.755, 0.73
 MINUTES = 120.0
@@ -51,21 +66,29 @@ GUARDED_FALL = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured: documents, training and test queries, queries about docstrings, more options of a run."""
+    """How much is measured.
+
+    Attributes:
+        documents, train, test: of the data; None for all.
+        guarded: queries about docstrings.
+        training, options: more options of ``train`` and of ``run``.
+    """
 
     documents: int | None
     train: int | None
     test: int | None
     guarded: int
+    training: tuple[str, ...]
     options: tuple[str, ...]
 
 
-FULL = Size(documents=None, train=None, test=None, guarded=300, options=())
+FULL = Size(documents=None, train=None, test=None, guarded=300, training=(), options=())
 QUICK = Size(
     documents=300,
     train=120,
     test=60,
     guarded=40,
+    training=("--embedder-epochs", "1"),
     options=("--set", "embedder.epochs=1", "--set", "reranker.epochs=1", "--set", "gate.min_queries=10"),
 )
 
@@ -80,6 +103,8 @@ class Quality:
 
 def part(data: Path, target: Path, size: Size) -> Path:
     """A folder in BEIR format with a part of another: its first queries, and the documents that they need first."""
+    if size.documents is None:
+        return data
     shutil.rmtree(target, ignore_errors=True)
     (target / "qrels").mkdir(parents=True)
     queries: dict[str, str] = {}
@@ -195,18 +220,85 @@ def guarded(client: Client, embedder: str, limit: int) -> dict[str, float]:
 
 
 def merged(run: Path, data: Path, name: str, target: str, seed: int, options: Sequence[str | Path]) -> dict[str, float]:
-    """Dense nDCG@10 on the test queries of the best checkpoint and the best spherical merge; the development split
-    chooses both.
-    """
-    from shortlist_adapt.merging.candidates import best_of
+    """Dense nDCG@10 on the test queries of the best checkpoint and of the best spherical merge.
 
-    folder = RunFolder(run)
-    begin: list[str | Path] = ["synthesise", name, "--out", run, "--target", target, "--seed", str(seed)]
-    adapt(*begin, "--judged", data, *options)
+    The development split chooses both. Only the embedder is trained.
+    """
+    from shortlist_adapt.development.dense import DenseDevelopment, measure_dense
+    from shortlist_adapt.development.engines import open_embedder
+    from shortlist_adapt.merging.merge import write_recipe
+    from shortlist_adapt.merging.sweep import recipe_of
+    from shortlist_adapt.plan import read_plan
+    from shortlist_adapt.training import checkpoints
+
+    adapt("synthesise", name, "--out", run, "--target", target, "--seed", str(seed), "--judged", data, *NO_MADE)
     adapt("mine", run, "--target", target)
-    adapt("train", run, "--only", "embedder")
+    adapt("train", run, "--only", "embedder", *options)
     adapt("merge", run, "--only", "embedder")
-    return best_of(folder, load_split(data, "test"))
+    folder, judged = RunFolder(run), load_split(data, "test")
+    test = DenseDevelopment(
+        queries=tuple(
+            TrainingQuery(id=id, text=text, source="judged", split=Split.HELD_OUT, positives=judged.qrels[id])
+            for id, text in judged.queries.items()
+        ),
+        documents=tuple(read_lines(folder.corpus, CorpusDocument)),
+        hidden={},
+    )
+    rows = json.loads(folder.sweep.read_text())["embedder"]["rows"]
+    trained = folder.checkpoints / "embedder"
+    figures = {}
+    for kind in ("checkpoint", "slerp"):
+        best = max((row for row in rows if row["kind"] == kind), key=lambda row: row["figure"])
+        recipe = recipe_of(
+            best["name"], trained / checkpoints.BASE, checkpoints.saved(trained), read_plan(folder).merge
+        )
+        model = write_recipe(recipe, trained / checkpoints.BASE, run / "measured" / kind)
+        figures[kind] = measure_dense(open_embedder(model, device="cpu"), test, Silent()).value
+    return figures
+
+
+def stages_of(
+    chosen: Sequence[str], client: Client, target: str, folder: Path, data: Path, size: Size
+) -> tuple[list[Bar], dict[str, Any]]:
+    """Runs the stages; returns the bars and all figures."""
+    corpus, test = documents(data), load_split(data, "test")
+    bars: list[Bar] = []
+    figures: dict[str, Any] = {}
+    if "judged" in chosen:
+        fill(client, JUDGED, corpus)
+        found = loop(client, target, JUDGED, folder / "run-judged", test, ("--judged", data, *NO_MADE, *size.options))
+        figures["judged"] = found
+        bars += [
+            at_least("final nDCG@10, from the training queries", found["after"]["final"], FINAL),
+            at_most("minutes of the whole loop", found["minutes"], MINUTES),
+            at_least("dense nDCG@10 of the tuned embedder", found["after"]["dense"], DENSE),
+        ]
+    if "latency" in chosen:
+        figures["latency_ms"] = latency(client, JUDGED, test)
+        bars.append(at_most("search p50 with what was published, ms", figures["latency_ms"]["p50"], SEARCH_MS))
+    if "guarded" in chosen:
+        figures["guarded"] = guarded(client, client.get_collection(JUDGED).config.embedder, size.guarded)
+        fall = figures["guarded"]["before"] - figures["guarded"]["with_the_tuned_embedder"]
+        bars.append(at_most("fall of final nDCG@10 of the guarded docstrings", fall, GUARDED_FALL))
+    if "unjudged" in chosen:
+        fill(client, UNJUDGED, corpus)
+        found = loop(client, target, UNJUDGED, folder / "run-unjudged", test, (*UNJUDGED_OPTIONS, *size.options))
+        figures["unjudged"] = found
+        bars += [
+            at_least("final nDCG@10, without judged queries", found["after"]["final"], FINAL_UNJUDGED),
+            at_least(
+                "change of final nDCG@10 by what the gate let pass, without judged queries",
+                found["after"]["final"] - found["before"]["final"],
+                0.0,
+            ),
+        ]
+    if "merge" in chosen:
+        fill(client, MERGED, corpus)
+        each = [merged(folder / f"run-merge-{seed}", data, MERGED, target, seed, size.training) for seed in SEEDS]
+        figures["merge"] = each
+        gain = statistics.fmean(one["slerp"] - one["checkpoint"] for one in each)
+        bars.append(at_least("slerp against the best single checkpoint, mean of three seeds", gain, 0.0))
+    return bars, figures
 
 
 @contextlib.contextmanager
@@ -218,3 +310,28 @@ def folder_of(output: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a part of the data and one epoch; shows that it runs")
+    parser.add_argument("--data", type=Path, default=SCIFACT, help="a folder in BEIR format with train and test")
+    parser.add_argument("--output", type=Path, help="keep data and runs here, and go on with what is there")
+    parser.add_argument("--stage", action="append", choices=STAGES, help="repeatable; all by default")
+    options = parser.parse_args()
+    size = QUICK if options.quick else FULL
+    with folder_of(options.output) as folder:
+        data = part(options.data, folder / "data", size)
+        server = ServerProcess(folder / "server", log_path=folder / "server.log")
+        try:
+            with Client(server.target) as client:
+                bars, figures = stages_of(options.stage or STAGES, client, server.target, folder, data, size)
+        finally:
+            server.stop()
+        if options.output:
+            write_json(folder / "figures.json", figures)
+    finish("adapt", bars, quick=options.quick, **figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,8 +30,8 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
     out.
 
     Returns:
-        What was exported: number of documents and of those left out, characters, the commit, and the models that
-        served at the time.
+        What was exported: number of documents and of those left out, characters, the commit, and the models, passages
+        and instruction of the generation that served at the time.
 
     Raises:
         InvalidInput: no document has a text.
@@ -69,6 +69,9 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         "embedder": state.config.embedder,
         "embedder_revision": state.embedder_revision,
         "reranker": state.config.reranker,
+        "passage_tokens": state.config.chunking.max_tokens,
+        "overlap_tokens": state.config.chunking.overlap_tokens or 0,
+        "query_instruction": state.config.query_instruction,
     }
     folder.note_done(STEP, fingerprint({"collection": collection}), figures)
     return figures

@@ -1,0 +1,147 @@
+"""The whole loop with one command, against a real server: a tiny model learns synonyms that no text spells out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from shortlist import Client, CollectionConfig, Document
+from shortlist_adapt.folder import RunFolder
+from shortlist_adapt.reporting.decision import load
+from shortlist_cli.group import cli
+from shortlist_server.testing import server
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+CONCEPTS = 24
+DOCUMENTS = 120
+TRAINING = {
+    "embedder.epochs": "8",
+    "embedder.learning_rate": "0.005",
+    "embedder.threads": "1",
+    "reranker.epochs": "1",
+    "reranker.threads": "1",
+    "merge.threads": "1",
+    "merge.weights": "0.9",
+    "gate.min_queries": "20",
+}
+
+
+@pytest.fixture(scope="module")
+def judged(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A concept has one word in documents and another in questions, which combine the concepts of a document."""
+    vocabulary = json.loads((minilm / "tokenizer.json").read_text())["model"]["vocab"]
+    words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and 5 <= len(word) <= 7)
+    dice = random.Random(5)
+    told = dice.sample(words, 2 * CONCEPTS)
+    asked = [told.pop() for _ in range(CONCEPTS)]
+    folder = tmp_path_factory.mktemp("judged")
+    texts, questions = {}, {}
+    for number in range(DOCUMENTS):
+        concepts = dice.sample(range(CONCEPTS), 4)
+        texts[f"d{number}"] = " ".join(told[one] for one in concepts)
+        for turn in range(2):
+            questions[f"q{number}-{turn}"] = " ".join(asked[one] for one in dice.sample(concepts, 4 - turn))
+    corpus = [{"_id": id, "title": "", "text": text} for id, text in texts.items()]
+    queries = [{"_id": id, "text": text} for id, text in questions.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    (folder / "qrels").mkdir()
+    lines = "".join(f"{id}\td{id[1:].partition('-')[0]}\t1\n" for id in questions)
+    (folder / "qrels" / "train.tsv").write_text(lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(tiny_bert: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the tiny model, and the collections "books" and "notes" of the documents."""
+    rows = [json.loads(line) for line in (judged / "corpus.jsonl").read_text().splitlines()]
+    settings = {"backend": "torch", "dtype": "float32", "inference_threads": 1}
+    data = tmp_path_factory.mktemp("data")
+    with (
+        server(data, embedders=(f"tiny={tiny_bert}",), **settings) as running,
+        Client(running.target) as client,
+    ):
+        for name in ("books", "notes"):
+            client.create_collection(name, CollectionConfig(embedder="tiny"))
+            client.ingest(name, [Document(id=row["_id"], text=row["text"]) for row in rows]).finish()
+        yield running.target
+
+
+def adapt(name: str, run: Path, target: str, judged: Path, base: Path, **changes: str) -> Result:
+    """``shortlist adapt run``, with settings that make it short."""
+    settings = {
+        **TRAINING,
+        "embedder_base": str(base),
+        **{path.replace("__", "."): value for path, value in changes.items()},
+    }
+    options = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    command = ["adapt", "run", name, "--out", str(run), "--target", target, "--judged", str(judged), "--documents", "0"]
+    return CliRunner().invoke(cli, [*command, *options])
+
+
+def test_one_command_leads_to_a_better_model_that_serves(
+    target: str, judged: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    ran = adapt("books", tmp_path / "run", target, judged, tiny_bert)
+    assert ran.exit_code == 0, ran.output
+    folder = RunFolder(tmp_path / "run")
+    decision = load(folder.gate)
+    assert decision.difference.mean > 0.2
+    with Client(target) as client:
+        found = client.get_collection("books")
+        assert found.config.embedder.startswith("books-embedder@")
+        assert [one.state for one in client.generations("books")] == ["former", "serving"]
+        assert client.get_collection("notes").config.embedder == "tiny"
+        report = client.search("books", decision.queries[-1].text).report
+        assert not report.degraded
+    assert "rollback books" in ran.output
+    page = folder.report.read_text()
+    for part in ("passed the gate", "Training of the embedder", "slerp", "judged"):
+        assert part in page
+
+    # Loads elsewhere, with the vectors that the server makes.
+    from sentence_transformers import SentenceTransformer
+
+    from shortlist_server.config import Config
+    from shortlist_server.inference.base import QueryText
+    from shortlist_server.inference.loading import load_embedder
+
+    model = folder.model / "embedder"
+    text = decision.queries[0].text
+    engine = load_embedder("tuned", model, "", Config(backend="torch", dtype="float32", device="cpu"))
+    (here,) = engine.embed_queries([QueryText(text=text)])
+    there = SentenceTransformer(str(model), device="cpu").encode_query([text])[0]
+    assert abs(here.vector - there).max() < 1e-5
+
+    # The same command again does nothing and says the same.
+    before = folder.gate.stat().st_mtime_ns
+    again = adapt("books", tmp_path / "run", target, judged, tiny_bert)
+    assert again.exit_code == 0, again.output
+    assert folder.gate.stat().st_mtime_ns == before
+
+
+def test_a_model_that_learned_nothing_is_refused_and_nothing_changes(
+    target: str, judged: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    with Client(target) as client:
+        published = [one.model for one in client.list_models()]
+        ran = adapt(
+            "notes", tmp_path / "run", target, judged, tiny_bert,
+            embedder__learning_rate="0", embedder__epochs="1", reranker__enabled="false",
+        )  # fmt: skip
+        assert ran.exit_code == 4, ran.output
+        assert "refused" in ran.output
+        assert [one.model for one in client.list_models()] == published
+        assert [one.state for one in client.generations("notes")] == ["serving"]
+    assert "refused the candidate" in (tmp_path / "run" / "report.html").read_text()
