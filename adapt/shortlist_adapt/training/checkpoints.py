@@ -27,7 +27,8 @@ BEGUN = "training.json"
 _MARK = "checkpoint.json"
 _HISTORY = "history.jsonl"
 _PREFIX = "checkpoint-"
-_TRAINER_FILES = ("*.pt", "*.pth", "*.bin", "trainer_state.json", "trained.safetensors")
+_STATE = "trainer_state.json"
+_TRAINER_FILES = ("*.pt", "*.pth", "*.bin", _STATE, "trained.safetensors")
 """What only the trainer reads: states of optimizer, scheduler and random numbers, arguments, and adapters."""
 
 
@@ -140,6 +141,11 @@ def write_history(folder: Path, logged: Iterable[Mapping[str, Any]]) -> None:
     partial = folder / f"{_HISTORY}.partial"
     partial.write_text("".join(json.dumps(line) + "\n" for line in sorted(lines, key=lambda line: line["step"])))
     partial.replace(folder / _HISTORY)
+
+
+def logged(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What the trainer had logged when it saved the newest checkpoint."""
+    return list(_read(checkpoint.folder / _STATE).get("log_history", ()))
 
 
 def copy_model(source: Path, target: Path) -> None:

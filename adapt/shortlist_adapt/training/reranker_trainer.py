@@ -187,6 +187,7 @@ def open_trainer(setup: RerankerSetup, target: Path, callbacks: Sequence[Trainer
 def _arguments(setup: RerankerSetup, target: Path) -> Any:
     """Transformers' ``TrainingArguments``."""
     settings = setup.settings
+    save_steps = max(setup.steps_per_epoch // settings.checkpoints_per_epoch, 1)
     arguments = TrainingArguments(
         output_dir=str(target),
         num_train_epochs=settings.epochs,
@@ -196,9 +197,10 @@ def _arguments(setup: RerankerSetup, target: Path) -> Any:
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup * setup.steps),
         lr_scheduler_type="linear",
-        logging_steps=min(max(setup.steps // 100, 1), 10),
+        # Every loss is the mean since the one before, so none may reach across a checkpoint.
+        logging_steps=max(steps for steps in range(1, 11) if save_steps % steps == 0),
         save_strategy="steps",
-        save_steps=max(setup.steps_per_epoch // settings.checkpoints_per_epoch, 1),
+        save_steps=save_steps,
         seed=setup.seed,
         use_cpu=setup.device == "cpu",
         bf16=setup.device.startswith("cuda") and torch_backend.has_bfloat16(setup.device),
