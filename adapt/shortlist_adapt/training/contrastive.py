@@ -39,7 +39,7 @@ def embed(model: Any, texts: Sequence[Tokens], *, part_tokens: int) -> NDArray[n
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number].ids))
     vectors: list[Tensor] = []
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         for part in _parts([texts[number] for number in order], part_tokens):
             inputs = {
                 key: value.to(model.device) if isinstance(value, Tensor) else value

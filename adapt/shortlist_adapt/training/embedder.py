@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shortlist_adapt.corpus import noted
 from shortlist_adapt.costs import Cost
 from shortlist_adapt.development.dense import dense_figure, read_development
 from shortlist_adapt.development.figures import Figure
@@ -39,10 +40,12 @@ KIND = "embedder"
 _ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 """Settings that do not change what is trained, but for the last digits."""
+_OF_COLLECTION = ("instruction", "dimension", "passage_tokens", "overlap_tokens")
 _CARD = "README.md"
 _FORWARD_SHARE = 1 / 3
 """A forward pass, as a share of a step of training."""
 _QUERY_TOKENS = 24
+_LEAST_HALF = 64
 _TOKEN_CHARACTERS = 4
 _PASSAGES = 3
 """Passages of a document of usual length."""
@@ -68,7 +71,7 @@ class Machine:
 def embedder_cost(folder: RunFolder, base: Path, settings: EmbedderTraining) -> Cost:
     """What the step costs. Arguments and errors: see ``train_embedder``."""
     found = read_base(base)
-    longest = _texts(found, settings).chunking.max_tokens
+    longest = _texts(folder, found, settings).chunking.max_tokens
 
     def tokens_of(text: str) -> int:
         return min(len(text) // _TOKEN_CHARACTERS, longest)
@@ -109,7 +112,8 @@ def train_embedder(
         raise InvalidInput(f"embedder.dimensions: the vectors of {found.folder} have {found.dimension} dimensions")
     revision = layout.revision(found.folder, (found.prompts.query, found.prompts.passage), found.parts)
     values = {name: value for name, value in to_json(settings).items() if name not in _NOT_IN_THE_RESULT}
-    values |= {"seed": seed, "base": revision}
+    served = {name: value for name, value in noted(folder).items() if name in _OF_COLLECTION}
+    values |= {"seed": seed, "base": revision, "collection": served}
     wanted = fingerprint(values, [folder.pairs, folder.queries, folder.corpus])
     target = folder.checkpoints / KIND
     figures = folder.figures(STEP, wanted)
@@ -141,7 +145,7 @@ def _train(
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    texts = _texts(found, settings)
+    texts = _texts(folder, found, settings)
     model = open_model(found, machine.device)
 
     def write_base(path: Path) -> None:
@@ -187,6 +191,7 @@ def _train(
             found,
             target=target,
             steps=steps,
+            sizes=_sizes(folder, found, settings),
             seed=seed,
             write=lambda path: write_model(model, found, texts, path),
             callbacks=[
@@ -215,7 +220,8 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
     development = read_development(folder, seed=seed, sample=settings.development_documents)
     if not development.queries:
         return None
-    chunking = Chunking(max_tokens=settings.passage_tokens, overlap_tokens=settings.overlap_tokens)
+    chunking = _chunking(folder, settings)
+    dimension = int(noted(folder).get("dimension", 0))
 
     def measure(model: Path) -> Figure:
         return dense_figure(
@@ -223,7 +229,8 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
             model,
             development,
             Silent(),
-            chunking=chunking if settings.passage_tokens else None,
+            chunking=chunking,
+            dimension=dimension,
             device=settings.device,
             threads=settings.threads,
         )
@@ -245,6 +252,7 @@ def _trainer(
     *,
     target: Path,
     steps: int,
+    sizes: Sequence[int],
     seed: int,
     **parts: Any,
 ) -> Any:
@@ -282,7 +290,7 @@ def _trainer(
         batches,
         temperature=settings.temperature,
         margin=settings.margin,
-        dimensions=sorted({*settings.dimensions, found.dimension}),
+        dimensions=sizes,
         part_tokens=machine.part_tokens,
         kept_tokens=int(machine.gigabytes * 1e9 / activation_bytes(found, machine.precision)),
     )
@@ -306,13 +314,30 @@ def _saved_steps(steps: int, settings: EmbedderTraining) -> list[int]:
     ]
 
 
-def _texts(found: EmbedderLayout, settings: EmbedderTraining) -> ServedTexts:
-    return ServedTexts(
-        found,
-        instruction=settings.instruction,
-        passage_tokens=settings.passage_tokens,
-        overlap_tokens=settings.overlap_tokens,
-    )
+def _texts(folder: RunFolder, found: EmbedderLayout, settings: EmbedderTraining) -> ServedTexts:
+    instruction = settings.instruction or str(noted(folder).get("instruction", ""))
+    return ServedTexts(found, instruction=instruction, chunking=_chunking(folder, settings))
+
+
+def _chunking(folder: RunFolder, settings: EmbedderTraining) -> Chunking | None:
+    """The passages of the settings, else of the collection; None where neither says."""
+    if settings.passage_tokens:
+        return Chunking(max_tokens=settings.passage_tokens, overlap_tokens=settings.overlap_tokens)
+    of_collection = noted(folder)
+    if not of_collection.get("passage_tokens"):
+        return None
+    return Chunking(max_tokens=of_collection["passage_tokens"], overlap_tokens=of_collection["overlap_tokens"])
+
+
+def _sizes(folder: RunFolder, found: EmbedderLayout, settings: EmbedderTraining) -> list[int]:
+    """The sizes of vectors to train, the full one last."""
+    stored = noted(folder).get("dimension", found.dimension)
+    sizes = {found.dimension, *settings.dimensions, *([stored] if 0 < stored < found.dimension else [])}
+    half = found.dimension // 2
+    while not settings.dimensions and half >= max(found.min_dimension, _LEAST_HALF):
+        sizes.add(half)
+        half //= 2
+    return sorted(sizes)
 
 
 def _machine(settings: EmbedderTraining) -> Machine:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch.utils.data import DataLoader
@@ -61,7 +62,8 @@ class SavesAt(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """See ``TrainerCallback``."""
-        if not all(math.isfinite(logs[name]) for name in ("loss", "grad_norm") if name in (logs or {})):
+        logged = logs or {}
+        if not all(math.isfinite(logged[name]) for name in ("loss", "grad_norm") if name in logged):
             raise AdaptError(
                 f"the loss is no longer a number at step {state.global_step}: train with a lower learning rate"
             )
@@ -127,5 +129,6 @@ class EmbedderTrainer(SentenceTransformerTrainer):
         if self._adapted:
             self.model.load_state_dict(safetensors.torch.load_file(Path(checkpoint_path) / _TRAINED), strict=False)
             return
-        saved = SentenceTransformer(checkpoint_path, device="cpu", local_files_only=True)
+        arguments = {"dtype": torch.float32}
+        saved = SentenceTransformer(checkpoint_path, device="cpu", local_files_only=True, model_kwargs=arguments)
         self.model.load_state_dict(saved.state_dict())

@@ -54,19 +54,13 @@ class ServedTexts:
 
     Args:
         instruction: as in searches; "" for the model's own. Models that take none ignore it.
-        passage_tokens, overlap_tokens: the collection's passages; 0 passage tokens for the model's default.
+        chunking: the collection's passages; None for the model's default.
     """
 
-    def __init__(
-        self, found: EmbedderLayout, *, instruction: str = "", passage_tokens: int = 0, overlap_tokens: int = 0
-    ) -> None:
+    def __init__(self, found: EmbedderLayout, *, instruction: str = "", chunking: Chunking | None = None) -> None:
         self.query_prompt = found.prompts.for_query(instruction)
         self.passage_prompt = found.prompts.passage
-        self.chunking = (
-            Chunking(max_tokens=passage_tokens, overlap_tokens=overlap_tokens)
-            if passage_tokens
-            else default_chunking(found)
-        )
+        self.chunking = chunking or default_chunking(found)
         self._tokenizer = TextTokenizer(
             found.transformer / "tokenizer.json",
             max_tokens=found.max_tokens,
