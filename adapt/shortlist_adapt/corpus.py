@@ -82,6 +82,15 @@ def exported(folder: RunFolder, collection: str) -> Mapping[str, Any] | None:
     return folder.figures(STEP, fingerprint({"collection": collection})) if folder.corpus.exists() else None
 
 
+def noted(folder: RunFolder) -> Mapping[str, Any]:
+    """What ``export`` noted, whatever the collection; empty before it."""
+    try:
+        figures = json.loads(folder.state(STEP).read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return figures if isinstance(figures, dict) else {}
+
+
 class Corpus:
     """The documents of ``corpus.jsonl``; close it, or use it in a ``with`` block."""
 
