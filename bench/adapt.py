@@ -154,7 +154,7 @@ def loop(
     """The whole loop on a collection, and the quality of its searches before and after."""
     before = quality(client, name, test)
     begin = time.perf_counter()
-    code = adapt("run", name, "--out", run, "--target", target, *options)
+    code = adapt("run", name, "--out", run, "--target", target, "--yes", *options)
     minutes = (time.perf_counter() - begin) / 60
     after = quality(client, name, test)
     decision = load(RunFolder(run).gate)

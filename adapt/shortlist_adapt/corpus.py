@@ -30,16 +30,15 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
     out.
 
     Returns:
-        What was exported: number of documents and of those left out, characters, the commit, and the models that
-        served at the time.
+        What was exported: number of documents and of those left out, characters, the commit, and the models, passages
+        and instruction of the generation that served at the time.
 
     Raises:
         InvalidInput: no document has a text.
         ShortlistError: the server failed.
     """
-    wanted = fingerprint({"collection": collection})
-    if folder.corpus.exists() and (figures := folder.figures(STEP, wanted)) is not None:
-        return figures
+    if (done := exported(folder, collection)) is not None:
+        return done
     state = client.get_collection(collection)
     progress.begin("reading documents", state.document_count, "documents")
     counts = {"left_out": 0, "characters": 0}
@@ -70,9 +69,17 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         "embedder": state.config.embedder,
         "embedder_revision": state.embedder_revision,
         "reranker": state.config.reranker,
+        "passage_tokens": state.config.chunking.max_tokens,
+        "overlap_tokens": state.config.chunking.overlap_tokens or 0,
+        "query_instruction": state.config.query_instruction,
     }
-    folder.note_done(STEP, wanted, figures)
+    folder.note_done(STEP, fingerprint({"collection": collection}), figures)
     return figures
+
+
+def exported(folder: RunFolder, collection: str) -> Mapping[str, Any] | None:
+    """What ``export`` returned; None where the collection was not exported yet."""
+    return folder.figures(STEP, fingerprint({"collection": collection})) if folder.corpus.exists() else None
 
 
 class Corpus:

@@ -6,7 +6,6 @@ secret: keys are named by file or variable.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,10 +95,15 @@ def with_options(folder: RunFolder, step: str, values: Mapping[str, Any]) -> Pla
     return plan
 
 
-def settings_of(plan: Plan) -> Mapping[str, Any]:
-    """The settings of each step, by the step's name in the plan."""
-    return {
-        field.name: value
-        for field in dataclasses.fields(plan)
-        if dataclasses.is_dataclass(value := getattr(plan, field.name))
-    }
+def like_served(plan: Plan, exported: Mapping[str, Any]) -> Plan:
+    """The plan with the passages and the instruction of the collection, where the embedder's training sets none.
+
+    Args:
+        exported: what ``corpus.export`` returned.
+    """
+    served = {}
+    if not plan.embedder.passage_tokens:
+        served = {name: exported[name] for name in ("passage_tokens", "overlap_tokens")}
+    if not plan.embedder.instruction:
+        served["instruction"] = exported["query_instruction"]
+    return plan.changed(served, "embedder")

@@ -1,13 +1,12 @@
 """All steps in order: from a served collection to a published model that is better, or to the reason why not.
 
-Each step says what it will cost before it begins. A step that is done is not done again, so a run that was killed goes
+A step that is done is not done again, so a run that was killed goes
 on where it was, and its result is that of an undisturbed one.
 """
 
 from __future__ import annotations
 
 from shortlist import Client
-from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.mining import mine as mining
@@ -18,7 +17,7 @@ from shortlist_adapt.synthesis import synthesise as synthesis
 
 
 def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, publish: bool = True) -> Published | None:
-    """Runs every step of the plan.
+    """Runs every step of the plan. Says what each step but the first costs; see ``synthesise.cost`` for that one.
 
     Args:
         folder: the run, begun with this plan.
@@ -40,8 +39,9 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
 
     if not (plan.embedder.enabled or plan.reranker.enabled):
         raise InvalidInput("neither the embedder nor the reranker is to be trained: enable one of them")
-    make_queries(folder, client, plan, progress)
-    _say(progress, "mine", mining.cost(folder).line())
+    sources = synthesis.sources_of(plan.synthesis, folder, seed=plan.seed)
+    synthesis.synthesise(folder, client, plan.collection, plan.synthesis, progress, sources=sources, seed=plan.seed)
+    _say(progress, "mine", mining.cost(folder, plan.collection, plan.mining).line())
     mining.mine(folder, client, plan.collection, plan.mining, progress, seed=plan.seed)
     if plan.embedder.enabled:
         _train_embedder(folder, plan, progress)
@@ -53,16 +53,6 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
         return None
     _say(progress, "publish", publishing.cost(folder, client, plan.collection).line())
     return publishing.publish(folder, client, plan.collection, plan.publish, progress, seed=plan.seed)
-
-
-def make_queries(folder: RunFolder, client: Client, plan: Plan, progress: Progress) -> None:
-    """The export and the queries: all that is needed to say what mining costs. Raises as ``run``."""
-    settings = plan.synthesis
-    sources = synthesis.sources_of(settings, folder, seed=plan.seed)
-    export(folder, client, plan.collection, progress)
-    with Corpus(folder.corpus) as corpus:
-        _say(progress, "synthesise", synthesis.cost(corpus, sources, settings, seed=plan.seed).line())
-    synthesis.synthesise(folder, client, plan.collection, settings, progress, sources=sources, seed=plan.seed)
 
 
 def _train_embedder(folder: RunFolder, plan: Plan, progress: Progress) -> None:

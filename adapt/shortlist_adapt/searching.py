@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 BATCH = 16
 """Searches in a call."""
+
+DEPTH = 100
+"""Hits of a search, unless a step is set otherwise. Steps that ask for as many share their answers."""
 
 CALLS = 2
 """Calls at once; the server divides its cores among the searches of one."""
@@ -61,11 +64,16 @@ def answers_path(folder: RunFolder, exported: Mapping[str, Any], limit: int) -> 
     return folder.cache / "searches" / f"{fingerprint({**state, 'limit': limit})[:16]}.jsonl"
 
 
-class Searches:
-    """The answers of one kind of search of one collection, kept in a file."""
+def kept_texts(path: Path) -> set[str]:
+    """The texts whose answers a file of answers has."""
+    return {text for text, _ in _kept(path)}
 
-    def __init__(self, client: Client, collection: str, path: Path, *, limit: int) -> None:
-        """Reads the answers that are kept.
+
+class Searches:
+    """The answers of one kind of search of one collection, by the text of the query; kept in a file, not in memory."""
+
+    def __init__(self, client: Client, collection: str, path: Path, *, limit: int = DEPTH) -> None:
+        """Reads which answers are kept.
 
         Args:
             client: a client of the server.
@@ -74,33 +82,36 @@ class Searches:
             limit: hits of a search, 1 to 1,000.
         """
         self._client, self._collection, self._path, self._limit = client, collection, path, limit
-        self._answers: dict[str, tuple[Found, ...]] = dict(_kept(path))
+        self._places: dict[str, int] = dict(_kept(path))
 
-    def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts whose answers are not kept, each once."""
-        return [text for text in dict.fromkeys(texts) if text not in self._answers]
-
-    def all(self, texts: Sequence[str], progress: Progress) -> Mapping[str, Sequence[Found]]:
-        """The hits of each text, best first.
+    def ask(self, texts: Sequence[str], progress: Progress) -> None:
+        """Searches for those of the texts whose answers are not kept.
 
         Raises:
-            ShortlistError: a search failed.
+            ShortlistError: a search failed. The answers before it are kept.
         """
-        missing = self.missing(texts)
-        if missing:
-            progress.begin("searching", len(missing), "searches")
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(CALLS) as threads:
-                # A killed run may have left half a line, which the next answer must not continue.
-                file.write("\n" if self._path.stat().st_size else "")
-                for asked in _batches(_batches(missing, BATCH), CALLS):
-                    for texts_of_call, answers in zip(asked, threads.map(self._ask, asked), strict=True):
-                        for text, found in zip(texts_of_call, answers, strict=True):
-                            self._answers[text] = found
-                            file.write(_line(text, found))
-                        progress.advance(len(texts_of_call))
-                    file.flush()
-        return {text: self._answers[text] for text in texts}
+        missing = [text for text in dict.fromkeys(texts) if text not in self._places]
+        if not missing:
+            return
+        progress.begin("searching", len(missing), "searches")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file, ThreadPoolExecutor(CALLS) as threads:
+            # A killed run may have left half a line, which the next answer must not continue.
+            file.write(b"\n")
+            for asked in _batches(_batches(missing, BATCH), CALLS):
+                for batch, answers in zip(asked, threads.map(self._ask, asked), strict=True):
+                    for text, found in zip(batch, answers, strict=True):
+                        place = file.tell()
+                        file.write(_line(text, found))
+                        self._places[text] = place
+                    progress.advance(len(batch))
+                file.flush()
+
+    def __getitem__(self, text: str) -> tuple[Found, ...]:
+        """The hits of a text that was asked for, best first; one read of the file."""
+        with self._path.open("rb") as file:
+            file.seek(self._places[text])
+            return tuple(_hit(values) for values in json.loads(file.readline())["hits"])
 
     def _ask(self, texts: Sequence[str]) -> list[tuple[Found, ...]]:
         waiting = dict(enumerate(texts))
@@ -149,23 +160,38 @@ def _found(hit: Hit) -> Found:
     )
 
 
-def _line(text: str, found: Sequence[Found]) -> str:
+def _line(text: str, found: Sequence[Found]) -> bytes:
     hits = [[one.id, one.score, one.cosine, one.dense_rank, one.lexical_rank, one.start, one.end] for one in found]
-    return json.dumps({"text": text, "hits": hits}, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return (json.dumps({"text": text, "hits": hits}, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
-def _kept(path: Path) -> Iterator[tuple[str, tuple[Found, ...]]]:
-    """The answers of the file, without what a kill left of the last one."""
+def _hit(values: Sequence[Any]) -> Found:
+    id, score, cosine, dense_rank, lexical_rank, start, end = values
+    return Found(
+        id=id,
+        score=score,
+        cosine=cosine,
+        dense_rank=dense_rank,
+        lexical_rank=lexical_rank,
+        start=start,
+        end=end,
+    )
+
+
+def _kept(path: Path) -> Iterator[tuple[str, int]]:
+    """The texts of the file with the places of their lines, without what a kill left of the last one."""
     if not path.exists():
         return
-    names = [field.name for field in fields(Found)]
-    with path.open(encoding="utf-8", errors="replace") as file:
+    place = 0
+    with path.open("rb") as file:
         for line in file:
             try:
-                row: dict[str, Any] = json.loads(line)
-                yield row["text"], tuple(Found(**dict(zip(names, hit, strict=True))) for hit in row["hits"])
+                row = json.loads(line)
+                list(map(_hit, row["hits"]))
+                yield row["text"], place
             except (ValueError, KeyError, TypeError):
-                continue
+                pass
+            place += len(line)
 
 
 def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:

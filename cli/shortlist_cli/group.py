@@ -45,6 +45,7 @@ COMMANDS = {
         "List, retry and delete documents that failed.",
     ),
     "reindex": ("commands.reindex:reindex_group", "Change the model or chunking of a collection while it serves."),
+    "models": ("commands.models:models_group", "Publish models to a running server; list and delete them."),
     "eval": ("evaluation.eval:eval_command", "Measure ranking quality and speed; compare two runs."),
     "tune-search": ("evaluation.tune_search:tune_command", "Find a collection's best search settings."),
     "adapt": ("shortlist_adapt.commands.group:adapt_group", "Train models on a collection, and publish better ones."),

@@ -114,6 +114,7 @@ def backup(proto: operation_pb2.BackupInfo) -> admin.Backup:
                 document_count=collection.document_count,
                 passage_count=collection.passage_count,
                 disk_bytes=collection.disk_bytes,
+                models=tuple(collection.models),
             )
             for collection in proto.collections
         ),

@@ -181,13 +181,19 @@ class CopyProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupCollection:
-    """A collection in a backup, as of the commit ``sequence``."""
+    """A collection in a backup, as of the commit ``sequence``.
+
+    Attributes:
+        models: names of the models that it needs where it is restored; a backup has none of them. Empty in backups of
+            earlier releases.
+    """
 
     name: str
     sequence: int
     document_count: int
     passage_count: int
     disk_bytes: int
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

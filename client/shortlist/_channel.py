@@ -81,6 +81,7 @@ REPEATED_METHODS = {
         "PublishModel",
         "ListModels",
         "GetModel",
+        "UpdateModelCard",
         "DeleteModel",
     ),
     "shortlist.v1.OperationService": (

@@ -74,6 +74,16 @@ def get_model(model: str) -> Call[models.PublishedModel]:
     )
 
 
+def update_card(model: str, card: str) -> Call[models.PublishedModel]:
+    """Replaces the card of a published model."""
+    return Call(
+        f"{ADMIN}/UpdateModelCard",
+        pb.UpdateModelCardRequest(model=checked_text(model, "model"), card=checked_text(card, "card")),
+        pb.UpdateModelCardResponse,
+        _model,
+    )
+
+
 def delete_model(model: str) -> Call[None]:
     """Removes a model, or drops an upload."""
     return Call(

@@ -11,14 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shortlist._errors import InvalidArgument
-from shortlist._model_types import ModelFile, ModelKind
+from shortlist._model_types import ModelFile, ModelKind, PublishedModel
 
 CHUNK_BYTES = 2 * 1024 * 1024
 """Size of the pieces that are sent: well under what a message may have."""
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
-_TEXTS = ("README.md", "chat_template.jinja")
+CARD = "README.md"
+_TEXTS = (CARD, "chat_template.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,13 @@ class ModelFolder:
     def size_bytes(self) -> int:
         """Size of the files."""
         return sum(file.size_bytes for file in self.files)
+
+    def new_card(self, known: PublishedModel) -> str | None:
+        """The model's card if the server has published the model with another one; else None."""
+        own, theirs = (next((file for file in files if file.path == CARD), None) for files in (self.files, known.files))
+        if known.state == "uploading" or own is None or (theirs is not None and own.sha256 == theirs.sha256):
+            return None
+        return (self.folder / CARD).read_text(encoding="utf-8", errors="replace")
 
     def read(self, path: str, offset: int) -> bytes:
         """A piece of a file."""

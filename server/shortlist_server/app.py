@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 
@@ -28,11 +27,12 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
-from shortlist_server import preflight, process
+from shortlist_server import preflight, process, threads
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
-from shortlist_server.inference.processors import INGEST_NICENESS, lower_priority
+from shortlist_server.inference.loaded_models import LoadedModels
+from shortlist_server.inference.precedence import Precedence
 from shortlist_server.observe.metrics import MetricsPage, OperationCounts, StateCollector
 from shortlist_server.observe.observer import Observer
 from shortlist_server.operations.registry import OperationRegistry
@@ -47,6 +47,7 @@ from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.search import Searcher
 from shortlist_server.pipeline.setbacks import Setbacks
+from shortlist_server.publishing.opening import open_publisher
 from shortlist_server.remote.catalog import find_models
 from shortlist_server.rpc import transport
 from shortlist_server.rpc.admin_service import AdminServicer, ServerInfo
@@ -61,6 +62,7 @@ from shortlist_server.rpc.health_calls import HealthInterceptor
 from shortlist_server.rpc.holding import watch_calls
 from shortlist_server.rpc.interceptors import CallInterceptor
 from shortlist_server.rpc.limits import LimitInterceptor
+from shortlist_server.rpc.model_calls import ModelCalls
 from shortlist_server.rpc.operation_service import OperationServicer
 from shortlist_server.rpc.reflection import add_reflection
 from shortlist_server.rpc.request_ids import RequestIdInterceptor
@@ -73,6 +75,7 @@ from shortlist_server.storage.base import Store
 from shortlist_server.storage.disk import descriptors
 from shortlist_server.storage.disk.data_folder import backup_folder
 from shortlist_server.storage.store import open_store
+from shortlist_server.threads import ThreadPools
 
 SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
@@ -82,21 +85,6 @@ SERVICES = (
     operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"].full_name,
 )
 
-SEARCH_THREADS = 8
-"""Threads for the blocking parts of searches, which spend their time in SQLite, hnswlib and numpy, outside the GIL."""
-
-WORK_THREADS = 4
-"""Threads for everything else that blocks. Ingest runs here, so it never takes a search's thread."""
-
-ASIDE_THREADS = 2
-"""Threads that cut documents for generations that do not serve. A worker that hangs holds one of these for a minute."""
-
-LONG_THREADS = 2
-"""Threads for verify, backup and restore, each of which may hold one for minutes; further operations wait."""
-
-BACKGROUND_THREADS = 2
-"""Threads for recall checks and for evaluations, whose searches embed and ask the lexical index side by side."""
-
 
 class Server:
     """A Shortlist server."""
@@ -105,14 +93,8 @@ class Server:
         """Starts nothing yet. ``tracer`` replaces the one that ``config.tracing`` asks for."""
         self._config = config
         self._tracer = tracer
-        self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
-        self._work_threads = ThreadPoolExecutor(WORK_THREADS, thread_name_prefix="work")
-        self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix="long")
-        self._aside_threads = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
-        self._background_threads = ThreadPoolExecutor(
-            BACKGROUND_THREADS, thread_name_prefix="background", initializer=lower_priority, initargs=(INGEST_NICENESS,)
-        )
-        self._models: ModelCatalog | None = None
+        self._threads = ThreadPools()
+        self._models: LoadedModels | None = None
         self._store: Store | None = None
         self._ingester: Ingester | None = None
         self._reindexer: Reindexer | None = None
@@ -152,34 +134,38 @@ class Server:
         keys = process.key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)
         observer, self._end_tracing = process.make_observer(config, self._tracer)
-        await loop.run_in_executor(self._work_threads, partial(preflight.check, config, keeps_collections=True))
-        store = self._store = await loop.run_in_executor(self._work_threads, open_store, config)
-        if not await loop.run_in_executor(self._work_threads, store.open_all):
+        await loop.run_in_executor(self._threads.work, partial(preflight.check, config, keeps_collections=True))
+        store = self._store = await loop.run_in_executor(self._threads.work, open_store, config)
+        if not await loop.run_in_executor(self._threads.work, store.open_all):
             store.survey()
-        provide_models = find_models if config.workers else load_models
-        models = self._models = await loop.run_in_executor(self._work_threads, provide_models, config, observer)
+        precedence = Precedence()
+        provide_models = find_models if config.workers else partial(load_models, precedence=precedence)
+        models = self._models = await loop.run_in_executor(self._threads.work, provide_models, config, observer)
+        publisher = await loop.run_in_executor(
+            self._threads.work, open_publisher, config, store, models, observer, precedence
+        )
         setbacks = Setbacks()
         ingester = self._ingester = Ingester(
             store,
             models,
-            self._work_threads,
+            self._threads.work,
             setbacks,
-            aside_threads=self._aside_threads,
+            aside_threads=self._threads.aside,
             max_document_tokens=config.max_document_tokens,
         )
         reindexer = self._reindexer = self._make_reindexer(store, models, setbacks)
         limits = LimitInterceptor(config)
         recall = RecallMonitor(
-            self._background_threads,
+            self._threads.background,
             interval_seconds=config.recall_check_interval_seconds,
             busy=lambda: limits.saturated,
         )
         checks_recall = config.recall_check_interval_seconds > 0
         recent = RecentQueries(config.sampled_queries)
-        searcher = Searcher(store, models, self._search_threads, observer, recall if checks_recall else None, recent)
+        searcher = Searcher(store, models, self._threads.search, observer, recall if checks_recall else None, recent)
         # Neither observed nor checked for recall: those figures are about users' searches.
-        measuring = Searcher(store, models, self._background_threads, Observer())
-        evaluator = Evaluator(store, measuring, self._background_threads)
+        measuring = Searcher(store, models, self._threads.background, Observer())
+        evaluator = Evaluator(store, measuring, self._threads.background)
         turns_to_measure = asyncio.Semaphore(1)
         calls = self._calls = CallInterceptor(
             max_concurrent=config.max_concurrent_rpcs,
@@ -194,10 +180,10 @@ class Server:
         generation_works = GenerationWorks(
             operations,
             reindexer,
-            Comparer(store, measuring, self._background_threads),
+            Comparer(store, measuring, self._threads.background),
             turns_to_measure,
             store,
-            self._work_threads,
+            self._threads.work,
         )
         request_ids = self._request_ids = RequestIdInterceptor(config)
         # Kept at once, so that `stop` ends it even if the start fails below.
@@ -216,24 +202,24 @@ class Server:
             SearchServicer(searcher, config, limits.queue, limits.waits), server
         )
         document_service_pb2_grpc.add_DocumentServiceServicer_to_server(
-            DocumentServicer(store, ingester, self._work_threads, config, observer), server
+            DocumentServicer(store, ingester, self._threads.work, config, observer), server
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
-            CollectionServicer(store, models, self._work_threads, config, reindexer, generation_works, recent), server
+            CollectionServicer(store, models, self._threads.work, config, reindexer, generation_works, recent), server
         )
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(
                 store,
                 models,
-                self._work_threads,
+                self._threads.work,
                 backup_folder(config),
                 _server_info(),
                 recall,
                 Works(
                     store,
                     models,
-                    self._long_threads,
-                    LONG_THREADS,
+                    self._threads.long,
+                    threads.LONG,
                     backup_folder(config),
                     evaluator,
                     turns_to_measure,
@@ -241,6 +227,13 @@ class Server:
                     config,
                 ),
                 operations,
+                ModelCalls(
+                    publisher,
+                    operations,
+                    self._threads.work,
+                    self._threads.loading,
+                    reindexer.look,
+                ),
             ),
             server,
         )
@@ -257,14 +250,14 @@ class Server:
             self._health,
             models,
             store,
-            self._work_threads,
+            self._threads.work,
             data_dir=config.data_dir,
             min_free_bytes=config.min_free_disk_bytes,
             interval_seconds=config.health_interval_seconds,
         )
         await keeper.check()
         # Before the first call arrives, because a client may wait for an operation that a restart interrupted.
-        for name, generations in await loop.run_in_executor(self._work_threads, interrupted, store):
+        for name, generations in await loop.run_in_executor(self._threads.work, interrupted, store):
             generation_works.go_on(name, generations)
         await server.start()
         await reindexer.begin()
@@ -278,7 +271,7 @@ class Server:
         room = Room(data_dir=config.data_dir, min_free_bytes=config.min_free_disk_bytes)
         estimator = Estimator(
             models,
-            self._background_threads,
+            self._threads.background,
             Footprint(
                 disk_bytes=footprint.disk_bytes,
                 memory_bytes=footprint.memory_bytes,
@@ -290,7 +283,7 @@ class Server:
         return Reindexer(
             store,
             models,
-            self._background_threads,
+            self._threads.background,
             setbacks,
             estimator,
             room,
@@ -376,11 +369,7 @@ class Server:
         if self._operations is not None:
             # A repair may still be at its last step. Its thread would outlive the event loop to which it reports.
             await self._operations.stop(None)
-        self._search_threads.shutdown()
-        self._work_threads.shutdown()
-        self._aside_threads.shutdown()
-        self._long_threads.shutdown()
-        self._background_threads.shutdown()
+        self._threads.shutdown()
 
 
 def run(config: Config) -> None:

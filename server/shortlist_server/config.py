@@ -121,6 +121,9 @@ class Config:
         "Operations that run or wait at once, and as many reindexes; one caller may have half of them.",
         least=1,
     )
+    max_model_bytes: int = _setting(
+        8 * 1024**3, "Most bytes of published models, unfinished uploads included. 0: none can be published."
+    )
     max_ingest_streams: int = _setting(64, "Ingest streams open at once.")
     max_ingest_streams_per_caller: int = _setting(32, "Ingest streams open at once for one caller.")
     stream_start_seconds: float = _setting(10.0, "Time for the first message of an ingest stream to arrive.")

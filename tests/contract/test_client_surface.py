@@ -202,6 +202,7 @@ METHOD_OF_RPC = {
     "PublishModel": "publish_model",
     "ListModels": "list_models",
     "GetModel": "get_model",
+    "UpdateModelCard": "update_model_card",
     "DeleteModel": "delete_model",
 }
 

@@ -75,8 +75,9 @@ def drawing(heading: str) -> list[str]:
     [
         ("## Rooms of the server\n", "shortlist_server", ["testing"]),
         ("Storage has rooms of its own", "shortlist_server.storage", []),
+        ("Adaptation's rooms:", "shortlist_adapt", []),
     ],
-    ids=["server", "storage"],
+    ids=["server", "storage", "adaptation"],
 )
 def test_the_drawn_rooms_are_those_of_the_import_contracts_and_of_the_folders(
     heading: str, package: str, undrawn: list[str]
@@ -88,7 +89,7 @@ def test_the_drawn_rooms_are_those_of_the_import_contracts_and_of_the_folders(
         if contract["type"] == "layers" and contract["layers"][0].rpartition(".")[0] == package
     ]
     assert [[*undrawn, *drawing(heading)]] == layers
-    folder = ROOT / "server" / package.replace(".", "/")
+    folder = ROOT / ("adapt" if package == "shortlist_adapt" else "server") / package.replace(".", "/")
     rooms = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(re.findall(r"[a-z_]+", " ".join(layers[0]))) == rooms - {"__init__"}
 

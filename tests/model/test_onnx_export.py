@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from shortlist_server.config import Config
+from shortlist_server.domain import NO_MODEL
 from shortlist_server.errors import ModelMismatch, ModelNotFound, OutOfSpace, Unavailable
 from shortlist_server.inference import agreement, export_process, layout, onnx_backend
-from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.inference.export_process import load_exporting_in_child
 from shortlist_server.inference.forward_passes import ExportMissing
 from shortlist_server.inference.loaded_models import LoadedModels

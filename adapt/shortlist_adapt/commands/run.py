@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from shortlist_adapt.commands.showing import shown
 from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import begin, write_plan
+from shortlist_adapt.plan import begin, like_served, write_plan
 from shortlist_adapt.run import run
 from shortlist_adapt.settings import from_text
 from shortlist_adapt.synthesis.settings import SynthesisSettings
@@ -34,6 +35,7 @@ from shortlist_cli.output import note
     help="Another setting of a step, as plan.json names it, such as mining.negatives=4; repeatable.",
 )
 @click.option("--no-publish", is_flag=True, help="End after the gate.")
+@click.option("--yes", is_flag=True, help="Do not ask before the run begins.")
 @estimate_option
 @long_client_options
 def run_command(
@@ -43,6 +45,7 @@ def run_command(
     seed: int | None,
     changes: tuple[str, ...],
     no_publish: bool,
+    yes: bool,
     estimate: bool,
     **options: Any,
 ) -> None:
@@ -58,16 +61,20 @@ def run_command(
         if not equals:
             raise InvalidInput(f"{change!r} is not STEP.SETTING=VALUE")
         plan = plan.changed({path: from_text(plan, path, text)})
-    write_plan(folder, plan)
-    with connect(options) as client, shown() as progress:
+    with connect(options) as client:
+        with shown() as progress:
+            plan = like_served(plan, export(folder, client, collection, progress))
+        write_plan(folder, plan)
+        with Corpus(folder.corpus) as corpus:
+            sources = sources_of(plan.synthesis, folder, seed=plan.seed)
+            note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
+        note("every other step says what it costs before it begins, because that depends on the step before")
         if estimate:
-            export(folder, client, collection, progress)
-            with Corpus(folder.corpus) as corpus:
-                sources = sources_of(plan.synthesis, folder, seed=plan.seed)
-                progress.say(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
-            progress.say("the other steps say what they cost before they begin")
             return
-        published = run(folder, client, plan, progress, publish=not no_publish)
+        if not yes and not folder.queries.exists() and sys.stdin.isatty():
+            click.confirm("Begin?", default=True, abort=True, err=True)
+        with shown() as progress:
+            published = run(folder, client, plan, progress, publish=not no_publish)
     if published is not None:
         print_published(published)
     note(f"report: {folder.report}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
+
 from shortlist import Client, RerankStage
 from shortlist_adapt.gating import presets
 from shortlist_adapt.gating.held_out import ChosenQueries
@@ -17,7 +19,6 @@ from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.gating.ways import Way
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.reporting.decision import Trial
-from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
 from shortlist_cli.evaluation.tuning import Observation, observe, score, tune
 
 DENSE_WEIGHTS = tuple(tenths / 10 for tenths in range(2, 9))

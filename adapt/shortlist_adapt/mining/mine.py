@@ -22,15 +22,21 @@ from shortlist_adapt.mining.passages import negative_content, positive_content, 
 from shortlist_adapt.mining.settings import MiningSettings
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import Shortlist, Split, TrainingPair, TrainingQuery, read_lines, write_lines
-from shortlist_adapt.searching import SEARCHES_PER_SECOND, Found, Searches, answers_path
+from shortlist_adapt.searching import SEARCHES_PER_SECOND, Searches, answers_path, kept_texts
 from shortlist_adapt.settings import to_json
 
 STEP = "mine"
 
 
-def cost(folder: RunFolder) -> Cost:
-    """What the step costs: a search for each query that is not held out. Raises ``InvalidInput``."""
-    searches = sum(query.split is not Split.HELD_OUT for query in read_lines(folder.queries, TrainingQuery))
+def cost(folder: RunFolder, collection: str, settings: MiningSettings) -> Cost:
+    """What the step costs: a search for each query that is not held out and whose answer is not kept yet.
+
+    Raises:
+        InvalidInput: ``synthesise`` is not done.
+    """
+    exported = corpus_step.exported(folder, collection)
+    kept = kept_texts(answers_path(folder, exported, settings.depth)) if exported is not None else set()
+    searches = sum(query.text not in kept for query in _searched(folder))
     return Cost(seconds=searches / SEARCHES_PER_SECOND, searches=searches)
 
 
@@ -51,14 +57,14 @@ def mine(
     if figures is not None and folder.pairs.exists() and folder.shortlists.exists():
         return figures
     exported = corpus_step.export(folder, client, collection, progress)
-    queries = [query for query in read_lines(folder.queries, TrainingQuery) if query.split is not Split.HELD_OUT]
+    queries = _searched(folder)
     searches = Searches(client, collection, answers_path(folder, exported, settings.depth), limit=settings.depth)
-    found = searches.all([query.text for query in queries], progress)
+    searches.ask([query.text for query in queries], progress)
     counts: Counter[str] = Counter()
     with Corpus(folder.corpus) as corpus:
         progress.begin("choosing negatives", len(queries), "queries")
-        pairs = write_lines(folder.pairs, _pairs(queries, found, corpus, settings, counts, progress))
-        shortlists = write_lines(folder.shortlists, _shortlists(queries, found, corpus, settings))
+        pairs = write_lines(folder.pairs, _pairs(queries, searches, corpus, settings, counts, progress))
+        shortlists = write_lines(folder.shortlists, _shortlists(queries, searches, corpus, settings))
     if not pairs:
         raise InvalidInput("no query has an answer with a text to train on")
     figures = {"pairs": pairs, **dict(sorted(counts.items())), "shortlists": shortlists, "queries": len(queries)}
@@ -66,9 +72,13 @@ def mine(
     return figures
 
 
+def _searched(folder: RunFolder) -> list[TrainingQuery]:
+    return [query for query in read_lines(folder.queries, TrainingQuery) if query.split is not Split.HELD_OUT]
+
+
 def _pairs(
     queries: Sequence[TrainingQuery],
-    found: Mapping[str, Sequence[Found]],
+    searches: Searches,
     corpus: Corpus,
     settings: MiningSettings,
     counts: Counter[str],
@@ -76,7 +86,7 @@ def _pairs(
 ) -> Iterator[TrainingPair]:
     for query in queries:
         progress.advance()
-        hits = [hit for hit in found[query.text] if hit.id in corpus]
+        hits = [hit for hit in searches[query.text] if hit.id in corpus]
         at = {hit.id: hit for hit in hits}
         chosen = choose(hits, query.positives, query.rejected, settings, same=lambda one: corpus.twins(one)[0])
         negatives = [(hit.id, negative_content(corpus[hit.id], query, hit)) for hit in chosen]
@@ -109,13 +119,13 @@ def _trained_on(query: TrainingQuery, corpus: Corpus, settings: MiningSettings) 
 
 
 def _shortlists(
-    queries: Sequence[TrainingQuery], found: Mapping[str, Sequence[Found]], corpus: Corpus, settings: MiningSettings
+    queries: Sequence[TrainingQuery], searches: Searches, corpus: Corpus, settings: MiningSettings
 ) -> Iterator[Shortlist]:
     """Those of the development queries that were not cut out of their documents; of all where there are no others."""
     development = [query for query in queries if query.split is Split.DEVELOPMENT]
     written = [query for query in development if query.source not in CUT_OUT]
     for query in written or development:
-        hits = [hit for hit in found[query.text] if hit.id in corpus][: settings.shortlist]
+        hits = [hit for hit in searches[query.text] if hit.id in corpus][: settings.shortlist]
         yield Shortlist(
             query_id=query.id,
             query=query.text,

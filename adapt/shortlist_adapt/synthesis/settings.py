@@ -26,8 +26,8 @@ class SynthesisSettings:
     sources: tuple[ExtractiveSource, ...] = setting(
         ("title", "heading", "first-sentence", "cloze", "docstring"), "Source that cuts queries out of documents."
     )
-    documents: int = setting(5_000, "Most documents to make queries from, chosen by chance.", least=0)
-    per_document: int = setting(2, "Most queries of each such source for a document.", least=1, most=100)
+    documents: int = setting(2_000, "Most documents to make queries from, chosen by chance.", least=0)
+    per_document: int = setting(1, "Most queries of each such source for a document.", least=1, most=100)
     llm: LlmSettings = nested(LlmSettings)
     round_trip_rank: int = setting(
         10, "Worst rank at which a search must find the document of a made query again; 0 keeps all.", least=0, most=100

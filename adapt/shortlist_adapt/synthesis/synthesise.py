@@ -19,7 +19,7 @@ from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import Split, TrainingQuery, query_id, write_lines
-from shortlist_adapt.searching import SEARCHES_PER_SECOND, Searches, answers_path
+from shortlist_adapt.searching import DEPTH, SEARCHES_PER_SECOND, Searches, answers_path
 from shortlist_adapt.settings import to_json
 from shortlist_adapt.splits import Member, assign
 from shortlist_adapt.synthesis.cleaning import USERS, Cleaned, clean
@@ -33,9 +33,6 @@ from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.synthesis.source import Draft, QuerySource
 
 STEP = "synthesise"
-
-SPREAD = 50
-"""Hits of a round-trip search. Fused scores are relative to the worst hit, so a few hits would not be enough."""
 
 
 def sources_of(settings: SynthesisSettings, folder: RunFolder, *, seed: int) -> list[QuerySource]:
@@ -99,7 +96,7 @@ def synthesise(
         drafts = _drafts(settings, sources, documents, progress)
         cleaned = clean(drafts, corpus, max_copied=settings.max_copied)
         if settings.round_trip_rank:
-            searches = Searches(client, collection, answers_path(folder, exported, SPREAD), limit=SPREAD)
+            searches = Searches(client, collection, answers_path(folder, exported, DEPTH))
             _drop_unfindable(cleaned, searches, settings, progress)
         queries, cut_links = _with_splits(cleaned, corpus, settings, seed)
     if not any(query.split is Split.TRAIN for query in queries):
@@ -130,9 +127,9 @@ def _drafts(
 
 def _drop_unfindable(cleaned: Cleaned, searches: Searches, settings: SynthesisSettings, progress: Progress) -> None:
     made = {key: draft for key, draft in cleaned.drafts.items() if draft.source not in USERS}
-    answers = searches.all([draft.text for draft in made.values()], progress)
+    searches.ask([draft.text for draft in made.values()], progress)
     for key, draft in made.items():
-        found = answers[draft.text]
+        found = searches[draft.text]
         if not passes(found, draft.positives, rank=settings.round_trip_rank, margin=settings.round_trip_margin):
             del cleaned.drafts[key]
             cleaned.dropped["document not found again"] += 1

@@ -48,11 +48,18 @@ def backup_command(name: str, collections: tuple[str, ...], *, detach: bool, as_
         output.print_json(to_json(made))
         return
     rows = [
-        [one.name, one.sequence, one.document_count, one.passage_count, f"{one.disk_bytes / 1e6:.1f}"]
+        [
+            one.name,
+            one.sequence,
+            one.document_count,
+            one.passage_count,
+            f"{one.disk_bytes / 1e6:.1f}",
+            ", ".join(one.models),
+        ]
         for one in made.collections
     ]
-    columns = ["collection", "sequence", "documents", "passages", "MB"]
-    output.print_table(columns, rows, right=columns[1:], styles={"collection": "bold"})
+    columns = ["collection", "sequence", "documents", "passages", "MB", "models it needs"]
+    output.print_table(columns, rows, right=columns[1:-1], styles={"collection": "bold"})
 
 
 @click.command("backups")

@@ -14,7 +14,7 @@ from shortlist_cli.group import explain
 
 PREFIX = "operations/"
 
-KINDS = ("verify", "backup", "restore", "evaluate", "reindex", "compare_generations")
+KINDS = ("verify", "backup", "restore", "evaluate", "reindex", "compare_generations", "publish_model")
 
 STATES = ("pending", "running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 
@@ -26,7 +26,7 @@ name_argument = click.argument("name", metavar="OPERATION")
 
 @click.group("operations")
 def operations_group() -> None:
-    """Lists, shows, waits for and cancels operations of a server: verify, backup, restore, evaluate, reindex.
+    """Lists, shows, waits for and cancels operations: verify, backup, restore, evaluate, reindex, publish a model.
 
     An operation goes on when the command that started it ends. A server forgets an ended operation after a day
     at most. A restart ends and forgets all of them but a reindex, which goes on.

@@ -20,6 +20,7 @@ from shortlist import (
     EvaluateProgress,
     Operation,
     OperationProgress,
+    PublishProgress,
     ReindexProgress,
     ShortlistError,
     VerifyProgress,
@@ -182,6 +183,8 @@ def progress_text(progress: OperationProgress | None) -> str:
             return f"{progress.done_searches} of {progress.total_searches} searches"
         case ReindexProgress():
             return f"{progress.done_documents:,} of {progress.total_documents:,} documents"
+        case PublishProgress():
+            return f"{progress.model}: {progress.step}"
     return ""
 
 
@@ -196,18 +199,18 @@ def to_json(operation: Operation) -> dict[str, Any]:
             "field": error.field,
             "metadata": error.metadata,
         }
-    plain: dict[str, Any] = _plain(values)
-    return plain
+    converted: dict[str, Any] = plain(values)
+    return converted
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's types for those of the client."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value

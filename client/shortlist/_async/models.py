@@ -23,8 +23,8 @@ T = TypeVar("T")
 class AsyncModelCalls(AsyncGenerationCalls):
     """Calls that give a running server another model, list its models and delete them.
 
-    A published model is named NAME@VERSION, in ``reindex``, in ``Rerank`` and in the settings of collections. A version
-    never changes: publish other files under another version.
+    A published model is named NAME@VERSION, in ``reindex``, in ``Rerank`` and in the settings of collections. Of a
+    version only the card may change: publish other files under another version.
     """
 
     async def publish_model(
@@ -39,7 +39,7 @@ class AsyncModelCalls(AsyncGenerationCalls):
         """Uploads a model, lets the server check and load it, and returns it when it can be used.
 
         An interrupted upload goes on where it was when the call is repeated. To publish what is published already does
-        no harm: it loads the model if it is not loaded.
+        no harm: it loads the model if it is not loaded, and replaces its card (README.md) if that is another one.
 
         Args:
             model: NAME@VERSION, a new one.
@@ -100,6 +100,15 @@ class AsyncModelCalls(AsyncGenerationCalls):
         """
         return await self._unary(calls.get_model(model), timeout_seconds)
 
+    async def update_model_card(self, model: str, card: str, *, timeout_seconds: float | None = None) -> PublishedModel:
+        """Replaces the card of a published model, the text of its README.md.
+
+        Raises:
+            ModelNotFound: no model of that name and version is published.
+            ModelRefused: the card is too large, or names another base model, whose prompts the server would take.
+        """
+        return await self._unary(calls.update_card(model, card), timeout_seconds)
+
     async def delete_model(self, model: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a published model from memory and disk, or drops an upload.
 
@@ -121,6 +130,9 @@ class AsyncModelCalls(AsyncGenerationCalls):
         local = await off_loop(model_files.read_folder, folder, kind)
         start = calls.start_upload(model, local.kind, local.files)
         known = await self._patiently(start, waiting)
+        card = await off_loop(local.new_card, known)
+        if card is not None:
+            return await self._patiently(calls.update_card(model, card), waiting)
         done = known.received_bytes
         for file in known.files:
             received = file.received_bytes

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class ModelCalls(GenerationCalls):
     """Calls that give a running server another model, list its models and delete them.
 
-    A published model is named NAME@VERSION, in ``reindex``, in ``Rerank`` and in the settings of collections. A version
-    never changes: publish other files under another version.
+    A published model is named NAME@VERSION, in ``reindex``, in ``Rerank`` and in the settings of collections. Of a
+    version only the card may change: publish other files under another version.
     """
 
     def publish_model(
@@ -40,7 +40,7 @@ class ModelCalls(GenerationCalls):
         """Uploads a model, lets the server check and load it, and returns it when it can be used.
 
         An interrupted upload goes on where it was when the call is repeated. To publish what is published already does
-        no harm: it loads the model if it is not loaded.
+        no harm: it loads the model if it is not loaded, and replaces its card (README.md) if that is another one.
 
         Args:
             model: NAME@VERSION, a new one.
@@ -101,6 +101,15 @@ class ModelCalls(GenerationCalls):
         """
         return self._unary(calls.get_model(model), timeout_seconds)
 
+    def update_model_card(self, model: str, card: str, *, timeout_seconds: float | None = None) -> PublishedModel:
+        """Replaces the card of a published model, the text of its README.md.
+
+        Raises:
+            ModelNotFound: no model of that name and version is published.
+            ModelRefused: the card is too large, or names another base model, whose prompts the server would take.
+        """
+        return self._unary(calls.update_card(model, card), timeout_seconds)
+
     def delete_model(self, model: str, *, timeout_seconds: float | None = None) -> None:
         """Removes a published model from memory and disk, or drops an upload.
 
@@ -122,6 +131,9 @@ class ModelCalls(GenerationCalls):
         local = off_loop(model_files.read_folder, folder, kind)
         start = calls.start_upload(model, local.kind, local.files)
         known = self._patiently(start, waiting)
+        card = off_loop(local.new_card, known)
+        if card is not None:
+            return self._patiently(calls.update_card(model, card), waiting)
         done = known.received_bytes
         for file in known.files:
             received = file.received_bytes

@@ -6,6 +6,7 @@ They match the proto, which makes ``rpc/convert`` a plain translation.
 
 from shortlist_server.domain.cancellation import NEVER, Cancellation
 from shortlist_server.domain.collections import (
+    NO_MODEL,
     Chunking,
     CollectionConfig,
     CollectionInfo,
@@ -58,6 +59,7 @@ from shortlist_server.domain.generations import (
     Generation,
     GenerationConfig,
     GenerationState,
+    models_of,
 )
 from shortlist_server.domain.names import DocumentKey, Json, PassageId, SequenceNumber, Vector
 from shortlist_server.domain.reindex import NewGeneration, ReindexEstimate, ReindexProgress
@@ -77,6 +79,7 @@ from shortlist_server.domain.search import (
 
 __all__ = [
     "NEVER",
+    "NO_MODEL",
     "AllOf",
     "AnyOf",
     "BuildProgress",
@@ -145,4 +148,5 @@ __all__ = [
     "StreamPosition",
     "Upsert",
     "Vector",
+    "models_of",
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+NO_MODEL = "none"
+"""The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
+
 
 class OverflowPolicy(enum.Enum):
     """What happens to text that does not fit one passage."""

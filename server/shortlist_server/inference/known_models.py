@@ -64,13 +64,15 @@ KNOWN_MODELS = (
 )
 
 
-def find_known(folder: Path, source: str) -> KnownModel:
+def find_known(folder: Path, source: str, card: str | None = None) -> KnownModel:
     """What the card of the model in a folder demands; nothing for an unknown model.
 
     Args:
-        source: the name in the settings: a folder, or a hub name with or without a revision.
+        source: the name in the settings: a folder, or a hub name with or without a revision; of a published model,
+            its name without the version.
+        card: the text of the card; None for the folder's README.md.
     """
-    for name in _names(folder, source):
+    for name in _names(folder, source, card):
         # A folder may put the organisation in front: "BAAI_bge-small-en-v1.5".
         own = name.rpartition("/")[2].lower()
         for candidate in (own, own.partition("_")[2], own.rpartition("--")[2]):
@@ -80,7 +82,7 @@ def find_known(folder: Path, source: str) -> KnownModel:
     return KnownModel(names="")
 
 
-def _names(folder: Path, source: str) -> list[str]:
+def _names(folder: Path, source: str, card: str | None) -> list[str]:
     """Names that the model may have: its hub name if that is known, else the names in its files."""
     hub = source.partition("@")[0]
     if _HUB_NAME.fullmatch(hub) and not Path(source).expanduser().is_dir():
@@ -88,9 +90,11 @@ def _names(folder: Path, source: str) -> list[str]:
     for part in reversed(folder.parts):
         if cached := _CACHED.fullmatch(part):
             return [cached[2]]
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace")[:_CARD_LENGTH] if card.is_file() else ""
-    names = [*_CARD_NAME.findall(text), folder.name]
+    file = folder / "README.md"
+    if card is None:
+        card = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    text = card[:_CARD_LENGTH]
+    names = [*_CARD_NAME.findall(text), folder.name, Path(source).name]
     stated = read_optional_json(folder / "config.json").get("_name_or_path")
     # The config of a model that was trained further names the model it was made from.
     if isinstance(stated, str) and not _CARD_BASE.search(text):

@@ -1,14 +1,16 @@
 """The models that a server serves, by name, whether they run in this process or on workers.
 
-Immutable but for ``close``; any thread.
+Models that are published while the server runs are added, and removed when they are deleted. Any thread.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from shortlist_server.errors import ModelMismatch, ModelNotFound
-from shortlist_server.inference.base import LATE_INTERACTION, NO_MODEL, EmbedderInfo, EmbedderService, RerankerService
+from shortlist_server.domain import NO_MODEL
+from shortlist_server.errors import ModelMismatch, ModelNotFound, Unavailable
+from shortlist_server.inference.base import LATE_INTERACTION, EmbedderInfo, EmbedderService, RerankerService
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe.observer import Observer
@@ -31,6 +33,9 @@ class LoadedModels:
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_close = on_close
+        self._lock = threading.Lock()
+        self._closed = False
+        # Replaced as a whole when a model is added or removed, so that readers need no lock.
         self._embedders: dict[str, list[ScheduledEmbedder]] = {}
         for embedder in embedders:
             self._embedders.setdefault(embedder.info.name, []).append(embedder)
@@ -56,9 +61,7 @@ class LoadedModels:
         """See ``ModelCatalog.embedder``."""
         loaded = self._embedders.get(name)
         if loaded is None:
-            raise ModelNotFound(
-                f"no embedder {name!r} is loaded; loaded embedders: {_names(self._embedders)}", metadata={"model": name}
-            )
+            raise _not_loaded("embedder", name, self._embedders)
         if not revision:
             return loaded[0]
         for known in (lambda info: (info.revision,), lambda info: info.former_revisions):
@@ -69,14 +72,49 @@ class LoadedModels:
 
     def reranker(self, name: str) -> RerankerService:
         """See ``ModelCatalog.reranker``. "none" is no reranker, so it raises too."""
-        if name not in self._rerankers:
-            raise ModelNotFound(
-                f"no reranker {name!r} is loaded; loaded rerankers: {_names(self._rerankers)}", metadata={"model": name}
-            )
-        return self._rerankers[name]
+        found = self._rerankers.get(name)
+        if found is None:
+            raise _not_loaded("reranker", name, self._rerankers)
+        return found
+
+    def find(self, name: str) -> ScheduledEmbedder | ScheduledReranker | None:
+        """The model of that name, of several revisions the current one; None if none is loaded."""
+        embedders = self._embedders.get(name)
+        return embedders[0] if embedders else self._rerankers.get(name)
+
+    def add(self, model: ScheduledEmbedder | ScheduledReranker, observer: Observer) -> None:
+        """Adds a model under its own name; with the first embedder that gives token vectors comes late interaction.
+
+        Raises:
+            ValueError: a model of that name is loaded.
+            Unavailable: the models were closed; then this one is, too.
+        """
+        name = model.info.name
+        with self._lock:
+            if self._closed:
+                model.close()
+                raise Unavailable("the server is stopping")
+            if self.find(name) is not None:
+                raise ValueError(f"a model named {name!r} is loaded")
+            if isinstance(model, ScheduledReranker):
+                self._rerankers = {**self._rerankers, name: model}
+                return
+            if LATE_INTERACTION not in self._rerankers:
+                self._rerankers = {**self._rerankers, **late_interaction([model], observer)[0]}
+            self._embedders = {**self._embedders, name: [model]}
+
+    def remove(self, name: str) -> ScheduledEmbedder | ScheduledReranker | None:
+        """Takes out a model that ``add`` added, for the caller to close or to add again; None if there is none."""
+        with self._lock:
+            embedders, rerankers = dict(self._embedders), dict(self._rerankers)
+            removed = embedders.pop(name, [None])[0] or rerankers.pop(name, None)
+            self._embedders, self._rerankers = embedders, rerankers
+            return removed
 
     def close(self) -> None:
         """See ``ModelCatalog.close``."""
+        with self._lock:
+            self._closed = True
         for revisions in self._embedders.values():
             for embedder in revisions:
                 embedder.close()
@@ -97,8 +135,10 @@ def late_interaction(
     return {}, NO_MODEL
 
 
-def _names(models: Mapping[str, object]) -> str:
-    return ", ".join(map(repr, sorted(models))) or "none"
+def _not_loaded(kind: str, name: str, models: Mapping[str, object]) -> ModelNotFound:
+    names = ", ".join(map(repr, sorted(models))) or "none"
+    remedy = f"; if it was published, 'shortlist models load {name}' loads it" if "@" in name else ""
+    return ModelNotFound(f"no {kind} {name!r} is loaded; loaded {kind}s: {names}{remedy}", metadata={"model": name})
 
 
 def _mismatch(name: str, stored: str, loaded: str) -> ModelMismatch:

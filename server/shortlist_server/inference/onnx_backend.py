@@ -40,6 +40,11 @@ def export_folder(data_dir: Path, weights_revision: str, auto_class: str, precis
     return data_dir / "models" / f"{weights_revision}-{auto_class}-{precision}-{FORMAT}"
 
 
+def exports_of(data_dir: Path, weights_revision: str) -> list[Path]:
+    """The folders of all exports of a model's weights."""
+    return sorted((data_dir / "models").glob(f"{weights_revision}-*"))
+
+
 def check_room(target: Path, weight_files: Sequence[Path]) -> None:
     """Refuses an export that the disk has no room for, before anything is loaded.
 

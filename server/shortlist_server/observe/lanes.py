@@ -60,17 +60,22 @@ class ModelMetrics(Collector):
             buckets=BATCH_TOKENS,
             registry=registry,
         )
-        self._queues: list[tuple[tuple[str, str], Callable[[], tuple[int, int]]]] = []
-        self._caches: list[tuple[str, Callable[[], tuple[int, int]]]] = []
+        self._queues: dict[tuple[str, str], Callable[[], tuple[int, int]]] = {}
+        self._caches: dict[str, Callable[[], tuple[int, int]]] = {}
         registry.register(self)
 
     def watch_queue(self, model: str, lane: str, read: Callable[[], tuple[int, int]]) -> None:
         """Adds a lane's queue; ``read`` returns the number of waiting items and their cost."""
-        self._queues.append(((model, lane), read))
+        self._queues = {**self._queues, (model, lane): read}
 
     def watch_cache(self, model: str, read: Callable[[], tuple[int, int]]) -> None:
         """Adds a query cache; ``read`` returns its hits and misses so far."""
-        self._caches.append((model, read))
+        self._caches = {**self._caches, model: read}
+
+    def forget(self, model: str) -> None:
+        """Removes the queues and the cache of a model that was unloaded; what was counted stays."""
+        self._queues = {labels: read for labels, read in self._queues.items() if labels[0] != model}
+        self._caches = {name: read for name, read in self._caches.items() if name != model}
 
     def describe(self) -> Sequence[Metric]:
         """Nothing: with an empty description, registering does not collect."""
@@ -84,7 +89,7 @@ class ModelMetrics(Collector):
             "Cost of the items waiting in a lane, in what its limit counts: tokens or rerank requests.",
             labels=LABELS,
         )
-        for labels, read in self._queues:
+        for labels, read in self._queues.items():
             waiting = read()
             items.add_metric(labels, waiting[0])
             cost.add_metric(labels, waiting[1])
@@ -94,7 +99,7 @@ class ModelMetrics(Collector):
         misses = CounterMetricFamily(
             "shortlist_query_cache_misses", "Queries that had to be embedded.", labels=LABELS[:1]
         )
-        for model, read in self._caches:
+        for model, read in self._caches.items():
             counts = read()
             hits.add_metric([model], counts[0])
             misses.add_metric([model], counts[1])

@@ -62,6 +62,11 @@ class Observer:
         if self.metrics is not None:
             self.metrics.models.watch_cache(model, read)
 
+    def forget(self, model: str) -> None:
+        """Removes the queues and the cache of a model that was unloaded."""
+        if self.metrics is not None:
+            self.metrics.models.forget(model)
+
     def search(self, collection: str) -> SearchWatch:
         """Reports that a search begins."""
         return SearchWatch(self, collection)

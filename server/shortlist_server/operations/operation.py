@@ -45,6 +45,7 @@ class Kind(enum.Enum):
     EVALUATE = "EVALUATE"
     REINDEX = "REINDEX"
     COMPARE_GENERATIONS = "COMPARE_GENERATIONS"
+    PUBLISH_MODEL = "PUBLISH_MODEL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

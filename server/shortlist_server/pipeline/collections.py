@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shortlist_server.domain import Chunking, CollectionConfig, OverflowPolicy, SearchDefaults
+from shortlist_server.domain import NO_MODEL, Chunking, CollectionConfig, OverflowPolicy, SearchDefaults
 from shortlist_server.errors import InvalidArgument
-from shortlist_server.inference.base import NO_MODEL, EmbedderInfo, ModelCatalog
+from shortlist_server.inference.base import EmbedderInfo, ModelCatalog
 from shortlist_server.storage.base import CollectionStore, Store
 
 MIN_PASSAGE_TOKENS = 16

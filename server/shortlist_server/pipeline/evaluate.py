@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from shortlist_server.domain import (
+    NO_MODEL,
     CollectionConfig,
     Deadline,
     Include,
@@ -22,7 +23,6 @@ from shortlist_server.domain import (
     SearchReport,
     SearchRequest,
 )
-from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.pipeline.leases import leased
 from shortlist_server.pipeline.plan import merged
 from shortlist_server.pipeline.search import Searcher

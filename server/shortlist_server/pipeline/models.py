@@ -5,9 +5,9 @@ Pure functions; any thread.
 
 from __future__ import annotations
 
-from shortlist_server.domain import CollectionConfig, GenerationConfig
+from shortlist_server.domain import NO_MODEL, CollectionConfig, GenerationConfig
 from shortlist_server.errors import ModelMismatch, ModelNotFound
-from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog
+from shortlist_server.inference.base import EmbedderService, ModelCatalog
 
 
 def find_embedder(

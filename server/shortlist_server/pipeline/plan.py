@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from shortlist_server.domain import (
+    NO_MODEL,
     CollectionConfig,
     Degradation,
     DegradationKind,
@@ -26,7 +27,7 @@ from shortlist_server.errors import (
     ShortlistError,
     UnsupportedByCollection,
 )
-from shortlist_server.inference.base import NO_MODEL, EmbedderService, ModelCatalog
+from shortlist_server.inference.base import EmbedderService, ModelCatalog
 from shortlist_server.pipeline.stages import FIELDS, PlannedStage, effective_stages, merged_stages, plan_stages
 from shortlist_server.storage.base import GenerationReader
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shortlist_server.domain import Chunking, Generation, GenerationState, NewPassage, OverflowPolicy
+from shortlist_server.domain import NO_MODEL, Chunking, Generation, GenerationState, NewPassage, OverflowPolicy
 from shortlist_server.errors import DocumentTooLarge, InvalidArgument, ShortlistError
-from shortlist_server.inference.base import NO_MODEL, CutText, EmbedderService, ModelCatalog, PassageEmbedding
+from shortlist_server.inference.base import CutText, EmbedderService, ModelCatalog, PassageEmbedding
 from shortlist_server.inference.services import shorten
 from shortlist_server.pipeline.models import find_embedder
 from shortlist_server.storage.base import CollectionStore

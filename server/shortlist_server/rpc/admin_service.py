@@ -1,4 +1,7 @@
-"""AdminService: what the server is, how collections do, and starting to verify, back up, restore and evaluate them."""
+"""AdminService: what the server is, how collections do, and starting to verify, back up, restore and evaluate them.
+
+``model_calls`` has what it does with published models.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from shortlist_server.rpc.authorization import calling_key
 from shortlist_server.rpc.convert import fields, pages
 from shortlist_server.rpc.convert.documents import duration_out
 from shortlist_server.rpc.convert.operations import backup_out, operation_out
+from shortlist_server.rpc.model_calls import ModelCalls
 from shortlist_server.rpc.pieces import Pieces
 from shortlist_server.rpc.slots import caller_of
 from shortlist_server.rpc.works import Works
@@ -59,6 +63,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         recall: RecallMonitor,
         works: Works,
         operations: OperationRegistry,
+        published: ModelCalls,
     ) -> None:
         self._store = store
         self._models = models
@@ -68,6 +73,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self._recall = recall
         self._works = works
         self._operations = operations
+        self._published = published
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See the proto."""
@@ -123,6 +129,38 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             return answer.answer()
 
         return await self._in_thread(read)
+
+    async def StartModelUpload(
+        self, request: pb.StartModelUploadRequest, context: Context
+    ) -> pb.StartModelUploadResponse:
+        """See the proto."""
+        return await self._published.start_upload(request)
+
+    async def UploadModelChunk(
+        self, request: pb.UploadModelChunkRequest, context: Context
+    ) -> pb.UploadModelChunkResponse:
+        """See the proto."""
+        return await self._published.upload_chunk(request)
+
+    async def PublishModel(self, request: pb.PublishModelRequest, context: Context) -> pb.PublishModelResponse:
+        """See the proto."""
+        return await self._published.publish(request, context)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """See the proto."""
+        return await self._published.list(request)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """See the proto."""
+        return await self._published.get(request)
+
+    async def UpdateModelCard(self, request: pb.UpdateModelCardRequest, context: Context) -> pb.UpdateModelCardResponse:
+        """See the proto."""
+        return await self._published.update_card(request)
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        """See the proto."""
+        return await self._published.delete(request)
 
     async def _started(self, work: Callable[[], Work], context: Context) -> operation_pb2.Operation:
         checked = await self._in_thread(work)

@@ -99,6 +99,14 @@ RULES: dict[str, Rule] = {
         Scope.ADMIN, lambda request: (request.collection, request.new_name or request.collection)
     ),
     "/shortlist.v1.AdminService/Evaluate": Rule(Scope.ADMIN, _collection),
+    # Models belong to the whole server.
+    "/shortlist.v1.AdminService/StartModelUpload": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/UploadModelChunk": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/PublishModel": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/ListModels": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/GetModel": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/UpdateModelCard": Rule(Scope.ADMIN, _every),
+    "/shortlist.v1.AdminService/DeleteModel": Rule(Scope.ADMIN, _every),
     # An operation names no collection in its request: the servicer shows it only to keys that may use all of its own.
     "/shortlist.v1.OperationService/GetOperation": Rule(Scope.ADMIN, _none),
     "/shortlist.v1.OperationService/ListOperations": Rule(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidFilter
+from shortlist_server.publishing.names import MAX_FILES
 from shortlist_server.rpc.convert import evaluation, fields, settings
 from shortlist_server.rpc.wire import Limit
 
@@ -56,6 +57,7 @@ def limits(config: Config) -> dict[str, Limit]:
         "shortlist.v1.CollectionConfig.filterable_fields": Limit(fields.MAX_FILTERABLE_FIELDS),
         "google.protobuf.FieldMask.paths": Limit(MAX_PATHS),
         "shortlist.v1.BackupRequest.collections": Limit(MAX_NAMES),
+        "shortlist.v1.StartModelUploadRequest.files": Limit(MAX_FILES),
         "shortlist.v1.EvaluateRequest.queries": Limit(evaluation.MAX_QUERIES),
         "shortlist.v1.EvaluateRequest.settings": Limit(evaluation.MAX_SETTINGS),
         "shortlist.v1.CompareGenerationsRequest.queries": Limit(evaluation.MAX_QUERIES),

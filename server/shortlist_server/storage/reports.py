@@ -87,6 +87,7 @@ class BackedUp:
         bytes: size of all its files.
         uid: its identity; "" in format 1.
         files: its files by their paths in the collection's folder; empty in format 1.
+        models: names of the models that it needs; empty in backups of earlier releases.
     """
 
     name: str
@@ -97,6 +98,7 @@ class BackedUp:
     bytes: int
     uid: str = ""
     files: Mapping[str, FileEntry]
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A served collection of small documents, and judged queries for it."""
+"""A served collection of small documents, judged queries for it, and a scripted LLM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from shortlist import Client, Document
 from shortlist_server.testing import server
+
+from .running_llm import ScriptedLlm, running_llm
 
 COLLECTION = "library"
 
@@ -71,3 +73,16 @@ def judged(tmp_path: Path) -> Path:
     (folder / "queries.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "qrels" / "train.tsv").write_text("\n".join(qrels) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def llm_process() -> Iterator[ScriptedLlm]:
+    with running_llm() as running:
+        yield running
+
+
+@pytest.fixture
+def llm(llm_process: ScriptedLlm) -> ScriptedLlm:
+    """The scripted LLM, its log empty."""
+    llm_process.reset()
+    return llm_process

@@ -52,16 +52,19 @@ class Counts(Silent):
         self.searches += total or 0 if unit == "searches" else 0
 
 
+MINING = MiningSettings(depth=20)
+
+
 def both(folder: RunFolder, client: Client, settings: SynthesisSettings, progress: Silent, seed: int = 0) -> None:
     folder.prepare()
     sources = sources_of(settings, folder, seed=seed)
     synthesise(folder, client, COLLECTION, settings, progress, sources=sources, seed=seed)
-    mine(folder, client, COLLECTION, MiningSettings(depth=20), progress, seed=seed)
+    mine(folder, client, COLLECTION, MINING, progress, seed=seed)
 
 
 @pytest.fixture
 def settings(judged: Path) -> SynthesisSettings:
-    return SynthesisSettings(judged=(judged,))
+    return SynthesisSettings(judged=(judged,), per_document=2)
 
 
 @pytest.fixture
@@ -179,9 +182,22 @@ def test_another_seed_divides_otherwise(client: Client, settings: SynthesisSetti
     assert contents(done)["queries.jsonl"] != before["queries.jsonl"]
 
 
-def test_the_cost_counts_every_search(client: Client, settings: SynthesisSettings, done: RunFolder) -> None:
-    queries = list(read_lines(done.queries, TrainingQuery))
-    assert cost(done).searches == sum(query.split is not Split.HELD_OUT for query in queries)
+def test_the_cost_counts_the_searches_that_are_still_to_be_made(
+    client: Client, settings: SynthesisSettings, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare()
+    sources = sources_of(settings, folder, seed=0)
+    synthesise(folder, client, COLLECTION, settings, Silent(), sources=sources, seed=0)
+    queries = [one for one in read_lines(folder.queries, TrainingQuery) if one.split is not Split.HELD_OUT]
+    assert cost(folder, COLLECTION, MINING).searches == len(queries)
+    # At the depth of the round trip, its answers are there already.
+    people = sum(query.source == "judged" for query in queries)
+    assert cost(folder, COLLECTION, MiningSettings()).searches == people
+    counts = Counts()
+    mine(folder, client, COLLECTION, MiningSettings(), counts, seed=0)
+    assert counts.searches == people
+    assert cost(folder, COLLECTION, MiningSettings()).searches == 0
 
 
 def test_without_a_query_to_train_on_the_step_says_what_to_do(client: Client, tmp_path: Path) -> None:

@@ -88,5 +88,5 @@ class AnswerCache:
             if values.keys() != FIELDS:
                 raise ValueError("other fields than those of an answer")
             self._answers.setdefault(key, Answer(**values))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(f"{self._path.name}, line {number}: not an answer ({error}); delete the file") from error

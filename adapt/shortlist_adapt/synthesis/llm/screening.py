@@ -38,7 +38,7 @@ ORDER = re.compile(
     |\b(attention|note\s+to|dear|hey|hello|instructions?\s+(to|for))\s+(the\s+|any\s+|all\s+)?
         (ai|assistants?|llms?|(large\s+)?language\s+models?|chatbots?)\b
     |\bas\s+an\s+ai\b[^.!?\n]{0,30}\b(you|i)\b
-    |^\s*(please\s+)?(only\s+)?(answer|respond|reply)\b[^.!?\n]{0,40}(:|["“„«'])
+    |^\s*(please\s+)?(only\s+)?(answer|respond|reply)\s+\w[^.!?\n]{0,40}(:|["“„«'])
     |\b(answer|respond|reply)\s+(only|exactly|instead)\b
     |\b(answer|respond|reply|write|output|print|say)\b[^.!?\n]{0,30}\b(this|the|a|one)\s+(search\s+)?query\s*(:|["“„«'])
     |\b(search\s+)?query\s+(must|should|has\s+to)\s+(be|say|read|contain)\s*(:|["“„«'])
@@ -50,7 +50,7 @@ ORDER = re.compile(
     |<\|\s|<\s/?(start_of_turn|end_of_turn|s|think)>|\[\s/?INST\]
     |\bignorier(e|en|t)\b[^.!?\n]{0,60}\b(anweisung|vorgabe|befehl)(en|e)?\b
     |\b(antworte|schreibe)\s+(nur|ausschließlich|genau)\b
-    |\b(ignore[zr]?|oublie[zr]?)\b[^.!?\n]{0,60}\b(instructions|consignes)\b
+    |\b(ignore[zr]?|oublie[zr]?)\s+(toutes\s+)?(les|ces|vos)\s+(instructions|consignes)\b
     |\b(ignora|olvida|ignorar|ignore)\b[^.!?\n]{0,60}\b(instrucciones|instruções|istruzioni)\b
     |(忽略|无视|忘记|無視)[^\u3002\uff01\uff1f\n]{0,20}(指令|指示|提示)
     |игнорир[^.!?\n]{0,60}инструкц
@@ -58,6 +58,7 @@ ORDER = re.compile(
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
+MARKER = re.compile(r"</?\s?document-", re.IGNORECASE)
 WORD = re.compile(r"\w+")
 LINK = re.compile(r"https?://|\bwww\.", re.IGNORECASE)
 REFERENCE = re.compile(
@@ -99,7 +100,7 @@ def objection(query: str, shown: Shown, prompt: str, most_words: int) -> Reason 
     words = _words(query)
     if not any(character.isalpha() for character in query):
         return Reason.EMPTY
-    if shown.marker in query or "<document" in query.casefold() or _quotes(words, prompt, shown.text):
+    if shown.marker in query or MARKER.search(query) or _quotes(words, prompt, shown.text):
         return Reason.QUOTES_PROMPT
     if _from_orders(words, shown.text) > MAX_FROM_ORDERS or ORDER.search(query):
         return Reason.INSTRUCTED

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shortlist_server.domain import Chunking, CollectionConfig, GenerationConfig, NewGeneration
+from shortlist_server.domain import NO_MODEL, Chunking, CollectionConfig, GenerationConfig, NewGeneration
 from shortlist_server.errors import InvalidArgument
-from shortlist_server.inference.base import NO_MODEL, EmbedderInfo, ModelCatalog
+from shortlist_server.inference.base import EmbedderInfo, ModelCatalog
 from shortlist_server.pipeline.collections import checked_chunking, checked_dimension
 from shortlist_server.storage.base import CollectionStore
 

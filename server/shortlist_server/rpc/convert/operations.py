@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
 
-from shortlist.v1 import generation_pb2, operation_service_pb2
+from shortlist.v1 import generation_pb2, model_pb2, operation_service_pb2
 from shortlist.v1 import operation_pb2 as pb
 from shortlist_server.errors import InvalidArgument
 from shortlist_server.operations.operation import Kind, Operation, State
@@ -30,6 +30,7 @@ _PROGRESS_FIELDS: dict[type, str] = {
     pb.CopyProgress: "copy_progress",
     pb.EvaluateProgress: "evaluate_progress",
     generation_pb2.ReindexProgress: "reindex_progress",
+    model_pb2.PublishProgress: "publish_progress",
 }
 
 
@@ -137,6 +138,7 @@ def backup_out(backup: Backup) -> pb.BackupInfo:
                 document_count=collection.documents,
                 passage_count=collection.passages,
                 disk_bytes=collection.bytes,
+                models=collection.models,
             )
             for collection in backup.collections
         ],

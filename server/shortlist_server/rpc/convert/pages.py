@@ -21,6 +21,7 @@ from shortlist_server.rpc.convert.fields import collection_name, within
 
 Request = (
     admin_pb.ListBackupsRequest
+    | admin_pb.ListModelsRequest
     | collection_pb.ListCollectionsRequest
     | document_pb.ListRequest
     | document_pb.ListDeadLettersRequest

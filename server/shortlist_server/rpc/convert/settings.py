@@ -13,7 +13,6 @@ from shortlist.v1 import search_service_pb2 as service_pb
 from shortlist_server import domain
 from shortlist_server.config import Config
 from shortlist_server.errors import InvalidArgument
-from shortlist_server.inference.base import NO_MODEL
 from shortlist_server.rpc.convert import fields
 
 E = TypeVar("E", bound=Enum)
@@ -77,7 +76,7 @@ def _stages_in(message: pb.Rerank, path: str, config: Config) -> tuple[domain.Re
     fields.within(len(message.stages), 0, MAX_RERANK_STAGES, path)
     stages = tuple(_stage_in(stage, f"{path}[{i}]", config) for i, stage in enumerate(message.stages))
     for i, stage in enumerate(stages):
-        if stage.model == NO_MODEL:
+        if stage.model == domain.NO_MODEL:
             raise InvalidArgument("a stage needs a reranker: leave the stage out", field=f"{path}[{i}].model")
     return stages
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from shortlist_server.domain import NEVER, Cancellation
+from shortlist_server.domain import NEVER, Cancellation, models_of
 from shortlist_server.errors import DataCorrupted, InvalidArgument
 from shortlist_server.storage.backups.manifest import describe_files, dump
 from shortlist_server.storage.collection import EmbeddedCollection
@@ -202,6 +202,7 @@ def _copy_collection(
         segments=kept,
         bytes=sum(file.bytes for file in described.values()),
         files=described,
+        models=tuple(sorted(models_of(collection.config, collection.generations()))),
     )
 
 

@@ -31,6 +31,7 @@ WITHOUT_CHECKSUMS = (
     " cannot be found"
 )
 
+_LONGEST_NAME = 4096
 _YEAR_10000 = 253_402_300_800
 _FILE = re.compile(rf"{DATABASE_FILE}|{COMMIT_FILE}|segments/[0-9a-f]{{32}}/({'|'.join((*DATA_FILES, MANIFEST_FILE))})")
 _HEXADECIMAL = re.compile(r"[0-9a-f]*")
@@ -50,6 +51,7 @@ def dump(backup: Backup) -> bytes:
                 "passages": entry.passages,
                 "segments": entry.segments,
                 "bytes": entry.bytes,
+                "models": list(entry.models),
                 "files": {path: {"bytes": file.bytes, "sha256": file.sha256} for path, file in entry.files.items()},
             }
             for entry in backup.collections
@@ -148,7 +150,14 @@ def _entry(values: Any, format: int) -> BackedUp:
         bytes=_number(values, "bytes"),
         uid=uid,
         files=files,
+        models=tuple(_name(one) for one in values.get("models", ())),
     )
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
+        raise ValueError("the name of a model is not a text, or too long")
+    return value
 
 
 def _number(values: Mapping[str, Any], name: str) -> int:

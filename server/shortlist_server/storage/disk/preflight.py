@@ -12,7 +12,7 @@ from shortlist_server.errors import InvalidArgument, Unavailable
 
 logger = logging.getLogger(__name__)
 
-_FOLDERS = ("collections", "models")
+_FOLDERS = ("collections", "models", "published-models")
 _FILES = ("LOCK",)
 
 

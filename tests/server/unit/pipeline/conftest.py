@@ -14,6 +14,7 @@ import pytest
 
 from shortlist_server.config import Config
 from shortlist_server.domain import (
+    NO_MODEL,
     Chunking,
     Document,
     Generation,
@@ -24,7 +25,7 @@ from shortlist_server.domain import (
     StoredPassage,
 )
 from shortlist_server.errors import InferenceFailed, Unavailable
-from shortlist_server.inference.base import NO_MODEL, CutText, PassageEmbedding
+from shortlist_server.inference.base import CutText, PassageEmbedding
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.services import ScheduledEmbedder

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from shortlist_server.config import Config
+from shortlist_server.domain import NO_MODEL
 from shortlist_server.errors import Unavailable
-from shortlist_server.inference.base import NO_MODEL, QueryEmbedding, QueryText
+from shortlist_server.inference.base import QueryEmbedding, QueryText
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.services import ScheduledEmbedder
