@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from shortlist_adapt.folder import RunFolder, fingerprint, write_json
@@ -21,11 +22,13 @@ class Figure:
         value: mean nDCG@10, 0 to 1.
         queries: nDCG@10 of each query, by query id.
         detail: what it was reached with, such as "weight 0.4".
+        seconds: how long measuring took.
     """
 
     value: float
     queries: Mapping[str, float]
     detail: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
 
 def mean(queries: Mapping[str, float], detail: str = "") -> Figure:
@@ -44,7 +47,9 @@ def kept(folder: RunFolder, model: Path, task: str, measure: Callable[[], Figure
     try:
         return Figure(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
+        started = time.monotonic()
         figure = measure()
+        figure = replace(figure, seconds=time.monotonic() - started)
         write_json(path, asdict(figure))
         return figure
 

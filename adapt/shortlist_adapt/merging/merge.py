@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MEASURES = {"embedder": "dense nDCG@10", "reranker": "final nDCG@10"}
 """What each kind of model is chosen by."""
 
-_NOT_IN_THE_RESULT = ("device", "threads")
-
 
 def merge_embedder(
     folder: RunFolder, settings: MergeSettings, training: EmbedderTraining, *, seed: int, progress: Progress
@@ -57,16 +55,18 @@ def merge_reranker(
     return merge(folder, reranker.KIND, settings, measure, progress, with_base=not new_head)
 
 
-def merge_cost(folder: RunFolder, kind: str, settings: MergeSettings, *, seconds_each: float) -> Cost:
-    """What merging will take.
-
-    Args:
-        kind: "embedder" or "reranker".
-        seconds_each: how long one measurement takes; those of checkpoints are known from training.
-    """
-    saved = checkpoints.saved(folder.checkpoints / kind)
+def merge_cost(
+    folder: RunFolder, kind: str, settings: MergeSettings, measure: Measure | None, *, with_base: bool = True
+) -> Cost:
+    """What merging will take, by the time that measuring the newest checkpoint took. Arguments and errors: see
+    ``merge``."""
+    saved = _saved(folder, kind)
+    if measure is None:
+        return Cost()
     new = [one for one in first_recipes(None, saved, settings) if one.kind != "checkpoint"]
-    return Cost(seconds=seconds_each * (1 + len(new) + len(settings.weights)))
+    towards = [weight for weight in settings.weights if weight < 1]
+    measured = len(new) + (1 + len(towards) if with_base else 0)
+    return Cost(seconds=measure(saved[-1].folder).seconds * measured)
 
 
 def merge(
@@ -90,10 +90,7 @@ def merge(
     Raises:
         InvalidInput: there are no checkpoints, or they do not belong together.
     """
-    trained = folder.checkpoints / kind
-    saved = checkpoints.saved(trained)
-    if not saved:
-        raise InvalidInput(f"{trained} has no checkpoints: train the {kind} first")
+    trained, saved = folder.checkpoints / kind, _saved(folder, kind)
     step, target = f"merge-{kind}", folder.model / kind
     digest = _fingerprint(trained, saved, settings, measured=measure is not None, with_base=with_base)
     figures = folder.figures(step, digest)
@@ -104,11 +101,13 @@ def merge(
     work = folder.cache / "merging" / kind
 
     def build(recipe: Recipe) -> Path:
-        return recipe.folders[0] if recipe.kind in ("base", "checkpoint") else _write(recipe, base, work)
+        return recipe.folders[0] if recipe.kind in ("base", "checkpoint") else write_recipe(recipe, base, work)
 
+    cost = merge_cost(folder, kind, settings, measure, with_base=with_base)
+    progress.say(f"merge the {kind}: {cost.line()}")
     progress.begin(f"merging checkpoints of the {kind}")
     found = sweep(base if with_base else None, saved, settings, measure, build, progress)
-    _write(found.chosen, base, target, published=True)
+    write_recipe(found.chosen, base, target, published=True)
     shutil.rmtree(work, ignore_errors=True)
     part = _part(kind, found)
     _note(folder, kind, part)
@@ -116,20 +115,16 @@ def merge(
     return part
 
 
-def _fingerprint(
-    trained: Path, saved: Sequence[Checkpoint], settings: MergeSettings, *, measured: bool, with_base: bool
-) -> str:
-    values = {name: value for name, value in to_json(settings).items() if name not in _NOT_IN_THE_RESULT}
-    values |= {
-        "measured": measured,
-        "with_base": with_base,
-        "checkpoints": [(one.name, one.development) for one in saved],
-    }
-    return fingerprint(values, [trained / checkpoints.BEGUN])
+def write_recipe(recipe: Recipe, base: Path, target: Path, *, published: bool = False) -> Path:
+    """Writes a candidate's folder, which is replaced if it exists; returns it.
 
+    Args:
+        base: the model as training found it.
+        published: whether it gets the base's number format; a candidate to measure keeps that of training.
 
-def _write(recipe: Recipe, base: Path, target: Path, *, published: bool = False) -> Path:
-    """Writes a candidate's folder, in the base's number format if it is to be published."""
+    Raises:
+        InvalidInput: the models do not belong together.
+    """
     from shortlist_adapt.merging.folders import merge_folders
     from shortlist_adapt.merging.slerp import average, slerp, slerp_all
 
@@ -146,6 +141,25 @@ def _write(recipe: Recipe, base: Path, target: Path, *, published: bool = False)
 
     merge_folders(folders, target, combine, like=base if published else None)
     return target
+
+
+def _saved(folder: RunFolder, kind: str) -> list[Checkpoint]:
+    trained = folder.checkpoints / kind
+    if saved := checkpoints.saved(trained):
+        return saved
+    raise InvalidInput(f"{trained} has no checkpoints: train the {kind} first")
+
+
+def _fingerprint(
+    trained: Path, saved: Sequence[Checkpoint], settings: MergeSettings, *, measured: bool, with_base: bool
+) -> str:
+    values = {
+        **to_json(settings),
+        "measured": measured,
+        "with_base": with_base,
+        "checkpoints": [(one.name, one.development) for one in saved],
+    }
+    return fingerprint(values, [trained / checkpoints.BEGUN])
 
 
 def _part(kind: str, found: Sweep) -> dict[str, Any]:

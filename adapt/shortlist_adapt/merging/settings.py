@@ -15,5 +15,3 @@ class MergeSettings:
     weights: tuple[float, ...] = setting(
         (0.5, 0.7, 0.85), "Weight of the trained model between the base (0) and itself (1).", least=0, most=1
     )
-    device: str = setting("auto", "Where candidates are measured: auto, cpu or cuda.")
-    threads: int = setting(0, "Threads on a CPU. 0: one for each core, at most 8.", least=0)

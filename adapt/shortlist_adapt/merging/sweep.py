@@ -118,6 +118,14 @@ def towards_base(recipe: Recipe, weight: float) -> Recipe:
     )
 
 
+def recipe_of(name: str, base: Path | None, checkpoints: Sequence[Checkpoint], settings: MergeSettings) -> Recipe:
+    """The recipe of a row of ``sweep.json``. Arguments: see ``sweep``. Raises ``KeyError`` for an unknown name."""
+    known = {recipe.name: recipe for recipe in first_recipes(base, checkpoints, settings)}
+    for recipe in list(known.values()):
+        known |= {one.name: one for one in (towards_base(recipe, weight) for weight in settings.weights)}
+    return known[name]
+
+
 def best(rows: Sequence[Row]) -> Row:
     """The row with the best figure; of equal ones a merge of more models, then the first."""
 

@@ -26,7 +26,7 @@ from shortlist_adapt.training.reranker_batches import Collate, Groups, LengthBat
 from shortlist_adapt.training.reranker_inputs import EncodesPairs, YesNoPairs, open_pairs
 from shortlist_adapt.training.reranker_start import Family, RerankerStart, read_start, write_start
 from shortlist_adapt.training.settings import RerankerTraining
-from shortlist_server.errors import ModelNotFound
+from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout, torch_backend
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def reranker_cost(folder: RunFolder, base: Path, settings: RerankerTraining) -> 
     start = read_start(base)
     pairs = _training_pairs(folder)
     groups = Groups(pairs, settings.negatives, seed=0)
-    device = torch_backend.choose_device(settings.device)
+    device = _device(settings)
     sizes = _sizes(groups, _open_pairs(start.folder, start.family, settings), settings, device)
     return estimate(
         tokens=sizes.group_tokens * len(pairs) * settings.epochs,
@@ -172,6 +172,13 @@ def _open_pairs(folder: Path, family: Family, settings: RerankerTraining) -> Enc
         raise InvalidInput(str(error)) from error
 
 
+def _device(settings: RerankerTraining) -> str:
+    try:
+        return torch_backend.choose_device(settings.device)
+    except InvalidArgument as error:
+        raise InvalidInput(str(error)) from error
+
+
 def _sizes(groups: Groups, tokenizer: EncodesPairs, settings: RerankerTraining, device: str) -> _Sizes:
     sample = range(0, len(groups), max(len(groups) // _SAMPLE, 1))
     encoded = [tokenizer.encode(group.query, group.passages) for group in (groups[0, index] for index in sample)]
@@ -206,7 +213,7 @@ def _train(
 
     from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from
 
-    device = torch_backend.choose_device(settings.device)
+    device = _device(settings)
     threads = torch.get_num_threads()
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -70,6 +70,7 @@ def read_start(folder: Path) -> RerankerStart:
         layout.check_self_contained(transformer)
         config = layout.read_config(transformer)
         window = layout.read_window(transformer, config)
+        layout.weight_files(transformer)
     except ModelNotFound as error:
         raise InvalidInput(str(error)) from error
     architecture = " ".join(config.get("architectures") or ())

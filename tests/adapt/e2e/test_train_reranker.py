@@ -228,7 +228,7 @@ def test_a_merged_reranker_is_served_and_chosen_by_its_final_figure(
 ) -> None:
     for base, kinds in ((tiny_cross_encoder, {"base", "checkpoint", "average", "slerp"}), (tiny_bert, None)):
         train_reranker(run, base, SETTINGS, seed=1, progress=Silent())
-        part = merge_reranker(run, MergeSettings(device="cpu", threads=1), SETTINGS, progress=Silent())
+        part = merge_reranker(run, MergeSettings(), SETTINGS, progress=Silent())
         assert {row["kind"] for row in part["rows"]} == (kinds or {"checkpoint", "average", "slerp"})
         model = run.model / "reranker"
         assert len(served(model, "what is rust 3", TEXTS)) == len(TEXTS)

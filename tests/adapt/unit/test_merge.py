@@ -14,9 +14,10 @@ from shortlist_adapt.development.figures import Figure
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.merging.folders import merge_folders
-from shortlist_adapt.merging.merge import merge
+from shortlist_adapt.merging.merge import merge, write_recipe
 from shortlist_adapt.merging.settings import MergeSettings
 from shortlist_adapt.merging.slerp import average, slerp_all
+from shortlist_adapt.merging.sweep import recipe_of
 from shortlist_adapt.progress import Silent
 from shortlist_adapt.training import checkpoints
 
@@ -118,6 +119,19 @@ def test_the_ablation_is_kept_and_the_best_is_written(tmp_path: Path) -> None:
     expected = slerp_all([point(1.0, 0.0), point(0.5, 1.0)])
     assert torch.allclose(weights(folder.model / "embedder")["w"].double(), expected, atol=1e-7)
     assert not (folder.cache / "merging" / "embedder").exists()
+
+
+def test_every_row_can_be_made_again(tmp_path: Path) -> None:
+    folder = trained(tmp_path, [(0.0, -1.0), (1.0, 0.0), (0.5, 1.0)], base=(0.0, 1.0))
+    rows = merge(folder, "embedder", SETTINGS, nearness, Silent())["rows"]
+    target = folder.checkpoints / "embedder"
+    saved = checkpoints.saved(target)
+    for row in rows:
+        recipe = recipe_of(row["name"], target / "base", saved, SETTINGS)
+        made = write_recipe(recipe, target / "base", tmp_path / "again")
+        assert nearness(made).value == pytest.approx(row["figure"], abs=1e-6), row["name"]
+    with pytest.raises(KeyError):
+        recipe_of("slerp-last-9", target / "base", saved, SETTINGS)
 
 
 def test_of_equal_figures_a_merge_wins_over_a_checkpoint(tmp_path: Path) -> None:
