@@ -87,7 +87,7 @@ def cost(folder: RunFolder, client: Client, collection: str, settings: GateSetti
     judged = min(settings.max_queries, sum(one.split is Split.HELD_OUT for one in queries))
     tuned = min(settings.max_queries, sum(one.split is Split.DEVELOPMENT for one in queries))
     guarded = sum(len(guard.judged.queries) for guard in guards)
-    searches = 2 * (judged + guarded) + 2 * ways.MOST_WAYS * tuned
+    searches = 3 * judged + 2 * guarded + 2 * ways.MOST_WAYS * tuned
     return Cost(seconds=seconds + searches * _search_seconds(client, collection, queries), searches=searches)
 
 
@@ -166,12 +166,15 @@ def _measure(
         tuning.tuned(client, arena.collection, way, development, settings, progress)
         for way in ways.ways(found, models, generation, settings)
     ]
-    present = tried[0][1]
     best = best_trial([trial for _, trial in tried[1:]])
     way = next(way for way, trial in tried if trial is best)
-    progress.begin("searching for the held-out queries", 2 * len(judged), "searches")
+    present, tuned_present = tried[0]
+    progress.begin("searching for the held-out queries", 3 * len(judged), "searches")
     serving, serving_side = _side(client, arena.collection, judged, {}, 1, progress)
     candidate, candidate_side = _side(client, arena.collection, judged, way.arguments(), 2, progress)
+    alone = (
+        _side(client, arena.collection, judged, present.arguments(), 3, progress)[1] if tuned_present.settings else None
+    )
     outcomes = guarding.measure(
         client,
         guards,
@@ -189,8 +192,7 @@ def _measure(
         serving=serving_side,
         candidate=candidate_side,
         guarded=outcomes,
-        present=present,
-        chosen=best,
+        alone=alone,
         settings=settings,
     )
     return Decision(
@@ -206,6 +208,7 @@ def _measure(
         sources=judged.sources,
         serving=serving_side,
         candidate=candidate_side,
+        settings_alone=alone,
         difference=of,
         margin=settings.margin,
         p=p,
