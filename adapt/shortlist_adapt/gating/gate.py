@@ -21,6 +21,7 @@ from shortlist_adapt.gating.held_out import ChosenQueries
 from shortlist_adapt.gating.judging import best_trial, compare, objection
 from shortlist_adapt.gating.searching import Searched, median_ms, search_all
 from shortlist_adapt.gating.settings import GateSettings
+from shortlist_adapt.hiding import CUT_OUT
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_lines
 from shortlist_adapt.reporting import decision as decisions
@@ -131,7 +132,7 @@ def _arena(
     it is deleted afterwards, but not when the gate was interrupted: then the next call goes on with it.
     """
     cut = {query.id: query for query in queries if any(query.id in of.queries for of in chosen)}
-    if not any(query.source in held_out.CUT_OUT for query in cut.values()):
+    if not any(query.source in CUT_OUT for query in cut.values()):
         yield Arena(collection=collection, own=True)
         return
     documents = list(held_out.hidden_documents(read_lines(folder.corpus, CorpusDocument), cut.values()))

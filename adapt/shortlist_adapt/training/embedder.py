@@ -40,7 +40,6 @@ _ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 """Settings that do not change what is trained, but for the last digits."""
 _CARD = "README.md"
-_LOGGED_STEPS = 5
 _FORWARD_SHARE = 1 / 3
 """A forward pass, as a share of a step of training."""
 _QUERY_TOKENS = 24
@@ -137,7 +136,7 @@ def _train(
 
     from shortlist_adapt.training.adapters import with_adapters
     from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from, same_random_numbers
-    from shortlist_adapt.training.embedder_folder import open_model, transformer_of, write_model
+    from shortlist_adapt.training.embedder_folder import open_model, save_memory, transformer_of, write_model
     from shortlist_adapt.training.embedder_trainer import SavesAt
 
     if settings.threads:
@@ -170,6 +169,8 @@ def _train(
         with same_random_numbers():
             base_figure = measure(written)
         progress.say(f"the base: development figure {base_figure:.4f}")
+    if settings.save_memory:
+        save_memory(model)
     if settings.lora.enabled:
         transformer = transformer_of(model)
         transformer.model = with_adapters(transformer.model, settings.lora, seed=seed)
@@ -252,24 +253,24 @@ def _trainer(
     from shortlist_adapt.training.contrastive import Collator, ContrastiveLoss
     from shortlist_adapt.training.embedder_trainer import EmbedderTrainer
 
-    rate = _DECODER_RATE if found.decoder else _ENCODER_RATE
+    rate = settings.learning_rate
+    if rate is None:
+        rate = _ADAPTER_RATE if settings.lora.enabled else _DECODER_RATE if found.decoder else _ENCODER_RATE
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(target),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=1,  # the dataset's items are batches
-        learning_rate=settings.learning_rate or (_ADAPTER_RATE if settings.lora.enabled else rate),
+        learning_rate=rate,
         warmup_steps=round(settings.warmup * len(batches)),
         weight_decay=settings.weight_decay,
         seed=seed,
         save_strategy="no",  # ``SavesAt`` asks for checkpoints
-        logging_steps=_LOGGED_STEPS,
+        logging_steps=1,  # a mean over several steps would not be the same after a kill between them
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         use_cpu=machine.device == "cpu",
         bf16=machine.precision == "bfloat16",
-        gradient_checkpointing=settings.save_memory,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.save_memory else None,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )

@@ -55,6 +55,20 @@ def transformer_of(model: SentenceTransformer) -> Transformer:
     return first
 
 
+def save_memory(model: SentenceTransformer) -> None:
+    """Has the transformer compute its activations twice instead of keeping them.
+
+    Raises:
+        InvalidInput: its architecture cannot do that.
+    """
+    network = transformer_of(model).model
+    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InvalidInput(f"embedder.save_memory: {error}") from error
+
+
 def write_model(model: SentenceTransformer, found: EmbedderLayout, texts: ServedTexts, folder: Path) -> None:
     """Writes the model as a complete folder. Adapters are merged into a copy of the weights.
 
