@@ -57,6 +57,11 @@ class Outcome:
     calls: int = 0
     tokens: int = 0
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the model gave no answer to a request."""
+        return any(rejection.reason is Reason.UNANSWERED for rejection in self.rejections)
+
     def reject(self, reason: Reason, detail: str = "") -> None:
         """Notes that the document has a query less."""
         self.rejections.append(Rejection(document_id=self.document_id, reason=reason, detail=detail))

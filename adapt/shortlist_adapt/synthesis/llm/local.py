@@ -37,6 +37,7 @@ class LocalModel:
             InvalidInput: the folder is no causal language model in safetensors, or its tokenizer has no chat template.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(settings.model)
@@ -52,7 +53,7 @@ class LocalModel:
                 use_safetensors=True,
                 dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise InvalidInput(f"{folder} is not a causal language model: {_line(error)}") from error
         if not self._tokenizer.chat_template:
             raise InvalidInput(f"{folder} has no chat template; take a model that is tuned to follow instructions")

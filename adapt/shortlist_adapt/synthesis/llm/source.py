@@ -15,7 +15,7 @@ from shortlist_adapt.errors import BudgetSpent, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import CorpusDocument
-from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome, Rejection
+from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome
 from shortlist_adapt.synthesis.llm.budget import TokenBudget, estimated_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
 from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed
@@ -23,7 +23,6 @@ from shortlist_adapt.synthesis.llm.drawing import sample
 from shortlist_adapt.synthesis.llm.endpoint import Endpoint, checked_url, read_key, sends_key_in_the_clear
 from shortlist_adapt.synthesis.llm.local import LocalModel
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
-from shortlist_adapt.synthesis.llm.screening import Reason
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, check
 from shortlist_adapt.synthesis.source import Draft, QuerySource
 
@@ -134,22 +133,21 @@ class LlmSource:
         progress.begin(f"asking {model.name}", total=len(documents), unit="documents")
         asking = Asking(model, cache, self._files, self._settings, self._seed)
         outcomes: list[Outcome] = []
-        rejections: list[Rejection] = []
-        unanswered = 0
+        silent: list[Outcome] = []
         async with contextlib.aclosing(self._in_order(documents, model.parallel, asking, progress)) as coming:
             async for outcome in coming:
                 outcomes.append(outcome)
-                rejections += outcome.rejections
                 self._count(outcome)
                 progress.advance(note=f"{self._counts['tokens']:,} tokens")
-                silent = any(rejection.reason is Reason.UNANSWERED for rejection in outcome.rejections)
-                unanswered = unanswered + 1 if silent else 0
-                if unanswered >= min(MAX_UNANSWERED, len(documents)):
-                    raise EndpointFailed(
-                        f"{outcome.rejections[-1].detail}; {unanswered} documents in a row got no answer."
-                        " Answers are kept: run the step again to go on"
-                    )
-        _write_rejections(self._folder / "rejected.jsonl", rejections)
+                if outcome.unanswered:
+                    silent.append(outcome)
+                elif outcome.calls:
+                    silent.clear()
+                if len(silent) >= MAX_UNANSWERED:
+                    raise _failure(silent)
+        if silent and not self._counts["calls"]:
+            raise _failure(silent)
+        _write_rejections(self._folder / "rejected.jsonl", outcomes)
         return outcomes
 
     async def _in_order(
@@ -199,9 +197,17 @@ class LlmSource:
             self._counts[f"rejected: {rejection.reason.value}"] += 1
 
 
-def _write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
+def _failure(silent: Sequence[Outcome]) -> EndpointFailed:
+    return EndpointFailed(
+        f"{silent[-1].rejections[-1].detail}; {len(silent)} documents in a row got no answer. Answers are kept: run the"
+        " step again to go on"
+    )
+
+
+def _write_rejections(path: Path, outcomes: Sequence[Outcome]) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors="replace") as file:
-        for rejection in rejections:
-            file.write(json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n")
+        for outcome in outcomes:
+            for rejection in outcome.rejections:
+                file.write(json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n")
     partial.replace(path)
