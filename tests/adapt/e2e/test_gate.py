@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, CollectionConfig, Fusion, SearchDefaults
+from shortlist import Client, CollectionConfig, SearchDefaults
 from shortlist_adapt.errors import GateRefused, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.gating.gate import gate
@@ -28,7 +28,7 @@ SEED = 0
 KNOWN = 4
 """Topics that the serving model knows, the first ones."""
 
-ONLY_WORDS = SearchDefaults(fusion=Fusion(dense_weight=0.0))
+ONLY_WORDS = SearchDefaults(mode="lexical")
 
 
 @pytest.fixture
@@ -161,9 +161,7 @@ def test_the_settings_are_those_that_rank_best_with_the_new_model(run: RunFolder
     embedder = decision.trials[1]
     assert embedder.development > embedder.untuned + 0.5
     publish(run, client, "books", PublishSettings(), Silent(), seed=SEED)
-    weight = client.get_collection("books").config.search_defaults.fusion.dense_weight
-    assert weight is not None
-    assert weight > 0
+    assert client.get_collection("books").config.search_defaults.mode == "hybrid"
     assert client.search("books", "ask39a").hits[0].id == "d39"
 
 
