@@ -19,6 +19,7 @@ from shortlist import (
     FailedPrecondition,
     Generation,
     ModelKind,
+    ModelNotReady,
     NotFound,
     PublishProgress,
     ReindexProgress,
@@ -34,6 +35,9 @@ from shortlist_adapt.reporting.model_card import CARD
 KINDS: tuple[ModelKind, ...] = ("embedder", "reranker")
 RECONNECT_SECONDS = 300.0
 """How long the server may be away while it builds: a restart with large models takes minutes."""
+
+PUBLISH_SECONDS = 900.0
+"""How long another publication of the same model may take, which exports it."""
 
 FREE_SECONDS = 300.0
 """How long the server may take to free a dropped generation, which its model has to wait for."""
@@ -100,8 +104,16 @@ def upload(client: Client, folder: RunFolder, model: GatedModel, progress: Progr
 
     total = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     progress.begin(f"sending {model.address}", total, "bytes")
-    published = client.publish_model(model.address, path, kind=model.kind, progress=show)
-    return replace(model, revision=published.revision)
+    until = time.monotonic() + PUBLISH_SECONDS
+    while True:
+        try:
+            published = client.publish_model(model.address, path, kind=model.kind, progress=show)
+            return replace(model, revision=published.revision)
+        except ModelNotReady:
+            # A gate that was interrupted began the publication, and the server goes on with it.
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 class Scratch:
