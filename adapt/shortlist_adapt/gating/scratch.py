@@ -182,12 +182,18 @@ def _wait(client: Client, collection: str, begun: Generation, progress: Progress
             progress.advance(max(0, now.done_documents - done), now.paused_reason)
             done = max(done, now.done_documents)
 
+    until = time.monotonic() + RECONNECT_SECONDS
     while not begun.complete:
-        if not begun.operation:
+        if begun.operation:
+            ended = client.wait_operation(begun.operation, progress=show, reconnect_seconds=RECONNECT_SECONDS)
+            if ended.error is not None:
+                raise ended.error
+            until = time.monotonic() + RECONNECT_SECONDS
+        elif begun.problem or time.monotonic() > until:
             raise InvalidInput(f"generation {begun.number} of {collection} is not complete: {begun.problem}")
-        ended = client.wait_operation(begun.operation, progress=show, reconnect_seconds=RECONNECT_SECONDS)
-        if ended.error is not None:
-            raise ended.error
+        else:
+            # The server adds what the new model was too slow for while documents were written.
+            time.sleep(0.2)
         begun = next(one for one in client.generations(collection) if one.number == begun.number)
     return begun.number
 
