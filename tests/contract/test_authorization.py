@@ -13,6 +13,7 @@ from shortlist.v1 import (
 )
 from shortlist.worker.v1 import worker_service_pb2
 from shortlist_server.app import SERVICES
+from shortlist_server.keys import Scope
 from shortlist_server.rpc.authorization import RULES, WORKER_RULES
 from shortlist_server.rpc.convert import fields
 
@@ -66,6 +67,17 @@ def test_a_rule_finds_the_collection_that_a_request_names(method: str) -> None:
 
 def _module(file: str) -> object:
     return next(module for module in MODULES if module.DESCRIPTOR.name == file)
+
+
+def test_models_are_for_operators_of_the_whole_server() -> None:
+    methods = [method for method in METHODS if method.rpartition("/")[2].removesuffix("s").endswith("Model")]
+    assert len(methods) >= 4
+    for method in [
+        *methods,
+        *(f"/shortlist.v1.AdminService/{name}" for name in ("UploadModelChunk", "UpdateModelCard")),
+    ]:
+        assert RULES[method].scope is Scope.ADMIN
+        assert set(RULES[method].collections(None)) == {"*"}
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../a", "a/b", "/etc", "a\\b", "a\0", "A", "", "a" * 65, "-a", "a.b", "ä"])

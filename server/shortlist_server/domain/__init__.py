@@ -6,6 +6,7 @@ They match the proto, which makes ``rpc/convert`` a plain translation.
 
 from shortlist_server.domain.cancellation import NEVER, Cancellation
 from shortlist_server.domain.collections import (
+    LATE_INTERACTION,
     NO_MODEL,
     Chunking,
     CollectionConfig,
@@ -78,6 +79,7 @@ from shortlist_server.domain.search import (
 )
 
 __all__ = [
+    "LATE_INTERACTION",
     "NEVER",
     "NO_MODEL",
     "AllOf",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 NO_MODEL = "none"
 """The embedder name of a collection of client-made vectors, and the reranker name for no second stage."""
 
+LATE_INTERACTION = "late-interaction"
+"""The reranker that scores token vectors of the embedder, without a model of its own."""
+
 
 class OverflowPolicy(enum.Enum):
     """What happens to text that does not fit one passage."""

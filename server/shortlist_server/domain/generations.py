@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shortlist_server.domain.collections import NO_MODEL, Chunking, CollectionConfig
+from shortlist_server.domain.collections import LATE_INTERACTION, NO_MODEL, Chunking, CollectionConfig
 from shortlist_server.domain.documents import NewPassage
 
 
@@ -97,4 +97,7 @@ class BuiltDocument:
 def models_of(config: CollectionConfig, generations: Sequence[Generation]) -> set[str]:
     """Names of the models that a collection needs: of its generations, and those that its settings name."""
     live = [one.config.embedder for one in generations if one.state is not GenerationState.DROPPING]
-    return {config.embedder, config.reranker, config.search_defaults.reranker or NO_MODEL, *live} - {NO_MODEL}
+    defaults = config.search_defaults
+    stages = [stage.model for stage in defaults.rerank_stages or ()]
+    named = {config.embedder, config.reranker, defaults.reranker, *stages, *live} - {NO_MODEL, LATE_INTERACTION}
+    return {model for model in named if model}

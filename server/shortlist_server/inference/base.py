@@ -19,9 +19,6 @@ from shortlist_server.domain import Chunking, Deadline, OverflowPolicy, Vector
 NO_DEADLINE = Deadline(math.inf)
 """For work without a deadline."""
 
-LATE_INTERACTION = "late-interaction"
-"""The reranker that scores token vectors of the embedder."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderInfo:

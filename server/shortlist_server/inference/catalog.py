@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
-from shortlist_server.domain import NO_MODEL, OverflowPolicy
+from shortlist_server.domain import LATE_INTERACTION, NO_MODEL, OverflowPolicy
 from shortlist_server.errors import InferenceFailed, InvalidArgument, ModelNotFound
 from shortlist_server.inference import layout
 from shortlist_server.inference.base import (
-    LATE_INTERACTION,
     Embedder,
     QueryText,
     RerankCandidate,

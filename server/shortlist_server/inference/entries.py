@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shortlist_server.config import DEFAULT_EMBEDDER, Config
-from shortlist_server.domain import NO_MODEL
+from shortlist_server.domain import LATE_INTERACTION, NO_MODEL
 from shortlist_server.errors import InvalidArgument, ModelNotFound
-from shortlist_server.inference.base import LATE_INTERACTION
 from shortlist_server.inference.hashing import DEFAULT_DIMENSION, FIRST_VARIANT, HASHING
 
 BACKENDS = ("auto", "onnx", "torch")

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist_server.domain import LATE_INTERACTION
 from shortlist_server.errors import DataCorrupted, InferenceFailed
 from shortlist_server.inference.base import (
-    LATE_INTERACTION,
     MayContinue,
     RenderedCandidate,
     RerankCandidate,

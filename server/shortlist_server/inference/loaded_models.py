@@ -8,9 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from shortlist_server.domain import NO_MODEL
+from shortlist_server.domain import LATE_INTERACTION, NO_MODEL
 from shortlist_server.errors import ModelMismatch, ModelNotFound, Unavailable
-from shortlist_server.inference.base import LATE_INTERACTION, EmbedderInfo, EmbedderService, RerankerService
+from shortlist_server.inference.base import (
+    EmbedderInfo,
+    EmbedderService,
+    RerankerService,
+)
 from shortlist_server.inference.late_interaction import LateInteraction
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe.observer import Observer

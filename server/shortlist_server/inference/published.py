@@ -83,8 +83,8 @@ class PublishedModels:
         try:
             parts = () if reranks else read_embedder(folder, _name(model)).parts
             weights = layout.revision(folder, (), parts)
-        except ShortlistError:
-            return  # A model that cannot be read was not exported.
+        except Exception:  # a refused model may be damaged in any way
+            return  # What cannot be read was not exported.
         for export in exports_of(self._config.data_dir, weights):
             shutil.rmtree(export, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from shortlist_server.domain import (
+    LATE_INTERACTION,
     NO_MODEL,
     CollectionConfig,
     RerankFailurePolicy,
@@ -20,7 +21,6 @@ from shortlist_server.domain import (
 )
 from shortlist_server.errors import InvalidArgument, ShortlistError, UnsupportedByCollection
 from shortlist_server.inference.base import (
-    LATE_INTERACTION,
     EmbedderService,
     ModelCatalog,
     RerankerService,

@@ -201,6 +201,7 @@ class Publisher:
                 tell("loading")
                 loaded = self._loader.load(model, folder, reranks=reranks)
         except ModelRefused:
+            self._remove_exports(manifest)
             self._shelf.discard(model)
             raise
         try:

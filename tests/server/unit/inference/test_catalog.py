@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from shortlist_server.config import Config
-from shortlist_server.domain import NO_MODEL
+from shortlist_server.domain import LATE_INTERACTION, NO_MODEL
 from shortlist_server.errors import InvalidArgument, ModelMismatch, ModelNotFound
-from shortlist_server.inference.base import LATE_INTERACTION
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.hashing import HashingEmbedder
 

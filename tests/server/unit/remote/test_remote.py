@@ -16,10 +16,9 @@ import pytest
 
 from shortlist.worker.v1 import worker_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
-from shortlist_server.domain import Chunking, Deadline, OverflowPolicy
+from shortlist_server.domain import LATE_INTERACTION, Chunking, Deadline, OverflowPolicy
 from shortlist_server.errors import DeadlineExceeded, DocumentTooLarge, ModelMismatch, Unavailable
 from shortlist_server.inference.base import (
-    LATE_INTERACTION,
     MayContinue,
     PassageEmbedding,
     PassageText,
