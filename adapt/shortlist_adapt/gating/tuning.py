@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
-
 from shortlist import Client, RerankStage
 from shortlist_adapt.gating import presets
 from shortlist_adapt.gating.held_out import ChosenQueries
@@ -19,6 +17,7 @@ from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.gating.ways import Way
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.reporting.decision import Trial
+from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
 from shortlist_cli.evaluation.tuning import Observation, observe, score, tune
 from shortlist_server.domain import LATE_INTERACTION
 
