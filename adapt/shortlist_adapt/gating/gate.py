@@ -176,7 +176,8 @@ def _measure(
     alone = (
         _side(client, arena.collection, judged, present.arguments(), 3, progress)[1] if tuned_present.settings else None
     )
-    outcomes = guarding.measure(
+    outcomes = guarding.by_source(collection, judged, serving, candidate, settings)
+    outcomes += guarding.measure(
         client,
         guards,
         collection=collection,
