@@ -63,9 +63,12 @@ class Observation:
 
 
 def observe(
-    client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step
+    client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step, *, generation: int = 0
 ) -> dict[str, Observation]:
-    """Searches once for each query, deep enough for every choice of the grid; returns observations by query id."""
+    """Searches once for each query, deep enough for every choice of the grid; returns observations by query id.
+
+    ``generation`` is the number of the generation to search; 0 for the one that serves.
+    """
     limit = min(MAX_HITS, MARGIN * max(grid.candidates))
     rerank = _deep(grid)
 
@@ -80,6 +83,7 @@ def observe(
             fusion=Fusion(method="rrf"),
             candidates=Candidates(dense=limit, lexical=limit),
             rerank=rerank,
+            generation=generation,
             include=Include(text=False, metadata=False),
         )
         step()
