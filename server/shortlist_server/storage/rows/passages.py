@@ -12,6 +12,7 @@ import numpy as np
 from shortlist_server.domain import NewPassage
 from shortlist_server.errors import InvalidVector
 from shortlist_server.storage.rows.checksums import passage_checksum
+from shortlist_server.storage.rows.inserts import insert_rows
 from shortlist_server.storage.rows.tables import Tables
 from shortlist_server.storage.values import PassageChange
 
@@ -64,23 +65,15 @@ class NewRows:
 
     def insert(self, connection: sqlite3.Connection, packed: Sequence[bytes]) -> None:
         """Writes the rows; ``packed`` is what ``packed`` returned."""
-        tables, insert = self._tables, connection.executemany
-        insert(
-            f"INSERT INTO {tables.passages} (label, key, ordinal, start, end, tokens, row_checksum)"  # noqa: S608
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            self._passages,
-        )
-        insert(
-            f"INSERT INTO {tables.vectors} (label, checksum, vector) VALUES (?, ?, ?)",  # noqa: S608
-            [
-                (passage_id, zlib.crc32(vector), vector)
-                for passage_id, vector in zip(self.change.passage_ids, packed, strict=True)
-            ],
-        )
-        insert(
-            f"INSERT INTO {tables.token_vectors} (label, vectors) VALUES (?, ?)",  # noqa: S608
-            self._token_vectors,
-        )
+        tables = self._tables
+        columns = ("label", "key", "ordinal", "start", "end", "tokens", "row_checksum")
+        insert_rows(connection, tables.passages, columns, self._passages)
+        vectors = [
+            (passage_id, zlib.crc32(vector), vector)
+            for passage_id, vector in zip(self.change.passage_ids, packed, strict=True)
+        ]
+        insert_rows(connection, tables.vectors, ("label", "checksum", "vector"), vectors)
+        insert_rows(connection, tables.token_vectors, ("label", "vectors"), self._token_vectors)
 
 
 def remove(connection: sqlite3.Connection, tables: Tables, keys: Sequence[int]) -> dict[int, list[int]]:

@@ -28,6 +28,7 @@ from shortlist_server.storage.disk.faults import lexical_index, translated
 from shortlist_server.storage.rows import dead_letters, passages, settings
 from shortlist_server.storage.rows.checksums import document_checksum, id_checksum, stream_checksum, text_checksum
 from shortlist_server.storage.rows.counters import read_counters, write_counters
+from shortlist_server.storage.rows.inserts import insert_rows
 from shortlist_server.storage.rows.metadata import encode
 from shortlist_server.storage.rows.passages import NewRows
 from shortlist_server.storage.rows.tables import tables_of
@@ -46,7 +47,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DocumentRow = tuple[int, str, int, int, bytes, str, int, int, str, str]
-"""A row of ``documents``, with its columns in the order of ``_insert_documents``."""
+"""A row of ``documents``, with its columns in the order of ``_DOCUMENT_COLUMNS``."""
+
+_DOCUMENT_COLUMNS = (
+    *("key", "id", "sequence", "passage_count", "content_hash"),
+    *("metadata", "metadata_checksum", "text_checksum", "title", "text"),
+)
 
 
 class WriteTransaction:
@@ -184,21 +190,12 @@ class WriteTransaction:
         return effect
 
     def _insert_documents(self, rows: Sequence[_DocumentRow]) -> None:
-        insert = self.connection.executemany
-        insert(
-            "INSERT INTO documents (key, id, sequence, passage_count, content_hash, metadata, metadata_checksum,"
-            " text_checksum, title, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+        insert_rows(self.connection, "documents", _DOCUMENT_COLUMNS, rows)
         with lexical_index():
-            insert(
-                "INSERT INTO lexical (rowid, title, text) VALUES (?, ?, ?)",
-                [(row[0], row[8], row[9]) for row in rows],
-            )
-        insert(
-            "INSERT INTO identities (key, checksum) VALUES (?, ?)",
-            [(row[0], document_checksum(*row[:5])) for row in rows],
-        )
+            lexical = [(row[0], row[8], row[9]) for row in rows]
+            insert_rows(self.connection, "lexical", ("rowid", "title", "text"), lexical)
+        identities = [(row[0], document_checksum(*row[:5])) for row in rows]
+        insert_rows(self.connection, "identities", ("key", "checksum"), identities)
 
     def _record_position(self, position: StreamPosition) -> None:
         self.connection.execute(
