@@ -1,8 +1,10 @@
-"""Rerankers: late interaction over a hundred candidates, and the saving of reusing the head of a Qwen3 prompt.
+"""Rerankers: late interaction over a hundred candidates, a cross-encoder of MiniLM's size over twenty, and the saving
+of reusing the head of a Qwen3 prompt.
 
     python bench/rerank.py [--quick]
 
-The Qwen3 decoder is small with random weights, and its tokenizer makes one token a word: speed depends only on shapes.
+The cross-encoder is MiniLM with a random head, served as int8 in ONNX Runtime. The Qwen3 decoder is small with random
+weights, and its tokenizer makes one token a word. Speed depends only on shapes.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import tempfile
 import time
@@ -21,7 +24,8 @@ import numpy as np
 from bars import at_least, at_most, finish, percentile
 
 from shortlist_server.config import Config
-from shortlist_server.inference.base import RerankCandidate, RerankQuery
+from shortlist_server.inference.base import RerankCandidate, Reranker, RerankQuery
+from shortlist_server.inference.catalog import bundled_minilm
 from shortlist_server.inference.late_interaction import LateInteraction, pack
 from shortlist_server.inference.loading import load_reranker
 from shortlist_server.inference.qwen3_reranker import DEFAULT_INSTRUCTION, PREFIX, SUFFIX, Qwen3Reranker
@@ -29,6 +33,8 @@ from shortlist_server.inference.qwen3_reranker import DEFAULT_INSTRUCTION, PREFI
 QUERY = "does exercise lower blood pressure in older adults"
 DOCUMENTS = [f"a trial of {20 + n} older adults found that regular exercise lower blood pressure" for n in range(32)]
 CANDIDATES, ROWS, WIDTH, QUERY_TOKENS = 100, 32, 384, 16
+BEST, LONGEST_WORDS = 20, 110
+"""Candidates of the cross-encoder, and the words of its longest passage: some 128 tokens with the title."""
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -52,6 +58,34 @@ def late_interaction_ms(runs: int) -> list[float]:
     for _ in range(runs):
         candidates = [pool[i] for i in chance.choice(len(pool), CANDIDATES, replace=False)]
         times.append(1e3 * timed(lambda c=candidates: engine.score(query, c, lambda _: True)))  # type: ignore[misc]
+    return times
+
+
+def write_cross_encoder(folder: Path) -> None:
+    """Writes a classifier with MiniLM's weights under a random head."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    minilm = bundled_minilm()
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=1).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm / name, folder)
+
+
+def cross_encoder_ms(engine: Reranker, runs: int) -> list[float]:
+    """Times of one query over passages of different lengths: most fill their size, the last of a document do not."""
+    chance = np.random.default_rng(2)
+    words = " ".join(DOCUMENTS).split()
+
+    def passage() -> RerankCandidate:
+        count = LONGEST_WORDS if chance.random() < 0.6 else int(chance.integers(10, LONGEST_WORDS))
+        return RerankCandidate(text=" ".join(chance.choice(words, count)))
+
+    times = []
+    for _ in range(runs):
+        candidates = [passage() for _ in range(BEST)]
+        times.append(1e3 * timed(lambda c=candidates: engine.score(RerankQuery(text=QUERY), c, lambda _: True)))  # type: ignore[misc]
     return times
 
 
@@ -90,6 +124,11 @@ def main() -> None:
     late_interaction_ms(3)
     late = late_interaction_ms(30 if quick else 300)
     with tempfile.TemporaryDirectory() as folder:
+        write_cross_encoder(Path(folder))
+        cross = load_reranker("cross", Path(folder), Config(device="cpu", data_dir=Path(folder) / "data"))
+        cross_encoder_ms(cross, 3)
+        crossed = cross_encoder_ms(cross, 10 if quick else 100)
+    with tempfile.TemporaryDirectory() as folder:
         write_decoder(Path(folder), layers=4 if quick else 8)
         reusing = load_reranker("decoder", Path(folder), Config(device="cpu", dtype="float32"))
     assert isinstance(reusing, Qwen3Reranker)
@@ -105,11 +144,14 @@ def main() -> None:
         "rerank",
         [
             at_most("late interaction, 100 candidates, p50 ms", percentile(late, 0.5), 5.0),
+            at_most("cross-encoder of MiniLM's size, best 20, p50 ms", percentile(crossed, 0.5), 120.0),
             at_least("Qwen3 reranker, without reuse of the head / with", statistics.median(ratios), 1.5),
             at_most(
                 "largest difference of scores, reuse against none", float(abs(first.scores - second.scores).max()), 1e-4
             ),
         ],
+        cross_encoder_p99_ms=round(percentile(crossed, 0.99), 1),
+        cross_encoder_number_format=cross.info.number_format,
         late_interaction_p99_ms=round(percentile(late, 0.99), 2),
         late_interaction_bytes_per_passage=8 + ROWS * (4 + WIDTH),
     )

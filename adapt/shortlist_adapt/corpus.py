@@ -37,7 +37,8 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         InvalidInput: no document has a text.
         ShortlistError: the server failed.
     """
-    if (done := exported(folder, collection)) is not None:
+    wanted = fingerprint({"collection": collection})
+    if folder.corpus.exists() and (done := folder.figures(STEP, wanted)) is not None:
         return done
     state = client.get_collection(collection)
     progress.begin("reading documents", state.document_count, "documents")
@@ -71,15 +72,20 @@ def export(folder: RunFolder, client: Client, collection: str, progress: Progres
         "reranker": state.config.reranker,
         "passage_tokens": state.config.chunking.max_tokens,
         "overlap_tokens": state.config.chunking.overlap_tokens or 0,
-        "query_instruction": state.config.query_instruction,
+        "dimension": state.config.dimension,
+        "instruction": state.config.query_instruction,
     }
-    folder.note_done(STEP, fingerprint({"collection": collection}), figures)
+    folder.note_done(STEP, wanted, figures)
     return figures
 
 
-def exported(folder: RunFolder, collection: str) -> Mapping[str, Any] | None:
-    """What ``export`` returned; None where the collection was not exported yet."""
-    return folder.figures(STEP, fingerprint({"collection": collection})) if folder.corpus.exists() else None
+def noted(folder: RunFolder) -> Mapping[str, Any]:
+    """What ``export`` noted, whatever the collection; empty before it."""
+    try:
+        figures = json.loads(folder.state(STEP).read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return figures if isinstance(figures, dict) else {}
 
 
 class Corpus:

@@ -93,17 +93,3 @@ def with_options(folder: RunFolder, step: str, values: Mapping[str, Any]) -> Pla
         plan = plan.changed(values, step)
         write_plan(folder, plan)
     return plan
-
-
-def like_served(plan: Plan, exported: Mapping[str, Any]) -> Plan:
-    """The plan with the passages and the instruction of the collection, where the embedder's training sets none.
-
-    Args:
-        exported: what ``corpus.export`` returned.
-    """
-    served = {}
-    if not plan.embedder.passage_tokens:
-        served = {name: exported[name] for name in ("passage_tokens", "overlap_tokens")}
-    if not plan.embedder.instruction:
-        served["instruction"] = exported["query_instruction"]
-    return plan.changed(served, "embedder")

@@ -41,7 +41,7 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
         raise InvalidInput("neither the embedder nor the reranker is to be trained: enable one of them")
     sources = synthesis.sources_of(plan.synthesis, folder, seed=plan.seed)
     synthesis.synthesise(folder, client, plan.collection, plan.synthesis, progress, sources=sources, seed=plan.seed)
-    _say(progress, "mine", mining.cost(folder, plan.collection, plan.mining).line())
+    _say(progress, "mine", mining.cost(folder, plan.mining).line())
     mining.mine(folder, client, plan.collection, plan.mining, progress, seed=plan.seed)
     if plan.embedder.enabled:
         _train_embedder(folder, plan, progress)

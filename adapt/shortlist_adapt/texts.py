@@ -12,7 +12,10 @@ from collections.abc import Iterator
 RUN_WORDS = 5
 """Words of the runs by which ``copied_share`` recognises a copy."""
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Kana and ideographs, which are written without blanks: each counts as a word."""
+
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-ZÀ-ÞА-Я0-9])|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
 """Where a sentence may end: a stop before a blank and a capital or a digit, an ideographic stop, an empty line."""

@@ -24,7 +24,7 @@ COMMANDS = {
     "search": ("commands.search:search_command", "Search a collection."),
     "collections": (
         "commands.collections:collections_group",
-        "List, create, show and delete collections.",
+        "List, create, show, update and delete collections.",
     ),
     "get": ("commands.documents:get_command", "Show documents by id."),
     "list": ("commands.documents:list_command", "Print the documents of a collection as JSON lines."),

@@ -26,7 +26,7 @@ def test_every_option_that_the_page_names_is_one_of_a_step_or_of_run() -> None:
         assert command is not None
         known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     named = set(re.findall(r"(--[a-z][a-z-]+)", PAGE))
-    assert {flag for flag in named if flag not in known and flag != "--lora"} == set()
+    assert {flag for flag in named if flag not in known} == set()
 
 
 def test_every_file_of_a_run_is_on_the_page() -> None:

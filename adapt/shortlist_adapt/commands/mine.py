@@ -29,7 +29,7 @@ def mine_command(folder: RunFolder, *, estimate: bool, **options: Any) -> None:
     """
     plan = with_options(folder, "mining", chosen(MiningSettings, options))
     with connect(options) as client, shown() as progress:
-        progress.say(f"mine: {cost(folder, plan.collection, plan.mining).line()}")
+        progress.say(f"mine: {cost(folder, plan.mining).line()}")
         if estimate:
             return
         figures = mine(folder, client, plan.collection, plan.mining, progress, seed=plan.seed)

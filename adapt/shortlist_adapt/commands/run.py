@@ -13,7 +13,7 @@ from shortlist_adapt.commands.showing import shown
 from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import begin, like_served, write_plan
+from shortlist_adapt.plan import begin, write_plan
 from shortlist_adapt.run import run
 from shortlist_adapt.settings import from_text
 from shortlist_adapt.synthesis.settings import SynthesisSettings
@@ -61,10 +61,10 @@ def run_command(
         if not equals:
             raise InvalidInput(f"{change!r} is not STEP.SETTING=VALUE")
         plan = plan.changed({path: from_text(plan, path, text)})
+    write_plan(folder, plan)
     with connect(options) as client:
         with shown() as progress:
-            plan = like_served(plan, export(folder, client, collection, progress))
-        write_plan(folder, plan)
+            export(folder, client, collection, progress)
         with Corpus(folder.corpus) as corpus:
             sources = sources_of(plan.synthesis, folder, seed=plan.seed)
             note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")

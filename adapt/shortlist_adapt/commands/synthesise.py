@@ -11,7 +11,7 @@ from shortlist_adapt.commands.options import chosen, estimate_option, out_option
 from shortlist_adapt.commands.showing import shown
 from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import begin, like_served, write_plan
+from shortlist_adapt.plan import begin, write_plan
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.synthesis.synthesise import cost, sources_of, synthesise
 from shortlist_cli.connection import client_options, connect
@@ -32,10 +32,10 @@ def synthesise_command(collection: str, *, folder: RunFolder, seed: int | None, 
     training, development and held-out queries, which only the gate may see. Written to queries.jsonl.
     """
     plan = begin(folder, collection, seed).changed(chosen(SynthesisSettings, options), "synthesis")
+    write_plan(folder, plan)
     sources = sources_of(plan.synthesis, folder, seed=plan.seed)
     with connect(options) as client, shown() as progress:
-        plan = like_served(plan, export(folder, client, collection, progress))
-        write_plan(folder, plan)
+        export(folder, client, collection, progress)
         with Corpus(folder.corpus) as corpus:
             progress.say(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
         if estimate:

@@ -21,6 +21,7 @@ from shortlist_adapt.gating.held_out import ChosenQueries
 from shortlist_adapt.gating.judging import best_trial, compare, objection
 from shortlist_adapt.gating.searching import Searched, median_ms, search_all
 from shortlist_adapt.gating.settings import GateSettings
+from shortlist_adapt.hiding import CUT_OUT
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_lines
 from shortlist_adapt.reporting import decision as decisions
@@ -87,7 +88,7 @@ def cost(folder: RunFolder, client: Client, collection: str, settings: GateSetti
     judged = min(settings.max_queries, sum(one.split is Split.HELD_OUT for one in queries))
     tuned = min(settings.max_queries, sum(one.split is Split.DEVELOPMENT for one in queries))
     guarded = sum(len(guard.judged.queries) for guard in guards)
-    searches = 2 * (judged + guarded) + 2 * ways.MOST_WAYS * tuned
+    searches = 3 * judged + 2 * guarded + 2 * ways.MOST_WAYS * tuned
     return Cost(seconds=seconds + searches * _search_seconds(client, collection, queries), searches=searches)
 
 
@@ -131,7 +132,7 @@ def _arena(
     it is deleted afterwards, but not when the gate was interrupted: then the next call goes on with it.
     """
     cut = {query.id: query for query in queries if any(query.id in of.queries for of in chosen)}
-    if not any(query.source in held_out.CUT_OUT for query in cut.values()):
+    if not any(query.source in CUT_OUT for query in cut.values()):
         yield Arena(collection=collection, own=True)
         return
     documents = list(held_out.hidden_documents(read_lines(folder.corpus, CorpusDocument), cut.values()))
@@ -166,13 +167,17 @@ def _measure(
         tuning.tuned(client, arena.collection, way, development, settings, progress)
         for way in ways.ways(found, models, generation, settings)
     ]
-    present = tried[0][1]
     best = best_trial([trial for _, trial in tried[1:]])
     way = next(way for way, trial in tried if trial is best)
-    progress.begin("searching for the held-out queries", 2 * len(judged), "searches")
+    present, tuned_present = tried[0]
+    progress.begin("searching for the held-out queries", 3 * len(judged), "searches")
     serving, serving_side = _side(client, arena.collection, judged, {}, 1, progress)
     candidate, candidate_side = _side(client, arena.collection, judged, way.arguments(), 2, progress)
-    outcomes = guarding.measure(
+    alone = (
+        _side(client, arena.collection, judged, present.arguments(), 3, progress)[1] if tuned_present.settings else None
+    )
+    outcomes = guarding.by_source(collection, judged, serving, candidate, settings)
+    outcomes += guarding.measure(
         client,
         guards,
         collection=collection,
@@ -189,8 +194,7 @@ def _measure(
         serving=serving_side,
         candidate=candidate_side,
         guarded=outcomes,
-        present=present,
-        chosen=best,
+        alone=alone,
         settings=settings,
     )
     return Decision(
@@ -206,6 +210,7 @@ def _measure(
         sources=judged.sources,
         serving=serving_side,
         candidate=candidate_side,
+        settings_alone=alone,
         difference=of,
         margin=settings.margin,
         p=p,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from shortlist import Client
 from shortlist_adapt.errors import InvalidInput
+from shortlist_adapt.gating.held_out import ChosenQueries
 from shortlist_adapt.gating.scratch import Scratch
 from shortlist_adapt.gating.searching import Searched, search_all
 from shortlist_adapt.gating.settings import GateSettings
@@ -18,6 +20,8 @@ from shortlist_cli.evaluation.beir import InvalidDataset, Judged, load_split
 from shortlist_server.ranking.significance import difference
 
 DEFAULT_SPLIT = "test"
+MIN_OF_A_SOURCE = 20
+"""Fewer held-out queries of a source say too little to refuse a candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +92,48 @@ def measure(
     return outcomes
 
 
+def by_source(
+    collection: str, judged: ChosenQueries, serving: Searched, candidate: Searched, settings: GateSettings
+) -> list[GuardedOutcome]:
+    """Each source of the held-out queries as a guarded set of its own, where there are several large enough ones.
+
+    A model may gain on all queries together and lose on those of one kind, for instance because it has learned titles.
+    """
+    large = [source for source, count in judged.sources.items() if count >= MIN_OF_A_SOURCE]
+    if len(large) < 2:
+        return []
+    outcomes = []
+    for source in large:
+        ids = [id for id in judged.queries if judged.source_of[id] == source]
+        before, after = ([side.figures[id] for id in ids] for side in (serving, candidate))
+        name = f"held-out queries, source {source}"
+        outcomes.append(_compared(name, collection, before, after, affected=True, settings=settings))
+    return outcomes
+
+
 def _outcome(
     guard: Guard, serving: Searched, candidate: Searched, *, affected: bool, settings: GateSettings
 ) -> GuardedOutcome:
-    of = difference(list(serving.figures.values()), list(candidate.figures.values()))
+    before, after = list(serving.figures.values()), list(candidate.figures.values())
+    return _compared(guard.judged.name, guard.collection, before, after, affected=affected, settings=settings)
+
+
+def _compared(
+    name: str,
+    collection: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    affected: bool,
+    settings: GateSettings,
+) -> GuardedOutcome:
+    of = difference(before, after)
     return GuardedOutcome(
-        name=guard.judged.name,
-        collection=guard.collection,
-        queries=len(serving.figures),
-        serving=serving.mean,
-        candidate=candidate.mean,
+        name=name,
+        collection=collection,
+        queries=len(before),
+        serving=fmean(before),
+        candidate=fmean(after),
         low=of.low,
         high=of.high,
         affected=affected,

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.gating.settings import GateSettings
-from shortlist_adapt.hiding import visible
+from shortlist_adapt.hiding import CUT_OUT, visible
 from shortlist_adapt.records import CorpusDocument, Split, TrainingPair, TrainingQuery, read_lines
 
-TIERS = (("judged", "clicks"), ("llm",), ("title", "heading", "first-sentence", "cloze", "docstring"))
+TIERS = (frozenset({"judged", "clicks"}), frozenset({"llm"}), CUT_OUT)
 """Sources of queries, the most trustworthy first. A query cut out of its document is found by its own words, so such
 queries say less about those of users."""
-
-CUT_OUT = frozenset(TIERS[-1])
-"""Sources whose queries are parts of their documents."""
 
 MIN_DEVELOPMENT = 10
 """Fewest development queries of a tier that settings are tuned on."""

@@ -38,8 +38,7 @@ def objection(
     serving: Side,
     candidate: Side,
     guarded: Sequence[GuardedOutcome],
-    present: Trial,
-    chosen: Trial,
+    alone: Side | None,
     settings: GateSettings,
 ) -> str:
     """Why the candidate may not be published, as one sentence; "" when it may. The first reason that holds.
@@ -48,8 +47,7 @@ def objection(
         of, p: what ``compare`` found on the held-out queries.
         serving, candidate: both sides on the held-out queries.
         guarded: the guarded sets.
-        present: the present models with tuned settings, on the development split.
-        chosen: the candidate, on the development split.
+        alone: the present models with tuned settings, on the held-out queries; None where tuning found none.
         settings: the gate's.
     """
     beyond = f" beyond the margin of {settings.margin:g}" if settings.margin else ""
@@ -68,9 +66,9 @@ def objection(
         return f"{lost} more searches were degraded than before ({', '.join(candidate.degraded)})"
     if settings.max_median_ms and candidate.median_ms > settings.max_median_ms:
         return f"a search takes {candidate.median_ms:.0f} ms, more than {settings.max_median_ms:g}"
-    if present.development > chosen.development + TOLERANCE:
+    if alone is not None and candidate.ndcg_at_10 - alone.ndcg_at_10 <= settings.margin:
         return (
-            f"tuned settings of the present models rank better on the development split ({present.development:.4f}, "
-            f"and {chosen.development:.4f} with the candidate); apply them with: shortlist tune-search --apply"
+            f"tuned settings of the present models gain as much ({alone.ndcg_at_10:.4f} on held-out queries, and "
+            f"{candidate.ndcg_at_10:.4f} with the candidate); apply them with: shortlist tune-search --apply"
         )
     return ""

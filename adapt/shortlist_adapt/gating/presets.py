@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shortlist import Candidates, Collection, Fusion, Rerank, RerankStage, SearchDefaults
+from shortlist_server.domain import LATE_INTERACTION
 
-LATE_INTERACTION = "late-interaction"
 FIRST_WEIGHT = 0.5
 """Weight of a new reranker's stage before it is tuned."""
 
@@ -54,26 +54,22 @@ def with_reranker(collection: Collection, address: str, depth: int) -> SearchDef
     """
     present, effective = collection.config.search_defaults, collection.effective_search_defaults.rerank
     kept = [stage for stage in stages_of(effective) if stage.model == LATE_INTERACTION]
-    if effective.enabled is False:
-        kept = []
-    stages = (*kept, RerankStage(model=address, depth=depth, weight=FIRST_WEIGHT))
-    rerank = Rerank(
-        enabled=True,
-        on_failure=present.rerank.on_failure,
-        deadline_share=present.rerank.deadline_share,
-        instruction=present.rerank.instruction,
-        stages=stages,
-    )
+    new = RerankStage(model=address, depth=depth, weight=FIRST_WEIGHT)
+    rerank = Rerank(enabled=True, on_failure=present.rerank.on_failure, stages=(*kept, new))
     return dataclasses.replace(present, rerank=rerank)
 
 
 def stages_of(rerank: Rerank) -> tuple[RerankStage, ...]:
-    """The stages of completed settings; their fields for a single stage count as one."""
-    if rerank.stages:
-        return tuple(rerank.stages)
-    if rerank.enabled is False or not rerank.model:
+    """The stages of completed settings, with what can be tuned; the fields of a single stage count as one."""
+    if rerank.enabled is False:
         return ()
-    return (RerankStage(model=rerank.model, depth=rerank.depth, weight=rerank.weight),)
+    stages = rerank.stages or (RerankStage(model=rerank.model, depth=rerank.depth, weight=rerank.weight),)
+    # Without their shares of the time: another stage changes these.
+    return tuple(
+        RerankStage(model=stage.model, depth=stage.depth, weight=stage.weight, instruction=stage.instruction)
+        for stage in stages
+        if stage.model
+    )
 
 
 def described(defaults: SearchDefaults) -> dict[str, Any]:
@@ -86,7 +82,7 @@ def described(defaults: SearchDefaults) -> dict[str, Any]:
     if defaults.rerank.enabled is False:
         shown["rerank.enabled"] = False
         return shown
-    for number, stage in enumerate(stages_of(defaults.rerank), start=1):
+    for number, stage in enumerate(defaults.rerank.stages, start=1):
         shown[f"stage {number}"] = f"{stage.model}, depth {stage.depth}, weight {_number(stage.weight)}"
     if not defaults.rerank.stages:
         for name in ("depth", "weight"):

@@ -19,6 +19,7 @@ from shortlist import (
     FailedPrecondition,
     Generation,
     ModelKind,
+    ModelNotReady,
     NotFound,
     PublishProgress,
     ReindexProgress,
@@ -34,6 +35,9 @@ from shortlist_adapt.reporting.model_card import CARD
 KINDS: tuple[ModelKind, ...] = ("embedder", "reranker")
 RECONNECT_SECONDS = 300.0
 """How long the server may be away while it builds: a restart with large models takes minutes."""
+
+PUBLISH_SECONDS = 900.0
+"""How long another publication of the same model may take, which exports it."""
 
 FREE_SECONDS = 300.0
 """How long the server may take to free a dropped generation, which its model has to wait for."""
@@ -100,8 +104,16 @@ def upload(client: Client, folder: RunFolder, model: GatedModel, progress: Progr
 
     total = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     progress.begin(f"sending {model.address}", total, "bytes")
-    published = client.publish_model(model.address, path, kind=model.kind, progress=show)
-    return replace(model, revision=published.revision)
+    until = time.monotonic() + PUBLISH_SECONDS
+    while True:
+        try:
+            published = client.publish_model(model.address, path, kind=model.kind, progress=show)
+            return replace(model, revision=published.revision)
+        except ModelNotReady:
+            # A gate that was interrupted began the publication, and the server goes on with it.
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 class Scratch:
@@ -170,12 +182,18 @@ def _wait(client: Client, collection: str, begun: Generation, progress: Progress
             progress.advance(max(0, now.done_documents - done), now.paused_reason)
             done = max(done, now.done_documents)
 
+    until = time.monotonic() + RECONNECT_SECONDS
     while not begun.complete:
-        if not begun.operation:
+        if begun.operation:
+            ended = client.wait_operation(begun.operation, progress=show, reconnect_seconds=RECONNECT_SECONDS)
+            if ended.error is not None:
+                raise ended.error
+            until = time.monotonic() + RECONNECT_SECONDS
+        elif begun.problem or time.monotonic() > until:
             raise InvalidInput(f"generation {begun.number} of {collection} is not complete: {begun.problem}")
-        ended = client.wait_operation(begun.operation, progress=show, reconnect_seconds=RECONNECT_SECONDS)
-        if ended.error is not None:
-            raise ended.error
+        else:
+            # The server adds what the new model was too slow for while documents were written.
+            time.sleep(0.2)
         begun = next(one for one in client.generations(collection) if one.number == begun.number)
     return begun.number
 

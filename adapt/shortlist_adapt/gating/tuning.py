@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
-
 from shortlist import Client, RerankStage
 from shortlist_adapt.gating import presets
 from shortlist_adapt.gating.held_out import ChosenQueries
@@ -19,7 +17,9 @@ from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.gating.ways import Way
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.reporting.decision import Trial
+from shortlist_cli.evaluation.choices import OWN_STAGE, Grid, StageValues
 from shortlist_cli.evaluation.tuning import Observation, observe, score, tune
+from shortlist_server.domain import LATE_INTERACTION
 
 DENSE_WEIGHTS = tuple(tenths / 10 for tenths in range(2, 9))
 CANDIDATES = (100,)
@@ -90,5 +90,5 @@ def values_of(stage: RerankStage, new_reranker: str, settings: GateSettings) -> 
     bare = replace(stage, weight=None, depth=None)
     if stage.model == new_reranker:
         return StageValues(stage=bare, weights=WEIGHTS[1:], depths=settings.rerank_depths)
-    depths = DEPTHS if stage.model == presets.LATE_INTERACTION else (20,)
+    depths = DEPTHS if stage.model == LATE_INTERACTION else (20,)
     return StageValues(stage=bare, weights=WEIGHTS, depths=depths)

@@ -28,14 +28,14 @@ from shortlist_adapt.settings import to_json
 STEP = "mine"
 
 
-def cost(folder: RunFolder, collection: str, settings: MiningSettings) -> Cost:
+def cost(folder: RunFolder, settings: MiningSettings) -> Cost:
     """What the step costs: a search for each query that is not held out and whose answer is not kept yet.
 
     Raises:
         InvalidInput: ``synthesise`` is not done.
     """
-    exported = corpus_step.exported(folder, collection)
-    kept = kept_texts(answers_path(folder, exported, settings.depth)) if exported is not None else set()
+    exported = corpus_step.noted(folder)
+    kept = kept_texts(answers_path(folder, exported, settings.depth)) if exported else set()
     searches = sum(query.text not in kept for query in _searched(folder))
     return Cost(seconds=searches / SEARCHES_PER_SECOND, searches=searches)
 

@@ -125,6 +125,7 @@ class Decision:
         chosen: name of the trial that was measured on the held-out queries.
         sources: held-out queries by source.
         serving, candidate: both sides.
+        settings_alone: the present models with tuned settings, on the same queries; None where tuning found none.
         difference: candidate minus serving, over the held-out queries.
         margin: the gain that had to be exceeded.
         p: how often chance alone produces such a gain over the margin.
@@ -145,6 +146,7 @@ class Decision:
     sources: Mapping[str, int]
     serving: Side
     candidate: Side
+    settings_alone: Side | None
     difference: Difference
     margin: float
     p: float
@@ -172,6 +174,7 @@ def load(path: Path) -> Decision:
                 "trials": tuple(Trial(**one) for one in values["trials"]),
                 "serving": Side(**values["serving"]),
                 "candidate": Side(**values["candidate"]),
+                "settings_alone": None if values["settings_alone"] is None else Side(**values["settings_alone"]),
                 "difference": Difference(**values["difference"]),
                 "guarded": tuple(GuardedOutcome(**one) for one in values["guarded"]),
                 "queries": tuple(_change(one) for one in values["queries"]),

@@ -26,7 +26,12 @@ class SynthesisSettings:
     sources: tuple[ExtractiveSource, ...] = setting(
         ("title", "heading", "first-sentence", "cloze", "docstring"), "Source that cuts queries out of documents."
     )
-    documents: int = setting(2_000, "Most documents to make queries from, chosen by chance.", least=0)
+    documents: int | None = setting(
+        None,
+        "Most documents to cut queries out of, chosen by chance. By default 500, and fewer beside many queries of"
+        " people: so a run takes an hour or two on two cores.",
+        least=0,
+    )
     per_document: int = setting(1, "Most queries of each such source for a document.", least=1, most=100)
     llm: LlmSettings = nested(LlmSettings)
     round_trip_rank: int = setting(

@@ -18,7 +18,7 @@ from shortlist_adapt.costs import Cost
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder, fingerprint
 from shortlist_adapt.progress import Progress
-from shortlist_adapt.records import Split, TrainingQuery, query_id, write_lines
+from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, query_id, write_lines
 from shortlist_adapt.searching import DEPTH, SEARCHES_PER_SECOND, Searches, answers_path
 from shortlist_adapt.settings import to_json
 from shortlist_adapt.splits import Member, assign
@@ -33,6 +33,13 @@ from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.synthesis.source import Draft, QuerySource
 
 STEP = "synthesise"
+
+LLM = "llm"
+"""The source with a limit of documents of its own."""
+
+DOCUMENTS = 500
+LEAST_DOCUMENTS = 100
+"""Documents to cut queries out of without people's queries, and with a thousand of them or more."""
 
 
 def sources_of(settings: SynthesisSettings, folder: RunFolder, *, seed: int) -> list[QuerySource]:
@@ -50,12 +57,19 @@ def sources_of(settings: SynthesisSettings, folder: RunFolder, *, seed: int) -> 
 
 
 def cost(corpus: Corpus, sources: Sequence[QuerySource], settings: SynthesisSettings, *, seed: int) -> Cost:
-    """What the step costs beside the export: the sources, and at most a search for each query that they make."""
-    documents = corpus.sample(settings.documents, seed)
-    made = sum((source.cost(documents) for source in sources), Cost())
-    made_each = settings.per_document * len(settings.sources) + (settings.llm.per_document if settings.llm.model else 0)
-    searches = len(documents) * made_each if settings.round_trip_rank else 0
-    return made + Cost(seconds=searches / SEARCHES_PER_SECOND, searches=searches)
+    """What the step costs beside the export: the sources, and at most a search for each query that they make.
+
+    Raises:
+        InvalidInput: people's queries cannot be read.
+    """
+    people = _people(settings)
+    total = Cost()
+    for source in sources:
+        documents = _documents(source, corpus, settings, len(people), seed)
+        each = settings.llm.per_document if source.name == LLM else settings.per_document
+        searches = each * len(documents) if settings.round_trip_rank else 0
+        total += source.cost(documents) + Cost(seconds=searches / SEARCHES_PER_SECOND, searches=searches)
+    return total
 
 
 def synthesise(
@@ -92,8 +106,7 @@ def synthesise(
     if folder.queries.exists() and (figures := folder.figures(STEP, wanted)) is not None:
         return figures
     with Corpus(folder.corpus) as corpus:
-        documents = corpus.sample(settings.documents, seed)
-        drafts = _drafts(settings, sources, documents, progress)
+        drafts = _drafts(settings, sources, corpus, seed, progress)
         cleaned = clean(drafts, corpus, max_copied=settings.max_copied)
         if settings.round_trip_rank:
             searches = Searches(client, collection, answers_path(folder, exported, DEPTH))
@@ -109,20 +122,36 @@ def synthesise(
         **_counts(queries),
         "dropped": dict(sorted(cleaned.dropped.items())),
         "cut_links": cut_links,
-        "documents": len(documents),
         "sources": {source.name: dict(source.figures()) for source in sources},
     }
     folder.note_done(STEP, wanted, figures)
     return figures
 
 
+def _people(settings: SynthesisSettings) -> list[Draft]:
+    return [*judged_queries(settings), *clicked_queries(settings)]
+
+
 def _drafts(
-    settings: SynthesisSettings, sources: Sequence[QuerySource], documents: Sequence[Any], progress: Progress
+    settings: SynthesisSettings, sources: Sequence[QuerySource], corpus: Corpus, seed: int, progress: Progress
 ) -> Iterator[Draft]:
-    yield from judged_queries(settings)
-    yield from clicked_queries(settings)
+    people = _people(settings)
+    yield from people
     for source in sources:
-        yield from source.drafts(documents, progress)
+        yield from source.drafts(_documents(source, corpus, settings, len(people), seed), progress)
+
+
+def _documents(
+    source: QuerySource, corpus: Corpus, settings: SynthesisSettings, people: int, seed: int
+) -> list[CorpusDocument]:
+    """The documents that a source gets; those of a smaller number are among those of a larger one."""
+    if source.name == LLM:
+        count = settings.llm.documents or len(corpus)
+    elif settings.documents is None:
+        count = max(DOCUMENTS - people // 2, LEAST_DOCUMENTS)
+    else:
+        count = settings.documents
+    return corpus.sample(count, seed)
 
 
 def _drop_unfindable(cleaned: Cleaned, searches: Searches, settings: SynthesisSettings, progress: Progress) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from shortlist_adapt import corpus
+from shortlist_adapt.corpus import noted
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_server.config import DEFAULT_EMBEDDER
@@ -38,10 +37,7 @@ def reranker_base(folder: RunFolder, named: str, embedder_named: str) -> Path:
 
 
 def _serving(folder: RunFolder) -> str:
-    try:
-        state = json.loads(folder.state(corpus.STEP).read_text(encoding="utf-8"))
-        return str(state["figures"]["embedder"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"{folder.root} has no exported collection: run 'shortlist adapt synthesise' first"
-        ) from error
+    name = noted(folder).get("embedder")
+    if not name:
+        raise InvalidInput(f"{folder.root} has no exported collection: run 'shortlist adapt synthesise' first")
+    return str(name)

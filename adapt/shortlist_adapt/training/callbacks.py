@@ -67,19 +67,19 @@ class KeepsCheckpoints(TrainerCallback):
         folder = self._folder / f"checkpoint-{state.global_step}"
         checkpoints.mark_saved(folder, step=state.global_step, epoch=state.epoch)
         self.measure_all()
-        checkpoints.write_history(self._folder, state.log_history)
         control.should_training_stop |= self.is_over()
 
     def measure_all(self) -> None:
-        """Measures the checkpoints that have no figure yet: the newest, or one whose measurement was killed."""
-        if self._measure is None:
-            return
+        """Measures the checkpoints that have no figure yet, the newest or one whose measurement was killed, and writes
+        the history."""
         for checkpoint in checkpoints.saved(self._folder):
-            if checkpoint.development is None:
+            if checkpoint.development is None and self._measure is not None:
                 with same_random_numbers():
                     figure = self._measure(checkpoint.folder)
                 checkpoints.note_development(checkpoint, figure)
                 self._progress.say(f"epoch {checkpoint.epoch:.2f}: development figure {figure:.4f}")
+        if newest := resume_from(self._folder):
+            checkpoints.write_history(self._folder, checkpoints.logged(newest))
 
     def is_over(self) -> bool:
         """Whether training ends early."""

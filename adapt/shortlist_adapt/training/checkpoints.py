@@ -27,7 +27,8 @@ BEGUN = "training.json"
 _MARK = "checkpoint.json"
 _HISTORY = "history.jsonl"
 _PREFIX = "checkpoint-"
-_TRAINER_FILES = ("*.pt", "*.pth", "*.bin", "trainer_state.json", "trained.safetensors")
+_STATE = "trainer_state.json"
+_TRAINER_FILES = ("*.pt", "*.pth", "*.bin", _STATE, "trained.safetensors")
 """What only the trainer reads: states of optimizer, scheduler and random numbers, arguments, and adapters."""
 
 
@@ -52,15 +53,19 @@ class Checkpoint:
         return self.folder.name
 
 
-def begin(folder: Path, fingerprint: str) -> None:
+def begin(folder: Path, fingerprint: str) -> bool:
     """Prepares the folder of a training; empties it if it holds one that was begun with another fingerprint.
+
+    Returns:
+        Whether checkpoints of such a training were removed.
 
     Raises:
         InvalidInput: the folder cannot be written.
     """
-    path = folder / BEGUN
+    path, removed = folder / BEGUN, False
     try:
         if folder.exists() and _read(path).get("fingerprint") != fingerprint:
+            removed = bool(saved(folder))
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"fingerprint": fingerprint})
@@ -68,6 +73,7 @@ def begin(folder: Path, fingerprint: str) -> None:
             shutil.rmtree(partial)
     except OSError as error:
         raise InvalidInput(f"{folder} cannot be written: {error.strerror}") from error
+    return removed
 
 
 def write_base(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -135,6 +141,11 @@ def write_history(folder: Path, logged: Iterable[Mapping[str, Any]]) -> None:
     partial = folder / f"{_HISTORY}.partial"
     partial.write_text("".join(json.dumps(line) + "\n" for line in sorted(lines, key=lambda line: line["step"])))
     partial.replace(folder / _HISTORY)
+
+
+def logged(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What the trainer had logged when it saved the newest checkpoint."""
+    return list(_read(checkpoint.folder / _STATE).get("log_history", ()))
 
 
 def copy_model(source: Path, target: Path) -> None:

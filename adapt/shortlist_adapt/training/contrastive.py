@@ -39,7 +39,7 @@ def embed(model: Any, texts: Sequence[Tokens], *, part_tokens: int) -> NDArray[n
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number].ids))
     vectors: list[Tensor] = []
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         for part in _parts([texts[number] for number in order], part_tokens):
             inputs = {
                 key: value.to(model.device) if isinstance(value, Tensor) else value
@@ -144,17 +144,19 @@ class ContrastiveLoss(CachedLossMixin, nn.Module):
         # An absent document takes the vector of the first one, and counts nowhere because it is related to all.
         documents = distinct[places.clamp(min=0)]
         sizes = self._dimensions or (queries.shape[-1],)
-        losses = [
-            improved_info_nce(
-                queries[..., :size],
-                documents[..., :size],
-                related=related,
-                temperature=self._temperature,
-                margin=self._margin,
-            )
-            for size in sizes
-        ]
-        loss = torch.stack(losses).mean()
+        # The trainer's autocast is for the model: cosines in bfloat16, divided by the temperature, would be too coarse.
+        with torch.autocast(queries.device.type, enabled=False):
+            losses = [
+                improved_info_nce(
+                    queries[..., :size],
+                    documents[..., :size],
+                    related=related,
+                    temperature=self._temperature,
+                    margin=self._margin,
+                )
+                for size in sizes
+            ]
+            loss = torch.stack(losses).mean()
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()

@@ -7,8 +7,8 @@ undisturbed training. On a GPU they may differ in the last digits, because some 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,19 @@ from shortlist_adapt.progress import Progress, Silent
 from shortlist_adapt.records import Split, TrainingPair, read_lines
 from shortlist_adapt.settings import to_json
 from shortlist_adapt.training import checkpoints
-from shortlist_adapt.training.batches import Batch, schedule, steps_per_epoch
+from shortlist_adapt.training.batches import schedule, steps_per_epoch
 from shortlist_adapt.training.cost import count_parameters, estimate, measured_speed
 from shortlist_adapt.training.embedder_inputs import read_rows
-from shortlist_adapt.training.memory import activation_bytes
-from shortlist_adapt.training.rows import TrainingRows
+from shortlist_adapt.training.machine import Machine, activation_bytes, choose_machine
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
+from shortlist_adapt.training.serving import read_serving, trained_sizes
 from shortlist_adapt.training.settings import EmbedderTraining
-from shortlist_server.domain import Chunking
-from shortlist_server.errors import InvalidArgument
-from shortlist_server.inference import layout, torch_backend
+from shortlist_server.inference import layout
 from shortlist_server.inference.embedder_layout import EmbedderLayout
 
 STEP = "train-embedder"
 KIND = "embedder"
 
-_ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 _NOT_IN_THE_RESULT = ("enabled", "device", "threads")
 """Settings that do not change what is trained, but for the last digits."""
 _CARD = "README.md"
@@ -48,27 +45,10 @@ _PASSAGES = 3
 """Passages of a document of usual length."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What a training runs on.
-
-    Attributes:
-        device: torch's name of it.
-        precision: "float32" or "bfloat16".
-        part_tokens: tokens that go through the model at once; more gain nothing.
-        gigabytes: memory for a step's activations.
-    """
-
-    device: str
-    precision: str
-    part_tokens: int
-    gigabytes: float
-
-
 def embedder_cost(folder: RunFolder, base: Path, settings: EmbedderTraining) -> Cost:
     """What the step costs. Arguments and errors: see ``train_embedder``."""
     found = read_base(base)
-    longest = _texts(found, settings).chunking.max_tokens
+    longest = ServedTexts(found, read_serving(folder, settings)).chunking.max_tokens
 
     def tokens_of(text: str) -> int:
         return min(len(text) // _TOKEN_CHARACTERS, longest)
@@ -84,7 +64,7 @@ def embedder_cost(folder: RunFolder, base: Path, settings: EmbedderTraining) -> 
         tokens=settings.epochs * tokens + _FORWARD_SHARE * measured,
         parameters=count_parameters(found.transformer),
         checkpoints=saved + 1,
-        speed=measured_speed(settings.threads, _machine(settings).device),
+        speed=measured_speed(settings.threads, choose_machine(settings).device),
     )
 
 
@@ -109,14 +89,14 @@ def train_embedder(
         raise InvalidInput(f"embedder.dimensions: the vectors of {found.folder} have {found.dimension} dimensions")
     revision = layout.revision(found.folder, (found.prompts.query, found.prompts.passage), found.parts)
     values = {name: value for name, value in to_json(settings).items() if name not in _NOT_IN_THE_RESULT}
-    values |= {"seed": seed, "base": revision}
+    values |= {"seed": seed, "base": revision, "serving": asdict(read_serving(folder, settings))}
     wanted = fingerprint(values, [folder.pairs, folder.queries, folder.corpus])
     target = folder.checkpoints / KIND
     figures = folder.figures(STEP, wanted)
     if figures is not None and checkpoints.saved(target):
         progress.say("the embedder is trained already")
         return figures
-    machine = _machine(settings)
+    machine = choose_machine(settings)
     checkpoints.begin(target, wanted)
     figures = _train(folder, target, found, settings, machine, progress, seed)
     folder.note_done(STEP, wanted, figures)
@@ -136,12 +116,14 @@ def _train(
 
     from shortlist_adapt.training.adapters import with_adapters
     from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from, same_random_numbers
+    from shortlist_adapt.training.contrastive import Collator, ContrastiveLoss
     from shortlist_adapt.training.embedder_folder import open_model, save_memory, transformer_of, write_model
-    from shortlist_adapt.training.embedder_trainer import SavesAt
+    from shortlist_adapt.training.embedder_trainer import EmbedderTrainer, SavesAt, training_arguments
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    texts = _texts(found, settings)
+    serving = read_serving(folder, settings)
+    texts = ServedTexts(found, serving)
     model = open_model(found, machine.device)
 
     def write_base(path: Path) -> None:
@@ -178,17 +160,25 @@ def _train(
     keeper.measure_all()
     last = resume_from(target)
     if last is None or (last.step < len(batches) and not keeper.is_over()):
-        trainer = _trainer(
+        loss = ContrastiveLoss(
             model,
             table,
             batches,
-            settings,
-            machine,
-            found,
-            target=target,
+            temperature=settings.temperature,
+            margin=settings.margin,
+            dimensions=trained_sizes(found, serving, settings),
+            part_tokens=machine.part_tokens,
+            kept_tokens=int(machine.gigabytes * 1e9 / activation_bytes(found, machine.precision)),
+        )
+        trainer = EmbedderTrainer(
+            model,
+            training_arguments(target, settings, machine, decoder=found.decoder, steps=len(batches), seed=seed),
+            loss=loss,
+            collate=Collator(table, batches),
+            batches=len(batches),
             steps=steps,
-            seed=seed,
             write=lambda path: write_model(model, found, texts, path),
+            adapted=settings.lora.enabled,
             callbacks=[
                 SavesAt(_saved_steps(steps, settings)),
                 keeper,
@@ -215,7 +205,7 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
     development = read_development(folder, seed=seed, sample=settings.development_documents)
     if not development.queries:
         return None
-    chunking = Chunking(max_tokens=settings.passage_tokens, overlap_tokens=settings.overlap_tokens)
+    serving = read_serving(folder, settings)
 
     def measure(model: Path) -> Figure:
         return dense_figure(
@@ -223,7 +213,8 @@ def embedder_measure(folder: RunFolder, settings: EmbedderTraining, *, seed: int
             model,
             development,
             Silent(),
-            chunking=chunking if settings.passage_tokens else None,
+            chunking=serving.chunking,
+            dimension=serving.dimension,
             device=settings.device,
             threads=settings.threads,
         )
@@ -235,97 +226,9 @@ def _value_of(figure: Callable[[Path], Figure]) -> Callable[[Path], float]:
     return lambda model: figure(model).value
 
 
-def _trainer(
-    model: Any,
-    table: TrainingRows,
-    batches: Sequence[Batch],
-    settings: EmbedderTraining,
-    machine: Machine,
-    found: EmbedderLayout,
-    *,
-    target: Path,
-    steps: int,
-    seed: int,
-    **parts: Any,
-) -> Any:
-    from sentence_transformers import SentenceTransformerTrainingArguments
-
-    from shortlist_adapt.training.contrastive import Collator, ContrastiveLoss
-    from shortlist_adapt.training.embedder_trainer import EmbedderTrainer
-
-    rate = settings.learning_rate
-    if rate is None:
-        rate = _ADAPTER_RATE if settings.lora.enabled else _DECODER_RATE if found.decoder else _ENCODER_RATE
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(target),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=1,  # the dataset's items are batches
-        learning_rate=rate,
-        warmup_steps=round(settings.warmup * len(batches)),
-        weight_decay=settings.weight_decay,
-        seed=seed,
-        save_strategy="no",  # ``SavesAt`` asks for checkpoints
-        logging_steps=1,  # a mean over several steps would not be the same after a kill between them
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=machine.device == "cpu",
-        bf16=machine.precision == "bfloat16",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one batch is not split over several GPUs
-    loss = ContrastiveLoss(
-        model,
-        table,
-        batches,
-        temperature=settings.temperature,
-        margin=settings.margin,
-        dimensions=sorted({*settings.dimensions, found.dimension}),
-        part_tokens=machine.part_tokens,
-        kept_tokens=int(machine.gigabytes * 1e9 / activation_bytes(found, machine.precision)),
-    )
-    return EmbedderTrainer(
-        model,
-        arguments,
-        loss=loss,
-        collate=Collator(table, batches),
-        batches=len(batches),
-        steps=steps,
-        adapted=settings.lora.enabled,
-        **parts,
-    )
-
-
 def _saved_steps(steps: int, settings: EmbedderTraining) -> list[int]:
     """After which steps a checkpoint is saved: parts of each epoch, its end always included."""
     parts = min(settings.checkpoints_per_epoch, steps)
     return [
         epoch * steps + round(part * steps / parts) for epoch in range(settings.epochs) for part in range(1, parts + 1)
     ]
-
-
-def _texts(found: EmbedderLayout, settings: EmbedderTraining) -> ServedTexts:
-    return ServedTexts(
-        found,
-        instruction=settings.instruction,
-        passage_tokens=settings.passage_tokens,
-        overlap_tokens=settings.overlap_tokens,
-    )
-
-
-def _machine(settings: EmbedderTraining) -> Machine:
-    """Raises ``InvalidInput`` where the device is unknown or there is none."""
-    try:
-        device = torch_backend.choose_device(settings.device)
-        precision = torch_backend.choose_dtype(settings.precision, device)
-    except InvalidArgument as error:
-        raise InvalidInput(f"embedder: {error}") from error
-    part_tokens, gigabytes = (2048, 6.0) if device == "cpu" else (16_384, 16.0)
-    return Machine(
-        device=device,
-        precision=precision,
-        part_tokens=part_tokens,
-        gigabytes=settings.memory_gigabytes or gigabytes,
-    )

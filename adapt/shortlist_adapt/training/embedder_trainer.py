@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
 from shortlist_adapt.errors import AdaptError
 from shortlist_adapt.training.adapters import trained_weights
 from shortlist_adapt.training.contrastive import Collator, ContrastiveLoss
+from shortlist_adapt.training.machine import Machine
+from shortlist_adapt.training.settings import EmbedderTraining
 
 _TRAINED = "trained.safetensors"
+_ENCODER_RATE, _DECODER_RATE, _ADAPTER_RATE = 5e-5, 1e-5, 2e-4
 
 
 class EpochBatches:
@@ -61,7 +69,8 @@ class SavesAt(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """See ``TrainerCallback``."""
-        if not all(math.isfinite(logs[name]) for name in ("loss", "grad_norm") if name in (logs or {})):
+        logged = logs or {}
+        if not all(math.isfinite(logged[name]) for name in ("loss", "grad_norm") if name in logged):
             raise AdaptError(
                 f"the loss is no longer a number at step {state.global_step}: train with a lower learning rate"
             )
@@ -100,6 +109,7 @@ class EmbedderTrainer(SentenceTransformerTrainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        self.processing_class = None  # or the trainer would change special tokens in the model's configuration
         self._steps = steps
         self._write = write
         self._adapted = adapted
@@ -127,5 +137,42 @@ class EmbedderTrainer(SentenceTransformerTrainer):
         if self._adapted:
             self.model.load_state_dict(safetensors.torch.load_file(Path(checkpoint_path) / _TRAINED), strict=False)
             return
-        saved = SentenceTransformer(checkpoint_path, device="cpu", local_files_only=True)
+        arguments = {"dtype": torch.float32}
+        saved = SentenceTransformer(checkpoint_path, device="cpu", local_files_only=True, model_kwargs=arguments)
         self.model.load_state_dict(saved.state_dict())
+
+
+def training_arguments(
+    target: Path, settings: EmbedderTraining, machine: Machine, *, decoder: bool, steps: int, seed: int
+) -> Any:
+    """The arguments of an ``EmbedderTrainer``.
+
+    Args:
+        target: the folder of the checkpoints.
+        decoder: whether a language model is trained.
+        steps: those of the whole training.
+    """
+    rate = settings.learning_rate
+    if rate is None:
+        rate = _ADAPTER_RATE if settings.lora.enabled else _DECODER_RATE if decoder else _ENCODER_RATE
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(target),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=1,  # the dataset's items are batches
+        learning_rate=rate,
+        warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        save_strategy="no",  # ``SavesAt`` asks for checkpoints
+        logging_steps=1,  # a mean over several steps would not be the same after a kill between them
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=machine.device == "cpu",
+        bf16=machine.precision == "bfloat16",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one batch is not split over several GPUs
+    return arguments

@@ -30,9 +30,10 @@ def improved_info_nce(
     4. the positive and the documents of other rows,
     5. the query and the documents of other rows.
 
-    The documents of a row are its positive and its hard negatives. Terms 2 to 5 leave out a score that exceeds the
-    first one by more than ``margin``, and a document that is known to answer the query. Term 3 leaves out a query
-    whose positive is known to answer this query too.
+    The documents of a row are its positive and its hard negatives; the report leaves open whether the latter count for
+    other rows, and here they do. Terms 2 to 5 leave out a score that exceeds the first one by more than ``margin``, and
+    a document that is known to answer the query. Term 3 leaves out a query whose positive is known to answer this query
+    too.
 
     Args:
         queries: shape (rows, dimension), of any length.

@@ -48,11 +48,14 @@ class YesNoPairs:
         ]
 
 
-def open_pairs(folder: Path, family: Family, *, max_tokens: int = 0, instruction: str = "") -> EncodesPairs:
+def open_pairs(
+    folder: Path, family: Family, *, max_tokens: int = 0, instruction: str = "", templates: bool = True
+) -> EncodesPairs:
     """What encodes pairs for the reranker in a folder.
 
     Args:
         max_tokens: the longest input; 0 for the model's window, which is never exceeded.
+        templates: whether a chat template is made for pairs; that of an embedder's tokenizer is not.
 
     Raises:
         ModelNotFound: the tokenizer or its template is not a reranker's.
@@ -62,7 +65,7 @@ def open_pairs(folder: Path, family: Family, *, max_tokens: int = 0, instruction
     if family is Family.YES_NO:
         return YesNoPairs(folder, window, instruction)
     file = folder / "tokenizer.json"
-    if family is Family.DECODER and layout.has_chat_template(folder):
+    if family is Family.DECODER and templates and layout.has_chat_template(folder):
         return TemplateTokenizer(file, read_template(folder), window)
     return PairTokenizer(file, window)
 

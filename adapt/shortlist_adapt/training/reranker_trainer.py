@@ -13,12 +13,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from shortlist_adapt.training.adapters import save_merged, trained_weights
+from shortlist_adapt.errors import AdaptError
+from shortlist_adapt.training.adapters import save_merged, trained_weights, with_adapters
 from shortlist_adapt.training.losses import listwise_cross_entropy, yes_no_likelihood
 from shortlist_adapt.training.reranker_batches import Collate, Groups, LengthBatches
+from shortlist_adapt.training.reranker_inputs import YesNoPairs
 from shortlist_adapt.training.reranker_scorer import Scorer
+from shortlist_adapt.training.reranker_setup import RerankerSetup
+from shortlist_adapt.training.reranker_start import Family
+from shortlist_server.inference import torch_backend
 
 _TRAINED = "trained.safetensors"
 
@@ -44,10 +49,10 @@ class RerankerLoss:
         """
         loss = torch.zeros((), device=scores.device)
         if self._listwise:
-            table = torch.zeros(present.shape, device=scores.device).masked_scatter(present, scores)
+            table = scores.new_zeros(present.shape).masked_scatter(present, scores)
             loss = loss + self._listwise * listwise_cross_entropy(table, present)
         if self._yes_no:
-            labels = torch.zeros(present.shape, device=scores.device)
+            labels = scores.new_zeros(present.shape)
             labels[:, 0] = 1.0
             loss = loss + self._yes_no * yes_no_likelihood(scores, labels[present])
         return loss
@@ -99,6 +104,10 @@ class RerankerTrainer(Trainer):
         """See ``Trainer``."""
         scores = torch.cat([model(**part) for part in inputs["parts"]])[inputs["order"]]
         loss = self._loss(scores, inputs["present"])
+        if not loss.isfinite():
+            raise AdaptError(
+                f"the loss is no longer a number at step {self.state.global_step}: train with a lower learning rate"
+            )
         return (loss, {}) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -134,3 +143,73 @@ class _SetsEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See ``TrainerCallback``."""
         self._batches.epoch = int(state.epoch or 0)
+
+
+def open_trainer(setup: RerankerSetup, target: Path, callbacks: Sequence[TrainerCallback]) -> RerankerTrainer:
+    """The trainer of a training, with its model loaded.
+
+    Args:
+        target: where checkpoints go.
+
+    Raises:
+        ModelNotFound: the weights are damaged.
+    """
+    settings, family = setup.settings, setup.family
+    auto_class = torch_backend.DECODER if family is Family.YES_NO else torch_backend.CLASSIFIER
+    model = torch_backend.load_checkpoint(auto_class, setup.folder, device="cpu", dtype="float32")
+    adapted = None
+    if settings.lora.enabled:
+        heads = [name for name in ("classifier", "score") if hasattr(model, name)]
+        adapted = with_adapters(model, settings.lora, seed=setup.seed, trained=heads)
+    if settings.save_memory:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    pad_id = model.config.get_text_config().pad_token_id if family is Family.DECODER else None
+    listwise = settings.loss == "listwise" or (settings.loss == "auto" and family is not Family.YES_NO)
+    pairs = setup.tokenizer
+    return RerankerTrainer(
+        Scorer(model, family, (pairs.yes, pairs.no) if isinstance(pairs, YesNoPairs) else None),
+        _arguments(setup, target),
+        adapted=adapted,
+        base=setup.folder,
+        groups=setup.groups,
+        batches=LengthBatches(
+            setup.groups, size=setup.batch_queries, step_size=settings.batch_queries, seed=setup.seed
+        ),
+        collate=Collate(pairs, pad_id=pad_id, batch_tokens=setup.part_tokens),
+        loss=RerankerLoss(listwise=1.0, yes_no=settings.calibration)
+        if listwise
+        else RerankerLoss(listwise=0.0, yes_no=1.0),
+        callbacks=callbacks,
+    )
+
+
+def _arguments(setup: RerankerSetup, target: Path) -> Any:
+    """Transformers' ``TrainingArguments``."""
+    settings = setup.settings
+    save_steps = max(setup.steps_per_epoch // settings.checkpoints_per_epoch, 1)
+    arguments = TrainingArguments(
+        output_dir=str(target),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=setup.batch_queries,
+        gradient_accumulation_steps=settings.batch_queries // setup.batch_queries,
+        learning_rate=setup.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup * setup.steps),
+        lr_scheduler_type="linear",
+        # Every loss is the mean since the one before, so none may reach across a checkpoint.
+        logging_steps=max(steps for steps in range(1, 11) if save_steps % steps == 0),
+        save_strategy="steps",
+        save_steps=save_steps,
+        seed=setup.seed,
+        use_cpu=setup.device == "cpu",
+        bf16=setup.device.startswith("cuda") and torch_backend.has_bfloat16(setup.device),
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several GPUs would split a batch whose parts belong together
+    return arguments

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist_adapt.errors import InvalidInput
-from shortlist_server.domain import Chunking, OverflowPolicy
+from shortlist_adapt.training.serving import NOTHING_STATED, Serving
+from shortlist_server.domain import OverflowPolicy
 from shortlist_server.errors import InvalidArgument, ModelNotFound
 from shortlist_server.inference import passages
 from shortlist_server.inference.embedder_layout import EmbedderLayout, read_embedder
@@ -53,20 +54,13 @@ class ServedTexts:
     """Tokenises and cuts texts for one embedder.
 
     Args:
-        instruction: as in searches; "" for the model's own. Models that take none ignore it.
-        passage_tokens, overlap_tokens: the collection's passages; 0 passage tokens for the model's default.
+        serving: how the collection uses the embedder. Models that take no instruction ignore it.
     """
 
-    def __init__(
-        self, found: EmbedderLayout, *, instruction: str = "", passage_tokens: int = 0, overlap_tokens: int = 0
-    ) -> None:
-        self.query_prompt = found.prompts.for_query(instruction)
+    def __init__(self, found: EmbedderLayout, serving: Serving = NOTHING_STATED) -> None:
+        self.query_prompt = found.prompts.for_query(serving.instruction)
         self.passage_prompt = found.prompts.passage
-        self.chunking = (
-            Chunking(max_tokens=passage_tokens, overlap_tokens=overlap_tokens)
-            if passage_tokens
-            else default_chunking(found)
-        )
+        self.chunking = serving.chunking or default_chunking(found)
         self._tokenizer = TextTokenizer(
             found.transformer / "tokenizer.json",
             max_tokens=found.max_tokens,

@@ -27,7 +27,9 @@ class EmbedderTraining:
     """
 
     enabled: bool = setting(True, "Train an embedder.")
-    instruction: str = setting("", "Instruction for embedders that take one, as in searches. Empty: the model's own.")
+    instruction: str = setting(
+        "", "Instruction for embedders that take one, as in searches. Empty: the collection's, else the model's own."
+    )
     epochs: int = setting(4, "How often training goes through all pairs.", least=1, most=1000)
     batch_queries: int = setting(32, "Queries in one step.", least=2, most=65_536)
     negatives: int = setting(
@@ -43,9 +45,12 @@ class EmbedderTraining:
         0.1, "Texts that score above the positive by more than this count as answers nobody judged.", least=0, most=2
     )
     dimensions: tuple[int, ...] = setting(
-        (), "Sizes that vectors may be cut to (Matryoshka), the full one included. Empty: the full one alone.", least=8
+        (),
+        "Sizes that vectors may be cut to (Matryoshka), beside the full one and the collection's. Empty: halves of the"
+        " full size, for models that were made to be cut; none for others.",
+        least=8,
     )
-    passage_tokens: int = setting(0, "Tokens of a passage, as in the collection. 0: the model's default.", least=0)
+    passage_tokens: int = setting(0, "Tokens of a passage. 0: as in the collection.", least=0)
     overlap_tokens: int = setting(0, "Tokens that passages share, where passage_tokens is set.", least=0)
     lora: LoraSettings = nested(LoraSettings)
     checkpoints_per_epoch: int = setting(1, "Checkpoints to save and measure in each epoch.", least=1, most=1000)

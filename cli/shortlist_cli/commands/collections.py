@@ -1,4 +1,4 @@
-"""``shortlist collections``: list, create, show, recall and delete."""
+"""``shortlist collections``: list, create, show, update, recall and delete."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from shortlist import Chunking, Collection, CollectionConfig
+from shortlist import Chunking, Collection, CollectionConfig, SearchDefaults
 from shortlist_cli import output
+from shortlist_cli.commands.rerank_options import read_rerank, rerank_options
 from shortlist_cli.connection import client_options, connect
 
 
 @click.group("collections")
 def collections_group() -> None:
-    """Lists, creates, shows and deletes collections, and shows their recall."""
+    """Lists, creates, shows, updates and deletes collections, and shows their recall."""
 
 
 @collections_group.command("list")
@@ -94,6 +95,26 @@ def show_command(name: str, *, as_json: bool, **options: Any) -> None:
         _print(client.get_collection(name), as_json=as_json)
 
 
+@collections_group.command("update")
+@click.argument("name")
+@rerank_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@client_options
+def update_command(name: str, *, as_json: bool, **options: Any) -> None:
+    """Sets how searches in the collection NAME rerank unless they say otherwise.
+
+    The options replace what was set before: what is not given goes back to the default.
+    """
+    rerank = read_rerank(options)
+    if rerank is None:
+        raise click.UsageError(
+            "nothing to change: give --rerank, --no-rerank, --reranker, --depth, --weight or --stage"
+        )
+    with connect(options) as client:
+        changed = client.update_collection(name, SearchDefaults(rerank=rerank), update_mask=["search_defaults.rerank"])
+    _print(changed, as_json=as_json)
+
+
 @collections_group.command("recall")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -145,6 +166,9 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict):
             flat.update(_flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for place, one in enumerate(value):
+                flat.update(_flatten(one, f"{prefix}{name}[{place}]."))
         elif value is not None:
             flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return flat

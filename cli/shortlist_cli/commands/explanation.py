@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
-from shortlist import DenseSource, ExplainedTexts, Explanation, RerankScore, SearchReport, StageScore
+from shortlist import (
+    DenseSource,
+    ExplainedTexts,
+    Explanation,
+    RerankScore,
+    RerankStageReport,
+    SearchReport,
+    StageScore,
+)
 from shortlist_cli import output
 
 
@@ -16,13 +24,30 @@ def stage_cell(score: StageScore | RerankScore | None) -> str:
     return "" if score is None else f"{score.rank or '-'} {score.score:.3f}"
 
 
+def rerank_columns(report: SearchReport, name: str = "rerank") -> list[str]:
+    """The columns for the rerank stages of a search; one where it reranked nothing."""
+    stages = report.rerank_stages
+    return [name] if len(stages) < 2 else [f"{name} {stage.stage}" for stage in stages]
+
+
+def rerank_cells(reranks: Sequence[RerankScore], report: SearchReport) -> list[str]:
+    """The cells of a document in ``rerank_columns``."""
+    of = {score.stage: score for score in reranks}
+    return [stage_cell(of.get(stage.stage)) for stage in report.rerank_stages] or [""]
+
+
+def rerank_styles(report: SearchReport) -> dict[str, str]:
+    """The colours of ``rerank_columns``."""
+    return dict.fromkeys(rerank_columns(report), "cyan")
+
+
 def print_explanation(explanation: Explanation, report: SearchReport) -> None:
     """Prints the stages in their order, every candidate, and the texts if the answer has them."""
     for line in stage_lines(explanation, report):
         click.echo(line)
     if explanation.dense_sources:
         _print_sources(explanation.dense_sources)
-    _print_candidates(explanation)
+    _print_candidates(explanation, report)
     if explanation.texts is not None:
         _print_texts(explanation.texts)
 
@@ -42,13 +67,15 @@ def stage_lines(explanation: Explanation, report: SearchReport) -> Iterable[str]
     weight = f"weight of dense {explanation.dense_weight:g}"
     how = weight if explanation.fusion_method == "weighted_sum" else f"k {explanation.rrf_k}"
     yield f"fusion: {report.fused_candidates} documents, by {explanation.fusion_method.replace('_', ' ')}, {how}"
-    if report.reranker:
-        outcomes = _counts(candidate.rerank_outcome for candidate in explanation.candidates)
-        model = f"{report.reranker.name}@{report.reranker.revision[:12]}"
-        yield (
-            f"rerank: {outcomes}; by {model}, depth {explanation.rerank_depth}, weight {explanation.rerank_weight:g}"
-        )
+    for place, (name, stage) in enumerate(zip(rerank_columns(report), report.rerank_stages, strict=False)):
+        outcomes = _counts(candidate.rerank_outcomes[place] for candidate in explanation.candidates)
+        yield f"{name}: {outcomes}; {_settings(stage)}"
     yield f"answer: {_counts(candidate.outcome for candidate in explanation.candidates)}"
+
+
+def _settings(stage: RerankStageReport) -> str:
+    model = f"{stage.model.name}@{stage.model.revision[:12]}"
+    return f"by {model}, depth {stage.depth}, weight {stage.weight:g}, {1000 * stage.rerank_seconds:.1f} ms"
 
 
 def _counts(outcomes: Iterable[str]) -> str:
@@ -63,9 +90,10 @@ def _print_sources(sources: Iterable[DenseSource]) -> None:
     )
 
 
-def _print_candidates(explanation: Explanation) -> None:
+def _print_candidates(explanation: Explanation, report: SearchReport) -> None:
+    reranks, outcomes = rerank_columns(report), rerank_columns(report, "reranking")
     output.print_table(
-        ["rank", "score", "dense", "lexical", "fused", "rerank", "id", "answer", "second stage"],
+        ["rank", "score", "dense", "lexical", "fused", *reranks, "id", "answer", *outcomes],
         [
             [
                 one.rank,
@@ -73,21 +101,23 @@ def _print_candidates(explanation: Explanation) -> None:
                 stage_cell(one.dense),
                 stage_cell(one.lexical),
                 stage_cell(one.fused),
-                stage_cell(one.rerank),
+                *rerank_cells(one.reranks, report),
                 one.id,
                 one.outcome.replace("_", " "),
-                one.rerank_outcome.replace("_", " "),
+                *([outcome.replace("_", " ") for outcome in one.rerank_outcomes] or [""]),
             ]
             for one in explanation.candidates
         ],
         right=("rank", "score"),
-        styles={"score": "bold green", "rerank": "cyan", "fused": "magenta", "id": "blue"},
+        styles={"score": "bold green", "fused": "magenta", "id": "blue", **rerank_styles(report)},
     )
 
 
 def _print_texts(texts: ExplainedTexts) -> None:
     if texts.query:
         output.print_line(f"the embedder read: {texts.query}")
+    several = len({passage.stage for passage in texts.passages}) > 1
     for passage in texts.passages:
         read = passage.text or f"{passage.token_vectors} token vectors"
-        output.print_line(f"the reranker read of passage {passage.ordinal} of {passage.id}: {read}")
+        reranker = f"reranker of stage {passage.stage}" if several else "reranker"
+        output.print_line(f"the {reranker} read of passage {passage.ordinal} of {passage.id}: {read}")

@@ -7,10 +7,17 @@ from typing import Any
 
 import click
 
-from shortlist import Hit, ModelVersion, Rerank, RerankScore, SearchReport, SearchResult, StageScore
+from shortlist import Degradation, Hit, ModelVersion, SearchReport, SearchResult, StageScore
 from shortlist_cli import output
-from shortlist_cli.commands.explanation import print_explanation, stage_cell
+from shortlist_cli.commands.explanation import (
+    print_explanation,
+    rerank_cells,
+    rerank_columns,
+    rerank_styles,
+    stage_cell,
+)
 from shortlist_cli.commands.filter_text import filter_option, parse_filters
+from shortlist_cli.commands.rerank_options import read_rerank, rerank_options
 from shortlist_cli.connection import client_options, connect
 
 TEXT_LENGTH = 60
@@ -24,9 +31,7 @@ TEXT_LENGTH = 60
 @click.option("--offset", type=click.IntRange(0), default=0, help="Hits to skip.")
 @filter_option
 @click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Indexes to search; hybrid by default.")
-@click.option("--rerank/--no-rerank", default=None, help="Run the second stage; the collection's setting by default.")
-@click.option("--depth", type=click.IntRange(1, 1000), help="Number of documents to rerank.")
-@click.option("--weight", type=click.FloatRange(0, 1), help="Weight of the rerank score in the final score.")
+@rerank_options
 @click.option("--instruction", metavar="TEXT", help="Instruction for embedders and rerankers that take one.")
 @click.option(
     "--generation", type=click.IntRange(0), default=0, help="Generation to search; by default the one that serves."
@@ -43,9 +48,7 @@ def search_command(collection: str, query: str, **options: Any) -> None:
     A cell such as "3 0.871" is the rank and score of a hit in that stage; an empty cell means that the stage did not
     find the hit.
     """
-    rerank = None
-    if options["rerank"] is not None or options["depth"] is not None or options["weight"] is not None:
-        rerank = Rerank(enabled=options["rerank"], depth=options["depth"], weight=options["weight"])
+    rerank = read_rerank(options)
     with connect(options) as client:
         result = client.search(
             collection,
@@ -75,7 +78,8 @@ def print_result(result: SearchResult, *, title: str | None = None) -> None:
     Args:
         title: a line above the table; on a terminal only.
     """
-    columns = ["rank", "score", "dense", "lexical", "fused", "rerank", "id", "document"]
+    reranks = rerank_columns(result.report)
+    columns = ["rank", "score", "dense", "lexical", "fused", *reranks, "id", "document"]
     rows = [
         [
             hit.rank,
@@ -83,7 +87,7 @@ def print_result(result: SearchResult, *, title: str | None = None) -> None:
             stage_cell(hit.dense),
             stage_cell(hit.lexical),
             stage_cell(hit.fused),
-            stage_cell(hit.rerank),
+            *rerank_cells(hit.reranks, result.report),
             hit.id,
             headline(hit),
         ]
@@ -94,11 +98,11 @@ def print_result(result: SearchResult, *, title: str | None = None) -> None:
         rows,
         title=title,
         right=("rank", "score"),
-        styles={"score": "bold green", "rerank": "cyan", "fused": "magenta", "id": "blue"},
+        styles={"score": "bold green", "fused": "magenta", "id": "blue", **rerank_styles(result.report)},
     )
     output.note(times_line(result.report))
     for degradation in result.report.degradations:
-        output.note(f"degraded: {degradation.message}")
+        output.note(degradation_line(degradation))
 
 
 def headline(hit: Hit) -> str:
@@ -107,10 +111,17 @@ def headline(hit: Hit) -> str:
     return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"
 
 
+def degradation_line(degradation: Degradation) -> str:
+    """What was lost, and in which rerank stage, as one line."""
+    where = f" in rerank stage {degradation.stage}" if degradation.stage else ""
+    return f"degraded{where}: {degradation.message}"
+
+
 def times_line(report: SearchReport) -> str:
     """The time of each stage in milliseconds, as one line."""
     stages = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.stage_seconds.items())
-    return f"{report.total_seconds * 1000:.1f} ms ({stages}); {report.mode}, {report.reranked} reranked"
+    reranked = ", then ".join(str(stage.reranked) for stage in report.rerank_stages) or "0"
+    return f"{report.total_seconds * 1000:.1f} ms ({stages}); {report.mode}, {reranked} reranked"
 
 
 def result_to_json(result: SearchResult) -> dict[str, Any]:
@@ -126,7 +137,7 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
                 "dense": _stage_to_json(hit.dense),
                 "lexical": _stage_to_json(hit.lexical),
                 "fused": _stage_to_json(hit.fused),
-                "rerank": _stage_to_json(hit.rerank),
+                "reranks": [dataclasses.asdict(score) for score in hit.reranks],
                 "title": hit.document.title,
                 "text": hit.document.text,
                 "metadata": dict(hit.document.metadata),
@@ -142,14 +153,15 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
             "dense_candidates": report.dense_candidates,
             "lexical_candidates": report.lexical_candidates,
             "fused_candidates": report.fused_candidates,
-            "reranked": report.reranked,
+            "rerank_stages": [
+                {**dataclasses.asdict(stage), "model": _version_to_json(stage.model)} for stage in report.rerank_stages
+            ],
             "filter_matches": report.filter_matches,
             "query_tokens": report.query_tokens,
             "sequence": report.sequence,
             "generation": report.generation,
             "embedder": _version_to_json(report.embedder),
-            "reranker": _version_to_json(report.reranker),
-            "degradations": [{"kind": item.kind, "message": item.message} for item in report.degradations],
+            "degradations": [dataclasses.asdict(item) for item in report.degradations],
         },
         **explanation,
     }
@@ -159,5 +171,5 @@ def _version_to_json(version: ModelVersion | None) -> dict[str, str] | None:
     return None if version is None else {"name": version.name, "revision": version.revision}
 
 
-def _stage_to_json(score: StageScore | RerankScore | None) -> dict[str, Any] | None:
+def _stage_to_json(score: StageScore | None) -> dict[str, Any] | None:
     return None if score is None else {"rank": score.rank, "score": score.score, "normalized": score.normalized}

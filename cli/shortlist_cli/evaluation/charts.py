@@ -198,7 +198,7 @@ def _apart(rows: list[Spec], width: float = NAME_WIDTH) -> list[Spec]:
 
 
 def movements(setting: SettingRecord) -> list[tuple[int | None, int | None, str]]:
-    """For every relevant document: its rank after the first stage, its rank after the second, the query's text."""
+    """For every relevant document: its rank before reranking, its rank after it, the query's text."""
     return [
         (record.rank("fused", id), record.rank("final", id), record.text)
         for record in setting.queries
@@ -208,7 +208,7 @@ def movements(setting: SettingRecord) -> list[tuple[int | None, int | None, str]
 
 
 def rank_movement(setting: SettingRecord) -> Spec | None:
-    """The ranks of relevant documents after the first stage against those after the second."""
+    """The ranks of relevant documents before reranking against those after it."""
     at: dict[tuple[int, int], list[str]] = defaultdict(list)
     for before, after, text in movements(setting):
         if before is not None or after is not None:
@@ -234,14 +234,14 @@ def rank_movement(setting: SettingRecord) -> Spec | None:
         "type": "quantitative",
         "scale": scale,
         "axis": axis,
-        "title": "rank after the first stage (fused)",
+        "title": "rank before reranking (fused)",
     }
     y = {
         "field": "after",
         "type": "quantitative",
         "scale": {**scale, "reverse": True},
         "axis": axis,
-        "title": "rank after the second stage (final)",
+        "title": "rank after reranking (final)",
     }
     diagonal = {
         "data": {"values": [{"before": 1, "after": 1}, {"before": BEYOND, "after": BEYOND}]},
@@ -265,22 +265,22 @@ def rank_movement(setting: SettingRecord) -> Spec | None:
                 "scale": {"domain": ["up", "stayed", "down"], "range": [UP, SAME, DOWN]},
             },
             "tooltip": [
-                {"field": "before", "title": "after stage one"},
-                {"field": "after", "title": "after stage two"},
+                {"field": "before", "title": "before reranking"},
+                {"field": "after", "title": "after reranking"},
                 {"field": "documents", "title": "relevant documents"},
                 {"field": "queries"},
             ],
         },
     }
     return _chart(
-        "Ranks of relevant documents after the first and after the second stage",
+        "Ranks of relevant documents before and after reranking",
         values,
         {"width": "container", "height": 380, "layer": [diagonal, points]},
     )
 
 
 def change_by_query(setting: SettingRecord) -> Spec | None:
-    """The change that the second stage made to each query, greatest gain first; unchanged queries are left out."""
+    """The change that reranking made to each query, greatest gain first; unchanged queries are left out."""
     rows: list[Spec] = []
     for record in setting.queries:
         before, after = (record.measures[ranking][FIRST] for ranking in ("fused", "final"))
@@ -293,7 +293,7 @@ def change_by_query(setting: SettingRecord) -> Spec | None:
     step = max(1, -(-len(rows) // MAX_BARS))
     rows = [{**row, "place": place} for place, row in enumerate(rows[::step], 1)]
     return _chart(
-        f"Change of {MEASURES[FIRST]} by the second stage, query by query",
+        f"Change of {MEASURES[FIRST]} by reranking, query by query",
         rows,
         {
             "width": "container",
@@ -318,7 +318,7 @@ def change_by_query(setting: SettingRecord) -> Spec | None:
 
 
 def spread(setting: SettingRecord) -> Spec:
-    """The number of queries by their figure, after the first stage and after the second."""
+    """The number of queries by their figure, before and after reranking."""
     names = ["0", "<0.2", "<0.4", "<0.6", "<0.8", "<1", "1"]
 
     def place(value: float) -> str:
@@ -336,7 +336,7 @@ def spread(setting: SettingRecord) -> Spec:
         for name in names
     ]
     return _chart(
-        f"Queries by their {MEASURES[FIRST]}, after the first and after the second stage",
+        f"Queries by their {MEASURES[FIRST]}, before and after reranking",
         values,
         {
             "width": "container",

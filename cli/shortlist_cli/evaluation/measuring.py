@@ -166,17 +166,21 @@ def find_all(
 
 def _found(result: SearchResult) -> Found:
     report = result.report
-    hits = []
+    stages = [stage.stage for stage in report.rerank_stages]
+    names = {stage: "rerank" if len(stages) == 1 else f"rerank {stage}" for stage in stages}
+    hits: list[Mapping[str, Any]] = []
     for hit in result.hits[:KEPT_HITS]:
-        scores = {"dense": hit.dense, "lexical": hit.lexical, "fused": hit.fused, "rerank": hit.rerank}
-        account = {name: {"rank": at.rank, "score": at.score} for name, at in scores.items() if at is not None}
+        stages = {"dense": hit.dense, "lexical": hit.lexical, "fused": hit.fused}
+        account = {name: {"rank": at.rank, "score": at.score} for name, at in stages.items() if at is not None}
+        for at in hit.reranks:
+            account[names[at.stage]] = {"rank": at.rank, "score": at.score}
         hits.append({"id": hit.id, "score": hit.score, **account})
     return Found(
         ids=tuple(hit.id for hit in result),
         hits=tuple(hits),
         report={
             "embedder": str(report.embedder or ""),
-            "reranker": str(report.reranker or ""),
+            "reranker": ", ".join(str(stage.model) for stage in report.rerank_stages),
             "dense_strategy": report.dense_strategy,
             "degradations": [lost.kind for lost in report.degradations],
         },

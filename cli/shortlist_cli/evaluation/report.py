@@ -7,7 +7,7 @@ documents and queries cannot become markup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -26,8 +26,6 @@ const charts = JSON.parse(document.getElementById("charts").textContent);
 const options = {renderer: "svg", actions: {export: true, source: false, compiled: false, editor: false}};
 for (const [name, spec] of Object.entries(charts)) vegaEmbed("#chart-" + name, spec, options);
 """
-
-_STAGES = ("dense", "lexical", "fused", "rerank")
 
 Values = dict[str, Any]
 
@@ -54,11 +52,12 @@ def report_html(run: RunRecord) -> str:
         ingest=run.about.get("ingest"),
         quality=[{"name": name, **first.quality[measure]["final"]} for measure, name in MEASURES.items()],
         measures=list(MEASURES.values()),
+        stages=_stages(first),
         first_measure=MEASURES[FIRST],
         settings=_settings(run),
         moved=_moved(first),
         changed=_changed(first),
-        worst=[_query(run, record) for record in worst_queries(first)],
+        worst=[_query(run, record, _stages(first)) for record in worst_queries(first)],
         depth=DEPTH,
         machine={"processor": "", "cores": "", "python": "", **run.about.get("machine", {})},
     )
@@ -97,7 +96,7 @@ def _setting(setting: SettingRecord) -> Values:
 
 
 def _moved(setting: SettingRecord) -> dict[str, int]:
-    """Numbers of relevant documents by how the second stage moved them."""
+    """Numbers of relevant documents by how reranking moved them."""
     moves = movements(setting)
     beyond = DEPTH + 1
     return {
@@ -111,14 +110,20 @@ def _moved(setting: SettingRecord) -> dict[str, int]:
 
 
 def _changed(setting: SettingRecord) -> dict[str, float]:
-    """Numbers of queries by how the second stage changed them, and the mean change."""
+    """Numbers of queries by how reranking changed them, and the mean change."""
     changes = [record.measures["final"][FIRST] - record.measures["fused"][FIRST] for record in setting.queries]
     better, worse = sum(c > 1e-9 for c in changes), sum(c < -1e-9 for c in changes)
     same = len(changes) - better - worse
     return {"better": better, "worse": worse, "same": same, "mean": sum(changes) / len(changes)}
 
 
-def _query(run: RunRecord, record: QueryRecord) -> Values:
+def _stages(setting: SettingRecord) -> list[str]:
+    """The stages that hits were scored by."""
+    reranks = {name for record in setting.queries for hit in record.hits for name in hit if name.startswith("rerank")}
+    return ["dense", "lexical", "fused", *(sorted(reranks) or ["rerank"])]
+
+
+def _query(run: RunRecord, record: QueryRecord, stages: Sequence[str]) -> Values:
     rankings = tuple(record.measures)
     relevant = [(id, grade) for id, grade in record.judged.items() if grade > 0]
     return {
@@ -129,7 +134,7 @@ def _query(run: RunRecord, record: QueryRecord) -> Values:
             {
                 "document": _document(run, hit["id"], record.judged.get(hit["id"], 0)),
                 "score": hit["score"],
-                "stages": [hit.get(stage) for stage in _STAGES],
+                "stages": [hit.get(stage) for stage in stages],
             }
             for hit in record.hits[:WORST_HITS]
         ],

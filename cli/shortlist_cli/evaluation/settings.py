@@ -13,7 +13,7 @@ from typing import Any
 from shortlist import Candidates, Fusion, Rerank, SearchDefaults
 
 RANKINGS = ("dense", "lexical", "fused", "final")
-"""The judged rankings: each index alone, the first stage, and the whole search. A collection without an embedder has no
+"""The judged rankings: each index alone, both fused, and the whole search. A collection without an embedder has no
 "dense" ranking."""
 
 

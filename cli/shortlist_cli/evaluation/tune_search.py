@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
 
-from shortlist import Client, SearchDefaults
+from shortlist import Client, RerankStage, SearchDefaults
+from shortlist_cli.commands.rerank_options import stage_option
 from shortlist_cli.evaluation import subject
 from shortlist_cli.evaluation.beir import Dataset, InvalidDataset, Judged, load_split
+from shortlist_cli.evaluation.choices import OWN_STAGE, Choice, Grid
 from shortlist_cli.evaluation.measuring import find_all
 from shortlist_cli.evaluation.run import ingest_corpus
 from shortlist_cli.evaluation.settings import InvalidSweep, parse_sweeps
-from shortlist_cli.evaluation.tuning import LIMIT, MEASURE, Choice, Grid, Tuned, observe, score, tune
+from shortlist_cli.evaluation.tuning import LIMIT, MEASURE, Tuned, observe, score, tune
 from shortlist_cli.output import note, print_json, print_table, progress_bar
 from shortlist_server.ranking.measures import MEASURES, judge_each
 from shortlist_server.ranking.significance import Difference, difference, shown
 
-AXES = {
-    "fusion.dense_weight": "dense_weights",
-    "rerank.weight": "rerank_weights",
-    "rerank.depth": "depths",
-    "candidates": "candidates",
-}
+AXES = {"fusion.dense_weight": "dense_weights", "candidates": "candidates"}
+STAGE_AXES = {"weight": "weights", "depth": "depths"}
+PATHS = (*AXES, "rerank.weight", "rerank.depth", "rerank.stages[N].weight", "rerank.stages[N].depth")
+"""What tuning can sweep. Without a number, "rerank" is the last stage; numbers count from 0, as in the settings."""
+
+_STAGE_PATH = re.compile(r"rerank\.(?:stages\[(?P<number>\d)\]\.)?(?P<name>weight|depth)")
+
 MAX_DISAGREEMENT = 0.01
 """Largest accepted difference between the computed figure and that of real searches."""
+
+MAX_STAGES = 4
+"""Most rerank stages of a search."""
 
 MIN_QUERIES = 10
 """Cross-validation needs at least this many queries."""
@@ -80,7 +87,10 @@ class Finding:
     "sweeps",
     multiple=True,
     metavar="PATH=V,V,...",
-    help=f"Choose only from these values of a setting; repeatable. PATH is one of {', '.join(AXES)}.",
+    help=f"Choose only from these values of a setting; repeatable. PATH is one of {', '.join(PATHS)}.",
+)
+@stage_option(
+    "Tune these rerank stages instead of the collection's; repeatable, in order. A depth or weight that is given stays."
 )
 @click.option("--apply", is_flag=True, help="Write the settings into the collection, if the gain is significant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -90,11 +100,12 @@ def tune_command(
     test_split: str | None,
     collection: str,
     sweeps: tuple[str, ...],
+    stages: tuple[RerankStage, ...],
     apply: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Finds the fusion weight, rerank weight, depth and candidates that rank best.
+    """Finds the fusion weight, the candidates, and the weight and depth of each rerank stage that rank best.
 
     The queries come from a BEIR folder DIR, or from --qrels and --queries. With --target the command reads an existing
     collection and writes nothing to it. Without --target it starts a server, passes it the options after "--", and
@@ -126,10 +137,8 @@ def tune_command(
                 param_hint="--test-split",
             )
     subject.require("ir_measures", "scipy", "numpy")
-    try:
-        grid = grid_of(sweeps)
-    except InvalidSweep as error:
-        raise click.BadParameter(str(error), param_hint="--sweep") from error
+    # A sweep that cannot be read fails before anything is started. The collection may have as many as four stages.
+    _grid(sweeps, stages or (OWN_STAGE,) * MAX_STAGES)
     subject.warn_missing(judged)
     with subject.open_server(options) as server:
         client = server.client
@@ -138,6 +147,7 @@ def tune_command(
         with made:
             if not subject.has_embedder(client, collection):
                 raise click.ClickException(f"the collection {collection!r} has no embedder: there is nothing to fuse")
+            grid = _grid(sweeps, stages or preset_stages(client, collection))
             finding = _find(client, collection, judged, dataset, test, grid)
             objection = finding.objection()
             applied = apply and objection is None
@@ -154,24 +164,49 @@ def tune_command(
         raise SystemExit(REFUSED)
 
 
-def grid_of(sweeps: Sequence[str]) -> Grid:
+def preset_stages(client: Client, collection: str) -> tuple[RerankStage, ...]:
+    """The rerank stages of a collection, without the weights and depths that are to be tuned."""
+    stages = client.get_collection(collection).config.search_defaults.rerank.stages
+    return tuple(replace(stage, weight=None, depth=None) for stage in stages) or (OWN_STAGE,)
+
+
+def grid_of(sweeps: Sequence[str], stages: Sequence[RerankStage] = (OWN_STAGE,)) -> Grid:
     """The values to choose from, with those of ``--sweep`` in place of the defaults.
 
     Raises:
-        InvalidSweep: a path is not one of ``AXES``, or the values cannot be read.
+        InvalidSweep: a path is not one of ``PATHS``, the values cannot be read, or there is no such stage.
     """
-    values: dict[str, tuple[Any, ...]] = {}
+    grid, swept = Grid.of(stages), set()
+    of_stages = list(grid.stages)
     for sweep in sweeps:
-        path = sweep.partition("=")[0].strip()
-        if path not in AXES:
-            raise InvalidSweep(f"{path!r} is not one of {', '.join(AXES)}")
-        if AXES[path] in values:
+        path, _, text = (part.strip() for part in sweep.partition("="))
+        of_stage = _STAGE_PATH.fullmatch(path)
+        if path not in AXES and not of_stage:
+            raise InvalidSweep(f"{path!r} is not one of {', '.join(PATHS)}")
+        number = int(of_stage["number"] or len(stages) - 1) if of_stage else -1
+        if number >= len(stages):
+            raise InvalidSweep(f"{path}: the last of {len(stages)} rerank stages is rerank.stages[{len(stages) - 1}]")
+        name = of_stage["name"] if of_stage else path
+        if (number, name) in swept:
             raise InvalidSweep(f"{path} is swept twice; put all its values into one sweep")
-        values[AXES[path]] = tuple(one.values[0][1] for one in parse_sweeps([sweep]))
-        low, high = (0, 1) if path in {"fusion.dense_weight", "rerank.weight"} else (1, 1000)
-        if not all(low <= value <= high for value in values[AXES[path]]):
+        swept.add((number, name))
+        parsed = parse_sweeps([f"rerank.{name}={text}" if of_stage else sweep])
+        values = tuple(one.values[0][1] for one in parsed)
+        low, high = (0, 1) if name.endswith("weight") else (1, 1000)
+        if not all(low <= value <= high for value in values):
             raise InvalidSweep(f"{path} is {low} to {high}")
-    return Grid(**values)
+        if of_stage:
+            of_stages[number] = replace(of_stages[number], **{STAGE_AXES[name]: values})
+        else:
+            grid = replace(grid, **{AXES[name]: values})
+    return replace(grid, stages=tuple(of_stages))
+
+
+def _grid(sweeps: Sequence[str], stages: Sequence[RerankStage]) -> Grid:
+    try:
+        return grid_of(sweeps, stages)
+    except InvalidSweep as error:
+        raise click.BadParameter(str(error), param_hint="--sweep") from error
 
 
 def _find(
@@ -195,9 +230,11 @@ def _find(
         present = np.array(served(judged, {}, "search, present settings"))
         looks = progress.add_task("search, all candidates", total=len(judged.queries))
         observations = observe(client, collection, judged.queries, grid, lambda: progress.advance(looks))
-        if all(np.isnan(at.rerank).all() for at in observations.values()):
-            note("the collection has no second stage switched on: tuning only the first")
-            choices = [choice for choice in choices if choice.rerank_weight == 0] or choices
+        for number, values in enumerate(grid.stages):
+            if all(np.isnan(at.reranks[number]).all() for at in observations.values()):
+                name = values.stage.model or "the collection's reranker"
+                note(f"{name} reranked nothing: tuning without it")
+                choices = [choice for choice in choices if choice.stages[number].weight == 0] or choices
         ranked = progress.add_task(f"rank under {len(choices):,} settings", total=len(judged.queries))
         scores = score(observations, judged.qrels, choices, lambda: progress.advance(ranked))
         tuned = tune(present, scores, choices)
@@ -230,7 +267,7 @@ def _apply(client: Client, collection: str, finding: Finding) -> None:
 def _as_json(finding: Finding, objection: str | None, *, applied: bool) -> dict[str, Any]:
     choice, test = finding.tuned.choice, finding.test
     return {
-        "choice": None if choice is None else asdict(choice),
+        "choice": None if choice is None else _choice(choice),
         "present": finding.present,
         "expected": finding.expected,
         "gain": {**asdict(finding.gain), "significant": finding.gain.significant},
@@ -241,6 +278,11 @@ def _as_json(finding: Finding, objection: str | None, *, applied: bool) -> dict[
         "objection": objection,
         "applied": applied,
     }
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    stages = [asdict(stage.settings()) for stage in choice.stages]
+    return {"dense_weight": choice.dense_weight, "candidates": choice.candidates, "stages": stages}
 
 
 def _print(finding: Finding, objection: str | None) -> None:
@@ -263,9 +305,14 @@ def _print(finding: Finding, objection: str | None) -> None:
 
 def _rows(choice: Choice) -> list[list[Any]]:
     rows: list[list[Any]] = [["candidates", choice.candidates], ["fusion.dense_weight", f"{choice.dense_weight:g}"]]
-    if choice.rerank_weight == 0:
+    rerank = choice.over(SearchDefaults()).rerank
+    if rerank.enabled is False:
         return [*rows, ["rerank.enabled", "false"]]
-    return [*rows, ["rerank.weight", f"{choice.rerank_weight:g}"], ["rerank.depth", choice.depth]]
+    named = {f"rerank.stages[{place}]": stage for place, stage in enumerate(rerank.stages)} or {"rerank": rerank}
+    for name, stage in named.items():
+        rows += [[f"{name}.model", stage.model]] if stage.model else []
+        rows += [[f"{name}.weight", f"{stage.weight:g}"], [f"{name}.depth", stage.depth]]
+    return rows
 
 
 def _change(of: Difference) -> list[Any]:

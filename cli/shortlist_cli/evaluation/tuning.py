@@ -1,9 +1,9 @@
 """Finds the settings that rank best, with one search for each query.
 
-That search is deep, reranks every candidate, and returns the raw score of every stage. From these scores the formulas
-of the server's fusion and blending stages, which the contract states (``Fusion``, ``Rerank``), give the ranking under
-any weight, depth and number of candidates. Callers check the result with real searches, because approximate retrieval
-can find slightly different candidates at another ``ef``.
+That search is deep, reranks every candidate in every stage, and returns the raw score of every stage. From these scores
+the formulas of the server's fusion and blending stages, which the contract states (``Fusion``, ``Rerank``), give the
+ranking under any weights, depths and number of candidates. Callers check the result with real searches, because
+approximate retrieval can find slightly different candidates at another ``ef``.
 
 Repeated cross-validation chooses the settings: the figures of a choice come from queries that had no part in it. Pure
 functions except ``observe``; any thread.
@@ -11,13 +11,13 @@ functions except ``observe``; any thread.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchDefaults, SearchResult
+from shortlist import Candidates, Client, Fusion, Include, Rerank, SearchResult
+from shortlist_cli.evaluation.choices import Choice, Grid
 from shortlist_cli.evaluation.measuring import QUALITY_CONCURRENCY, Step, search_with_retries
 from shortlist_server.ranking.fusion import blend, blended_order, min_max, weighted_sum
 from shortlist_server.ranking.measures import MEASURES, Qrels, judge_each
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Places = NDArray[np.int64]
 
 MEASURE = next(iter(MEASURES))
 LIMIT = 10
@@ -43,92 +44,33 @@ MAX_HITS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A combination of settings. With ``rerank_weight`` 0 there is no second stage."""
-
-    dense_weight: float
-    rerank_weight: float
-    depth: int
-    candidates: int
-
-    def over(self, present: SearchDefaults) -> SearchDefaults:
-        """The presets of a collection with these settings in them; all others stay.
-
-        The mode becomes "hybrid", because the weights apply to the candidates of both indexes.
-        """
-        rerank = (
-            replace(present.rerank, weight=self.rerank_weight, depth=self.depth)
-            if self.rerank_weight > 0
-            else replace(present.rerank, enabled=False)
-        )
-        return replace(
-            present,
-            mode="hybrid",
-            candidates=replace(present.candidates, dense=self.candidates, lexical=self.candidates),
-            fusion=replace(present.fusion, method="weighted_sum", dense_weight=self.dense_weight),
-            rerank=rerank,
-        )
-
-    def search(self) -> dict[str, Any]:
-        """Arguments of ``Client.search`` that ask for these settings."""
-        defaults = self.over(SearchDefaults())
-        return {
-            "mode": defaults.mode,
-            "candidates": defaults.candidates,
-            "fusion": defaults.fusion,
-            "rerank": defaults.rerank,
-        }
-
-    @property
-    def cost(self) -> tuple[float, float]:
-        """Sort key: the cost of a search with these settings, lowest first."""
-        return (self.depth if self.rerank_weight > 0 else 0, self.candidates)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """The values to choose from."""
-
-    dense_weights: Sequence[float] = tuple(number / 10 for number in range(11))
-    rerank_weights: Sequence[float] = tuple(number / 10 for number in range(11))
-    depths: Sequence[int] = (20, 50, 100)
-    candidates: Sequence[int] = (50, 100, 200)
-
-    def choices(self) -> list[Choice]:
-        """Every combination once; those without a second stage share one depth."""
-        found: dict[Choice, None] = {}
-        for candidates, dense, depth, weight in itertools.product(
-            self.candidates, self.dense_weights, self.depths, self.rerank_weights
-        ):
-            reranked = depth if weight > 0 else min(self.depths)
-            found[Choice(dense_weight=dense, rerank_weight=weight, depth=reranked, candidates=candidates)] = None
-        return list(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """The scores and ranks of a query's candidates in every stage.
 
     Attributes:
         ids: document ids, length n.
-        cosine, lexical, rerank: raw scores, shape (n,), NaN where a stage has no score.
+        cosine, lexical: raw scores, shape (n,), NaN where a stage has no score.
+        reranks: raw scores of each rerank stage, shape (n,) each, NaN where it has no score.
         dense_rank, lexical_rank: ranks from 1, shape (n,), 0 where a stage did not find the document.
     """
 
     ids: Sequence[str]
     cosine: Floats
     lexical: Floats
-    rerank: Floats
-    dense_rank: NDArray[np.int64]
-    lexical_rank: NDArray[np.int64]
+    reranks: Sequence[Floats]
+    dense_rank: Places
+    lexical_rank: Places
 
 
 def observe(
-    client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step
+    client: Client, collection: str, queries: Mapping[str, str], grid: Grid, step: Step, *, generation: int = 0
 ) -> dict[str, Observation]:
-    """Searches once for each query, deep enough for every choice of the grid; returns observations by query id."""
+    """Searches once for each query, deep enough for every choice of the grid; returns observations by query id.
+
+    ``generation`` is the number of the generation to search; 0 for the one that serves.
+    """
     limit = min(MAX_HITS, MARGIN * max(grid.candidates))
-    rerank = Rerank(depth=min(MAX_HITS, MARGIN * max(grid.depths)), weight=0.0, deadline_share=1.0)
+    rerank = _deep(grid)
 
     def search(text: str) -> Observation:
         result = search_with_retries(
@@ -141,32 +83,50 @@ def observe(
             fusion=Fusion(method="rrf"),
             candidates=Candidates(dense=limit, lexical=limit),
             rerank=rerank,
+            generation=generation,
             include=Include(text=False, metadata=False),
         )
         step()
-        return observation(result)
+        return observation(result, len(grid.stages))
 
     with ThreadPoolExecutor(QUALITY_CONCURRENCY) as threads:
         return dict(zip(queries, threads.map(search, queries.values()), strict=True))
 
 
-def observation(result: SearchResult) -> Observation:
-    """The answer of a search as arrays."""
+def _deep(grid: Grid) -> Rerank:
+    """Reranking of every document that a choice may rerank. With weight 0, each stage sees the fused ranking."""
+    depths = [min(MAX_HITS, MARGIN * max(values.depths)) for values in grid.stages]
+    if grid.is_plain:
+        return Rerank(depth=depths[0], weight=0.0, deadline_share=1.0)
+    return Rerank(
+        enabled=True,
+        stages=tuple(
+            values.stage_at(depth=depth, weight=0.0) for values, depth in zip(grid.stages, depths, strict=True)
+        ),
+    )
+
+
+def observation(result: SearchResult, stages: int = 1) -> Observation:
+    """The answer of a search as arrays; ``stages`` is the number of its rerank stages."""
     import numpy as np
 
     def scores(stage: str) -> Floats:
         found = (getattr(hit, stage) for hit in result)
         return np.array([np.nan if at is None else at.score for at in found], dtype=np.float64)
 
-    def ranks(stage: str) -> NDArray[np.int64]:
+    def ranks(stage: str) -> Places:
         found = (getattr(hit, stage) for hit in result)
         return np.array([0 if at is None else at.rank for at in found], dtype=np.int64)
 
+    reranks = np.full((stages, len(result)), np.nan)
+    for place, hit in enumerate(result):
+        for at in hit.reranks:
+            reranks[at.stage - 1, place] = at.score
     return Observation(
         ids=[hit.id for hit in result],
         cosine=scores("dense"),
         lexical=scores("lexical"),
-        rerank=scores("rerank"),
+        reranks=list(reranks),
         dense_rank=ranks("dense"),
         lexical_rank=ranks("lexical"),
     )
@@ -177,27 +137,69 @@ def rankings(at: Observation, choices: Sequence[Choice]) -> list[tuple[str, ...]
     import numpy as np
 
     result: list[tuple[str, ...]] = [()] * len(choices)
-    groups: dict[tuple[int, float, int], list[int]] = {}
+    # Choices that differ only in the weight of the last stage are blended together.
+    groups: dict[tuple[int, float, Stages, int], list[int]] = {}
     for number, one in enumerate(choices):
-        groups.setdefault((one.candidates, one.dense_weight, one.depth), []).append(number)
-    stages: dict[int, tuple[NDArray[np.int64], Floats, Floats]] = {}
-    for (candidates, dense_weight, depth), numbers in groups.items():
-        if candidates not in stages:
-            stages[candidates] = _candidates(at, candidates)
-        places, dense, lexical = stages[candidates]
-        fused = weighted_sum([dense, lexical], [dense_weight, 1 - dense_weight])
-        order = np.argsort(-fused, kind="stable")
-        shortlist, scores = places[order], fused[order]
-        weights = np.array([choices[number].rerank_weight for number in numbers])
-        tops = _orders(scores[:depth], at.rerank[shortlist[:depth]], weights)
+        *before, last = one.stages
+        key = (one.candidates, one.dense_weight, tuple((stage.depth, stage.weight) for stage in before), last.depth)
+        groups.setdefault(key, []).append(number)
+    ranked = _Ranked(at)
+    for (candidates, dense_weight, stages, depth), numbers in groups.items():
+        order, scores = ranked.after(candidates, dense_weight, stages)
+        weights = np.array([choices[number].stages[-1].weight for number in numbers])
+        tops = _orders(scores[:depth], at.reranks[-1][order[:depth]], weights)
         for number, top in zip(numbers, tops, strict=True):
-            # Below the depth the fused order remains.
-            chosen = [*shortlist[:depth][top].tolist(), *shortlist[depth : depth + LIMIT].tolist()]
+            # Below the depth the order before the stage remains.
+            chosen = [*order[:depth][top].tolist(), *order[depth : depth + LIMIT].tolist()]
             result[number] = tuple(at.ids[place] for place in chosen[:LIMIT])
     return result
 
 
-def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats, Floats]:
+Stages = tuple[tuple[int, float], ...]
+"""Depth and weight of the first stages."""
+
+
+class _Ranked:
+    """The candidates of a query in the order after some stages, each worked out once."""
+
+    def __init__(self, at: Observation) -> None:
+        self._at = at
+        self._candidates: dict[int, tuple[Places, Floats, Floats]] = {}
+        self._after: dict[tuple[int, float, Stages], tuple[Places, Floats]] = {}
+
+    def after(self, candidates: int, dense_weight: float, stages: Stages) -> tuple[Places, Floats]:
+        """Positions of the candidates, best first, and their scores, after fusion and the first rerank stages."""
+        key = (candidates, dense_weight, stages)
+        if key not in self._after:
+            self._after[key] = self._rerank(*key) if stages else self._fuse(candidates, dense_weight)
+        return self._after[key]
+
+    def _fuse(self, candidates: int, dense_weight: float) -> tuple[Places, Floats]:
+        import numpy as np
+
+        if candidates not in self._candidates:
+            self._candidates[candidates] = _candidates(self._at, candidates)
+        places, dense, lexical = self._candidates[candidates]
+        fused = weighted_sum([dense, lexical], [dense_weight, 1 - dense_weight])
+        order = np.argsort(-fused, kind="stable")
+        return places[order], fused[order]
+
+    def _rerank(self, candidates: int, dense_weight: float, stages: Stages) -> tuple[Places, Floats]:
+        import numpy as np
+
+        *before, (depth, weight) = stages
+        order, scores = self.after(candidates, dense_weight, tuple(before))
+        if not weight or not order.size:
+            return order, scores
+        final, normalized = blend(scores[:depth], self._at.reranks[len(before)][order[:depth]], weight)
+        best = blended_order(final, normalized)
+        return (
+            np.concatenate([order[:depth][best], order[depth:]]),
+            np.concatenate([final[best], scores[depth:]]),
+        )
+
+
+def _candidates(at: Observation, number: int) -> tuple[Places, Floats, Floats]:
     """Positions of the candidates when each index returns ``number``, and their normalised dense and lexical scores."""
     import numpy as np
 
@@ -215,13 +217,13 @@ def _candidates(at: Observation, number: int) -> tuple[NDArray[np.int64], Floats
     return places, dense, lexical
 
 
-def _orders(fused: Floats, reranked: Floats, weights: Floats) -> NDArray[np.int64]:
+def _orders(scores: Floats, reranked: Floats, weights: Floats) -> Places:
     """The order of a shortlist under each weight, shape (weights, shortlist); weight 0 means no reranking."""
     import numpy as np
 
-    if not fused.size:
+    if not scores.size:
         return np.empty((weights.size, 0), dtype=np.int64)
-    final, normalized = blend(fused, reranked, weights[:, None])
+    final, normalized = blend(scores, reranked, weights[:, None])
     return blended_order(final, np.where(weights[:, None] > 0, normalized, np.nan))
 
 

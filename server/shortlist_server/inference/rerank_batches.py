@@ -1,7 +1,8 @@
-"""Runs a reranker's candidates in batches, best candidates first, until done or told to stop.
+"""Runs a reranker's candidates in batches until done or told to stop.
 
-Batches follow the candidates' own order, so an answer cut short by the deadline covers the best of them. A batch too
-large for the memory is halved, and so are later ones. One thread at a time.
+While there is time for all candidates, batches have candidates of like length, because each is padded to its longest.
+When time is short, batches follow the candidates' own order, so an answer cut short covers the best of them. A batch
+too large for the memory is halved, and so are later ones. One thread at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ _BATCH_TOKENS = 2048
 _BATCH_ITEMS = 16
 _SHORT_PAIR_TOKENS = 64
 _RATE_WEIGHT = 0.3
+
+_AMPLE = 3
+"""There is time for all candidates if they could take this many times as long as expected."""
+
+_MOST_PADDED = 1.25
+"""Tokens of a batch by length, with padding, over those without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +71,15 @@ class Batches:
         Raises:
             Exception: whatever ``run`` raises, except a lack of memory on a batch of several candidates.
         """
-        scored: list[Scored] = []
+        order = list(range(len(lengths)))
+        ample = may_continue(_AMPLE * sum(lengths) * self._seconds_per_token)
+        if ample:
+            # The longest first: a batch that does not fit the memory comes early.
+            order.sort(key=lambda row: -lengths[row])
+        raw, probability = np.full((2, len(lengths)), np.nan, dtype=np.float32)
         done = 0
-        while done < len(lengths):
-            rows = self._next_batch(lengths, done)
+        while done < len(order):
+            rows = self._next_batch(lengths, order[done:], alike=ample)
             padded = len(rows) * max(lengths[row] for row in rows)
             if not may_continue(padded * self._seconds_per_token):
                 break
@@ -77,17 +89,18 @@ class Batches:
                 continue
             measured = (time.monotonic() - started) / padded
             self._seconds_per_token += _RATE_WEIGHT * (measured - self._seconds_per_token)
-            scored.append(found)
+            raw[rows], probability[rows] = found.raw, found.probability
             done += len(rows)
-        nothing = np.empty(0, dtype=np.float32)
+        # The answer is a list without gaps: what comes behind the first candidate without a score is left out.
+        whole = min(order[done:], default=len(order))
         return RerankScores(
-            scores=np.concatenate([nothing, *(one.raw for one in scored)]),
-            probabilities=np.concatenate([nothing, *(one.probability for one in scored)]),
-            truncated_tokens=np.array(truncated[:done], dtype=np.int32),
-            tokens=sum(lengths[:done]),
+            scores=raw[:whole],
+            probabilities=probability[:whole],
+            truncated_tokens=np.array(truncated[:whole], dtype=np.int32),
+            tokens=sum(lengths[row] for row in order[:done]),
         )
 
-    def _run(self, rows: range, run: Callable[[Sequence[int]], Scored]) -> Scored | None:
+    def _run(self, rows: Sequence[int], run: Callable[[Sequence[int]], Scored]) -> Scored | None:
         """The batch's scores; None if it ran out of memory, after which batches are smaller."""
         try:
             return run(rows)
@@ -101,16 +114,19 @@ class Batches:
         )
         return None
 
-    def _next_batch(self, lengths: Sequence[int], start: int) -> range:
-        """The next candidates that fit one batch when padded to the longest; at least one."""
-        longest = 0
-        end = start
-        while end < len(lengths) and end - start < self._items:
-            longest = max(longest, lengths[end])
-            if end > start and longest * (end - start + 1) > self._tokens:
+    def _next_batch(self, lengths: Sequence[int], rows: Sequence[int], *, alike: bool) -> list[int]:
+        """The first of ``rows`` that fit one batch when padded to the longest, if ``alike`` with little padding; at
+        least one.
+        """
+        longest = tokens = 0
+        batch: list[int] = []
+        for row in rows[: self._items]:
+            longest, tokens = max(longest, lengths[row]), tokens + lengths[row]
+            padded = longest * (len(batch) + 1)
+            if batch and (padded > self._tokens or (alike and padded > _MOST_PADDED * tokens)):
                 break
-            end += 1
-        return range(start, end)
+            batch.append(row)
+        return batch
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -128,14 +128,15 @@ def take(table: Candidates, shortlist: Shortlist) -> None:
     values = np.asarray(scores.scores, dtype=np.float64)
     passage_ids, rows = shortlist.passage_ids[: len(values)], shortlist.passage_rows[: len(values)]
     table.passages.take_rerank(number, passage_ids, values)
-    # The first of each row in this order is the row's best passage.
-    best = np.lexsort((-values, rows))
-    scored, first = np.unique(rows[best], return_index=True)
+    # The passages of a document lie together, and documents in the order of the shortlist.
+    places = np.cumsum(np.concatenate([[0], rows[1:] != rows[:-1]]))
+    best = np.lexsort((-values, places))
+    _, first = np.unique(places[best], return_index=True)
     best = best[first]
     columns = RerankColumns.of(
         number,
         len(table),
-        scored,
+        rows[best],
         values[best],
         None if scores.probabilities is None else np.asarray(scores.probabilities)[best],
         np.asarray(scores.truncated_tokens)[best],

@@ -76,7 +76,9 @@ def merged_stages(levels: Sequence[SearchDefaults]) -> SearchDefaults:
     """What several levels of settings, the highest first, say about the stages; nothing else is set."""
     above = RerankStage()
     for level in levels:
-        if level.rerank_stages is not None and above.model != NO_MODEL:
+        if level.rerank_stages is not None:
+            if above.model == NO_MODEL:
+                break
             *others, last = level.rerank_stages
             return as_settings([*others, _first_set(above, last)], listed=True)
         above = _first_set(above, one_stage(level))

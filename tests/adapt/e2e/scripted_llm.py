@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(500, {"error": {"message": "out of order"}}, soon)
             case "broken" if times == 1:
                 self.close_connection = True
-                self.connection.close()
+                self.connection.shutdown(socket.SHUT_RDWR)
             case "down":
                 self.reply(503, {"error": {"message": "no model is loaded"}}, soon)
             case "down-after-9" if total > 9:
@@ -124,8 +125,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
         try:
+            self.end_headers()
             self.wfile.write(body)
         except OSError:
             self.close_connection = True  # the client did not wait
@@ -162,9 +163,9 @@ def written(asked: dict[str, Any], behaviours: list[str]) -> str:
                 "gives_orders": "watchful" in behaviours and "gnore" in text,
             }
         )
-    order = OBEYED.search(text)
-    if "obedient" in behaviours and order:
-        return json.dumps({"query": order[1]})
+    quoted = OBEYED.findall(text)
+    if "obedient" in behaviours and quoted:
+        return json.dumps({"query": quoted[-1]})
     words = sorted({word.lower() for word in re.findall(r"[A-Za-z]{5,}", text)})
     picked = [words[number(asked, len(words), place)] for place in range(3)] if words else ["nothing"]
     query = f"how does {picked[0]} relate to {picked[1]} and {picked[2]}"

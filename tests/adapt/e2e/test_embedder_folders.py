@@ -16,6 +16,7 @@ from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.training.contrastive import embed
 from shortlist_adapt.training.embedder_folder import open_model, save_memory, write_model
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
+from shortlist_adapt.training.serving import Serving
 from shortlist_server.config import Config
 from shortlist_server.inference.base import Embedder, PassageEmbedding, QueryText
 from shortlist_server.inference.embedder_layout import read_embedder
@@ -147,20 +148,32 @@ def test_prompts_known_by_name_alone_are_spelled_out(plain_bert: Path, tmp_path:
 
 def test_an_instruction_becomes_the_prompt_of_queries(tiny_qwen3_embedding: Path, tmp_path: Path) -> None:
     found = read_base(tiny_qwen3_embedding)
-    texts = ServedTexts(found, instruction="Find the recipe")
+    texts = ServedTexts(found, Serving(instruction="Find the recipe"))
     write_model(open_model(found, "cpu"), found, texts, tmp_path)
     expected = "Instruct: Find the recipe\nQuery:"
     assert json.loads((tmp_path / "config_sentence_transformers.json").read_text())["prompts"]["query"] == expected
     assert served(tmp_path).info.query_prompt == expected
 
 
-def test_activations_that_are_computed_twice_change_no_vector(tiny_bert: Path) -> None:
+def test_activations_that_are_computed_twice_change_no_gradient(tiny_bert: Path) -> None:
+    import torch
+
+    from shortlist_adapt.training.contrastive import features
+
     found = read_base(tiny_bert)
-    texts = ServedTexts(found)
     model = open_model(found, "cpu")
-    before = embed(model, texts.queries(TEXTS), part_tokens=512)
-    save_memory(model)
-    assert np.array_equal(before, embed(model, texts.queries(TEXTS), part_tokens=512))
+    texts = ServedTexts(found).queries(TEXTS)
+    gradients = []
+    for again in (False, True):
+        if again:
+            save_memory(model)
+        model.train()
+        model.zero_grad()
+        torch.manual_seed(1)  # dropout is the same in both
+        model(features(texts))["sentence_embedding"][:, 0].sum().backward()
+        gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
 
 
 def test_a_table_of_token_vectors_is_refused(tiny_bert: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_kill_minus_nine_ends_as_if_undisturbed(tmp_path: Path, tiny_bert: Pat
         from shortlist_adapt.training.settings import EmbedderTraining
 
         class Kills(Silent):
-            left = 4
+            left = 5  # one choice of a passage, the beginning, and three steps
             def advance(self, count=1, note=""):
                 self.left -= 1
                 if not self.left:
@@ -214,6 +214,21 @@ def test_a_run_without_development_queries_trains_to_the_end(run: RunFolder, tin
     assert (figures["best"], figures["development"], figures["base_development"]) == ("checkpoint-6", None, None)
 
 
+def test_every_epoch_has_its_own_batches() -> None:
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader
+
+    from shortlist_adapt.training.embedder_trainer import EpochBatches
+
+    loader: Any = DataLoader(range(6), batch_sampler=EpochBatches(2), collate_fn=list)  # type: ignore[arg-type]
+    prepared = Accelerator(cpu=True).prepare(loader)
+    seen = []
+    for epoch in range(3):
+        prepared.set_epoch(epoch)  # as the trainer does
+        seen += list(prepared)
+    assert seen == [[number] for number in range(6)]
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
 def test_qwen3_is_trained_with_its_instruction_and_cut_vectors(
     run: RunFolder, tiny_qwen3_embedding: Path, lora: bool
@@ -240,8 +255,9 @@ def test_qwen3_is_trained_with_its_instruction_and_cut_vectors(
 
 
 def test_a_rate_that_is_too_high_is_named_as_the_reason(run: RunFolder, tiny_bert: Path) -> None:
+    settings = changed(QUICK, {"learning_rate": 1e30, "batch_queries": 2})
     with pytest.raises(AdaptError, match="lower learning rate"):
-        train_embedder(run, tiny_bert, changed(QUICK, {"learning_rate": 1e30, "epochs": 9}), seed=0, progress=Silent())
+        train_embedder(run, tiny_bert, settings, seed=0, progress=Silent())
 
 
 def test_bfloat16_trains_as_well(run: RunFolder, tiny_bert: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,15 @@ SEED = 0
 KNOWN = 4
 """Topics that the serving model knows, the first ones."""
 
+ONLY_WORDS = SearchDefaults(mode="lexical")
+
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[str]:
     """A server with a model that knows the first topics."""
     base = write_embedder(tmp_path / "base", knows=0.1)
-    with server(tmp_path / "data", embedders=(f"base={base}",), rerankers=("none",)) as running:
+    models = {"embedders": (f"base={base}",), "rerankers": ("none",), "backend": "torch", "dtype": "float32"}
+    with server(tmp_path / "data", **models) as running:
         yield running.target
 
 
@@ -133,6 +137,41 @@ def test_a_guarded_set_that_falls_is_the_reason_of_a_refusal(run: RunFolder, cli
     with pytest.raises(GateRefused, match=r"the guarded set known/test falls from 1\.0000 to 0\.\d+"):
         decide(run, client, GateSettings(tune=False, guarded=(f"other={judged}",)))
     assert left_behind(client) == ([], ["books", "other"], {"books": ["serving"], "other": ["serving"]})
+
+
+def test_of_two_models_the_one_that_helps_is_kept(run: RunFolder, client: Client, tiny_cross_encoder: Path) -> None:
+    shutil.copytree(tiny_cross_encoder, run.model / "reranker")
+    decide(run, client)
+    decision = load(run.gate)
+    assert [trial.name for trial in decision.trials] == [
+        "present models",
+        "reranker",
+        "embedder",
+        "embedder and reranker",
+    ]
+    assert decision.chosen == "embedder"
+    assert left_behind(client)[0] == [decision.models[0].address]
+
+
+def test_the_settings_are_those_that_rank_best_with_the_new_model(run: RunFolder, client: Client) -> None:
+    client.update_collection("books", ONLY_WORDS)
+    decide(run, client, GateSettings())
+    decision = load(run.gate)
+    assert decision.candidate.ndcg_at_10 == pytest.approx(1.0)
+    embedder = decision.trials[1]
+    assert embedder.development > embedder.untuned + 0.5
+    publish(run, client, "books", PublishSettings(), Silent(), seed=SEED)
+    assert client.get_collection("books").config.search_defaults.mode == "hybrid"
+    assert client.search("books", "ask39a").hits[0].id == "d39"
+
+
+def test_a_gain_of_settings_alone_is_not_one_of_the_model(run: RunFolder, client: Client, tmp_path: Path) -> None:
+    client.create_collection("known", CollectionConfig(embedder="base", search_defaults=ONLY_WORDS))
+    client.ingest("known", documents()).finish()
+    folder = write_run(tmp_path / "known", topics=range(KNOWN))
+    write_embedder(folder.model / "embedder", knows=1.0, seed=9)
+    with pytest.raises(GateRefused, match="tuned settings of the present models gain as much"):
+        gate(folder, client, "known", GateSettings(), Silent(), seed=SEED)
 
 
 def test_queries_cut_out_of_documents_are_judged_where_their_words_are_hidden(tmp_path: Path, client: Client) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shortlist_adapt.costs import Cost
 from shortlist_adapt.errors import AdaptError, BudgetSpent, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.progress import Silent
@@ -77,7 +78,7 @@ def test_every_document_has_a_query_in_its_place_that_says_where_it_comes_from(
     first = drafts[0]
     assert first.source == "llm"
     assert first.language == ""
-    assert first.kind in {"keywords", "fact", "explanation", "overview", "claim", "problem"}
+    assert first.kind in {"keyword", "fact", "explanation", "overview", "claim", "problem"}
     assert {draft.provenance["model"] for draft in drafts} == {"good"}
     assert first.provenance["query_prompt"].startswith("query.txt@")
     assert first.provenance["difficulty"] in {"newcomer", "informed", "expert"}
@@ -105,6 +106,23 @@ def test_a_second_run_asks_nothing_and_gives_the_same(llm: ScriptedLlm, tmp_path
     llm.reset()
     assert made(llm, tmp_path) == first
     assert llm.log() == []
+
+
+def test_the_cost_leaves_out_what_the_cache_has(llm: ScriptedLlm, tmp_path: Path) -> None:
+    def cost(**changes: Any) -> Cost:
+        return llm_source(settings(llm, **changes), RunFolder(tmp_path), seed=0).cost(DOCUMENTS)
+
+    before = cost()
+    assert before.llm_calls == 36
+    made(llm, tmp_path, documents=9)
+    half = cost()
+    assert (half.llm_calls, half.seconds) == (18, before.seconds / 2)
+    assert before.llm_tokens * 0.4 < half.llm_tokens < before.llm_tokens * 0.6
+    assert cost(temperature=0.1) == before
+    _, figures = made(llm, tmp_path)
+    assert cost() == cost(budget_tokens=1_000_000) == Cost()
+    # The estimate before was of the right size.
+    assert figures["tokens"] / 2 < before.llm_tokens < figures["tokens"] * 2
 
 
 def test_another_seed_gives_other_queries(llm: ScriptedLlm, tmp_path: Path) -> None:

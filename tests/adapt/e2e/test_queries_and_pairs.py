@@ -190,14 +190,14 @@ def test_the_cost_counts_the_searches_that_are_still_to_be_made(
     sources = sources_of(settings, folder, seed=0)
     synthesise(folder, client, COLLECTION, settings, Silent(), sources=sources, seed=0)
     queries = [one for one in read_lines(folder.queries, TrainingQuery) if one.split is not Split.HELD_OUT]
-    assert cost(folder, COLLECTION, MINING).searches == len(queries)
+    assert cost(folder, MINING).searches == len(queries)
     # At the depth of the round trip, its answers are there already.
     people = sum(query.source == "judged" for query in queries)
-    assert cost(folder, COLLECTION, MiningSettings()).searches == people
+    assert cost(folder, MiningSettings()).searches == people
     counts = Counts()
     mine(folder, client, COLLECTION, MiningSettings(), counts, seed=0)
     assert counts.searches == people
-    assert cost(folder, COLLECTION, MiningSettings()).searches == 0
+    assert cost(folder, MiningSettings()).searches == 0
 
 
 def test_without_a_query_to_train_on_the_step_says_what_to_do(client: Client, tmp_path: Path) -> None:

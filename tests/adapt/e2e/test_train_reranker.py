@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shortlist_adapt.errors import InvalidInput
+from shortlist_adapt.errors import AdaptError, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.merging.merge import merge_reranker
 from shortlist_adapt.merging.settings import MergeSettings
@@ -237,6 +237,42 @@ def test_a_merged_reranker_is_served_and_chosen_by_its_final_figure(
         chosen = next(row for row in part["rows"] if row["name"] == part["chosen"])
         assert chosen["figure"] == best
         assert part["queries"] == 5 and part["measure"] == "final nDCG@10"
+
+
+def test_a_merged_cross_encoder_scores_alike_in_sentence_transformers(tiny_bert: Path, run: RunFolder) -> None:
+    from sentence_transformers import CrossEncoder
+
+    train_reranker(run, tiny_bert, SETTINGS, seed=1, progress=Silent())
+    merge_reranker(run, MergeSettings(), SETTINGS, progress=Silent())
+    model = CrossEncoder(str(run.model / "reranker"), device="cpu")
+    texts = ["short", "coral and fish", "long " * 30]
+    theirs = np.asarray(model.predict([("what is rust", text) for text in texts], activation_fn=torch.nn.Identity()))
+    assert np.ptp(theirs) > 1e-3
+    assert np.abs(served(run.model / "reranker", "what is rust", texts) - theirs).max() <= 1e-5
+
+
+def test_a_training_that_diverges_ends_with_the_reason(tiny_cross_encoder: Path, run: RunFolder) -> None:
+    settings = RerankerTraining(
+        epochs=3, negatives=2, batch_queries=4, learning_rate=1e30, warmup=0.0, device="cpu", threads=1
+    )
+    with pytest.raises(AdaptError, match="lower learning rate"):
+        train_reranker(run, tiny_cross_encoder, settings, seed=1, progress=Silent())
+
+
+def test_the_chat_template_of_an_embedder_is_not_taken_for_that_of_a_reranker(
+    tiny_qwen3_embedding: Path, run: RunFolder, tmp_path: Path
+) -> None:
+    base = tmp_path / "embedder"
+    shutil.copytree(tiny_qwen3_embedding, base)
+    (base / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content | trim }}{% endfor %}")
+    (base / "README.md").write_text("license: apache-2.0")
+    settings = RerankerTraining(epochs=1, negatives=1, batch_queries=7, learning_rate=1e-3, device="cpu", threads=1)
+    assert reranker_cost(run, base, settings).seconds > 0
+    figures = train_reranker(run, base, settings, seed=1, progress=Silent())
+    assert figures["family"] == "decoder" and figures["new_head"]
+    target = run.checkpoints / "reranker"
+    assert np.ptp(served(target / figures["best"], "what is rust 3", TEXTS)) > 0
+    assert (target / "base" / "README.md").is_file(), "the report names the licence of the base"
 
 
 def test_an_estimate_grows_with_the_work(tiny_cross_encoder: Path, run: RunFolder) -> None:

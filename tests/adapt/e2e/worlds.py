@@ -30,20 +30,24 @@ def documents() -> list[Document]:
     ]
 
 
-def write_run(root: Path, *, source: str = "judged") -> RunFolder:
-    """A run folder with the documents, and a query of each split for each topic; it has no model yet."""
+QUERIES = 40
+"""Queries of each split."""
+
+
+def write_run(root: Path, *, topics: range = range(TOPICS)) -> RunFolder:
+    """A run folder with the documents, and queries about the topics in each split; it has no model yet."""
     folder = RunFolder(root)
     folder.prepare()
     write_lines(folder.corpus, (CorpusDocument(id=one.id, title=one.title, text=one.text) for one in documents()))
     dice = random.Random(3)
     queries = []
     for split in SPLITS:
-        for topic in range(TOPICS):
+        for number in range(QUERIES):
+            topic = topics[number % len(topics)]
             words = [f"ask{topic}{letter}" for letter in dice.sample("abc", 3)]
-            text = " ".join([*words, split.value])
-            queries.append(
-                TrainingQuery(id=f"{split}-{topic}", text=text, source=source, split=split, positives={f"d{topic}": 1})
-            )
+            text = " ".join([*words, f"{split}{number // len(topics)}"])
+            id = f"{split}-{number}-{topic}"
+            queries.append(TrainingQuery(id=id, text=text, source="judged", split=split, positives={f"d{topic}": 1}))
     write_lines(folder.queries, queries)
     return folder
 

@@ -46,9 +46,11 @@ def test_what_a_kill_left_goes_away_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_other_settings_begin_anew(tmp_path: Path) -> None:
     target = tmp_path / "reranker"
-    checkpoints.begin(target, "one")
+    assert not checkpoints.begin(target, "one")
     write(target, 10)
-    checkpoints.begin(target, "two")
+    assert not checkpoints.begin(target, "one")
+    assert checkpoints.begin(target, "two")
+    assert not checkpoints.begin(target, "three"), "there was nothing to lose"
     assert names(target) == ["training.json"]
 
 

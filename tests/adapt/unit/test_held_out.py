@@ -9,7 +9,9 @@ import pytest
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
+from shortlist_adapt.gating.guarding import by_source
 from shortlist_adapt.gating.held_out import check_unseen, choose, hidden_documents
+from shortlist_adapt.gating.searching import Searched
 from shortlist_adapt.gating.settings import GateSettings
 from shortlist_adapt.records import CorpusDocument, Split, TrainingPair, TrainingQuery, write_lines
 
@@ -101,3 +103,21 @@ def test_a_training_pair_of_a_held_out_query_is_found(tmp_path: Path) -> None:
         write(of, text)
         with pytest.raises(InvalidInput, match=r"pairs\.jsonl has a pair of the held-out query"):
             check_unseen(folder, [held_out, trained])
+
+
+def test_a_source_that_falls_is_a_guarded_set_of_its_own() -> None:
+    queries = [query(n, source) for source in ("judged", "clicks") for n in range(25)]
+    judged = choose(queries, Split.HELD_OUT, GateSettings(), least=3, seed=1)
+    before = searched(dict.fromkeys(judged.queries, 0.5))
+    after = searched({id: 1.0 if id.startswith("judged") else 0.4 for id in judged.queries})
+    outcomes = by_source("books", judged, before, after, GateSettings())
+    assert [(one.name, one.holds) for one in outcomes] == [
+        ("held-out queries, source clicks", False),
+        ("held-out queries, source judged", True),
+    ]
+    few = choose(queries[:30], Split.HELD_OUT, GateSettings(), least=3, seed=1)
+    assert by_source("books", few, before, after, GateSettings()) == []
+
+
+def searched(figures: dict[str, float]) -> Searched:
+    return Searched(figures=figures, ids={}, degraded={})

@@ -34,8 +34,7 @@ def why(
     arguments: dict[str, Any] = {
         "serving": side(0.44),
         "candidate": side(0.6),
-        "present": trial("present models", 0.5),
-        "chosen": trial("embedder", 0.6),
+        "alone": None,
         **changes,
     }
     return objection(of=of, p=p, guarded=guarded or [], settings=settings, **arguments)
@@ -99,9 +98,10 @@ def test_a_slow_candidate_is_refused_where_there_is_a_limit() -> None:
     assert "takes 180 ms, more than 150" in why(candidate=slow, settings=GateSettings(max_median_ms=150))
 
 
-def test_present_models_that_tuning_makes_as_good_keep_their_place() -> None:
-    assert why(present=trial("present models", 0.6005)) == ""
-    assert "tuned settings of the present models rank better" in why(present=trial("present models", 0.62))
+def test_a_gain_that_settings_alone_bring_does_not_count_for_a_model() -> None:
+    assert why(alone=side(0.5)) == ""
+    assert "tuned settings of the present models gain as much (0.6000 on held-out" in why(alone=side(0.6))
+    assert "gain as much" in why(alone=side(0.56), settings=GateSettings(margin=0.05))
 
 
 def test_of_trials_that_are_about_equal_the_one_that_changes_least_is_best() -> None:

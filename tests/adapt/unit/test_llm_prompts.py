@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from shortlist_adapt.commands.prompts import prompts_command
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.synthesis.llm.prompts import FILES, copy_prompts, files_of, read_prompts
 
@@ -15,7 +17,7 @@ VALUES = {"document": "D", "character": "C", "type": "T", "level": "L", "languag
 def test_there_are_a_hundred_people_and_every_type_and_level_is_described() -> None:
     files = read_prompts()
     assert len(files.characters) >= 100
-    assert {kind.name for kind in files.types} >= {"keywords", "fact", "explanation", "claim"}
+    assert {kind.name for kind in files.types} >= {"keyword", "fact", "explanation", "claim"}
     assert len(files.levels) == 3
     for choice in (*files.characters, *files.types, *files.levels):
         assert choice.line() == f"{choice.name}: {choice.description}"
@@ -85,10 +87,18 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_type_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"type 'poem' is not in types\.txt; it has keywords, fact"):
+    with pytest.raises(InvalidInput, match=r"type 'poem' is not in types\.txt; it has keyword, fact"):
         read_prompts(types=("poem",))
     with pytest.raises(InvalidInput, match="is not a folder with prompt files"):
         read_prompts(tmp_path / "missing")
+
+
+def test_the_command_lists_what_it_copies(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    ran = CliRunner().invoke(prompts_command, [str(folder)])
+    assert ran.exit_code == 0
+    assert ran.stdout.split() == [str(folder / name) for name in FILES]
+    assert "has all the files already" in CliRunner().invoke(prompts_command, [str(folder)]).stderr
 
 
 def test_copies_are_read_as_ours_and_a_changed_copy_stays(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shortlist_adapt.records import CorpusDocument
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
@@ -167,6 +169,18 @@ def test_a_document_stands_between_markers_that_depend_on_all_of_it() -> None:
 )
 def test_no_text_can_pose_as_a_turn_of_the_chat(text: str, expected: str) -> None:
     assert neutral(text) == expected
+
+
+PIECES = st.sampled_from(["<|", "|>", "im_start", "<", "/s>", "[INST]", "</document-", "\u200b", " ", "\n", "a"])
+
+
+@given(st.lists(PIECES).map("".join))
+def test_no_text_ends_its_own_part(text: str) -> None:
+    shown = show(CorpusDocument(id="d", title="", text=text), 0, 6000, seed=0)
+    assert neutral(shown.text) == shown.text
+    assert "<|im_start|>" not in shown.text
+    assert "</document-" not in shown.text
+    assert shown.block.count("<document-") == shown.block.count("</document-") == 1
 
 
 def test_neutral_text_stays_as_it_is() -> None:

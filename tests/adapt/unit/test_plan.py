@@ -8,7 +8,7 @@ import pytest
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import Plan, begin, like_served, read_plan, with_options, write_plan
+from shortlist_adapt.plan import Plan, begin, read_plan, with_options, write_plan
 
 
 @pytest.fixture
@@ -61,12 +61,3 @@ def test_a_malformed_plan_is_refused(folder: RunFolder, text: str, message: str)
 def test_a_folder_without_a_plan_says_how_to_begin(folder: RunFolder) -> None:
     with pytest.raises(InvalidInput, match="has no run: begin one"):
         read_plan(folder)
-
-
-def test_training_sees_the_passages_of_the_collection_unless_it_is_told_otherwise() -> None:
-    exported = {"passage_tokens": 128, "overlap_tokens": 16, "query_instruction": "Find the rule."}
-    embedder = like_served(Plan(), exported).embedder
-    assert (embedder.passage_tokens, embedder.overlap_tokens, embedder.instruction) == (128, 16, "Find the rule.")
-    own = Plan().changed({"embedder.passage_tokens": 64, "embedder.instruction": "Find."})
-    embedder = like_served(own, exported).embedder
-    assert (embedder.passage_tokens, embedder.overlap_tokens, embedder.instruction) == (64, 0, "Find.")

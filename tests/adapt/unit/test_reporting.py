@@ -50,6 +50,7 @@ def decision(passed: bool = True) -> Decision:
         sources={"judged": 4},
         serving=Side(ndcg_at_10=0.5, median_ms=10.0, degraded={}),
         candidate=Side(ndcg_at_10=0.625, median_ms=12.0, degraded={}),
+        settings_alone=Side(ndcg_at_10=0.55, median_ms=11.0, degraded={}),
         difference=difference([0.5] * 4, [0.0, 0.5, 1.0, 1.0]),
         margin=0.0,
         p=0.0004,

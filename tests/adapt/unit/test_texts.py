@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortlist_adapt.texts import copied_share, normal, sentences
+from shortlist_adapt.texts import copied_share, normal, sentences, words_of
 
 
 def cut(text: str) -> list[str]:
@@ -54,3 +54,7 @@ def test_a_copied_query_is_told_from_a_new_one() -> None:
     assert copied_share("the heart", text) == 1.0
     assert copied_share("heart", text) == 0.0
     assert copied_share("which organ pumps blood through the body today", text) == pytest.approx(1 / 4)
+
+
+def test_ideographs_are_words_of_their_own() -> None:
+    assert words_of("Python\u306e\u8f9e\u66f8 3") == ["python", "\u306e", "\u8f9e", "\u66f8", "3"]

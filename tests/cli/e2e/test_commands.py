@@ -52,8 +52,55 @@ def test_search_prints_json(target: str, animals: str) -> None:
     run = shortlist("search", animals, "owl", "--limit", "1", "--no-rerank", "--json", target=target)
     answer = json.loads(run.stdout)
     (hit,) = answer["hits"]
-    assert (hit["id"], hit["metadata"], hit["rerank"]) == ("owl", {"year": 2020}, None)
-    assert answer["report"]["reranked"] == 0
+    assert (hit["id"], hit["metadata"], hit["reranks"]) == ("owl", {"year": 2020}, [])
+    assert answer["report"]["rerank_stages"] == []
+
+
+def test_search_reranks_in_the_stages_that_it_is_given(target: str, animals: str) -> None:
+    stages = ("--stage", "late-interaction,depth=3,weight=0.5", "--stage", "late-interaction, depth=2")
+    run = shortlist("search", animals, "quick fox", *stages, target=target)
+    assert run.returncode == 0, run.stderr
+    header, *rows = [line.split("\t") for line in run.stdout.splitlines()]
+    assert header == ["rank", "score", "dense", "lexical", "fused", "rerank 1", "rerank 2", "id", "document"]
+    assert [bool(row[6]) for row in rows] == [True, True, False]
+    assert "3, then 2 reranked" in run.stderr
+    told = shortlist("search", animals, "quick fox", *stages, "--explain", target=target).stdout
+    assert "rerank 1: 3 scored; by late-interaction@" in told
+    assert "rerank 2: 2 scored, 1 beyond depth; by late-interaction@" in told
+    answer = json.loads(shortlist("search", animals, "fox", *stages, "--json", target=target).stdout)
+    assert [stage["model"]["name"] for stage in answer["report"]["rerank_stages"]] == ["late-interaction"] * 2
+    assert [score["stage"] for score in answer["hits"][0]["reranks"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--stage", "late-interaction,wait=1"), "'wait=1' in 'late-interaction,wait=1': a stage is MODEL"),
+        (("--stage", "late-interaction,depth=some"), "'depth=some' in"),
+        (("--stage", "depth=3"), "names no reranker"),
+        (("--stage", "late-interaction", "--depth", "3"), "but not both"),
+    ],
+)
+def test_a_stage_that_cannot_be_read_says_why(
+    target: str, animals: str, options: tuple[str, ...], message: str
+) -> None:
+    run = shortlist("search", animals, "owl", *options, target=target)
+    assert run.returncode == 2
+    assert message in " ".join(run.stderr.split())
+
+
+def test_a_collection_is_told_how_its_searches_rerank(target: str, animals: str) -> None:
+    nothing = shortlist("collections", "update", animals, target=target)
+    assert nothing.returncode == 2
+    assert "nothing to change" in nothing.stderr
+    stages = ("--stage", "late-interaction,depth=3,weight=0.5", "--stage", "late-interaction,deadline-share=0.5")
+    run = shortlist("collections", "update", animals, *stages, target=target)
+    assert run.returncode == 0, run.stderr
+    assert "config.search_defaults.rerank.stages[0].depth\t3\n" in run.stdout
+    assert "config.search_defaults.rerank.stages[1].deadline_share\t0.5\n" in run.stdout
+    assert "effective_search_defaults.rerank.stages[1].depth\t50\n" in run.stdout
+    one = json.loads(shortlist("collections", "update", animals, "--rerank", "--json", target=target).stdout)
+    assert one["config"]["search_defaults"]["rerank"]["stages"] == []
 
 
 def test_a_number_that_no_request_can_hold_is_an_error_in_one_line(target: str, animals: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import Client, CollectionConfig, Fusion, Rerank, SearchDefaults
-from shortlist_cli.evaluation.tuning import Grid, observe, rankings
+from shortlist import Client, CollectionConfig, Fusion, Rerank, RerankStage, SearchDefaults
+from shortlist_cli.evaluation.choices import Grid, StageValues
+from shortlist_cli.evaluation.tuning import observe, rankings
 
 WORDS = ("owl", "whale", "camel", "lynx", "heron", "otter", "gecko", "bison", "river", "stone", "cloud", "grass")
 QUERIES = 40
@@ -122,6 +123,25 @@ def test_a_collection_that_presets_one_index_is_tuned_for_both(client: Client, t
     assert client.get_collection("tuned").config.search_defaults.mode == "hybrid"
 
 
+def test_stages_that_a_collection_does_not_have_are_tuned_and_applied(
+    client: Client, target: str, judged: Path
+) -> None:
+    stages = ("--stage", "late-interaction,depth=20", "--stage", "late-interaction,weight=0.5")
+    values = ("--sweep", "fusion.dense_weight=0,0.5", "--sweep", "candidates=40")
+    values += ("--sweep", "rerank.stages[0].weight=0.2", "--sweep", "rerank.depth=5,10")
+    ran = run(judged, "--target", target, "--collection", "tuned", *stages, *values, "--apply", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["served"] == pytest.approx(found["fitted"], abs=0.01)
+    chosen = [(stage["model"], stage["weight"], stage["depth"]) for stage in found["choice"]["stages"]]
+    assert [one[:2] for one in chosen] == [("late-interaction", 0.2), ("late-interaction", 0.5)]
+    applied = client.get_collection("tuned").config.search_defaults.rerank
+    assert [(stage.model, stage.weight, stage.depth) for stage in applied.stages] == chosen
+    of_both = ("--sweep", "rerank.stages[0].weight=0,0.2", "--sweep", "rerank.stages[1].weight=0.5")
+    again = run(judged, "--target", target, "--collection", "tuned", *of_both, "--sweep", "candidates=40")
+    assert again.returncode == 0, again.stderr
+
+
 def test_a_collection_without_an_embedder_has_nothing_to_tune(client: Client, target: str, judged: Path) -> None:
     client.create_collection("vectors", CollectionConfig(embedder="none", dimension=2))
     ran = run(judged, "--target", target, "--collection", "vectors")
@@ -131,7 +151,22 @@ def test_a_collection_without_an_embedder_has_nothing_to_tune(client: Client, ta
 
 def test_what_is_worked_out_is_what_the_server_answers(client: Client, judged: Path) -> None:
     queries = {"a": "owl whale place8", "b": "stone in the cloud", "c": "bison gecko bison"}
-    grid = Grid(dense_weights=(0.0, 0.4, 1.0), rerank_weights=(0.0, 0.5, 1.0), depths=(5, 30), candidates=(10, 40))
+    one = StageValues(weights=(0.0, 0.5, 1.0), depths=(5, 30))
+    grid = Grid(dense_weights=(0.0, 0.4, 1.0), stages=(one,), candidates=(10, 40))
+    late = RerankStage(model="late-interaction")
+    several = Grid(
+        dense_weights=(0.4,),
+        stages=(
+            StageValues(stage=late, weights=(0.0, 0.5), depths=(20,)),
+            StageValues(stage=late, weights=(0.0, 0.7), depths=(5, 10)),
+        ),
+        candidates=(40,),
+    )
+    for values in (grid, several):
+        check(client, queries, values)
+
+
+def check(client: Client, queries: dict[str, str], grid: Grid) -> None:
     observations = observe(client, "tuned", queries, grid, lambda: None)
     choices = grid.choices()
     for query, text in queries.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shortlist import Candidates, Fusion, Rerank, SearchDefaults
+from shortlist import Candidates, Fusion, Rerank, RerankStage, SearchDefaults
+from shortlist_cli.evaluation.choices import Choice, ChosenStage, Grid, StageValues
 from shortlist_cli.evaluation.settings import InvalidSweep
 from shortlist_cli.evaluation.tune_search import grid_of
-from shortlist_cli.evaluation.tuning import LIMIT, Choice, Grid, Observation, rankings, tune
+from shortlist_cli.evaluation.tuning import LIMIT, Observation, rankings, tune
 from shortlist_server.domain import DenseCandidates, DenseStrategy, LexicalCandidates
 from shortlist_server.pipeline.candidates import Candidates as Table
 from shortlist_server.pipeline.candidates import RerankColumns
@@ -16,7 +17,7 @@ from shortlist_server.ranking.fusion import weighted_sum
 from shortlist_server.ranking.significance import difference
 
 
-def observed(seed: int, documents: int = 120) -> Observation:
+def observed(seed: int, documents: int = 120, stages: int = 1) -> Observation:
     """Random scores: about half of the documents found by words, most by meaning."""
     numbers = np.random.default_rng(seed)
     cosine = numbers.uniform(-0.1, 0.9, documents)
@@ -26,12 +27,12 @@ def observed(seed: int, documents: int = 120) -> Observation:
     lexical_rank = np.zeros(documents, dtype=np.int64)
     by_words = np.argsort(-np.nan_to_num(words, nan=-1.0))[: int((~np.isnan(words)).sum())]
     lexical_rank[by_words] = np.arange(1, len(by_words) + 1)
-    rerank = np.where(numbers.random(documents) < 0.9, numbers.normal(size=documents), np.nan)
+    reranks = [np.where(numbers.random(documents) < 0.9, numbers.normal(size=documents), np.nan) for _ in range(stages)]
     return Observation(
         ids=[f"d{number}" for number in range(documents)],
         cosine=cosine,
         lexical=words,
-        rerank=rerank,
+        reranks=reranks,
         dense_rank=dense_rank,
         lexical_rank=lexical_rank,
     )
@@ -48,16 +49,13 @@ def by_the_server(at: Observation, choice: Choice) -> list[str]:
     )
     weights = [choice.dense_weight, 1 - choice.dense_weight]
     table.sort(weighted_sum([stage.normalized for stage in table.stages()], weights))
-    if choice.rerank_weight > 0:
-        scores = at.rerank[table.keys[: choice.depth]]
-        columns = RerankColumns(
-            scores=scores,
-            normalized=scores,
-            ranks=np.ones(len(scores), dtype=np.int64),
-            probabilities=None,
-            truncated_tokens=np.zeros(len(scores), dtype=np.int64),
-        )
-        table.take_rerank(columns, choice.rerank_weight)
+    for number, stage in enumerate(choice.stages, 1):
+        rows = table.order[: stage.depth]
+        scores = at.reranks[number - 1][table.keys[rows]]
+        if stage.weight > 0 and not np.isnan(scores).all():
+            known = ~np.isnan(scores)
+            columns = RerankColumns.of(number, len(table), rows[known], scores[known])
+            table.take_rerank(columns, stage.depth, stage.weight)
     return [at.ids[key] for key in table.keys[table.order][:LIMIT]]
 
 
@@ -72,9 +70,29 @@ def _dense(at: Observation, places: list[int]) -> DenseCandidates:
 def test_rankings_are_those_of_the_servers_formulas(seed: int) -> None:
     at = observed(seed)
     grid = Grid(
-        dense_weights=(0.0, 0.3, 0.6, 1.0), rerank_weights=(0.0, 0.3, 1.0), depths=(5, 20, 200), candidates=(7, 50)
+        dense_weights=(0.0, 0.3, 0.6, 1.0),
+        stages=(StageValues(weights=(0.0, 0.3, 1.0), depths=(5, 20, 200)),),
+        candidates=(7, 50),
     )
     choices = grid.choices()
+    for choice, ranking in zip(choices, rankings(at, choices), strict=True):
+        assert list(ranking) == by_the_server(at, choice), choice
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rankings_after_several_stages_are_those_of_the_servers_formulas(seed: int) -> None:
+    at = observed(seed, stages=3)
+    grid = Grid(
+        dense_weights=(0.3, 1.0),
+        stages=(
+            StageValues(weights=(0.0, 0.4), depths=(30,)),
+            StageValues(weights=(0.0, 0.6, 1.0), depths=(5, 50)),
+            StageValues(weights=(0.0, 0.5), depths=(3, 20)),
+        ),
+        candidates=(40,),
+    )
+    choices = grid.choices()
+    assert len(choices) == 2 * 2 * 5 * 3
     for choice, ranking in zip(choices, rankings(at, choices), strict=True):
         assert list(ranking) == by_the_server(at, choice), choice
 
@@ -82,19 +100,25 @@ def test_rankings_are_those_of_the_servers_formulas(seed: int) -> None:
 def test_a_query_that_finds_nothing_has_an_empty_ranking() -> None:
     none = np.empty(0)
     ranks = np.empty(0, dtype=np.int64)
-    empty = Observation(ids=[], cosine=none, lexical=none, rerank=none, dense_rank=ranks, lexical_rank=ranks)
+    empty = Observation(ids=[], cosine=none, lexical=none, reranks=[none], dense_rank=ranks, lexical_rank=ranks)
     assert rankings(empty, Grid().choices()[:3]) == [(), (), ()]
 
 
 def test_without_a_second_stage_its_depth_is_not_a_choice() -> None:
-    choices = Grid(dense_weights=(0.5,), rerank_weights=(0.0, 0.5), depths=(20, 50), candidates=(100,)).choices()
-    assert [(choice.rerank_weight, choice.depth) for choice in choices] == [(0.0, 20), (0.5, 20), (0.5, 50)]
+    values = StageValues(weights=(0.0, 0.5), depths=(20, 50))
+    choices = Grid(dense_weights=(0.5,), stages=(values,), candidates=(100,)).choices()
+    assert [(stage.weight, stage.depth) for choice in choices for stage in choice.stages] == [
+        (0.0, 20),
+        (0.5, 20),
+        (0.5, 50),
+    ]
 
 
-CHOICES = [
-    Choice(dense_weight=0.5, rerank_weight=0.4, depth=depth, candidates=candidates)
-    for depth, candidates in ((50, 100), (20, 100), (20, 50))
-]
+def one_stage(weight: float, depth: int, *, dense_weight: float = 0.5, candidates: int = 100) -> Choice:
+    return Choice(dense_weight=dense_weight, candidates=candidates, stages=(ChosenStage(weight=weight, depth=depth),))
+
+
+CHOICES = [one_stage(0.4, depth, candidates=candidates) for depth, candidates in ((50, 100), (20, 100), (20, 50))]
 
 
 def test_a_real_gain_is_found_and_held_out_figures_have_it_too() -> None:
@@ -110,7 +134,7 @@ def test_a_real_gain_is_found_and_held_out_figures_have_it_too() -> None:
 def test_noise_leads_to_no_gain_on_queries_without_a_part_in_the_choice() -> None:
     numbers = np.random.default_rng(4)
     present = numbers.uniform(0, 1, 400)
-    choices = [Choice(dense_weight=w / 200, rerank_weight=0.4, depth=50, candidates=100) for w in range(200)]
+    choices = [one_stage(0.4, 50, dense_weight=w / 200) for w in range(200)]
     scores = np.clip(present[:, None] + numbers.normal(0, 0.3, (400, 200)), 0, 1)
     tuned = tune(present, scores, choices)
     assert difference(present.tolist(), tuned.fitted.tolist()).significant
@@ -140,8 +164,34 @@ def test_applying_changes_what_was_tuned_and_leaves_the_rest() -> None:
         fusion=Fusion(method="weighted_sum", dense_weight=0.5, rrf_k=30),
         rerank=Rerank(weight=0.4, depth=50, instruction="Find it"),
     )
-    without = Choice(dense_weight=0.5, rerank_weight=0, depth=20, candidates=100)
+    without = one_stage(0, 20)
     assert without.over(present).rerank == Rerank(enabled=False, weight=0.9, instruction="Find it")
+
+
+def test_applying_stages_leaves_out_those_of_no_weight_and_keeps_what_is_not_tuned() -> None:
+    late, cross = RerankStage(model="late-interaction"), RerankStage(model="tuned", instruction="Find it")
+    stages = tuple(
+        ChosenStage(stage=stage, weight=weight, depth=depth)
+        for stage, weight, depth in ((late, 0.4, 100), (RerankStage(model="slow"), 0.0, 20), (cross, 0.6, 10))
+    )
+    present = SearchDefaults(rerank=Rerank(enabled=False, depth=3, on_failure="fail"))
+    assert Choice(dense_weight=0.5, candidates=50, stages=stages).over(present).rerank == Rerank(
+        enabled=True,
+        on_failure="fail",
+        stages=(
+            RerankStage(model="late-interaction", weight=0.4, depth=100),
+            RerankStage(model="tuned", instruction="Find it", weight=0.6, depth=10),
+        ),
+    )
+
+
+def test_among_equals_the_last_stage_decides_what_is_cheap() -> None:
+    def choice(first: int, last: int, weight: float = 0.5) -> Choice:
+        stages = (ChosenStage(weight=0.5, depth=first), ChosenStage(weight=weight, depth=last))
+        return Choice(dense_weight=0.5, candidates=100, stages=stages)
+
+    ordered = [choice(100, 50, weight=0.0), choice(50, 10), choice(100, 10), choice(50, 20)]
+    assert sorted([*ordered[2:], *ordered[:2]], key=lambda one: one.cost) == ordered
 
 
 def test_both_indexes_are_asked_whatever_the_collection_presets() -> None:
@@ -150,10 +200,33 @@ def test_both_indexes_are_asked_whatever_the_collection_presets() -> None:
 
 def test_a_sweep_replaces_the_values_to_choose_from() -> None:
     grid = grid_of(["rerank.depth=5,10", "fusion.dense_weight=0.5"])
-    assert (grid.depths, grid.dense_weights, grid.candidates) == ((5, 10), (0.5,), Grid().candidates)
+    (stage,) = grid.stages
+    assert (stage.depths, grid.dense_weights, grid.candidates) == ((5, 10), (0.5,), Grid().candidates)
 
 
-@pytest.mark.parametrize("sweep", ["mode=dense", "rerank.weight=1.5", "rerank.depth=0", "candidates=x"])
+def test_a_sweep_names_a_stage_by_its_place_and_without_one_the_last() -> None:
+    stages = [RerankStage(model="late-interaction", depth=100), RerankStage(model="tuned")]
+    grid = grid_of(["rerank.weight=0.5", "rerank.stages[0].weight=0.1,0.2", "rerank.stages[1].depth=7"], stages)
+    first, last = grid.stages
+    assert (first.stage.model, first.weights, first.depths) == ("late-interaction", (0.1, 0.2), (100,))
+    assert (last.stage.model, last.weights, last.depths) == ("tuned", (0.5,), (7,))
+    with pytest.raises(InvalidSweep, match=r"the last of 2 rerank stages is rerank\.stages\[1\]"):
+        grid_of(["rerank.stages[2].depth=7"], stages)
+    with pytest.raises(InvalidSweep, match="swept twice"):
+        grid_of(["rerank.depth=5", "rerank.stages[1].depth=10"], stages)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "mode=dense",
+        "rerank.weight=1.5",
+        "rerank.depth=0",
+        "candidates=x",
+        "rerank.stages[0].weight=2",
+        "rerank.stages=1",
+    ],
+)
 def test_a_sweep_that_tuning_cannot_use_is_refused(sweep: str) -> None:
     with pytest.raises(InvalidSweep):
         grid_of([sweep])

@@ -25,6 +25,7 @@ from shortlist import (
     Fusion,
     Include,
     Rerank,
+    RerankStage,
     SearchDefaults,
     SearchQuery,
     SearchResult,
@@ -92,7 +93,8 @@ async def test_an_explanation_tells_the_way_of_every_candidate(client: Any, book
     assert (said.candidates[0].dense, said.candidates[0].rerank) == (result[0].dense, result[0].rerank)
     assert [one.outcome for one in said.candidates] == ["returned", "beyond_limit", "beyond_limit"]
     assert [one.rerank_outcome for one in said.candidates] == ["scored", "scored", "beyond_depth"]
-    assert (said.fusion_method, said.rerank_depth, said.dense_candidates) == ("weighted_sum", 2, 100)
+    assert (said.fusion_method, said.dense_candidates) == ("weighted_sum", 100)
+    assert [(stage.stage, stage.depth, stage.reranked) for stage in result.report.rerank_stages] == [(1, 2, 2)]
     (growing,) = said.dense_sources
     assert (growing.name, growing.passages, growing.matches, growing.strategy) == ("growing", 3, None, "exact")
     assert said.texts.query == "quick fox"
@@ -114,6 +116,57 @@ async def test_rerank_settings_travel_and_a_collection_presets_them(client: Any,
     assert updated.config.search_defaults.mode == "lexical"
     result = await client.search(books, "owl")
     assert (result.report.mode, result.report.reranked) == ("lexical", 0)
+
+
+async def test_a_search_reranks_in_stages_and_a_hit_has_the_score_of_each(client: Any, books: str) -> None:
+    stages = [RerankStage(depth=3, weight=0.25), RerankStage(model="late-interaction", depth=2, weight=1.0)]
+    result = await client.search(books, "quick fox", rerank=stages, include=Include(passages=True))
+    assert [(stage.stage, stage.depth, stage.weight) for stage in result.report.rerank_stages] == [
+        (1, 3, 0.25),
+        (2, 2, 1.0),
+    ]
+    assert [tuple(score.stage for score in hit.reranks) for hit in result] == [(1, 2), (1, 2), (1,)]
+    for hit in result:
+        assert hit.rerank == hit.reranks[-1]
+        assert (hit.rerank.blended, hit.rerank.blended_rank) == (hit.score, hit.rank)
+        assert hit.passages[0].rerank_scores == {score.stage: score.score for score in hit.reranks}
+        assert hit.passages[0].rerank_score == hit.rerank.score
+    assert (result.report.reranker.name, result.report.reranked) == ("late-interaction", 2)
+    assert result.report.rerank_tokens == 0
+
+
+async def test_a_collection_presets_stages_and_a_request_replaces_them_or_changes_the_last(
+    client: Any, books: str
+) -> None:
+    stages = (RerankStage(depth=3, instruction="find it"), RerankStage(depth=2, weight=0.5, deadline_share=0.25))
+    presets = SearchDefaults(rerank=Rerank(stages=stages))
+    updated = await client.update_collection(books, presets)
+    assert updated.config.search_defaults == presets
+    effective = updated.effective_search_defaults.rerank
+    assert [(stage.model, stage.depth, stage.weight) for stage in effective.stages] == [
+        ("late-interaction", 3, 0.4),
+        ("late-interaction", 2, 0.5),
+    ]
+    assert (effective.depth, effective.model) == (None, "")
+
+    async def run(rerank: Any) -> list[tuple[int, float]]:
+        result = await client.search(books, "owl", rerank=rerank)
+        return [(stage.depth, stage.weight) for stage in result.report.rerank_stages]
+
+    assert await run(None) == [(3, 0.4), (2, 0.5)]
+    assert await run(Rerank(depth=1)) == [(3, 0.4), (1, 0.5)]
+    assert await run([RerankStage(depth=1)]) == [(1, 0.4)]
+    assert await run(Rerank(model="none")) == await run(False) == []
+    mask = ["search_defaults.rerank.stages"]
+    one = await client.update_collection(books, SearchDefaults(), update_mask=mask)
+    assert one.config.search_defaults == SearchDefaults()
+    assert await run(None) == [(50, 0.4)]
+
+
+@pytest.mark.parametrize("given", [RerankStage(), Rerank(stages=RerankStage())])  # type: ignore[arg-type]
+async def test_one_stage_alone_is_no_list_of_stages(client: Any, books: str, given: Any) -> None:
+    with pytest.raises(shortlist.InvalidArgument, match="not one"):
+        await client.search(books, "owl", rerank=given)
 
 
 @pytest.mark.parametrize(

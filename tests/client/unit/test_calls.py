@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from shortlist import Candidates, Chunking, CollectionConfig, Fusion, InvalidArgument, Rerank, SearchDefaults
+from shortlist import (
+    Candidates,
+    Chunking,
+    CollectionConfig,
+    Fusion,
+    InvalidArgument,
+    Rerank,
+    RerankStage,
+    SearchDefaults,
+)
 from shortlist import _admin_calls as admin
 from shortlist import _collection_calls as collection_calls
 from shortlist import _dead_letter_calls as dead_letters
@@ -34,6 +43,7 @@ INT32: list[tuple[str, Callable[[Any], Any]]] = [
     ("fusion.rrf_k", lambda value: search(fusion=Fusion(rrf_k=value))),
     ("rerank.depth", lambda value: search(rerank=Rerank(depth=value))),
     ("rerank.depth", lambda value: update(SearchDefaults(rerank=Rerank(depth=value)))),
+    ("rerank.stages[0].depth", lambda value: search(rerank=[RerankStage(depth=value)])),
     ("config.dimension", lambda value: create(CollectionConfig(dimension=value))),
     ("config.chunking.max_tokens", lambda value: create(CollectionConfig(chunking=Chunking(max_tokens=value)))),
     ("config.chunking.overlap_tokens", lambda value: create(CollectionConfig(chunking=Chunking(overlap_tokens=value)))),
@@ -82,6 +92,7 @@ def test_a_sequence_may_be_larger() -> None:
         ("name", lambda text: admin.backup(text, [])),
         ("instruction", lambda text: search(instruction=text)),
         ("rerank.model", lambda text: search(rerank=Rerank(model=text))),
+        ("rerank.stages[0].instruction", lambda text: search(rerank=[RerankStage(instruction=text)])),
         ("config.filterable_fields", lambda text: create(CollectionConfig(filterable_fields=(text,)))),
     ],
 )

@@ -61,6 +61,10 @@ def create(name: str = "new", **config: Any) -> C.CreateCollectionRequest:
     return C.CreateCollectionRequest(collection=name, config=collection_pb2.CollectionConfig(**config))
 
 
+def stages(*each: dict[str, Any], **one: Any) -> search_pb2.Rerank:
+    return search_pb2.Rerank(stages=[search_pb2.RerankStage(**stage) for stage in each], **one)
+
+
 TEXTS = D.ListRequest(collection="texts")
 FOREIGN, TOO_FAR = pages.next_token(D.ListRequest(collection="vectors"), 1), pages.next_token(TEXTS, 10**30)
 BAD_FILTER = filter_pb2.Filter(all_of=filter_pb2.AllOf())
@@ -103,6 +107,31 @@ CASES: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
         "rerank.deadline_share",
     ),
     ("Search", search(rerank=search_pb2.Rerank(model="absent")), NOT_FOUND, "MODEL_NOT_FOUND", ""),
+    (
+        "Search",
+        search(rerank=stages({"depth": 3}, {"weight": 1.5})),
+        INVALID,
+        "INVALID_ARGUMENT",
+        "rerank.stages[1].weight",
+    ),
+    (
+        "Search",
+        search(rerank=stages({"deadline_share": 0})),
+        INVALID,
+        "INVALID_ARGUMENT",
+        "rerank.stages[0].deadline_share",
+    ),
+    ("Search", search(rerank=stages({}, {"model": "none"})), INVALID, "INVALID_ARGUMENT", "rerank.stages[1].model"),
+    ("Search", search(rerank=stages({}, {"model": "absent"})), NOT_FOUND, "MODEL_NOT_FOUND", ""),
+    ("Search", search(rerank=stages({}, depth=3)), INVALID, "INVALID_ARGUMENT", "rerank.stages"),
+    ("Search", search(rerank=stages(*[{}] * 5)), INVALID, "INVALID_ARGUMENT", "rerank.stages"),
+    (
+        "Search",
+        search(collection="vectors", query=search_pb2.Query(text="x"), rerank=stages({})),
+        INVALID,
+        "INVALID_ARGUMENT",
+        "rerank.stages[0].model",
+    ),
     ("Search", search(min_score=2), INVALID, "INVALID_ARGUMENT", "min_score"),
     ("Search", search(collection="vectors", mode=1), PRECONDITION, "UNSUPPORTED_BY_COLLECTION", "query.vector"),
     (

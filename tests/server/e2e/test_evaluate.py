@@ -70,7 +70,7 @@ def test_the_figures_are_those_of_the_same_searches_judged_by_the_command_line(c
     info = client.server_info()
     embedder, reranker = info.embedders[0], info.rerankers[0]
     assert report.embedder == ModelVersion(name=embedder.name, revision=embedder.revision)
-    assert report.reranker == ModelVersion(name=reranker.name, revision=reranker.revision)
+    assert report.rerankers == (ModelVersion(name=reranker.name, revision=reranker.revision),)
     assert report.degraded_searches == 0
 
 

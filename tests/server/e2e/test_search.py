@@ -103,7 +103,9 @@ def test_the_best_document_comes_first_with_the_account_of_every_stage(service: 
     assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
     assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
     best = answer.hits[0]
-    assert (best.dense.rank, best.lexical.rank, best.fused.rank, best.rerank.rank) == (1, 1, 1, 1)
+    (rerank,) = best.reranks
+    assert (best.dense.rank, best.lexical.rank, best.fused.rank, rerank.rank) == (1, 1, 1, 1)
+    assert (rerank.stage, rerank.blended, rerank.blended_rank) == (1, best.score, best.rank)
     assert 0 < best.dense.score <= 1
     assert best.lexical.score > 0
     assert best.document.text == ANIMALS["owl"]
@@ -111,15 +113,17 @@ def test_the_best_document_comes_first_with_the_account_of_every_stage(service: 
     report = answer.report
     assert report.mode == search_pb2.RETRIEVAL_MODE_HYBRID
     assert report.dense_candidates == len(ANIMALS)
-    assert report.reranked == len(ANIMALS)
+    (stage,) = report.rerank_stages
+    assert (stage.stage, stage.depth, stage.reranked) == (1, 50, len(ANIMALS))
     collection = service.collections.GetCollection(
         collection_service_pb2.GetCollectionRequest(collection="animals"), timeout=10
     ).collection
     assert report.embedder == search_pb2.ModelVersion(name="hashing", revision=collection.embedder_revision)
-    assert report.reranker.name == "late-interaction"
+    assert stage.model.name == "late-interaction"
     assert not report.degraded
-    for stage in ("total", "embed", "dense", "lexical", "fuse", "fetch", "rerank", "group"):
-        assert getattr(report.timings, stage).ToNanoseconds() > 0, stage
+    for name in ("total", "embed", "dense", "lexical", "fuse", "fetch", "rerank", "group"):
+        assert getattr(report.timings, name).ToNanoseconds() > 0, name
+    assert (stage.fetch, stage.rerank) == (report.timings.fetch, report.timings.rerank)
 
 
 def test_each_mode_asks_its_own_index(service: Service) -> None:
@@ -130,14 +134,14 @@ def test_each_mode_asks_its_own_index(service: Service) -> None:
     lexical = service.search("animals", "krill", mode=search_pb2.RETRIEVAL_MODE_LEXICAL, rerank=plain)
     assert {hit.id for hit in lexical.hits} == {"whale", "krill"}
     assert not lexical.hits[0].HasField("dense")
-    assert not lexical.hits[0].HasField("rerank")
+    assert not lexical.hits[0].reranks
     assert lexical.report.dense_strategy == search_pb2.DENSE_STRATEGY_UNSPECIFIED
 
 
 def test_reranking_works_on_what_the_words_alone_found(service: Service) -> None:
     answer = service.search("animals", "krill", mode=search_pb2.RETRIEVAL_MODE_LEXICAL)
     assert {hit.id for hit in answer.hits} == {"whale", "krill"}
-    assert all(hit.HasField("rerank") for hit in answer.hits)
+    assert all(len(hit.reranks) == 1 for hit in answer.hits)
 
 
 def test_the_length_of_the_answer_does_not_change_its_order(service: Service) -> None:
@@ -150,8 +154,8 @@ def test_the_length_of_the_answer_does_not_change_its_order(service: Service) ->
 
 def test_rerank_depth_is_not_the_answers_length(service: Service) -> None:
     answer = service.search("animals", "night", limit=6, rerank=search_pb2.Rerank(depth=2))
-    assert answer.report.reranked == 2
-    assert [hit.HasField("rerank") for hit in answer.hits] == [True, True, False, False, False, False]
+    assert [stage.reranked for stage in answer.report.rerank_stages] == [2]
+    assert [len(hit.reranks) for hit in answer.hits] == [1, 1, 0, 0, 0, 0]
     assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
 
 
@@ -172,7 +176,7 @@ def test_only_what_was_asked_for_is_returned(service: Service) -> None:
     assert passage.passage.text == ANIMALS["owl"]
     assert sum(value * value for value in passage.passage.vector) == pytest.approx(1, abs=1e-4)
     assert passage.HasField("dense_score")
-    assert passage.HasField("rerank_score")
+    assert dict(passage.rerank_scores) == {1: full.reranks[0].score}
 
 
 def test_hits_below_the_threshold_are_left_out(service: Service) -> None:
@@ -193,7 +197,7 @@ def test_a_query_can_be_a_vector(service: Service) -> None:
     assert answer.hits[0].id == "camel"
     assert answer.hits[0].dense.score == pytest.approx(1, abs=1e-5)
     assert answer.report.mode == search_pb2.RETRIEVAL_MODE_DENSE
-    assert not answer.hits[0].HasField("rerank")
+    assert not answer.hits[0].reranks
 
 
 def test_a_document_is_found_at_once_after_its_ack_and_only_in_its_last_version(service: Service) -> None:
@@ -368,8 +372,9 @@ def test_a_second_stage_without_time_leaves_the_order_of_the_first_and_says_so(s
     answer = service.search("animals", "hunts at night", rerank=search_pb2.Rerank(deadline_share=1e-9))
     assert [hit.id for hit in answer.hits] == plain
     assert answer.report.degraded
-    assert answer.report.degradations[0].kind == search_pb2.DEGRADATION_KIND_RERANK_SKIPPED
-    assert not answer.hits[0].HasField("rerank")
+    (lost,) = answer.report.degradations
+    assert (lost.kind, lost.stage) == (search_pb2.DEGRADATION_KIND_RERANK_SKIPPED, 1)
+    assert not answer.hits[0].reranks
 
 
 def test_a_caller_can_ask_to_fail_rather_than_to_go_without_the_second_stage(service: Service) -> None:

@@ -57,6 +57,11 @@ class Outcome:
     calls: int = 0
     tokens: int = 0
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the model gave no answer to a request."""
+        return any(rejection.reason is Reason.UNANSWERED for rejection in self.rejections)
+
     def reject(self, reason: Reason, detail: str = "") -> None:
         """Notes that the document has a query less."""
         self.rejections.append(Rejection(document_id=self.document_id, reason=reason, detail=detail))
@@ -169,6 +174,7 @@ class Asking:
             "characters": _lines(draw.characters),
             "types": _lines(draw.types),
             "levels": _lines(self._files.levels),
+            "words": _words(draw),
         }
         system, user = self._files.configuration.fill(values)
         schema = configuration_schema(draw, self._files.levels)
@@ -216,8 +222,12 @@ def _query_values(shown: Shown, draw: Draw, chosen: Configuration) -> Mapping[st
             if draw.language == DOCUMENT_LANGUAGE
             else f"the language with the ISO 639-1 code {draw.language!r}"
         ),
-        "words": f"{draw.words[0]} to {draw.words[1]}",
+        "words": _words(draw),
     }
+
+
+def _words(draw: Draw) -> str:
+    return f"{draw.words[0]} to {draw.words[1]}"
 
 
 def _lines(choices: tuple[Choice, ...]) -> str:

@@ -97,3 +97,28 @@ class ChatModel(Protocol):
 
     async def close(self) -> None:
         """Ends connections."""
+
+
+class Nobody:
+    """A model that answers no request: with it, only the cache does. Tells what a run would still cost."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` is that of the model whose answers the cache has."""
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """See ``ChatModel``."""
+        return self._name
+
+    @property
+    def parallel(self) -> int:
+        """See ``ChatModel``."""
+        return 1
+
+    async def answer(self, request: Request) -> Answer:
+        """Raises ``Unanswered``."""
+        raise Unanswered("not in the cache")
+
+    async def close(self) -> None:
+        """See ``ChatModel``."""

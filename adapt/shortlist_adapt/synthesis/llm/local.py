@@ -37,12 +37,13 @@ class LocalModel:
             InvalidInput: the folder is no causal language model in safetensors, or its tokenizer has no chat template.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(settings.model)
         if not (folder / "config.json").is_file():
             raise InvalidInput(f"{folder} is not the folder of a model; to ask a server, give its URL too")
-        self._name = f"{folder.resolve().name}@{_identity(folder)}"
+        self._name = local_name(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -52,7 +53,7 @@ class LocalModel:
                 use_safetensors=True,
                 dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise InvalidInput(f"{folder} is not a causal language model: {_line(error)}") from error
         if not self._tokenizer.chat_template:
             raise InvalidInput(f"{folder} has no chat template; take a model that is tuned to follow instructions")
@@ -145,14 +146,17 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(longest_first) or r"(?!)")
 
 
-def _identity(folder: Path) -> str:
-    """Eight hexadecimal digits of a hash of the model's files: the answers of another model are never taken for its."""
+def local_name(folder: Path) -> str:
+    """The folder's name and eight digits of a hash of its files: answers of other weights are never taken for its.
+
+    Reads all of the weights.
+    """
     digest = hashlib.sha256()
     for path in [*(folder / name for name in IDENTITY_FILES), *sorted(folder.glob("*.safetensors"))]:
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:8]
+    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
 
 
 def _line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from shortlist_adapt.errors import InvalidInput
 FILES = ("configuration.txt", "query.txt", "characters.txt", "types.txt", "levels.txt")
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
-    "configuration.txt": frozenset({"document", "characters", "types", "levels"}),
+    "configuration.txt": frozenset({"document", "characters", "types", "levels", "words"}),
     "query.txt": frozenset({"document", "character", "type", "level", "language", "words"}),
 }
 

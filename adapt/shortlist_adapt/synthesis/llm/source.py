@@ -15,15 +15,14 @@ from shortlist_adapt.errors import BudgetSpent, InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.progress import Progress
 from shortlist_adapt.records import CorpusDocument
-from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome, Rejection
+from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome
 from shortlist_adapt.synthesis.llm.budget import TokenBudget, estimated_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
-from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed
+from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed, Nobody
 from shortlist_adapt.synthesis.llm.drawing import sample
 from shortlist_adapt.synthesis.llm.endpoint import Endpoint, checked_url, read_key, sends_key_in_the_clear
-from shortlist_adapt.synthesis.llm.local import LocalModel
+from shortlist_adapt.synthesis.llm.local import LocalModel, local_name
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
-from shortlist_adapt.synthesis.llm.screening import Reason
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, check
 from shortlist_adapt.synthesis.source import Draft, QuerySource
 
@@ -78,21 +77,38 @@ class LlmSource:
         return SOURCE
 
     def cost(self, documents: Sequence[CorpusDocument]) -> Cost:
-        """See ``QuerySource``. Counts answers that are in the cache again, and stops at the budget."""
+        """See ``QuerySource``. Reads what the cache has already."""
         chosen = sample(documents, self._settings.documents, self._seed)
-        if not chosen:
-            return Cost()
-        limit = self._settings.max_document_characters
-        sizes = [len(f"{document.title}{document.text[:limit]}".encode("utf-8", "replace")) for document in chosen]
-        each = self._settings.per_document
-        tokens = each * sum(estimated_tokens(2 * size + PROMPT_BYTES) + ANSWER_TOKENS for size in sizes)
-        calls = 2 * each * len(chosen)
-        if self._settings.budget_tokens and tokens > self._settings.budget_tokens:
-            calls = calls * self._settings.budget_tokens // tokens
-            tokens = self._settings.budget_tokens
+        limit, each = self._settings.max_document_characters, self._settings.per_document
+        answered = asyncio.run(self._answered(chosen))
+        calls, tokens = 0, 0.0
+        for document, outcome in zip(chosen, answered, strict=True):
+            if outcome is not None and not outcome.unanswered:
+                continue
+            size = len(f"{document.title}{document.text[:limit]}".encode("utf-8", "replace"))
+            left = max(1, 2 * each - (outcome.calls if outcome else 0))
+            calls += left
+            tokens += left / 2 * (estimated_tokens(2 * size + PROMPT_BYTES) + ANSWER_TOKENS)
+        if self._settings.budget_tokens:
+            spent = sum(outcome.tokens for outcome in answered if outcome)
+            affordable = min(1.0, max(0, self._settings.budget_tokens - spent) / tokens) if tokens else 0.0
+            calls, tokens = round(calls * affordable), tokens * affordable
         local = not self._settings.url
         seconds = tokens * LOCAL_SECONDS_PER_TOKEN if local else calls * SECONDS_PER_CALL / self._settings.concurrency
-        return Cost(seconds=seconds, llm_calls=calls, llm_tokens=tokens)
+        return Cost(seconds=seconds, llm_calls=calls, llm_tokens=round(tokens))
+
+    async def _answered(self, documents: Sequence[CorpusDocument]) -> list[Outcome | None]:
+        """What the cache alone makes of the documents; None for all without a cache."""
+        path = self._folder / "answers.jsonl"
+        if not path.exists():
+            return [None for _ in documents]
+        name = self._settings.model if self._settings.url else local_name(Path(self._settings.model))
+        cache = AnswerCache(path)
+        try:
+            asking = Asking(Nobody(name), cache, self._files, self._settings, self._seed)
+            return [await asking.ask(document) for document in documents]
+        finally:
+            cache.close()
 
     def drafts(self, documents: Sequence[CorpusDocument], progress: Progress) -> Iterator[Draft]:
         """See ``QuerySource``.
@@ -134,22 +150,21 @@ class LlmSource:
         progress.begin(f"asking {model.name}", total=len(documents), unit="documents")
         asking = Asking(model, cache, self._files, self._settings, self._seed)
         outcomes: list[Outcome] = []
-        rejections: list[Rejection] = []
-        unanswered = 0
+        silent: list[Outcome] = []
         async with contextlib.aclosing(self._in_order(documents, model.parallel, asking, progress)) as coming:
             async for outcome in coming:
                 outcomes.append(outcome)
-                rejections += outcome.rejections
                 self._count(outcome)
                 progress.advance(note=f"{self._counts['tokens']:,} tokens")
-                silent = any(rejection.reason is Reason.UNANSWERED for rejection in outcome.rejections)
-                unanswered = unanswered + 1 if silent else 0
-                if unanswered >= min(MAX_UNANSWERED, len(documents)):
-                    raise EndpointFailed(
-                        f"{outcome.rejections[-1].detail}; {unanswered} documents in a row got no answer."
-                        " Answers are kept: run the step again to go on"
-                    )
-        _write_rejections(self._folder / "rejected.jsonl", rejections)
+                if outcome.unanswered:
+                    silent.append(outcome)
+                elif outcome.calls:
+                    silent.clear()
+                if len(silent) >= MAX_UNANSWERED:
+                    raise _failure(silent)
+        if silent and not self._counts["calls"]:
+            raise _failure(silent)
+        _write_rejections(self._folder / "rejected.jsonl", outcomes)
         return outcomes
 
     async def _in_order(
@@ -199,9 +214,17 @@ class LlmSource:
             self._counts[f"rejected: {rejection.reason.value}"] += 1
 
 
-def _write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
+def _failure(silent: Sequence[Outcome]) -> EndpointFailed:
+    return EndpointFailed(
+        f"{silent[-1].rejections[-1].detail}; {len(silent)} documents in a row got no answer. Answers are kept: run the"
+        " step again to go on"
+    )
+
+
+def _write_rejections(path: Path, outcomes: Sequence[Outcome]) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors="replace") as file:
-        for rejection in rejections:
-            file.write(json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n")
+        for outcome in outcomes:
+            for rejection in outcome.rejections:
+                file.write(json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n")
     partial.replace(path)

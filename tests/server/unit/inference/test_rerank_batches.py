@@ -1,4 +1,4 @@
-"""Candidates are scored in order, in batches that fit the time and the memory."""
+"""Candidates are scored in batches that fit the time and the memory, and hold texts of like length."""
 
 from __future__ import annotations
 
@@ -38,7 +38,55 @@ def score(batches: Batches, card: Card, lengths: Sequence[int]) -> list[float]:
 def test_batches_hold_sixteen_candidates_or_their_tokens() -> None:
     card = Card()
     assert score(Batches(seconds_per_token=0), card, [10] * 40 + [1000] * 3) == [*range(43)]
-    assert card.batches == [16, 16, 8, 2, 1]
+    assert card.batches == [2, 1, 16, 16, 8]
+
+
+def test_with_time_for_all_a_batch_has_texts_of_like_length() -> None:
+    runs: list[list[int]] = []
+
+    def run(rows: Sequence[int]) -> Scored:
+        runs.append([lengths[row] for row in rows])
+        values = np.array(rows, dtype=np.float32)
+        return Scored(raw=values, probability=values)
+
+    lengths = [20, 200, 30, 190, 25, 180, 22]
+    scores = Batches(seconds_per_token=0).score(lengths, [1, 2, 3, 4, 5, 6, 7], run, lambda _: True)
+    assert runs == [[200, 190, 180], [30, 25, 22, 20]]
+    assert scores.scores.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert scores.truncated_tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_with_little_time_the_best_candidates_come_first() -> None:
+    card, seconds = Card(), 1e-3
+    left = 100 * seconds
+
+    def may_continue(wanted: float) -> bool:
+        nonlocal left
+        if wanted <= left:
+            left -= wanted
+            return True
+        return False
+
+    scores = Batches(seconds_per_token=seconds, batch_tokens=0).score(
+        [100] + [2000] * 3, [0] * 4, card.run, may_continue
+    )
+    assert scores.scores.tolist() == [0]
+    assert scores.tokens == 100
+
+
+def test_an_answer_cut_short_has_no_gaps() -> None:
+    asked: list[float] = []
+
+    def may_continue(wanted: float) -> bool:
+        asked.append(wanted)
+        return len(asked) < 4
+
+    card = Card()
+    # By length, the batches are candidates 1, 2 and 0; time is over before the last.
+    scores = Batches(seconds_per_token=0).score([10, 2000, 1200, 5], [0] * 4, card.run, may_continue)
+    assert card.batches == [1, 1]
+    assert scores.scores.tolist() == []
+    assert scores.tokens == 3200
 
 
 def test_a_card_with_memory_takes_more_at_once() -> None:

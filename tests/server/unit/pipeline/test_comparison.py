@@ -36,7 +36,7 @@ def result(ids: Sequence[str], seconds: float = 0.01, *, degraded: bool = False)
                 dense=None,
                 lexical=None,
                 fused=StageScore(score=1 / rank, rank=rank, normalized=1 / rank),
-                rerank=None,
+                reranks=(),
                 document=StoredDocument(
                     key=rank, id=id, sequence=1, title="", text="", metadata={}, passage_count=1, passages=()
                 ),
@@ -52,15 +52,13 @@ def result(ids: Sequence[str], seconds: float = 0.01, *, degraded: bool = False)
             dense_candidates=0,
             lexical_candidates=0,
             fused_candidates=0,
-            reranked=0,
+            rerank_stages=(),
             filter_matches=None,
             query_tokens=0,
             query_truncated_tokens=0,
-            rerank_tokens=0,
             sequence=1,
             generation=1,
             embedder=None,
-            reranker=None,
             degradations=lost,
         ),
     )

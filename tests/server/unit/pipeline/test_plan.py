@@ -14,6 +14,7 @@ from shortlist_server.domain import (
     DegradationKind,
     FusionMethod,
     RerankFailurePolicy,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
     SearchRequest,
@@ -21,7 +22,8 @@ from shortlist_server.domain import (
 from shortlist_server.errors import InvalidArgument, ModelMismatch, ModelNotFound, UnsupportedByCollection
 from shortlist_server.inference.catalog import load_models
 from shortlist_server.pipeline.collections import NewCollection, create_collection
-from shortlist_server.pipeline.plan import DEFAULTS, Plan, effective_defaults, merged, plan
+from shortlist_server.pipeline.plan import DEFAULTS, STAGE_FIELDS, Plan, effective_defaults, merged, plan
+from shortlist_server.pipeline.stages import PlannedStage, one_stage
 from shortlist_server.storage.store import open_store
 
 Planned = Callable[..., Plan]
@@ -70,12 +72,11 @@ def test_zero_and_false_are_settings_too() -> None:
 
 
 def test_the_reranker_gives_its_own_depth_and_weight(planned: Planned) -> None:
-    found = planned()
-    assert found.reranker is not None
-    info = found.reranker.info
-    assert (found.rerank_depth, found.rerank_weight) == (info.default_depth, info.default_weight)
-    assert planned(SearchDefaults(rerank_weight=0.0)).rerank_weight == 0.0
-    assert planned(SearchDefaults(rerank=False)).reranker is None
+    (stage,) = planned().stages
+    info = stage.reranker.info
+    assert (stage.number, stage.depth, stage.weight) == (1, info.default_depth, info.default_weight)
+    assert planned(SearchDefaults(rerank_weight=0.0)).stages[0].weight == 0.0
+    assert planned(SearchDefaults(rerank=False)).stages == ()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,7 @@ def test_the_reranker_gives_its_own_depth_and_weight(planned: Planned) -> None:
         SearchDefaults(),
         SearchDefaults(mode=RetrievalMode.LEXICAL, ef=77, exact=True, fusion=FusionMethod.RRF, rerank_weight=0.0),
         SearchDefaults(rerank_depth=3, rerank_instruction="be strict", rerank_deadline_share=0.5, dense_candidates=7),
+        SearchDefaults(rerank_stages=(RerankStage(), RerankStage(depth=3, weight=0.0, instruction="be strict"))),
     ],
 )
 def test_the_effective_defaults_are_what_a_search_without_settings_runs_with(
@@ -93,19 +95,29 @@ def test_the_effective_defaults_are_what_a_search_without_settings_runs_with(
     models, store = load_models(config), open_store(config)
     collection = create_collection(store, models, NewCollection(name="c", search_defaults=presets))
     effective = effective_defaults(collection.config, models)
-    unset = {field.name for field in dataclasses.fields(effective) if getattr(effective, field.name) is None}
-    assert unset <= {"ef"}
     assert effective.ef == presets.ef
     with collection.read_generation() as generation:
         found = plan(SearchRequest(collection="c", text="a text", limit=1), generation, models)
     for field in dataclasses.fields(effective):
-        if field.name in {"ef", "rerank", "reranker", "recall_target"}:
+        if field.name in {"ef", "rerank", "recall_target", *STAGE_FIELDS}:
             continue
         assert getattr(found, field.name) == getattr(effective, field.name), field.name
-    assert found.reranker is not None
-    assert (effective.rerank, effective.reranker) == (True, found.reranker.info.name)
+    assert effective.rerank
+    stages = effective.rerank_stages or (one_stage(effective),)
+    assert [as_settings(one) for one in found.stages] == list(stages)
+    assert (effective.rerank_stages is None) == (presets.rerank_stages is None)
     store.close()
     models.close()
+
+
+def as_settings(stage: PlannedStage) -> RerankStage:
+    return RerankStage(
+        model=stage.reranker.info.name,
+        depth=stage.depth,
+        weight=stage.weight,
+        instruction=stage.instruction,
+        deadline_share=stage.deadline_share,
+    )
 
 
 def test_without_a_reranker_the_effective_defaults_do_not_rerank(tmp_path: Path) -> None:
@@ -169,7 +181,7 @@ def lacking(tmp_path: Path) -> Iterator[Planned]:
 
 def test_without_its_model_a_collection_is_searched_by_words_and_the_answer_says_so(lacking: Planned) -> None:
     found = lacking()
-    assert (found.mode, found.embedder, found.reranker) == (RetrievalMode.LEXICAL, None, None)
+    assert (found.mode, found.embedder, found.stages) == (RetrievalMode.LEXICAL, None, ())
     (lost,) = found.degradations
     assert lost.kind is DegradationKind.EMBEDDER_MISSING
     assert "revision" in lost.message
