@@ -1,11 +1,12 @@
 """The figure of an embedder: nDCG@10 of its dense ranking of a sample of the corpus, on the development queries.
 
-The sample holds the answers of these queries, their hard negatives, and documents drawn at random. Passages, prompts
-and vectors are the server's own. A document that a query was cut from is seen as training may show it.
+The sample holds the answers of these queries, as many of their hard negatives as fit, and documents drawn at random
+where room is left. Passages, prompts and vectors are the server's own. A document that a query was cut from is seen as training may show it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from shortlist_server.ranking.measures import judge_each
 Floats = NDArray[np.float32]
 
 SAMPLE = 2000
-"""Documents in the sample, unless the queries' answers and negatives are more."""
+"""Documents in the sample, unless the queries' answers are more."""
 
 _BATCH_TOKENS = 4096
 _BATCH_QUERIES = 32
@@ -58,14 +59,20 @@ def read_development(folder: RunFolder, *, seed: int, sample: int = SAMPLE) -> D
         InvalidInput: a file is missing or malformed.
     """
     queries = [one for one in read_lines(folder.queries, TrainingQuery) if one.split is Split.DEVELOPMENT]
-    wanted = {document for query in queries for document in (*query.positives, *query.rejected)}
+    negatives = [query.rejected for query in queries]
     if folder.pairs.is_file():
         pairs = (pair for pair in read_lines(folder.pairs, TrainingPair) if pair.split is Split.DEVELOPMENT)
-        wanted |= {document for pair in pairs for document in pair.negative_ids}
+        negatives += [pair.negative_ids for pair in pairs]
+    # Round by round, so that each query has some of its hardest ones where not all fit.
+    hard = (one for round in itertools.zip_longest(*negatives) for one in round if one is not None)
     with Corpus(folder.corpus) as corpus:
-        chosen = {document for document in wanted if document in corpus}
-        drawn = sorted((draw(seed, "development", one), one) for one in corpus if one not in chosen)
-        chosen.update(one for _, one in drawn[: max(sample - len(chosen), 0)])
+        drawn = sorted(corpus, key=lambda one: (draw(seed, "development", one), one))
+        chosen = {one for query in queries for one in query.positives if one in corpus}
+        for one in itertools.chain(hard, drawn):
+            if len(chosen) >= sample:
+                break
+            if one in corpus:
+                chosen.add(one)
         documents = {one: corpus[one] for one in corpus if one in chosen}
     kept_queries = tuple(query for query in queries if not documents.keys().isdisjoint(query.positives))
     hidden = {}

@@ -80,28 +80,37 @@ def run(tmp_path: Path, queries: Sequence[TrainingQuery], documents: int = 50) -
     return folder
 
 
+def pair(query_id: str, positive: str, negatives: tuple[str, ...]) -> TrainingPair:
+    return TrainingPair(
+        query_id=query_id,
+        query=query_id,
+        source="judged",
+        split=Split.DEVELOPMENT,
+        positive_id=positive,
+        positive="text",
+        negative_ids=negatives,
+        negatives=("text",) * len(negatives),
+    )
+
+
 def test_the_sample_holds_answers_and_negatives_and_is_the_same_each_time(tmp_path: Path) -> None:
     queries = [query("q", "reef", ["d1"], rejected=("d2",)), query("t", "tide", ["d3"], split=Split.TRAIN)]
     folder = run(tmp_path, queries)
-    pair = TrainingPair(
-        query_id="q",
-        query="reef",
-        source="judged",
-        split=Split.DEVELOPMENT,
-        positive_id="d1",
-        positive="text",
-        negative_ids=("d40", "gone"),
-        negatives=("text", "text"),
-    )
-    write_lines(folder.pairs, [pair])
-    made = read_development(folder, seed=1, sample=10)
+    write_lines(folder.pairs, [pair("q", "d1", ("d40", "gone", "d41")), pair("q2", "d1", ("d42", "d43", "d44"))])
+    made = read_development(folder, seed=1, sample=12)
     ids = [one.id for one in made.documents]
-    assert len(ids) == 10 and {"d1", "d2", "d40"} <= set(ids)
+    assert len(ids) == 12 and {"d1", "d2", "d40", "d41", "d42", "d43", "d44"} <= set(ids)
     assert [one.id for one in made.queries] == ["q"]
-    assert read_development(folder, seed=1, sample=10) == made
-    assert read_development(folder, seed=2, sample=10) != made
-    assert len(read_development(folder, seed=1, sample=1).documents) == 3
+    assert read_development(folder, seed=1, sample=12) == made
+    assert read_development(folder, seed=2, sample=12) != made
     assert len(read_development(folder, seed=1).documents) == 50
+
+
+def test_a_small_sample_has_the_answers_and_the_hardest_negatives_of_each_query(tmp_path: Path) -> None:
+    folder = run(tmp_path, [query("q", "reef", ["d1"]), query("q2", "tide", ["d3"])])
+    write_lines(folder.pairs, [pair("q", "d1", ("d40", "d41")), pair("q2", "d3", ("d42", "d43"))])
+    for sample, expected in ((1, {"d1", "d3"}), (4, {"d1", "d3", "d40", "d42"})):
+        assert {one.id for one in read_development(folder, seed=1, sample=sample).documents} == expected
 
 
 def test_a_query_is_not_asked_where_it_stands_word_for_word(tmp_path: Path) -> None:
