@@ -1,7 +1,8 @@
 """The figure of an embedder: nDCG@10 of its dense ranking of a sample of the corpus, on the development queries.
 
 The sample holds the answers of these queries, as many of their hard negatives as fit, and documents drawn at random
-where room is left. Passages, prompts and vectors are the server's own. A document that a query was cut from is seen as training may show it.
+where room is left. Passages, prompts and vectors are the server's own. A document that a query was cut from is seen as
+training may show it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if angle < _LEAST_ANGLE or torch.pi - angle < _LEAST_ANGLE:
         return torch.lerp(a, b, weight)
-    direction = (torch.sin((1 - weight) * angle) * u + torch.sin(weight * angle) * v) / torch.sin(angle)
+    direction: Tensor = (torch.sin((1 - weight) * angle) * u + torch.sin(weight * angle) * v) / torch.sin(angle)
     return direction * torch.lerp(norm_a, norm_b, weight)
 
 

@@ -61,7 +61,7 @@ class LengthBatches:
     """Batches of pairs, by key, for torch's ``DataLoader``.
 
     Args:
-        size: pairs in a batch; the last batch of an epoch may have fewer.
+        size: pairs in a batch, a divisor of ``step_size``; the last batch of an epoch may have fewer.
         step_size: pairs in an optimizer step.
     """
 

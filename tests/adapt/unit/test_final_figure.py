@@ -139,7 +139,8 @@ def test_shortlists_of_the_first_stage_come_before_pairs(tmp_path: Path) -> None
 
 
 def test_no_model_is_measured_twice(tmp_path: Path) -> None:
-    folder, calls = RunFolder(tmp_path / "run"), []
+    folder = RunFolder(tmp_path / "run")
+    calls: list[int] = []
 
     def write(name: str, content: str) -> Path:
         model = tmp_path / name

@@ -43,7 +43,7 @@ def test_a_right_angle_is_halved() -> None:
 def test_small_angles_are_exact() -> None:
     """The arc cosine in float64 would be wrong in the third digit of such an angle."""
     angle = 1e-5
-    a, b = torch.tensor([1.0, 0.0]).double(), torch.tensor([math.cos(angle), math.sin(angle)]).double()
+    a, b = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64)
     merged = slerp(a, b, 0.3)
     assert math.atan2(float(merged[1]), float(merged[0])) == pytest.approx(0.3 * angle, rel=1e-9)
     assert float(merged.norm()) == pytest.approx(1.0, abs=1e-14)
