@@ -7,6 +7,7 @@ torch. Method: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def with_adapters(model: Any, settings: LoraSettings, *, seed: int, trained: Seq
         exclude_modules=list(trained) or None,
         modules_to_save=list(trained) or None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft asks transformers 5 for a property by its former name.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)
 

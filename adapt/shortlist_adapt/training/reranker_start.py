@@ -100,6 +100,7 @@ def write_start(start: RerankerStart, target: Path, *, seed: int) -> None:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     classifier = start.family is not Family.YES_NO
     auto: Any = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
     changes = {"num_labels": 1} if start.new_head else {}
