@@ -99,17 +99,25 @@ class Corpus:
         """
         self._path = path
         self._places: dict[str, tuple[int, int]] = {}
-        first: dict[bytes, str] = {}
-        twins: dict[str, list[str]] = {}
+        self._twins: dict[str, tuple[str, ...]] = {}
         try:
             self._file = path.open("rb")
         except OSError as error:
             raise InvalidInput(f"{path.name} cannot be read: {error.strerror}") from error
+        try:
+            self._index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _index(self) -> None:
+        first: dict[bytes, str] = {}
+        twins: dict[str, list[str]] = {}
         place = 0
         for number, line in enumerate(self._file, start=1):
-            document = read_line(path, number, line.decode("utf-8", "replace"), CorpusDocument)
+            document = read_line(self._path, number, line.decode("utf-8", "replace"), CorpusDocument)
             if document.id in self._places:
-                raise InvalidInput(f"{path.name}, line {number}: the id {document.id!r} appears a second time")
+                raise InvalidInput(f"{self._path.name}, line {number}: the id {document.id!r} appears a second time")
             self._places[document.id] = (place, number)
             place += len(line)
             digest = hashlib.blake2b(json.dumps([document.title, document.text]).encode(), digest_size=16).digest()

@@ -82,15 +82,14 @@ def from_text(settings: Any, path: str, text: str) -> Any:
     Raises:
         InvalidInput: there is no such path, or the text is no value of its type.
     """
-    head, _, rest = path.partition(".")
-    if head not in {field.name for field in dataclasses.fields(settings)}:
+    place = settings
+    *above, name = path.split(".")
+    for step in above:
+        place = getattr(place, step, None) if dataclasses.is_dataclass(place) else None
+    known = {field.name for field in dataclasses.fields(place)} if dataclasses.is_dataclass(place) else set()
+    if name not in known or dataclasses.is_dataclass(getattr(place, name)):
         raise InvalidInput(f"{path} is no setting; there are: {', '.join(paths(settings))}")
-    inner = getattr(settings, head)
-    if rest and dataclasses.is_dataclass(inner):
-        return from_text(inner, rest, text)
-    if rest or dataclasses.is_dataclass(inner):
-        raise InvalidInput(f"{path} is no setting; there are: {', '.join(paths(settings))}")
-    return _read(typing.get_type_hints(type(settings))[head], text, path)
+    return _read(typing.get_type_hints(type(place))[name], text, path)
 
 
 def inner_type(hint: Any) -> tuple[Any, bool, bool]:

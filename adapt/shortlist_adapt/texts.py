@@ -17,11 +17,13 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-ZÀ-ÞА-Я0-9])|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?P<close>[\"')\]]*)\s+(?=[\"'(\[]?[A-ZÀ-ÞА-Я0-9])|(?<=[\u3002\uff01\uff1f])|\n\s*\n"
+)
 """Where a sentence may end: a stop before a blank and a capital or a digit, an ideographic stop, an empty line."""
 
 _NOT_AN_END = re.compile(
-    r"(?:\b(?:e\.g|i\.e|cf|vs|etc|al|Fig|Figs|No|Dr|Mr|Mrs|Ms|Prof|St|approx|resp)|\b[A-Z])\.$", re.IGNORECASE
+    r"\b(?:e\.g|i\.e|cf|vs|etc|al|approx|resp|Cf|Figs?|No|Dr|Mrs?|Ms|Prof|St|[A-Z])\.$",
 )
 """Abbreviations and initials, whose stop ends no sentence."""
 
@@ -59,9 +61,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
     """The sentences as (start, end), without the blanks around them."""
     start = 0
     for found in _SENTENCE_END.finditer(text):
-        if "\n" not in found.group().strip(" ") and _NOT_AN_END.search(text[start : found.start()]):
+        if found["close"] == "" and "\n\n" not in found.group() and _NOT_AN_END.search(text[start : found.start()]):
             continue
-        yield from _trimmed(text, start, found.start())
+        end = found.start() if found["close"] is None else found.end("close")
+        yield from _trimmed(text, start, end)
         start = found.end()
     yield from _trimmed(text, start, len(text))
 

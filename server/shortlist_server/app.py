@@ -27,7 +27,7 @@ from shortlist.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
-from shortlist_server import preflight, process, threads
+from shortlist_server import interpreter, preflight, process, threads
 from shortlist_server.config import Config
 from shortlist_server.inference.base import ModelCatalog
 from shortlist_server.inference.catalog import load_models
@@ -130,6 +130,7 @@ class Server:
         loop = asyncio.get_running_loop()
         descriptors.check_limit()
         watch_calls(loop)
+        interpreter.give_way_to(loop)
         transport.keep_library()
         keys = process.key_ring(config)
         transport.check_exposure(config, has_keys=keys is not None)

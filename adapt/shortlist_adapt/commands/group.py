@@ -39,9 +39,8 @@ class AdaptGroup(LazyGroup):
         try:
             return super().invoke(ctx)
         except AdaptError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
-            raise failure from error
+            click.ClickException(str(error)).show()
+            ctx.exit(error.exit_code)
         except ImportError as error:
             if (error.name or "").partition(".")[0] not in _LIBRARIES:
                 raise

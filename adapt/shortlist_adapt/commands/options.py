@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SEPARATOR = "__"
 
 
-class _Folder(click.ParamType):
+class _Folder(click.ParamType[RunFolder]):
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RunFolder:
@@ -71,7 +71,7 @@ def _fields(kind: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
 def _paths(kind: type[Any]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for field, hint in _fields(kind):
-        inner = _paths(hint) if dataclasses.is_dataclass(hint) else [()]
+        inner = _paths(typing.cast(type[Any], hint)) if dataclasses.is_dataclass(hint) else [()]
         found += [(field.name, *path) for path in inner]
     return found
 

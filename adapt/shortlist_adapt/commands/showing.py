@@ -30,8 +30,8 @@ class Shown:
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._task: TaskID | None = None
-        self._what, self._total, self._done, self._spoke = "", None, 0, time.monotonic()
-        self._unit = ""
+        self._total: int | None = None
+        self._what, self._unit, self._done, self._spoke = "", "", 0, time.monotonic()
 
     def begin(self, what: str, total: int | None = None, unit: str = "") -> None:
         """See ``Progress``. The part before is over."""

@@ -52,6 +52,10 @@ def print_queries(figures: Mapping[str, Any]) -> None:
         for source, counts in figures["by_source"].items()
     ]
     print_table(["source", *splits, "all"], rows, right=[*splits, "all"])
+    for source, counts in figures["sources"].items():
+        for what, count in counts.items():
+            if what.startswith("rejected: "):
+                note(f"{source} {what.replace(':', f' {count:,}:', 1)}")
     for reason, count in figures["dropped"].items():
         note(f"dropped {count:,}: {reason}")
     if figures["cut_links"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -130,10 +130,19 @@ def _steps(folder: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     for path in sorted((folder.root / "steps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         figures = _json(path).get("figures")
         if isinstance(figures, Mapping):
-            plain = [(name, _plain(value)) for name, value in figures.items() if _is_shown(value)]
+            plain = [(name, _plain(value)) for name, value in _flat(figures) if _is_shown(value)]
             if plain:
                 found.append((path.stem, plain))
     return found
+
+
+def _flat(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The figures, those of a mapping of mappings one by one, such as those of each source of queries."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values()):
+            yield from ((f"{name}: {key}", one) for key, one in value.items())
+        else:
+            yield name, value
 
 
 def _is_shown(value: object) -> bool:

@@ -41,6 +41,13 @@ _DOCSTRING_FIELD = re.compile(
 )
 
 
+_SIGNATURE = re.compile(r"\s*(?:(?:async )?def|class)\b[^\n]*\n\s*|\s*[\w.]+\([^\n]*\)(?: ?->[^\n]*)?\n\s*")
+"""A first line that is code; the summary of a docstring comes after it."""
+
+_LABEL = re.compile(r"(?:[A-Z]{3,}(?:,| AND)? )+(?=[A-Z][a-z]|[A-Z] [a-z])")
+"""What structured abstracts begin a part with, such as "DESIGN AND SETTING"; nobody types it."""
+
+
 class ExtractiveQueries:
     """One extractive source; a ``QuerySource``."""
 
@@ -68,9 +75,10 @@ class ExtractiveQueries:
             parts = [part for part in find(document) if _keeps_enough(document, self._source, part)]
             for span in self._choice(document, parts):
                 text = document.title if span is None else document.text[slice(*self._heading(document, span))]
+                label = _LABEL.match(text)
                 self._made += 1
                 yield Draft(
-                    text=" ".join(text.split()),
+                    text=" ".join(text[label.end() if label else 0 :].split()),
                     source=self._source,
                     positives={document.id: 1},
                     excluded_text=span,
@@ -97,7 +105,8 @@ class ExtractiveQueries:
 
 
 def _titles(document: CorpusDocument) -> Iterator[Span | None]:
-    if MIN_TITLE_WORDS <= len(words_of(document.title)) <= MAX_WORDS:
+    is_name = _QUALIFIED_NAME.fullmatch(document.title.strip())
+    if not is_name and MIN_TITLE_WORDS <= len(words_of(document.title)) <= MAX_WORDS:
         yield None
 
 
@@ -118,8 +127,12 @@ def _later_sentences(document: CorpusDocument) -> Iterator[Span | None]:
 
 
 def _summaries(document: CorpusDocument) -> Iterator[Span | None]:
-    if _is_docstring(document):
-        yield from _proper(document.text, list(sentences(document.text))[:1], least=3)
+    if not _is_docstring(document):
+        return
+    signature = _SIGNATURE.match(document.text)
+    start = signature.end() if signature else 0
+    for first, last in list(sentences(document.text[start:]))[:1]:
+        yield from _proper(document.text, [(start + first, start + last)], least=3)
 
 
 _FINDERS: Mapping[str, Callable[[CorpusDocument], Iterator[Span | None]]] = {

@@ -138,7 +138,8 @@ def _drafts(
     people = _people(settings)
     yield from people
     for source in sources:
-        yield from source.drafts(_documents(source, corpus, settings, len(people), seed), progress)
+        if documents := _documents(source, corpus, settings, len(people), seed):
+            yield from source.drafts(documents, progress)
 
 
 def _documents(

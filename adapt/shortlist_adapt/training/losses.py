@@ -42,8 +42,8 @@ def improved_info_nce(
         temperature: what scores are divided by; the report's models use small ones, 0.02 to 0.05.
     """
     rows, per_row, _ = documents.shape
-    query = functional.normalize(queries.float(), dim=-1)
-    document = functional.normalize(documents.float(), dim=-1)
+    query = functional.normalize(_full(queries), dim=-1)
+    document = functional.normalize(_full(documents), dim=-1)
     positive = document[:, 0]
     flat = document.flatten(0, 1)
     same_row = torch.eye(rows, dtype=torch.bool, device=query.device)
@@ -65,7 +65,8 @@ def improved_info_nce(
         ],
         dim=1,
     )
-    return (torch.logsumexp(scores / temperature, dim=1) - first[:, 0] / temperature).mean()
+    # Of the differences only: with a small temperature the scores themselves are large, and their last digits are lost.
+    return torch.logsumexp((scores - first) / temperature, dim=1).mean()
 
 
 def yes_no_likelihood(differences: Tensor, labels: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def yes_no_likelihood(differences: Tensor, labels: Tensor) -> Tensor:
         differences: shape (texts,): the logit of yes less the logit of no.
         labels: shape (texts,): 1 where yes is right, 0 where no is.
     """
-    return functional.binary_cross_entropy_with_logits(differences.float(), labels.float())
+    return functional.binary_cross_entropy_with_logits(_full(differences), labels.to(_full(differences).dtype))
 
 
 def listwise_cross_entropy(scores: Tensor, present: Tensor | None = None) -> Tensor:
@@ -88,7 +89,12 @@ def listwise_cross_entropy(scores: Tensor, present: Tensor | None = None) -> Ten
         present: shape (queries, texts), bool: False where a query has fewer texts than the widest one; None if every
             text is there. The positive must be there.
     """
-    scores = scores.float()
+    scores = _full(scores)
     if present is not None:
         scores = scores.masked_fill(~present, -torch.inf)
     return (torch.logsumexp(scores, dim=1) - scores[:, 0]).mean()
+
+
+def _full(values: Tensor) -> Tensor:
+    """The values in float32 where they are in half precision, else as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -161,10 +161,9 @@ class _Pieces:
         key = (document, content)
         if key not in self._made:
             title = self._titles.get(document, "")
-            title, text = (
-                (title, content[len(title) + 1 :]) if title and content.startswith(f"{title}\n") else ("", content)
-            )
-            self._made[key] = tuple(self._texts.cut(title, text))
+            titled = bool(title) and content.startswith(f"{title}\n")
+            title, text = (title, content[len(title) + 1 :]) if titled else ("", content)
+            self._made[key] = tuple(self._texts.cut(title, text)) if content.strip() else ()
         return self._made[key]
 
 

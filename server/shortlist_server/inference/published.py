@@ -25,6 +25,7 @@ from shortlist_server.inference.loading import load_embedder, load_reranker
 from shortlist_server.inference.onnx_backend import exports_of
 from shortlist_server.inference.precedence import Precedence
 from shortlist_server.inference.processors import INGEST_NICENESS
+from shortlist_server.inference.prompts import read_prompts
 from shortlist_server.inference.services import ScheduledEmbedder, ScheduledReranker
 from shortlist_server.observe.observer import Observer
 
@@ -75,8 +76,11 @@ class PublishedModels:
         return _refusing(model, folder, lambda: self._scheduled(model, folder, reranks=reranks))
 
     def keeps_prompts(self, model: str, folder: Path, card: str) -> bool:
-        """Whether an embedder would have the same prompts with another card."""
-        return find_known(folder, _name(model)) == find_known(folder, _name(model), card)
+        """Whether an embedder would have the same prompts, and the same similarity, with another card."""
+        now, then = find_known(folder, _name(model)), find_known(folder, _name(model), card)
+        settings = layout.read_optional_json(folder / "config_sentence_transformers.json")
+        same_similarity = bool(settings.get("similarity_fn_name")) or now.similarity == then.similarity
+        return same_similarity and read_prompts(folder, now) == read_prompts(folder, then)
 
     def remove_exports(self, model: str, folder: Path, *, reranks: bool) -> None:
         """Removes the exports of a model's weights. Loaded models keep running; a start makes anew what it needs."""

@@ -16,6 +16,7 @@ from shortlist.v1 import document_service_pb2_grpc as pb_grpc
 from shortlist_server.config import Config
 from shortlist_server.domain import Deletion, Filter, Include
 from shortlist_server.errors import InvalidArgument, OutOfSpace, Unavailable
+from shortlist_server.interpreter import LARGE_BYTES, give_way, turn
 from shortlist_server.observe.observer import Observer
 from shortlist_server.pipeline.ingest import IngestSession
 from shortlist_server.pipeline.ingester import Ingester
@@ -131,9 +132,10 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
             answer = Pieces(pb.GetResponse(), most)
             read_some = partial(collection.documents_by_id, include=_with_text(include))
             for documents in portions_within(list(ids), read_some, include, most):
-                for id, document in documents.items():
-                    del missing[id]
-                    answer.add(pb.GetResponse.DOCUMENTS_FIELD_NUMBER, stored_out(document, include))
+                with turn:
+                    for id, document in documents.items():
+                        del missing[id]
+                        answer.add(pb.GetResponse.DOCUMENTS_FIELD_NUMBER, stored_out(document, include))
             answer.merge(pb.GetResponse(missing_ids=missing))
             return answer.answer()
 
@@ -268,14 +270,17 @@ class DocumentServicer(pb_grpc.DocumentServiceServicer):
         following: int | None = after
         while following is not None and count < limit:
             items, following = read(following, next_portion(count, answer.size, most, limit - count))
-            for item in items:
-                message, position = convert(item)
-                data = message.SerializeToString()
-                if count and answer.size + len(data) > most:
-                    return after
-                answer.add(number, data)
-                count += 1
-                after = position
+            with turn:
+                for item in items:
+                    message, position = convert(item)
+                    data = message.SerializeToString()
+                    if len(data) >= LARGE_BYTES:
+                        give_way()
+                    if count and answer.size + len(data) > most:
+                        return after
+                    answer.add(number, data)
+                    count += 1
+                    after = position
         return following
 
     async def _with_collection(self, name: str, function: Callable[[CollectionStore], T]) -> T:

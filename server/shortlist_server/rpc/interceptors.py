@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_SECONDS = 0.5
 
+_ids = random.Random()  # noqa: S311
+"""Makes request ids, which need not be secret. Asking the system for random bytes would give up the interpreter's lock
+in each call, and the event loop may wait long to get it back."""
+
 STATUS_SECONDS = 1.0
 """Time for a status to leave; it waits behind messages that the client does not take."""
 
@@ -53,7 +57,7 @@ def request_id_of(context: Context) -> tuple[str, dict[str, str]]:
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     given = metadata.get(REQUEST_ID, "")
     kept = 0 < len(given) <= 64 and given.isascii() and given.isprintable()
-    return given if kept else secrets.token_hex(8), metadata
+    return given if kept else f"{_ids.getrandbits(64):016x}", metadata
 
 
 class CallInterceptor(WrappingInterceptor):

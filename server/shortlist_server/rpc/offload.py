@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
+from shortlist_server.interpreter import alone
+
 T = TypeVar("T")
 
 INLINE_BYTES = 64 * 1024
@@ -22,7 +24,7 @@ received_bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
 
 async def offload(size: int, function: Callable[[], T]) -> T:
     """Calls a function that works on ``size`` bytes."""
-    return function() if size <= INLINE_BYTES else await asyncio.to_thread(function)
+    return function() if size <= INLINE_BYTES else await asyncio.to_thread(alone, function)
 
 
 async def offload_conversion(function: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -22,6 +23,7 @@ from google.protobuf.message import DecodeError
 from shortlist_server import memory
 from shortlist_server.config import Config
 from shortlist_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
+from shortlist_server.interpreter import alone
 from shortlist_server.rpc import bounds
 from shortlist_server.rpc.offload import INLINE_BYTES, received_bytes
 from shortlist_server.rpc.slots import Slots, caller_of
@@ -191,7 +193,7 @@ class RequestReader:
     async def _parsed_aside(self, kind: RequestType, raw: bytes, size: int) -> Any:
         async with self._parsing:
             try:
-                return await asyncio.to_thread(self._parsed, kind, raw, size)
+                return await asyncio.to_thread(alone, partial(self._parsed, kind, raw, size))
             finally:
                 if size > TRIMMED_BYTES:
                     self._memory.freed()

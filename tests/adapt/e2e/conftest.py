@@ -24,7 +24,7 @@ _WORDS = [
 """Made-up words, so that no two documents are alike by chance."""
 
 
-def documents(count: int = 60) -> list[Document]:
+def documents(count: int = 40) -> list[Document]:
     """Documents of a title and five sentences, each with words of its own; some share words with the next one."""
     made = []
     for number in range(count):
@@ -46,26 +46,26 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with Client(running.target) as client:
             client.create_collection(COLLECTION)
             summary = client.ingest(COLLECTION, documents()).finish()
-            assert summary.durable == 60
+            assert summary.durable == 40
         yield running.target
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(library: str) -> Iterator[Client]:
     with Client(library) as connected:
         yield connected
 
 
-@pytest.fixture
-def judged(tmp_path: Path) -> Path:
-    """A folder of thirty judged queries; each asks for one document with two words of its text and one of its title.
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of twenty judged queries; each asks for one document with two words of its text and one of its title.
 
     The document beside it has the same word in its title, and is judged 0.
     """
-    folder = tmp_path / "judged"
+    folder = tmp_path_factory.mktemp("judged")
     (folder / "qrels").mkdir(parents=True)
     rows, qrels = [], []
-    for number, document in enumerate(documents(30)):
+    for number, document in enumerate(documents(20)):
         words, shared = document.text.split(), document.title.split()[3]
         rows.append(json.dumps({"_id": f"j{number}", "text": f"which {words[6]} {words[20]} {shared}"}))
         qrels.append(f"j{number}\td{number}\t1")

@@ -291,7 +291,10 @@ def test_the_budget_holds_and_ends_at_the_same_document_however_many_are_asked_a
         assert figures["documents"] + figures["documents beyond the budget"] == len(DOCUMENTS)
         ends.append((texts(drafts), figures))
     assert ends[0] == ends[1] == ends[2]
-    assert 1 <= len(ends[0][0]) < len(DOCUMENTS)
+    asked = [id for id, _ in ends[0][0]]
+    assert 1 <= len(asked) < len(DOCUMENTS)
+    assert asked == [document.id for document in DOCUMENTS if document.id in asked]
+    assert asked != [document.id for document in DOCUMENTS][: len(asked)]
 
 
 def test_the_end_of_the_budget_is_said(llm: ScriptedLlm, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from shortlist import Client
-from shortlist_adapt.corpus import export
+from shortlist_adapt.corpus import export, noted
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.hiding import CUT_OUT
@@ -62,16 +63,23 @@ def both(folder: RunFolder, client: Client, settings: SynthesisSettings, progres
     mine(folder, client, COLLECTION, MINING, progress, seed=seed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(judged: Path) -> SynthesisSettings:
-    return SynthesisSettings(judged=(judged,), per_document=2)
+    return SynthesisSettings(judged=(judged,))
 
 
-@pytest.fixture
-def done(client: Client, settings: SynthesisSettings, tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
+@pytest.fixture(scope="module")
+def done(client: Client, settings: SynthesisSettings, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """An undisturbed run, which tests leave as it is."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
     both(folder, client, settings, Silent())
     return folder
+
+
+@pytest.fixture
+def copy(done: RunFolder, tmp_path: Path) -> RunFolder:
+    """The same, to be changed."""
+    return RunFolder(shutil.copytree(done.root, tmp_path / "copy"))
 
 
 def contents(folder: RunFolder) -> dict[str, bytes]:
@@ -86,7 +94,7 @@ def test_the_corpus_is_the_collection(done: RunFolder, client: Client) -> None:
 def test_queries_come_from_all_sources_and_go_to_all_splits(done: RunFolder) -> None:
     queries = list(read_lines(done.queries, TrainingQuery))
     sources = Counter(query.source for query in queries)
-    assert sources["judged"] == 30
+    assert sources["judged"] == 20
     assert min(sources[source] for source in ("title", "first-sentence", "cloze")) > 30
     assert len({query.id for query in queries}) == len({normal(query.text) for query in queries}) == len(queries)
     assert {query.split for query in queries} == set(Split)
@@ -120,10 +128,11 @@ def test_pairs_hide_what_became_the_query_and_have_safe_negatives(done: RunFolde
             assert pair.positive == f"{positive.title}\n{positive.text}"
         assert len(set(pair.negative_ids)) == len(pair.negative_ids) == len(pair.negatives)
         assert not set(pair.negative_ids) & set(query.positives)
-    # Searches find the document that was judged 0, because its title shares a word with the query.
-    for pair in pairs:
-        if pair.source == "judged":
-            assert pair.negative_ids[:1] == queries[pair.query_id].rejected
+    # The document that was judged 0 comes first where the search finds it.
+    judged = [(pair, queries[pair.query_id].rejected[0]) for pair in pairs if pair.source == "judged"]
+    found = [(pair, rejected) for pair, rejected in judged if rejected in pair.negative_ids]
+    assert all(pair.negative_ids[0] == rejected for pair, rejected in found)
+    assert len(found) > len(judged) / 2
 
 
 def test_shortlists_are_those_of_development_queries_that_people_wrote(done: RunFolder) -> None:
@@ -137,8 +146,8 @@ def test_shortlists_are_those_of_development_queries_that_people_wrote(done: Run
         assert list(one.fused) == sorted(one.fused, reverse=True)
 
 
-# The export says 60 words of progress, the sources 300; then come some thirty batches of searches, and the pairs.
-@pytest.mark.parametrize("steps", [3, 100, 365, 380, 400])
+# The export says 40 words of progress, the sources 200; then come some fifteen batches of searches, and the pairs.
+@pytest.mark.parametrize("steps", [3, 100, 243, 252, 300])
 def test_a_killed_run_goes_on_to_the_same_result(
     client: Client, settings: SynthesisSettings, done: RunFolder, tmp_path: Path, steps: int
 ) -> None:
@@ -153,9 +162,9 @@ def test_what_was_searched_before_a_kill_is_not_searched_again(
     client: Client, settings: SynthesisSettings, tmp_path: Path
 ) -> None:
     folder, whole, rest = RunFolder(tmp_path / "killed"), Counts(), Counts()
-    # Each of the 60 documents is told once by the export, once by each of five sources; then come batches of searches.
+    # Each of the 40 documents is told once by the export, once by each of five sources; then come batches of searches.
     with pytest.raises(Killed):
-        both(folder, client, settings, DiesAfter(60 + 5 * 60 + 4))
+        both(folder, client, settings, DiesAfter(40 + 5 * 40 + 4))
     kept = next(folder.cache.glob("searches/*.jsonl"))
     with kept.open("a") as file:
         file.write('{"text": "half a li')
@@ -165,21 +174,21 @@ def test_what_was_searched_before_a_kill_is_not_searched_again(
 
 
 def test_a_step_that_is_done_does_nothing_and_another_setting_begins_it_anew(
-    client: Client, settings: SynthesisSettings, done: RunFolder
+    client: Client, settings: SynthesisSettings, copy: RunFolder
 ) -> None:
-    before = contents(done)
+    before = contents(copy)
     counts = Counts()
-    both(done, client, settings, counts)
-    assert (counts.searches, contents(done)) == (0, before)
-    both(done, client, dataclasses.replace(settings, per_document=1), counts)
-    assert contents(done)["queries.jsonl"] != before["queries.jsonl"]
-    assert contents(done)["pairs.jsonl"] != before["pairs.jsonl"]
+    both(copy, client, settings, counts)
+    assert (counts.searches, contents(copy)) == (0, before)
+    both(copy, client, dataclasses.replace(settings, sources=("title",)), counts)
+    assert contents(copy)["queries.jsonl"] != before["queries.jsonl"]
+    assert contents(copy)["pairs.jsonl"] != before["pairs.jsonl"]
 
 
-def test_another_seed_divides_otherwise(client: Client, settings: SynthesisSettings, done: RunFolder) -> None:
-    before = contents(done)
-    both(done, client, settings, Silent(), seed=1)
-    assert contents(done)["queries.jsonl"] != before["queries.jsonl"]
+def test_another_seed_divides_otherwise(client: Client, settings: SynthesisSettings, copy: RunFolder) -> None:
+    before = contents(copy)
+    both(copy, client, settings, Silent(), seed=1)
+    assert contents(copy)["queries.jsonl"] != before["queries.jsonl"]
 
 
 def test_the_cost_counts_the_searches_that_are_still_to_be_made(
@@ -215,4 +224,4 @@ def test_an_empty_collection_is_refused(client: Client, tmp_path: Path) -> None:
     folder.prepare()
     with pytest.raises(InvalidInput, match="has no document with a title or a text"):
         export(folder, client, "empty", Silent())
-    assert not folder.corpus.exists()
+    assert noted(folder) == {}

@@ -31,7 +31,6 @@ TRAINING = {
     "embedder.threads": "1",
     "reranker.epochs": "1",
     "reranker.threads": "1",
-    "merge.threads": "1",
     "merge.weights": "0.9",
     "gate.min_queries": "20",
 }

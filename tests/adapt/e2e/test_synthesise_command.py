@@ -18,7 +18,7 @@ COLLECTION = "library"
 
 
 def words(out: Path, judged: Path, target: str) -> list[str]:
-    options = ["--judged", str(judged), "--documents", "40", "--per-document", "2"]
+    options = ["--judged", str(judged), "--documents", "30", "--per-document", "2"]
     return ["adapt", "synthesise", COLLECTION, "--out", str(out), *options, "--target", target]
 
 
@@ -37,7 +37,7 @@ def test_the_command_begins_a_run_and_prints_what_it_made(library: str, judged: 
     assert all(int(row[4]) == sum(map(int, row[1:4])) for row in rows[1:])
     assert "synthesise: about" in result.stderr
     plan = read_plan(folder)
-    assert (plan.synthesis.documents, plan.synthesis.judged) == (40, (judged,))
+    assert (plan.synthesis.documents, plan.synthesis.judged) == (30, (judged,))
     result = CliRunner().invoke(cli, ["adapt", "mine", str(folder.root), "--negatives", "3", "--target", library])
     assert result.exit_code == 0, result.output
     assert "pairs from" in result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def ids(found: list[Found], positives: set[str], rejected: tuple[str, ...] = (),
     return [one.id for one in chosen]
 
 
-FUSED = {"lexical_share": 0.0, "dense_share": 0.0}
+FUSED: Any = {"lexical_share": 0.0, "dense_share": 0.0}
 
 
 def test_what_is_nearly_as_similar_as_the_answer_is_left_out() -> None:

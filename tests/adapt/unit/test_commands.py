@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -58,15 +59,20 @@ def test_help_imports_nothing_that_trains() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_is_a_line_and_an_exit_code(error: Exception, code: int, output: str) -> None:
-    @click.group(cls=AdaptGroup, package="none", lazy={})
-    def group() -> None: ...
-
+def test_an_error_is_a_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, output: str
+) -> None:
     @click.command("step")
     def step() -> None:
         raise error
 
-    group.get_command = lambda ctx, name: step  # type: ignore[method-assign]
+    module = ModuleType("shortlist_of_one_step")
+    module.step = step  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    @click.group(cls=AdaptGroup, package="", lazy={"step": (f"{module.__name__}:step", "A step.")})
+    def group() -> None: ...
+
     result = CliRunner().invoke(group, ["step"])
     assert result.exit_code == code
     assert output in result.output

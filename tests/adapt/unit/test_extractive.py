@@ -26,6 +26,7 @@ def test_a_title_is_a_query_where_it_says_something() -> None:
     (draft,) = drafts("title", "Whales of  the north", REST)
     assert (draft.text, draft.positives, draft.excluded_text) == ("Whales of the north", {"d": 1}, None)
     assert texts("title", "Introduction", REST) == []
+    assert texts("title", "json.dumps", REST) == []
     assert texts("title", "Whales of the north", "Too short.") == []
 
 
@@ -66,6 +67,8 @@ def test_code_and_tables_are_no_queries(part: str) -> None:
     ("title", "text"),
     [
         ("json.dumps", f"Serialise an object to JSON.{REST}"),
+        ("json.dumps", f"def dumps(obj, *, indent=None)\nSerialise an object to JSON.{REST}"),
+        ("json.dumps", f"dumps(obj) -> str\n\nSerialise an object to JSON.{REST}"),
         ("Serialising", f"Serialise an object to JSON.\n\nArgs:\n    obj: what to write.{REST}"),
     ],
 )
@@ -73,3 +76,11 @@ def test_the_summary_of_a_docstring_is_a_query_and_no_first_sentence(title: str,
     assert texts("docstring", title, text) == ["Serialise an object to JSON."]
     assert texts("first-sentence", title, text) == []
     assert texts("docstring", "Whales of the north", f"Whales feed their young on milk.{REST}") == []
+
+
+def test_labels_of_structured_abstracts_are_no_part_of_a_query() -> None:
+    text = f"BACKGROUND AND AIMS Whales feed their young on milk.{REST}"
+    (draft,) = drafts("first-sentence", "Whales of the north", text)
+    assert draft.text == "Whales feed their young on milk."
+    assert draft.excluded_text == (0, text.index("milk.") + 5)
+    assert texts("first-sentence", "On DNA", f"DNA repair fails in young whales.{REST}")[0].startswith("DNA repair")

@@ -183,3 +183,12 @@ def test_a_base_without_a_licence_is_called_so(run: RunFolder) -> None:
 def test_public_settings_have_no_places_and_no_keys() -> None:
     settings = {"seed": 1, "llm": {"url": "u", "key_variable": "K", "model": "m"}, "dirs": [], "judged": ["/a/b"]}
     assert public(settings) == {"seed": 1, "llm": {"model": "m"}, "judged": ["b"]}
+
+
+def test_the_report_says_of_each_source_what_was_rejected(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare()
+    folder.note_done("synthesise", "f", {"queries": 3, "sources": {"llm": {"calls": 8, "rejected: too long": 2}}})
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "sources: llm" in page
+    assert "calls 8, rejected: too long 2" in page

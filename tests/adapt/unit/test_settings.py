@@ -84,6 +84,8 @@ def test_text_is_read_as_the_type_of_its_setting() -> None:
     assert from_text(Outer(), "on", "False") is False
     assert from_text(Outer(), "path", "none") is None
     assert from_text(Outer(), "path", "a/b") == Path("a/b")
+    with pytest.raises(InvalidInput, match=r"inner\.size is no setting; there are: rate, .*, inner\.rank"):
+        from_text(Outer(), "inner.size", "1")
     for path, text in (("on", "maybe"), ("inner.rank", "1.5"), ("inner", "1"), ("size", "1")):
         with pytest.raises(InvalidInput):
             from_text(Outer(), path, text)

@@ -49,9 +49,13 @@ def sample(documents: Sequence[CorpusDocument], count: int, seed: int) -> list[C
     """``count`` documents chosen by chance, or all for 0, in the given order."""
     if not count or count >= len(documents):
         return list(documents)
-    places = range(len(documents))
-    chosen = sorted(places, key=lambda place: (_digest(seed, "document", documents[place].id), place))[:count]
-    return [documents[place] for place in sorted(chosen)]
+    chosen = {document.id for document in shuffled(documents, seed)[:count]}
+    return [document for document in documents if document.id in chosen]
+
+
+def shuffled(documents: Sequence[CorpusDocument], seed: int) -> list[CorpusDocument]:
+    """The documents in an order of chance, which one more document leaves as it is."""
+    return sorted(documents, key=lambda document: (_digest(seed, "document", document.id), document.id))
 
 
 def number(seed: int, *parts: object) -> int:

@@ -19,7 +19,7 @@ from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome
 from shortlist_adapt.synthesis.llm.budget import TokenBudget, estimated_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
 from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed, Nobody
-from shortlist_adapt.synthesis.llm.drawing import sample
+from shortlist_adapt.synthesis.llm.drawing import sample, shuffled
 from shortlist_adapt.synthesis.llm.endpoint import Endpoint, checked_url, read_key, sends_key_in_the_clear
 from shortlist_adapt.synthesis.llm.local import LocalModel, local_name
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
@@ -125,9 +125,11 @@ class LlmSource:
         if sends_key_in_the_clear(self._settings):
             progress.say(f"warning: the key of the LLM goes to {self._settings.url} without encryption")
         self._counts = Counter()
-        outcomes = asyncio.run(self._collect(chosen, progress))
-        for outcome in outcomes:
-            yield from outcome.drafts
+        # In an order of chance, so that the budget does not end after the oldest documents.
+        outcomes = asyncio.run(self._collect(shuffled(chosen, self._seed), progress))
+        drafts = {outcome.document_id: outcome.drafts for outcome in outcomes}
+        for document in chosen:
+            yield from drafts.get(document.id, ())
 
     def figures(self) -> Mapping[str, int]:
         """See ``QuerySource``."""

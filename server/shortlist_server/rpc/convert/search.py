@@ -12,7 +12,7 @@ from shortlist_server.errors import InvalidArgument
 from shortlist_server.pipeline.content import client_vector
 from shortlist_server.pipeline.portions import least_bytes
 from shortlist_server.rpc.convert import fields
-from shortlist_server.rpc.convert.documents import document_out, duration_out, include_in, passage_out
+from shortlist_server.rpc.convert.documents import duration_out, fill_document, include_in, passage_out
 from shortlist_server.rpc.convert.filters import filter_in
 from shortlist_server.rpc.convert.settings import settings_in
 from shortlist_server.rpc.pieces import Pieces
@@ -99,7 +99,6 @@ def _hit_out(hit: domain.Hit, include: domain.Include) -> pb.Hit:
         rank=hit.rank,
         score=hit.score,
         fused=_score_out(hit.fused),
-        document=document_out(hit.document, include),
         passages=[
             pb.PassageHit(
                 passage=passage_out(passage.passage, hit.document.text),
@@ -110,6 +109,7 @@ def _hit_out(hit: domain.Hit, include: domain.Include) -> pb.Hit:
         ],
         sequence=hit.document.sequence,
     )
+    fill_document(message.document, hit.document, include)
     _add_stages(message, hit)
     return message
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist_server.domain import Include, StoredDocument, StoredPassage
+from shortlist_server.interpreter import TurnOnceLarge
 from shortlist_server.storage.rows.checksums import damaged, document_checksum, passage_checksum, text_checksum
 from shortlist_server.storage.rows.filters import Condition
 from shortlist_server.storage.rows.metadata import decode
@@ -31,8 +33,8 @@ def documents_by_id(
         rows = connection.execute(
             f"SELECT {_columns(tables, include)} FROM documents WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
             (chosen,),
-        ).fetchall()
-        return {document.id: document for document in _assemble(connection, tables, rows, include)}
+        )
+        return {document.id: document for document in _read(connection, tables, rows, include)}
 
 
 def documents_by_key(
@@ -44,8 +46,8 @@ def documents_by_key(
         rows = connection.execute(
             f"SELECT {_columns(tables, include)} FROM documents WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
             (chosen,),
-        ).fetchall()
-        return {document.key: document for document in _assemble(connection, tables, rows, include)}
+        )
+        return {document.key: document for document in _read(connection, tables, rows, include)}
 
 
 def documents_in_order(
@@ -76,9 +78,10 @@ def read_page(
             f"SELECT {_columns(tables, include)} FROM documents WHERE sequence > ? AND {where.sql}"  # noqa: S608
             " ORDER BY sequence LIMIT ?",
             (after, *where.parameters, limit + 1),
-        ).fetchall()
-        documents = _assemble(connection, tables, rows[:limit], include)
-    return documents, documents[-1].sequence if len(rows) > limit else None
+        )
+        documents = _read(connection, tables, islice(rows, limit), include)
+        more = rows.fetchone() is not None
+    return documents, documents[-1].sequence if more else None
 
 
 @contextmanager
@@ -91,6 +94,10 @@ def read_snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("COMMIT")
 
 
+_TEXT = 7
+"""Place of the text in a row of ``_columns``."""
+
+
 def _columns(tables: Tables, include: Include) -> str:
     metadata = "metadata, metadata_checksum" if include.metadata else "NULL, 0"
     text = "title, text, text_checksum" if include.text else "'', '', 0"
@@ -98,6 +105,18 @@ def _columns(tables: Tables, include: Include) -> str:
     # The stored count is that of the generation which served when the document was written.
     counted = f"(SELECT count(*) FROM {tables.passages} WHERE {tables.passages}.key = documents.key)"  # noqa: S608
     return f"key, id, sequence, passage_count, {metadata}, {text}, {identity}, {counted}"
+
+
+def _read(
+    connection: sqlite3.Connection, tables: Tables, cursor: Iterable[tuple[Any, ...]], include: Include
+) -> list[StoredDocument]:
+    """Reads and checks the rows of a cursor, in a turn from the first large text on."""
+    with TurnOnceLarge() as turn:
+        rows = []
+        for row in cursor:
+            turn.met(len(row[_TEXT]))
+            rows.append(row)
+        return _assemble(connection, tables, rows, include)
 
 
 def _assemble(

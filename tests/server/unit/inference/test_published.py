@@ -126,4 +126,8 @@ def test_an_embedder_is_no_reranker(loader: PublishedModels, static_model: Calla
 def test_a_card_may_not_change_the_prompts(loader: PublishedModels, static_model: Callable[..., Path]) -> None:
     folder = static_model()
     assert loader.keeps_prompts(MODEL, folder, "# Another text")
-    assert not loader.keeps_prompts(MODEL, folder, "model-index:\n- name: e5-base-v2\n")
+    card = "model-index:\n- name: e5-base-v2\n"
+    assert not loader.keeps_prompts(MODEL, folder, card)
+    settings = {"prompts": {"query": "question: ", "document": "answer: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert loader.keeps_prompts(MODEL, folder, card)
