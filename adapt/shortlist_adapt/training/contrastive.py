@@ -74,16 +74,16 @@ class Collator:
         self._table = table
         self._batches = batches
 
-    def __call__(self, items: Sequence[dict[str, int]]) -> dict[str, Any]:
-        """The texts of one batch as the columns ``query_*`` and ``document_*``; its number as ``label``."""
-        (item,) = items
-        batch = assemble(self._table, self._batches[item["batch"]])
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """The texts of a batch as the columns ``query_*`` and ``document_*``; the batch's number as ``label``."""
+        (number,) = numbers
+        batch = assemble(self._table, self._batches[number])
         columns = {
-            "query": features([self._table.queries[number] for number in batch.queries]),
-            "document": features([self._table.passages[number] for number in batch.passages]),
+            "query": features([self._table.queries[one] for one in batch.queries]),
+            "document": features([self._table.passages[one] for one in batch.passages]),
         }
         made = {f"{column}_{key}": value for column, texts in columns.items() for key, value in texts.items()}
-        return {**made, "label": torch.tensor([item["batch"]])}
+        return {**made, "label": torch.tensor([number])}
 
 
 class ContrastiveLoss(CachedLossMixin, nn.Module):

@@ -1,6 +1,6 @@
 """The trainer of embedders: that of sentence-transformers, with the batches, loss and checkpoints of this package.
 
-Importing this module loads torch, transformers, datasets and sentence-transformers. One process, one device.
+Importing this module loads torch, transformers and sentence-transformers. One process, one device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -103,7 +102,7 @@ class EmbedderTrainer(SentenceTransformerTrainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_dict({"batch": list(range(batches))}),
+            train_dataset=range(batches),
             loss=loss,
             data_collator=collate,
             callbacks=list(callbacks),
@@ -116,6 +115,10 @@ class EmbedderTrainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leaves out sentence-transformers' own model card: what is published has one about the whole run."""
+
+    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
+        """Takes the numbers of the batches as they are; texts are the collator's."""
+        return dataset
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """See ``Trainer``."""
