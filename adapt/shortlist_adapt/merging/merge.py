@@ -37,6 +37,7 @@ def merge_embedder(
     """
     from shortlist_adapt.training.embedder import embedder_measure
 
+    _saved(folder, "embedder")
     return merge(folder, "embedder", settings, embedder_measure(folder, training, seed=seed), progress)
 
 
@@ -50,6 +51,7 @@ def merge_reranker(
     """
     from shortlist_adapt.training import reranker
 
+    _saved(folder, reranker.KIND)
     new_head = reranker.has_new_head(folder)
     measure = reranker.reranker_measure(folder, training)
     return merge(folder, reranker.KIND, settings, measure, progress, with_base=not new_head)

@@ -100,7 +100,9 @@ def write_start(start: RerankerStart, target: Path, *, seed: int) -> None:
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # else it reports a new head as missing weights
     classifier = start.family is not Family.YES_NO
     auto: Any = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
     changes = {"num_labels": 1} if start.new_head else {}
