@@ -224,7 +224,7 @@ class Embedder(Protocol):
 
 MayContinue = Callable[[float], bool]
 """A reranker asks it before every batch, with the seconds that the batch should take. On False it returns the scores
-that it has."""
+that it has. It may ask beforehand for more seconds, to learn whether there is time to spare."""
 
 
 class Reranker(Protocol):
