@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
-from shortlist_adapt.synthesis.llm.chat import Answer, Request, Unanswered
+from shortlist_adapt.synthesis.llm.chat import Answer, NotTaken, Request, Unanswered
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, extra_fields
 
 IDENTITY_FILES = (
@@ -88,7 +88,7 @@ class LocalModel:
         length = inputs["input_ids"].shape[1]
         window = getattr(self._model.config, "max_position_embeddings", None)
         if window and length + request.max_tokens > window:
-            raise Unanswered(f"the prompt of {length} tokens and the answer exceed the model's {window}")
+            raise NotTaken(f"the prompt of {length} tokens and the answer exceed the model's {window}")
         # None takes out what the checkpoint presets for sampling, which is not wanted without it.
         sampling: dict[str, Any] = (
             {"do_sample": True, "temperature": request.temperature}
