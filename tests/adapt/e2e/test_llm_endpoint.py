@@ -50,7 +50,7 @@ class Lines(Silent):
 
 
 def settings(llm: ScriptedLlm, model: str = "good", **changes: Any) -> LlmSettings:
-    return LlmSettings(**({"url": llm.url, "model": model, "temperature": 0.5} | changes))
+    return LlmSettings(**{"url": llm.url, "model": model, "temperature": 0.5, **changes})
 
 
 def made(
