@@ -29,3 +29,11 @@ def test_a_long_part_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monk
         "training: 10 of 40 steps, loss 0.41",
         "training: 20 of 40 steps",
     ]
+
+
+def test_only_the_bars_of_the_last_parts_stay() -> None:
+    with showing.shown() as progress:
+        for number in range(20):
+            progress.begin(f"part {number}", 3)
+        bars = [task.description for task in progress._bar.tasks]
+    assert bars == [f"part {number}" for number in range(14, 20)]
