@@ -244,9 +244,7 @@ def test_a_document_without_an_answer_is_left_out(llm: ScriptedLlm, tmp_path: Pa
     assert all("beekeeper" in row["document_id"] for row in rejected(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"), [("bad-key", "wants a key"), ("no-model", r"has no model 'no-model'")]
-)
+@pytest.mark.parametrize(("model", "message"), [("bad-key", "wants a key"), ("no-model", r"has no model 'no-model'")])
 def test_a_wrong_key_or_model_ends_the_step_at_once(llm: ScriptedLlm, tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(EndpointRefused, match=message):
         made(llm, tmp_path, model, concurrency=1)
