@@ -141,7 +141,7 @@ def test_a_guarded_set_that_falls_is_the_reason_of_a_refusal(run: RunFolder, cli
 
 def test_of_two_models_the_one_that_helps_is_kept(run: RunFolder, client: Client, tiny_cross_encoder: Path) -> None:
     shutil.copytree(tiny_cross_encoder, run.model / "reranker")
-    decide(run, client)
+    decide(run, client, GateSettings(tune=False, rerank_depths=(3,)))
     decision = load(run.gate)
     assert [trial.name for trial in decision.trials] == [
         "present models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,16 +24,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-CONCEPTS = 24
-DOCUMENTS = 120
+CONCEPTS = 12
+DOCUMENTS = 90
 TRAINING = {
-    "embedder.epochs": "8",
+    "embedder.epochs": "5",
+    "embedder.batch_queries": "8",
+    "embedder.negatives": "1",
     "embedder.learning_rate": "0.005",
     "embedder.threads": "1",
     "reranker.epochs": "1",
+    "reranker.negatives": "1",
     "reranker.threads": "1",
     "merge.weights": "0.9",
     "gate.min_queries": "20",
+    "gate.rerank_depths": "5",
 }
 
 
@@ -62,13 +67,28 @@ def judged(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def target(tiny_bert: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with weights so small that a few steps move them."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "base"
+    shutil.copytree(tiny_bert, folder)
+    config = BertConfig.from_pretrained(tiny_bert)
+    config.initializer_range = 0.05
+    torch.manual_seed(11)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(base: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the tiny model, and the collections "books" and "notes" of the documents."""
     rows = [json.loads(line) for line in (judged / "corpus.jsonl").read_text().splitlines()]
     settings = {"backend": "torch", "dtype": "float32", "inference_threads": 1}
     data = tmp_path_factory.mktemp("data")
     with (
-        server(data, embedders=(f"tiny={tiny_bert}",), **settings) as running,
+        server(data, embedders=(f"tiny={base}",), **settings) as running,
         Client(running.target) as client,
     ):
         for name in ("books", "notes"):
@@ -90,9 +110,9 @@ def adapt(name: str, run: Path, target: str, judged: Path, base: Path, **changes
 
 
 def test_one_command_leads_to_a_better_model_that_serves(
-    target: str, judged: Path, tiny_bert: Path, tmp_path: Path
+    target: str, judged: Path, base: Path, tmp_path: Path
 ) -> None:
-    ran = adapt("books", tmp_path / "run", target, judged, tiny_bert)
+    ran = adapt("books", tmp_path / "run", target, judged, base)
     assert ran.exit_code == 0, ran.output
     folder = RunFolder(tmp_path / "run")
     decision = load(folder.gate)
@@ -125,18 +145,18 @@ def test_one_command_leads_to_a_better_model_that_serves(
 
     # The same command again does nothing and says the same.
     before = folder.gate.stat().st_mtime_ns
-    again = adapt("books", tmp_path / "run", target, judged, tiny_bert)
+    again = adapt("books", tmp_path / "run", target, judged, base)
     assert again.exit_code == 0, again.output
     assert folder.gate.stat().st_mtime_ns == before
 
 
 def test_a_model_that_learned_nothing_is_refused_and_nothing_changes(
-    target: str, judged: Path, tiny_bert: Path, tmp_path: Path
+    target: str, judged: Path, base: Path, tmp_path: Path
 ) -> None:
     with Client(target) as client:
         published = [one.model for one in client.list_models()]
         ran = adapt(
-            "notes", tmp_path / "run", target, judged, tiny_bert,
+            "notes", tmp_path / "run", target, judged, base,
             embedder__learning_rate="0", embedder__epochs="1", reranker__enabled="false",
         )  # fmt: skip
         assert ran.exit_code == 4, ran.output
