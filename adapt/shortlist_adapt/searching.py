@@ -46,7 +46,7 @@ class Found:
         score: the fused score, 0 to 1.
         cosine: exact cosine of query and best passage; None where the stage did not score it.
         dense_rank, lexical_rank: from 1 in each stage's ranking; 0 where the document is not in it.
-        start, end: the best passage in the document's text, in code points; 0 and 0 without one.
+        passages: the passages that matched, best first, as (start, end) in the document's text, in code points.
     """
 
     id: str
@@ -54,8 +54,7 @@ class Found:
     cosine: float | None
     dense_rank: int
     lexical_rank: int
-    start: int
-    end: int
+    passages: tuple[tuple[int, int], ...] = ()
 
 
 def answers_path(folder: RunFolder, exported: Mapping[str, Any], limit: int) -> Path:
@@ -148,33 +147,30 @@ class Searches:
 
 
 def _found(hit: Hit) -> Found:
-    best = hit.passages[0].passage if hit.passages else None
     return Found(
         id=hit.id,
         score=hit.score,
         cosine=None if hit.dense is None else hit.dense.score,
         dense_rank=0 if hit.dense is None else hit.dense.rank,
         lexical_rank=0 if hit.lexical is None else hit.lexical.rank,
-        start=best.start if best else 0,
-        end=best.end if best else 0,
+        passages=tuple((one.passage.start, one.passage.end) for one in hit.passages),
     )
 
 
 def _line(text: str, found: Sequence[Found]) -> bytes:
-    hits = [[one.id, one.score, one.cosine, one.dense_rank, one.lexical_rank, one.start, one.end] for one in found]
+    hits = [[one.id, one.score, one.cosine, one.dense_rank, one.lexical_rank, one.passages] for one in found]
     return (json.dumps({"text": text, "hits": hits}, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
 def _hit(values: Sequence[Any]) -> Found:
-    id, score, cosine, dense_rank, lexical_rank, start, end = values
+    id, score, cosine, dense_rank, lexical_rank, passages = values
     return Found(
         id=id,
         score=score,
         cosine=cosine,
         dense_rank=dense_rank,
         lexical_rank=lexical_rank,
-        start=start,
-        end=end,
+        passages=tuple((start, end) for start, end in passages),
     )
 
 

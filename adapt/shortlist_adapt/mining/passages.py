@@ -14,28 +14,32 @@ from shortlist_adapt.texts import words_of
 from shortlist_server.inference.passages import passage_content
 
 MIN_WORDS = 8
-"""A passage that keeps fewer words is too little to learn from; the whole document is taken instead."""
+"""A passage that keeps fewer words is too little to learn from; the next one is taken instead."""
 
 
 def positive_content(document: CorpusDocument, query: TrainingQuery, found: Found | None) -> str:
     """What training reads of an answer.
 
-    It is the passage that the search matched, or the whole text where the search did not find the document; training
-    then cuts it as the server does.
+    It is the best passage that the search matched, or the one that the query was cut from. Without such a passage it
+    is the whole text, which training then cuts as the server does.
     """
-    whole = passage_content(_title(document, query), _shown(document, query.excluded_text, 0, len(document.text)))
-    if found is None or found.end <= found.start:
-        return whole
-    part = _shown(document, query.excluded_text, found.start, found.end)
-    return passage_content(_title(document, query), part) if len(words_of(part)) >= MIN_WORDS else whole
+    title = _title(document, query)
+    for start, end in found.passages if found else ():
+        if query.excluded_text is not None and not start <= query.excluded_text[0] < end:
+            continue
+        part = _shown(document, query.excluded_text, start, end)
+        if len(words_of(part)) >= MIN_WORDS:
+            return passage_content(title, part)
+    return passage_content(title, _shown(document, query.excluded_text, 0, len(document.text)))
 
 
 def negative_content(document: CorpusDocument, query: TrainingQuery, found: Found) -> str:
-    """What training reads of another document: the passage that the search matched.
+    """What training reads of another document: the best passage that the search matched.
 
     It has no title where the answer has none, so that a model cannot tell answers by that.
     """
-    part = document.text[found.start : found.end] if found.end > found.start else document.text
+    start, end = found.passages[0] if found.passages else (0, len(document.text))
+    part = document.text[start:end]
     title = _title(document, query)
     return passage_content(title, part) if title or part.strip() else passage_content(document.title, part)
 

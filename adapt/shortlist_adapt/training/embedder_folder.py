@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers.utils.logging import disable_progress_bar
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.training.served_texts import ServedTexts
@@ -37,6 +38,7 @@ def open_model(found: EmbedderLayout, device: str) -> SentenceTransformer:
     Raises:
         InvalidInput: sentence-transformers cannot load it.
     """
+    disable_progress_bar()  # of files read and written: the step shows its own
     arguments: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
     try:
         if (found.folder / "modules.json").is_file():

@@ -105,7 +105,7 @@ def show_command(model: str, *, as_json: bool, **options: Any) -> None:
     if as_json:
         output.print_json(to_json(found))
         return
-    rows = [
+    rows: list[list[object]] = [
         ["kind", found.kind],
         ["state", _state(found)],
         ["revision", found.revision],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,34 +12,38 @@ from shortlist import Rerank, RerankStage
 STAGE = "MODEL[,depth=N][,weight=W][,deadline-share=S]"
 
 
-class StageType(click.ParamType):
-    """A rerank stage as text: a reranker's name and settings, as in "late-interaction,depth=100,weight=0.4"."""
+def parse_stage(text: str) -> RerankStage:
+    """A rerank stage from a reranker's name and settings, as in "late-interaction,depth=100,weight=0.4".
 
-    name = STAGE
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RerankStage:
-        """The stage."""
-        if isinstance(value, RerankStage):
-            return value
-        model, *settings = (part.strip() for part in str(value).split(","))
-        given: dict[str, Any] = {}
-        for setting in settings:
-            name, _, text = (part.strip() for part in setting.partition("="))
-            field = name.replace("-", "_")
-            try:
-                if field not in {"depth", "weight", "deadline_share"} or field in given:
-                    raise ValueError(name)
-                given[field] = int(text) if field == "depth" else float(text)
-            except ValueError:
-                self.fail(f"{setting!r} in {value!r}: a stage is {STAGE}", param, ctx)
-        if not model or "=" in model:
-            self.fail(f"{value!r} names no reranker: a stage is {STAGE}", param, ctx)
-        return RerankStage(model=model, **given)
+    Raises:
+        click.BadParameter: the text cannot be read.
+    """
+    model, *settings = (part.strip() for part in text.split(","))
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, _, value = (part.strip() for part in setting.partition("="))
+        field = name.replace("-", "_")
+        try:
+            if field not in {"depth", "weight", "deadline_share"} or field in given:
+                raise ValueError(name)
+            given[field] = int(value) if field == "depth" else float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{setting!r} in {text!r}: a stage is {STAGE}") from error
+    if not model or "=" in model:
+        raise click.BadParameter(f"{text!r} names no reranker: a stage is {STAGE}")
+    return RerankStage(model=model, **given)
 
 
-def stage_option(help: str) -> Any:
+def stage_option(help: str) -> Callable[[Any], Any]:
     """The option ``--stage``, which may be repeated; its parameter is ``stages``."""
-    return click.option("--stage", "stages", type=StageType(), metavar=STAGE, multiple=True, help=help)
+    return click.option(
+        "--stage",
+        "stages",
+        metavar=STAGE,
+        multiple=True,
+        callback=lambda context, option, texts: tuple(map(parse_stage, texts)),
+        help=help,
+    )
 
 
 def rerank_options(command: Any) -> Any:
@@ -72,13 +76,3 @@ def read_rerank(options: dict[str, Any]) -> Rerank | None:
         raise click.UsageError("give --stage, or --reranker, --depth and --weight for one stage, but not both")
     rerank = Rerank(enabled=enabled, stages=stages, **one)
     return None if rerank == Rerank() else rerank
-
-
-def stage_text(stage: RerankStage) -> str:
-    """A stage as ``--stage`` reads it, with its instruction behind it."""
-    settings = {
-        field.name.replace("_", "-"): getattr(stage, field.name)
-        for field in dataclasses.fields(stage)
-        if field.name != "model"
-    }
-    return ",".join([stage.model, *(f"{name}={value}" for name, value in settings.items() if value not in (None, ""))])

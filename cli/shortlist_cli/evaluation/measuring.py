@@ -166,8 +166,8 @@ def find_all(
 
 def _found(result: SearchResult) -> Found:
     report = result.report
-    stages = [stage.stage for stage in report.rerank_stages]
-    names = {stage: "rerank" if len(stages) == 1 else f"rerank {stage}" for stage in stages}
+    numbers = [stage.stage for stage in report.rerank_stages]
+    names = {number: "rerank" if len(numbers) == 1 else f"rerank {number}" for number in numbers}
     hits: list[Mapping[str, Any]] = []
     for hit in result.hits[:KEPT_HITS]:
         stages = {"dense": hit.dense, "lexical": hit.lexical, "fused": hit.fused}

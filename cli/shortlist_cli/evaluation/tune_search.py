@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shortlist import Client, RerankStage, SearchDefaults
+from shortlist import Client, Rerank, RerankStage, SearchDefaults
 from shortlist_cli.commands.rerank_options import stage_option
 from shortlist_cli.evaluation import subject
 from shortlist_cli.evaluation.beir import Dataset, InvalidDataset, Judged, load_split
@@ -196,9 +196,11 @@ def grid_of(sweeps: Sequence[str], stages: Sequence[RerankStage] = (OWN_STAGE,))
         if not all(low <= value <= high for value in values):
             raise InvalidSweep(f"{path} is {low} to {high}")
         if of_stage:
-            of_stages[number] = replace(of_stages[number], **{STAGE_AXES[name]: values})
+            changed: dict[str, Any] = {STAGE_AXES[name]: values}
+            of_stages[number] = replace(of_stages[number], **changed)
         else:
-            grid = replace(grid, **{AXES[name]: values})
+            changed = {AXES[name]: values}
+            grid = replace(grid, **changed)
     return replace(grid, stages=tuple(of_stages))
 
 
@@ -308,8 +310,10 @@ def _rows(choice: Choice) -> list[list[Any]]:
     rerank = choice.over(SearchDefaults()).rerank
     if rerank.enabled is False:
         return [*rows, ["rerank.enabled", "false"]]
-    named = {f"rerank.stages[{place}]": stage for place, stage in enumerate(rerank.stages)} or {"rerank": rerank}
-    for name, stage in named.items():
+    named: list[tuple[str, Rerank | RerankStage]] = [("rerank", rerank)]
+    if rerank.stages:
+        named = [(f"rerank.stages[{place}]", stage) for place, stage in enumerate(rerank.stages)]
+    for name, stage in named:
         rows += [[f"{name}.model", stage.model]] if stage.model else []
         rows += [[f"{name}.weight", f"{stage.weight:g}"], [f"{name}.depth", stage.depth]]
     return rows

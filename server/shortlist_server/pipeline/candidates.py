@@ -118,7 +118,7 @@ class PassageColumns:
         counts = np.minimum(ends - starts, each)
         before = np.cumsum(counts) - counts
         places = np.repeat(starts - before, counts) + np.arange(counts.sum())
-        return self.best_first()[places]
+        return np.asarray(self.best_first()[places], dtype=np.int64)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -159,7 +159,7 @@ def _wished(
         return []
     stages = chosen.rerank_stages or (one_stage(chosen),)
     names = [stage.model or config.reranker for stage in stages]
-    if not request.text or names == [NO_MODEL]:
+    if not request.text or (chosen.rerank_stages is None and names == [NO_MODEL]):
         if request.settings.rerank:
             raise InvalidArgument(
                 "no reranker is set: name one in rerank.model" if request.text else "reranking needs a query text",

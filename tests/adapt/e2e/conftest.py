@@ -19,7 +19,7 @@ COLLECTION = "library"
 _WORDS = [
     f"{first}{second}"
     for first in ("bal", "cor", "dun", "fel", "gar", "hol", "jen", "kil", "lom", "mar", "nep", "pol", "rud", "sal")
-    for second in ("ad", "em", "in", "or", "us", "eth", "ist", "ox", "ay", "umb")
+    for second in ("ad", "em", "in", "or", "us", "eth", "isk", "ox", "ay", "umb")
 ]
 """Made-up words, so that no two documents are alike by chance."""
 

@@ -13,7 +13,7 @@ from shortlist_adapt.searching import Found
 
 
 def hit(id: str, cosine: float | None = 0.1, dense: int = 0, lexical: int = 0) -> Found:
-    return Found(id=id, score=0.0, cosine=cosine, dense_rank=dense, lexical_rank=lexical, start=0, end=0)
+    return Found(id=id, score=0.0, cosine=cosine, dense_rank=dense, lexical_rank=lexical)
 
 
 def content(id: str) -> str:

@@ -95,7 +95,7 @@ def test_a_title_of_a_few_documents_has_several_answers(corpus: Corpus) -> None:
 
 
 def found(id: str, score: float) -> Found:
-    return Found(id=id, score=score, cosine=None, dense_rank=0, lexical_rank=0, start=0, end=0)
+    return Found(id=id, score=score, cosine=None, dense_rank=0, lexical_rank=0)
 
 
 def test_the_round_trip_asks_for_a_rank_and_a_margin() -> None:

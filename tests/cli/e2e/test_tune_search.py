@@ -127,8 +127,8 @@ def test_stages_that_a_collection_does_not_have_are_tuned_and_applied(
     client: Client, target: str, judged: Path
 ) -> None:
     stages = ("--stage", "late-interaction,depth=20", "--stage", "late-interaction,weight=0.5")
-    values = ("--sweep", "fusion.dense_weight=0,0.5", "--sweep", "candidates=40")
-    values += ("--sweep", "rerank.stages[0].weight=0.2", "--sweep", "rerank.depth=5,10")
+    swept = ("fusion.dense_weight=0,0.5", "candidates=40", "rerank.stages[0].weight=0.2", "rerank.depth=5,10")
+    values = [part for sweep in swept for part in ("--sweep", sweep)]
     ran = run(judged, "--target", target, "--collection", "tuned", *stages, *values, "--apply", "--json")
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)

@@ -22,7 +22,7 @@ def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixtu
 
 
 def test_neither_are_those_of_the_texts_that_models_read(capsys: pytest.CaptureFixture[str]) -> None:
-    passage = RerankedPassage(id=HOSTILE, ordinal=0, text=HOSTILE, token_vectors=0)
+    passage = RerankedPassage(stage=1, id=HOSTILE, ordinal=0, text=HOSTILE, token_vectors=0)
     _print_texts(ExplainedTexts(query=HOSTILE, passages=(passage,)))
     shown = capsys.readouterr().out
     assert shown.count("a\\x1b[31mb\\x07") == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shortlist.v1 import admin_service_pb2 as pb
-from shortlist.v1 import collection_service_pb2, evaluation_pb2, operation_pb2
+from shortlist.v1 import collection_service_pb2, evaluation_pb2, operation_pb2, search_pb2
 from shortlist_server.config import Config
 from shortlist_server.domain import SearchDefaults
 from shortlist_server.errors import InvalidArgument
@@ -78,7 +78,7 @@ def report_out(evaluation: Evaluation, *, include_queries: bool) -> operation_pb
         rankings=[_quality_out(ranking, evaluation.mean(ranking)) for ranking in evaluation.queries],
         sequence=evaluation.sequence,
         embedder=model_version_out(evaluation.embedder),
-        rerankers=[model_version_out(reranker) for reranker in evaluation.rerankers],
+        rerankers=[search_pb2.ModelVersion(name=one.name, revision=one.revision) for one in evaluation.rerankers],
         degraded_searches=evaluation.degraded,
     )
     if include_queries:

@@ -70,8 +70,20 @@ def test_a_document_counts_with_its_best_passage_and_keeps_all_of_them() -> None
     assert table.dense.ranks.tolist() == [1, 2, 3]
     assert table.passages.rows.tolist() == [0, 0, 1, 1, 2]
     assert table.passages.dense.tolist() == pytest.approx([0.9, 0.7, 0.8, 0.5, 0.6])
-    assert table.passages.first_of(2, 1).tolist() == [0, 2]
-    assert table.passages.first_of(3, 2).tolist() == [0, 1, 2, 3, 4]
+    assert table.passages.best_of(np.array([0, 1]), 1).tolist() == [0, 2]
+    assert table.passages.best_of(np.array([2, 0, 1]), 2).tolist() == [4, 0, 1, 2, 3]
+
+
+def test_what_a_later_stage_scored_higher_is_the_better_passage() -> None:
+    table = Candidates.of(dense((1, 0.9), (2, 0.8), (1, 0.7), (3, 0.6), (2, 0.5), (1, 0.4)), None, None)
+    rows = np.array([1, 0, 2])
+    passages = table.passages
+    first, second, third = passages.passage_ids[passages.best_of(np.array([0]), 3)].tolist()
+    passages.take_rerank(1, np.array([second, third]), np.array([0.1, 0.2]))
+    best = passages.passage_ids[passages.best_of(rows, 3)].tolist()
+    assert best[2:5] == [third, second, first]
+    passages.take_rerank(2, np.array([first]), np.array([-5.0]))
+    assert passages.passage_ids[passages.best_of(np.array([0]), 2)].tolist() == [first, third]
 
 
 def test_sorting_moves_passages_with_their_documents() -> None:
