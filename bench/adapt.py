@@ -186,7 +186,8 @@ def latency(client: Client, name: str, test: Judged) -> dict[str, float]:
 def docstrings(limit: int) -> tuple[list[Document], Judged]:
     """Documented definitions of the standard library, and the first sentences of some, which their documents lack."""
     entries = stdlib_corpus()
-    corpus, queries = [], {}
+    corpus: list[Document] = []
+    queries: dict[str, str] = {}
     step = max(1, len(entries) // (4 * limit))
     for number, entry in enumerate(entries):
         head, _, text = entry.text.rpartition("\n") if entry.kind != "module" else ("", "", entry.text)

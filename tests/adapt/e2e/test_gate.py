@@ -64,7 +64,7 @@ def decide(run: RunFolder, client: Client, settings: GateSettings = SETTINGS) ->
 def left_behind(client: Client) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Published models, collections, and the states of their generations."""
     names = [one.name for one in client.list_collections()]
-    states = {name: [one.state for one in client.generations(name)] for name in names}
+    states: dict[str, list[str]] = {name: [one.state for one in client.generations(name)] for name in names}
     return [one.model for one in client.list_models()], names, states
 
 
