@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers.utils.logging import disable_progress_bar
 
 from shortlist_adapt.errors import InvalidInput
+from shortlist_adapt.training.attention import stop_attention_dropout
 from shortlist_adapt.training.served_texts import ServedTexts
 from shortlist_server.inference.embedder_layout import EmbedderLayout
 
@@ -49,10 +50,7 @@ def open_model(found: EmbedderLayout, device: str) -> SentenceTransformer:
             model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device)
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise InvalidInput(f"the model in {found.folder} cannot be loaded for training: {error}") from error
-    for module in model.modules():
-        # With dropout in attention, torch has no fused kernel on a CPU: training MiniLM takes half as long without.
-        if "Attention" in type(module).__name__ and isinstance(getattr(module, "dropout", None), torch.nn.Dropout):
-            module.dropout.p = 0.0
+    stop_attention_dropout(model)
     return model
 
 
