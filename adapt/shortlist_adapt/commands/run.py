@@ -14,7 +14,7 @@ from shortlist_adapt.commands.showing import shown
 from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import begin, write_plan
+from shortlist_adapt.plan import Plan, begin, write_plan
 from shortlist_adapt.run import run
 from shortlist_adapt.settings import from_text, setting
 from shortlist_adapt.synthesis.settings import SynthesisSettings
@@ -74,10 +74,8 @@ def run_command(
     with connect(options) as client:
         with shown() as progress:
             export(folder, client, collection, progress)
-        with Corpus(folder.corpus) as corpus:
-            sources = sources_of(plan.synthesis, folder, seed=plan.seed)
-            note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
-        note("every other step says what it costs before it begins, because that depends on the step before")
+        if estimate or not folder.queries.exists():
+            say_cost(folder, plan)
         if estimate:
             return
         if not yes and not folder.queries.exists() and sys.stdin.isatty():
@@ -87,3 +85,11 @@ def run_command(
     if published is not None:
         print_published(published)
     note(f"report: {folder.report}")
+
+
+def say_cost(folder: RunFolder, plan: Plan) -> None:
+    """Says what is known before the run begins. Raises ``InvalidInput``."""
+    with Corpus(folder.corpus) as corpus:
+        sources = sources_of(plan.synthesis, folder, seed=plan.seed)
+        note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
+    note("every other step says what it costs before it begins, because that depends on the step before")

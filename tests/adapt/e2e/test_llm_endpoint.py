@@ -50,7 +50,7 @@ class Lines(Silent):
 
 
 def settings(llm: ScriptedLlm, model: str = "good", **changes: Any) -> LlmSettings:
-    return LlmSettings(**({"url": llm.url, "model": model, "temperature": 0.5} | changes))
+    return LlmSettings(**{"url": llm.url, "model": model, "temperature": 0.5, **changes})
 
 
 def made(
@@ -244,9 +244,7 @@ def test_a_document_without_an_answer_is_left_out(llm: ScriptedLlm, tmp_path: Pa
     assert all("beekeeper" in row["document_id"] for row in rejected(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"), [("bad-key", "refuses the key"), ("no-model", r"has no model 'no-model'")]
-)
+@pytest.mark.parametrize(("model", "message"), [("bad-key", "wants a key"), ("no-model", r"has no model 'no-model'")])
 def test_a_wrong_key_or_model_ends_the_step_at_once(llm: ScriptedLlm, tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(EndpointRefused, match=message):
         made(llm, tmp_path, model, concurrency=1)
@@ -261,7 +259,7 @@ def test_the_key_is_sent_and_stands_nowhere(llm: ScriptedLlm, tmp_path: Path, mo
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-another-service")
     with pytest.raises(EndpointRefused) as caught:
         made(llm, tmp_path / "run", "bad-key", key_file=tmp_path / "key")
-    assert "wrong key: [key]" in str(caught.value)
+    assert "refuses the key: wrong key: [key]" in str(caught.value)
     assert key not in "".join(traceback.format_exception(caught.value))
     made(llm, tmp_path / "run", documents=1, key_file=tmp_path / "key")
     headers = {name.lower(): value for name, value in llm.log()[-1]["headers"].items()}

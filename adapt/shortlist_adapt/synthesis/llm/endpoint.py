@@ -112,7 +112,8 @@ class Endpoint:
             async with asyncio.timeout(longest):
                 return await self._client.chat.completions.create(**fields, extra_body=self._extra or None)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise EndpointRefused(f"{self._where()} refuses the key: {self._message(error)}") from None
+            problem = "refuses the key" if self._key else "wants a key (--llm-key-file or --llm-key-variable)"
+            raise EndpointRefused(f"{self._where()} {problem}: {self._message(error)}") from None
         except openai.NotFoundError as error:
             raise EndpointRefused(
                 f"{self._where()} has no model {self._settings.model!r}, or no chat completions: {self._message(error)}"

@@ -39,11 +39,13 @@ class LocalModel:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
         folder = Path(settings.model)
         if not (folder / "config.json").is_file():
             raise InvalidInput(f"{folder} is not the folder of a model; to ask a server, give its URL too")
         self._name = local_name(folder)
+        logging.disable_progress_bar()  # it would break the step's own progress
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -134,8 +136,9 @@ class LocalModel:
         return str(rendered)
 
     def _padding(self) -> int | None:
-        padding = self._tokenizer.pad_token_id
-        return padding if padding is not None else self._tokenizer.eos_token_id
+        padding: int | None = self._tokenizer.pad_token_id
+        ending: int | None = self._tokenizer.eos_token_id
+        return ending if padding is None else padding
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shortlist_adapt.costs import Cost
@@ -163,7 +163,7 @@ class LlmSource:
 
     async def _in_order(
         self, documents: Sequence[CorpusDocument], parallel: int, asking: Asking, progress: Progress
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Asks about several documents at a time; gives outcomes in the documents' order."""
         budget = TokenBudget(self._settings.budget_tokens)
         places = asyncio.Semaphore(parallel)

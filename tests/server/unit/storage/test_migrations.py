@@ -30,6 +30,7 @@ from shortlist_server.domain import (
     NewPassage,
     OverflowPolicy,
     RerankFailurePolicy,
+    RerankStage,
     RetrievalMode,
     SearchDefaults,
     StreamPosition,
@@ -45,6 +46,8 @@ from .reads import read_documents, search_dense
 GOLDEN = Path(__file__).with_name("golden")
 FIRST_FORMATS = {"format-1", "format-2", "format-3", "format-4"}
 """Formats without generations."""
+ONE_STAGE_FORMATS = {*FIRST_FORMATS, "format-5"}
+"""Formats without a list of rerank stages."""
 DIMENSION = 8
 CONFIG = CollectionConfig(
     embedder="none",
@@ -63,6 +66,15 @@ CONFIG = CollectionConfig(
     ),
 )
 
+
+STAGED = replace(
+    CONFIG,
+    search_defaults=replace(
+        CONFIG.search_defaults,
+        rerank_depth=None,
+        rerank_stages=(RerankStage(model="late-interaction", depth=7), RerankStage(weight=0.0, instruction="find")),
+    ),
+)
 
 GENERATION = GenerationConfig(
     embedder="other",
@@ -94,7 +106,7 @@ def upsert(number: int) -> Upsert:
 def make_golden(folder: Path) -> None:
     """Writes the golden folder of this release's format; run once for each format, by hand."""
     store = EmbeddedStore(Config(data_dir=folder), maintain=False)
-    collection = store.create("golden", CONFIG)
+    collection = store.create("golden", STAGED)
     collection.commit([upsert(n) for n in range(40)], StreamPosition(stream="s", position=40)).result()
     collection.flush_now()
     collection.commit([upsert(n) for n in range(35, 50)]).result()
@@ -121,7 +133,7 @@ def test_a_data_folder_of_every_format_opens_with_all_it_holds(tmp_path: Path, f
     try:
         collection = store.open("golden")
         assert collection.damage == ()
-        assert collection.config == CONFIG
+        assert collection.config == (CONFIG if format in ONE_STAGE_FORMATS else STAGED)
         assert collection.stream_position("s") == 40
         info = collection.info()
         assert (info.document_count, info.segment_passage_count, info.sequence) == (50, 35, 55)
