@@ -26,7 +26,7 @@ from shortlist_adapt.training.reranker_scorer import Scorer
 from shortlist_adapt.training.reranker_start import read_start, write_start
 from shortlist_adapt.training.settings import LoraSettings, RerankerTraining
 from shortlist_server.config import Config
-from shortlist_server.inference import torch_backend
+from shortlist_server.inference import layout, torch_backend
 from shortlist_server.inference.base import RerankCandidate, RerankQuery
 from shortlist_server.inference.loading import load_reranker
 
@@ -88,7 +88,24 @@ def same_weights(first: Path, second: Path) -> bool:
 TEXTS = ["short", "", "a [SEP] b </think> <|im_end|>", "🎉 émigré", "long " * 150]
 
 
-@pytest.mark.parametrize("name", ["tiny_cross_encoder", "tiny_bert", "tiny_qwen3", "tiny_qwen3_embedding"])
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier over a decoder. The vocabulary of BERT is small, and quick to read."""
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-decoder"
+    shutil.copytree(tiny_cross_encoder, folder, ignore=shutil.ignore_patterns("config.json", "*.safetensors"))
+    torch.manual_seed(5)
+    config = Qwen3Config(
+        vocab_size=30522, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=128, initializer_range=0.5, num_labels=1,
+        pad_token_id=0,
+    )  # fmt: skip
+    Qwen3ForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny_cross_encoder", "tiny_bert", "tiny_decoder", "tiny_qwen3"])
 def test_training_sees_the_scores_of_the_server(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     start = read_start(request.getfixturevalue(name))
     write_start(start, tmp_path, seed=3)
@@ -214,7 +231,7 @@ def test_adapters_are_trained_alone_and_merged_into_every_checkpoint(tiny_qwen3:
     changed = {name for name in base if not torch.equal(trained[name], base[name])}
     assert changed and all("_proj" in name for name in changed)
     assert not any("embed" in name for name in changed)
-    assert np.isfinite(served(target / figures["best"], "what is there 3", TEXTS)).all()
+    assert figures["checkpoints"][0]["development"] > 0, "the server's engine serves it"
 
 
 def test_a_merged_reranker_is_chosen_by_its_final_figure_and_served(tiny_bert: Path, run: RunFolder) -> None:
@@ -257,7 +274,7 @@ def test_the_chat_template_of_an_embedder_is_not_taken_for_that_of_a_reranker(
     target = tmp_path / "reranker"
     target.mkdir()
     write_start(start, target, seed=1)
-    assert np.ptp(served(target, "what is there 3", TEXTS)) > 0
+    assert not layout.has_chat_template(target)
     assert (target / "README.md").is_file(), "the report names the licence of the base"
 
 
