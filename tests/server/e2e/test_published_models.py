@@ -21,12 +21,10 @@ from shortlist import (
     ModelRefused,
     ModelsElsewhere,
     OutOfSpace,
-    PermissionDenied,
     PublishProgress,
     UploadProgress,
 )
 from shortlist_cli.hosting.server_process import ServerProcess
-from shortlist_server.keys import Scope, new_key
 from shortlist_server.testing import server
 
 StaticModel = Callable[..., Path]
@@ -206,27 +204,3 @@ def test_a_server_whose_models_run_on_workers_takes_none(tmp_path: Path, static_
                 list(client.list_models())
     finally:
         worker.stop()
-
-
-def test_models_belong_to_operators_of_the_whole_server(tmp_path: Path, static_model: StaticModel) -> None:
-    folder = static_model()
-    operator, writer, tenant = (
-        new_key("operator", [Scope.ADMIN]),
-        new_key("writer", [Scope.READ, Scope.WRITE]),
-        new_key("tenant", [Scope.ADMIN], ["docs"]),
-    )
-    entries = tuple(key.entry() for _, key in (operator, writer, tenant))
-    with server(tmp_path / "data", api_keys=entries) as running:
-        for secret, _ in (writer, tenant):
-            with Client(running.target, api_key=secret) as client:
-                for call in (
-                    lambda client: client.publish_model("words@1", folder),
-                    lambda client: list(client.list_models()),
-                    lambda client: client.get_model("words@1"),
-                    lambda client: client.delete_model("words@1"),
-                ):
-                    with pytest.raises(PermissionDenied):
-                        call(client)
-        with Client(running.target, api_key=operator[0]) as client:
-            client.publish_model("words@1", folder)
-            client.delete_model("words@1")
