@@ -8,6 +8,7 @@ too large for the memory is halved, and so are later ones. One thread at a time.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ Floats = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
-_BATCH_TOKENS = 2048
+_BATCH_TOKENS = 512
+"""Tokens of a batch on a CPU: its activations stay in the caches. Measured for a MiniLM in int8 over twenty passages:
+150 ms of processor time, against 200 with 2,048 tokens."""
+
 _BATCH_ITEMS = 16
 _SHORT_PAIR_TOKENS = 64
 _RATE_WEIGHT = 0.3
@@ -29,8 +33,8 @@ _RATE_WEIGHT = 0.3
 _AMPLE = 3
 """There is time for all candidates if they could take this many times as long as expected."""
 
-_MOST_PADDED = 1.25
-"""Tokens of a batch by length, with padding, over those without."""
+_MOST_PADDED = 1.1
+"""Most tokens of a batch with padding over those without, on a CPU. A GPU gains more from fewer batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class Batches:
         self._seconds_per_token = seconds_per_token
         self._tokens = batch_tokens or _BATCH_TOKENS
         self._items = max(batch_tokens // _SHORT_PAIR_TOKENS, _BATCH_ITEMS)
+        self._most_padded = math.inf if batch_tokens else _MOST_PADDED
 
     def score(
         self,
@@ -123,7 +128,7 @@ class Batches:
         for row in rows[: self._items]:
             longest, tokens = max(longest, lengths[row]), tokens + lengths[row]
             padded = longest * (len(batch) + 1)
-            if batch and (padded > self._tokens or (alike and padded > _MOST_PADDED * tokens)):
+            if batch and (padded > self._tokens or (alike and padded > self._most_padded * tokens)):
                 break
             batch.append(row)
         return batch

@@ -38,7 +38,7 @@ def score(batches: Batches, card: Card, lengths: Sequence[int]) -> list[float]:
 def test_batches_hold_sixteen_candidates_or_their_tokens() -> None:
     card = Card()
     assert score(Batches(seconds_per_token=0), card, [10] * 40 + [1000] * 3) == [*range(43)]
-    assert card.batches == [2, 1, 16, 16, 8]
+    assert card.batches == [1, 1, 1, 16, 16, 8]
 
 
 def test_with_time_for_all_a_batch_has_texts_of_like_length() -> None:
@@ -49,9 +49,9 @@ def test_with_time_for_all_a_batch_has_texts_of_like_length() -> None:
         values = np.array(rows, dtype=np.float32)
         return Scored(raw=values, probability=values)
 
-    lengths = [20, 200, 30, 190, 25, 180, 22]
+    lengths = [20, 200, 28, 190, 26, 120, 25]
     scores = Batches(seconds_per_token=0).score(lengths, [1, 2, 3, 4, 5, 6, 7], run, lambda _: True)
-    assert runs == [[200, 190, 180], [30, 25, 22, 20]]
+    assert runs == [[200, 190], [120], [28, 26, 25], [20]]
     assert scores.scores.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert scores.truncated_tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
 
