@@ -184,6 +184,24 @@ def test_a_model_that_was_damaged_on_the_disk_does_not_keep_the_server_from_star
         assert client.search("docs", "who hunts in snow").report.degradations == ()
 
 
+def test_while_a_collection_cannot_be_read_no_model_is_deleted(tmp_path: Path, static_model: StaticModel) -> None:
+    with server(tmp_path / "data") as running, Client(running.target) as client:
+        fill(client)
+        client.publish_model("words@1", static_model())
+    database = tmp_path / "data" / "collections" / "docs" / "collection.db"
+    database.write_bytes(b"\0" * database.stat().st_size)
+    with server(tmp_path / "data") as running, Client(running.target) as client:
+        with pytest.raises(ModelInUse, match="'docs' may use model 'words@1' and cannot be read"):
+            client.delete_model("words@1")
+        assert client.publish_model("words@1").state == "loaded"
+        with pytest.raises(ModelInUse):
+            client.delete_model("words@1")
+        assert client.get_model("words@1").state == "loaded"
+        client.delete_collection("docs")
+        client.delete_model("words@1")
+        assert list(client.list_models()) == []
+
+
 def test_the_asyncio_client_publishes_as_well(tmp_path: Path, static_model: StaticModel) -> None:
     async def publish(target: str) -> list[str]:
         async with AsyncClient(target) as client:
