@@ -39,7 +39,7 @@ from shortlist_adapt.folder import RunFolder, write_json
 from shortlist_adapt.progress import Silent
 from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_lines
 from shortlist_adapt.reporting.decision import load
-from shortlist_cli.demo.corpus import stdlib_corpus
+from shortlist_cli.demo.corpus import Entry, stdlib_corpus
 from shortlist_cli.evaluation.beir import Judged, load_split
 from shortlist_cli.evaluation.measuring import measure_latency
 from shortlist_cli.hosting.server_process import ServerProcess
@@ -186,9 +186,8 @@ def latency(client: Client, name: str, test: Judged) -> dict[str, float]:
     }
 
 
-def docstrings(limit: int) -> tuple[list[Document], Judged]:
-    """Documented definitions of the standard library, and the first sentences of some, which their documents lack."""
-    entries = stdlib_corpus()
+def docstrings(entries: Sequence[Entry], limit: int) -> tuple[list[Document], Judged]:
+    """Documented definitions as documents, and the first sentences of some as queries, which their documents lack."""
     cut: dict[str, tuple[str, str]] = {}
     for entry in entries:
         head, _, text = entry.text.partition("\n") if entry.kind != "module" else ("", "", entry.text)
@@ -206,7 +205,7 @@ def docstrings(limit: int) -> tuple[list[Document], Judged]:
 
 def guarded(client: Client, embedder: str, limit: int) -> dict[str, float]:
     """Final nDCG@10 of a collection of docstrings, before and with an embedder."""
-    corpus, judged = docstrings(limit)
+    corpus, judged = docstrings(stdlib_corpus(), limit)
     fill(client, GUARDED, corpus)
     made = client.reindex(GUARDED, embedder=embedder)
     comparison = client.compare_generations(

@@ -25,9 +25,9 @@ pytestmark = [
 ]
 
 CONCEPTS = 12
-DOCUMENTS = 90
+DOCUMENTS = 72
 TRAINING = {
-    "embedder.epochs": "5",
+    "embedder.epochs": "4",
     "embedder.batch_queries": "8",
     "embedder.negatives": "1",
     "embedder.learning_rate": "0.005",
