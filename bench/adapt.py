@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -38,7 +39,7 @@ from shortlist_adapt.folder import RunFolder, write_json
 from shortlist_adapt.progress import Silent
 from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_lines
 from shortlist_adapt.reporting.decision import load
-from shortlist_cli.demo.corpus import stdlib_corpus
+from shortlist_cli.demo.corpus import Entry, stdlib_corpus
 from shortlist_cli.evaluation.beir import Judged, load_split
 from shortlist_cli.evaluation.measuring import measure_latency
 from shortlist_cli.hosting.server_process import ServerProcess
@@ -57,6 +58,8 @@ UNJUDGED_OPTIONS = (
 )
 """Of 1,000 documents: on 2 cores, training on all of them would take a day."""
 
+
+FIRST_SENTENCE = re.compile(r"(.+?\.)\s+(.+)", re.DOTALL)
 
 FINAL, FINAL_UNJUDGED, DENSE = 0.78, 0.755, 0.73
 MINUTES = 120.0
@@ -183,27 +186,26 @@ def latency(client: Client, name: str, test: Judged) -> dict[str, float]:
     }
 
 
-def docstrings(limit: int) -> tuple[list[Document], Judged]:
-    """Documented definitions of the standard library, and the first sentences of some, which their documents lack."""
-    entries = stdlib_corpus()
-    corpus, queries = [], {}
-    step = max(1, len(entries) // (4 * limit))
-    for number, entry in enumerate(entries):
-        head, _, text = entry.text.rpartition("\n") if entry.kind != "module" else ("", "", entry.text)
-        sentence, _, rest = text.partition(". ")
-        if number % step == 0 and len(queries) < limit and len(sentence.split()) > 4 and len(rest.split()) > 15:
-            queries[entry.name] = sentence
-            text = f"{head}\n{rest}"
-        else:
-            text = entry.text
-        corpus.append(Document(id=entry.name, title=entry.name, text=text))
-    qrels = {name: {name: 1} for name in queries}
-    return corpus, Judged(name=GUARDED, queries=queries, qrels=qrels)
+def docstrings(entries: Sequence[Entry], limit: int) -> tuple[list[Document], Judged]:
+    """Documented definitions as documents, and the first sentences of some as queries, which their documents lack."""
+    cut: dict[str, tuple[str, str]] = {}
+    for entry in entries:
+        head, _, text = entry.text.partition("\n") if entry.kind != "module" else ("", "", entry.text)
+        found = FIRST_SENTENCE.match(text)
+        if found and len(found[1].split()) >= 5 and len(found[2].split()) >= 15 and found[1] not in found[2]:
+            cut[entry.name] = found[1], f"{head}\n{found[2]}".strip()
+    chosen = list(cut)[:: max(1, len(cut) // limit)][:limit]
+    corpus = [
+        Document(id=entry.name, title=entry.name, text=cut[entry.name][1] if entry.name in chosen else entry.text)
+        for entry in entries
+    ]
+    queries = {name: cut[name][0] for name in chosen}
+    return corpus, Judged(name=GUARDED, queries=queries, qrels={name: {name: 1} for name in chosen})
 
 
 def guarded(client: Client, embedder: str, limit: int) -> dict[str, float]:
     """Final nDCG@10 of a collection of docstrings, before and with an embedder."""
-    corpus, judged = docstrings(limit)
+    corpus, judged = docstrings(stdlib_corpus(), limit)
     fill(client, GUARDED, corpus)
     made = client.reindex(GUARDED, embedder=embedder)
     comparison = client.compare_generations(

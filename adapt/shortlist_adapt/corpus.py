@@ -120,7 +120,8 @@ class Corpus:
                 raise InvalidInput(f"{self._path.name}, line {number}: the id {document.id!r} appears a second time")
             self._places[document.id] = (place, number)
             place += len(line)
-            digest = hashlib.blake2b(json.dumps([document.title, document.text]).encode(), digest_size=16).digest()
+            content = f"{len(document.title)} {document.title}{document.text}".encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(content, digest_size=16).digest()
             original = first.setdefault(digest, document.id)
             if original != document.id:
                 twins.setdefault(original, [original]).append(document.id)

@@ -7,6 +7,7 @@ on where it was, and its result is that of an undisturbed one.
 from __future__ import annotations
 
 from shortlist import Client
+from shortlist_adapt.corpus import export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
 from shortlist_adapt.mining import mine as mining
@@ -36,9 +37,16 @@ def run(folder: RunFolder, client: Client, plan: Plan, progress: Progress, *, pu
     """
     from shortlist_adapt import publishing
     from shortlist_adapt.gating import gate as gating
+    from shortlist_adapt.training.bases import embedder_base, reranker_base
 
     if not (plan.embedder.enabled or plan.reranker.enabled):
         raise InvalidInput("neither the embedder nor the reranker is to be trained: enable one of them")
+    export(folder, client, plan.collection, progress)
+    # A base that is missing is said before hours are spent.
+    if plan.embedder.enabled:
+        embedder_base(folder, plan.embedder_base)
+    if plan.reranker.enabled:
+        reranker_base(folder, plan.reranker_base, plan.embedder_base)
     sources = synthesis.sources_of(plan.synthesis, folder, seed=plan.seed)
     synthesis.synthesise(folder, client, plan.collection, plan.synthesis, progress, sources=sources, seed=plan.seed)
     _say(progress, "mine", mining.cost(folder, plan.mining).line())

@@ -42,6 +42,10 @@ def test_it_holds_all_packages_their_types_and_the_generated_code(wheel: Path) -
         "shortlist_adapt/py.typed",
         "shortlist/v1/__init__.py",
     } <= names
+    adapt = ROOT / "adapt"
+    data = {path for kind in ("*.txt", "*.j2") for path in adapt.rglob(kind)}
+    assert len(data) > 5
+    assert {path.relative_to(adapt).as_posix() for path in data} <= names
     for proto in (ROOT / "proto" / "shortlist" / "v1").glob("*.proto"):
         assert {f"shortlist/v1/{proto.stem}_pb2{suffix}" for suffix in (".py", ".pyi", "_grpc.py")} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -49,11 +49,19 @@ def test_an_encoder_is_exported_and_its_export_goes_with_it(
 
 
 def test_a_reranker_is_named_in_searches_and_presets_without_a_restart(
-    client: Client, tiny_cross_encoder: Path
+    client: Client, minilm: Path, bert_parts: Any, tmp_path: Path
 ) -> None:
+    import torch
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path / "model"
+    bert_config, copy_bert_tokenizer = bert_parts
+    torch.manual_seed(13)
+    BertForSequenceClassification(bert_config(num_labels=1)).save_pretrained(folder)
+    copy_bert_tokenizer(minilm, folder)
     with pytest.raises(ModelNotFound):
         client.search("docs", "who hunts", rerank=Rerank(model="judge@1"))
-    assert client.publish_model("judge@1", tiny_cross_encoder).kind == "reranker"
+    assert client.publish_model("judge@1", folder).kind == "reranker"
     found = client.search("docs", "who hunts", rerank=Rerank(model="judge@1", depth=3, weight=1.0))
     assert found.report.reranker is not None and found.report.reranker.name == "judge@1"
     assert found.report.reranked == 3

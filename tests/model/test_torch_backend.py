@@ -10,7 +10,7 @@ import pytest
 from shortlist_server.config import Config
 from shortlist_server.inference.agreement import MIN_COSINE, vector_agreement
 from shortlist_server.inference.base import QueryText
-from shortlist_server.inference.catalog import _schedule
+from shortlist_server.inference.catalog import schedule
 from shortlist_server.inference.encoder import Floats, Ids, TransformerEmbedder
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loading import load_embedder
@@ -71,7 +71,7 @@ def test_bfloat16_is_within_the_tolerance_that_machines_of_one_revision_have(
 def test_a_device_with_memory_gets_larger_batches_of_passages() -> None:
     engine = HashingEmbedder("it", 64)
     engine.batch_tokens = 32_768
-    service = _schedule(engine, config(), Observer(), Precedence(), "it")
+    service = schedule(engine, config(), Observer(), Precedence(), "it")
     service.close()
     limits = service._passages._limits
     assert (limits.batch_cost, limits.batch_items) == (32_768, 1024)

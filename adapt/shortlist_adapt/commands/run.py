@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -13,13 +14,19 @@ from shortlist_adapt.commands.showing import shown
 from shortlist_adapt.corpus import Corpus, export
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import RunFolder
-from shortlist_adapt.plan import begin, write_plan
+from shortlist_adapt.plan import Plan, begin, write_plan
 from shortlist_adapt.run import run
-from shortlist_adapt.settings import from_text
+from shortlist_adapt.settings import from_text, setting
 from shortlist_adapt.synthesis.settings import SynthesisSettings
 from shortlist_adapt.synthesis.synthesise import cost, sources_of
 from shortlist_cli.connection import connect, long_client_options
 from shortlist_cli.output import note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bases:
+    embedder_base: str = setting("", "Model that the embedder starts from, a name or a folder; what serves by default.")
+    reranker_base: str = setting("", "Model that the reranker starts from; the embedder's own base by default.")
 
 
 @click.command("run")
@@ -27,6 +34,7 @@ from shortlist_cli.output import note
 @out_option
 @seed_option
 @settings_options(SynthesisSettings)
+@settings_options(_Bases)
 @click.option(
     "--set",
     "changes",
@@ -56,6 +64,7 @@ def run_command(
     nothing changes.
     """
     plan = begin(folder, collection, seed).changed(chosen(SynthesisSettings, options), "synthesis")
+    plan = plan.changed(chosen(_Bases, options))
     for change in changes:
         path, equals, text = change.partition("=")
         if not equals:
@@ -65,10 +74,8 @@ def run_command(
     with connect(options) as client:
         with shown() as progress:
             export(folder, client, collection, progress)
-        with Corpus(folder.corpus) as corpus:
-            sources = sources_of(plan.synthesis, folder, seed=plan.seed)
-            note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
-        note("every other step says what it costs before it begins, because that depends on the step before")
+        if estimate or not folder.queries.exists():
+            say_cost(folder, plan)
         if estimate:
             return
         if not yes and not folder.queries.exists() and sys.stdin.isatty():
@@ -78,3 +85,11 @@ def run_command(
     if published is not None:
         print_published(published)
     note(f"report: {folder.report}")
+
+
+def say_cost(folder: RunFolder, plan: Plan) -> None:
+    """Says what is known before the run begins. Raises ``InvalidInput``."""
+    with Corpus(folder.corpus) as corpus:
+        sources = sources_of(plan.synthesis, folder, seed=plan.seed)
+        note(f"synthesise: {cost(corpus, sources, plan.synthesis, seed=plan.seed).line()}")
+    note("every other step says what it costs before it begins, because that depends on the step before")

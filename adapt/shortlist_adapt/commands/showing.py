@@ -23,6 +23,9 @@ from shortlist_cli.output import note, stderr
 LINE_SECONDS = 30.0
 """Pause between two lines of progress where there is no terminal."""
 
+SHOWN_PARTS = 6
+"""Bars on a terminal; those of the oldest parts go."""
+
 
 class Shown:
     """A ``shortlist_adapt.progress.Progress`` for people; made by ``shown``."""
@@ -37,6 +40,8 @@ class Shown:
         """See ``Progress``. The part before is over."""
         if self._task is not None:
             self._bar.stop_task(self._task)
+        for former in self._bar.task_ids[: -(SHOWN_PARTS - 1)]:
+            self._bar.remove_task(former)
         self._what, self._total, self._unit, self._done = what, total, unit, 0
         self._task = self._bar.add_task(what, total=total, note=unit)
         if self._bar.disable:

@@ -29,7 +29,6 @@ from shortlist_adapt.reporting.decision import Decision, GatedModel, QueryChange
 from shortlist_adapt.reporting.model_card import write_card
 from shortlist_adapt.reporting.report import write_report
 from shortlist_adapt.settings import to_json
-from shortlist_server.ranking.significance import shown
 
 STEP = "gate"
 
@@ -199,7 +198,8 @@ def _measure(
     )
     return Decision(
         passed=not reason,
-        reason=reason or f"final nDCG@10 rises by {of.mean:+.4f} on {len(judged)} held-out queries (p = {shown(p)})",
+        reason=reason
+        or f"final nDCG@10 rises by {of.mean:+.4f} on {len(judged)} held-out queries ({decisions.chance(p)})",
         fingerprint=mark,
         collection=collection,
         models=way.models,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shortlist_adapt.gating.settings import GateSettings
-from shortlist_adapt.reporting.decision import GuardedOutcome, Side, Trial
-from shortlist_server.ranking.significance import SIGNIFICANCE, Difference, difference, shown
+from shortlist_adapt.reporting.decision import GuardedOutcome, Side, Trial, chance
+from shortlist_server.ranking.significance import SIGNIFICANCE, Difference, difference
 
 TOLERANCE = 0.001
 """Trials this close on the development split count as equal."""
@@ -54,7 +54,7 @@ def objection(
     if of.mean <= settings.margin:
         return f"final nDCG@10 on held-out queries does not rise{beyond} ({of.mean:+.4f})"
     if p >= SIGNIFICANCE:
-        return f"chance explains the gain of {of.mean:+.4f}{beyond} on held-out queries (p = {shown(p)})"
+        return f"chance explains the gain of {of.mean:+.4f}{beyond} on held-out queries ({chance(p)})"
     for one in guarded:
         if not one.holds:
             return (

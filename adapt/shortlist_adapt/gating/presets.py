@@ -18,7 +18,9 @@ FIRST_WEIGHT = 0.5
 
 def to_json(defaults: SearchDefaults) -> dict[str, Any]:
     """The presets as JSON values."""
-    return dataclasses.asdict(defaults)
+    values = dataclasses.asdict(defaults)
+    values["rerank"]["stages"] = list(values["rerank"]["stages"])
+    return values
 
 
 def from_json(values: Mapping[str, Any]) -> SearchDefaults:

@@ -15,7 +15,7 @@ from typing import Any
 from shortlist import ModelKind
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.folder import write_json
-from shortlist_server.ranking.significance import Difference
+from shortlist_server.ranking.significance import Difference, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +161,11 @@ class Decision:
     def save(self, path: Path) -> None:
         """Replaces the file in one step."""
         write_json(path, dataclasses.asdict(self))
+
+
+def chance(p: float) -> str:
+    """A p-value for a sentence: "p = 0.012", or "p < 0.001"."""
+    return f"p {shown(p).replace('<', '< ')}" if shown(p).startswith("<") else f"p = {shown(p)}"
 
 
 def load(path: Path) -> Decision:

@@ -20,7 +20,6 @@ from shortlist_adapt.records import CorpusDocument, Split, TrainingQuery, read_l
 from shortlist_adapt.reporting import charts
 from shortlist_adapt.reporting import decision as decisions
 from shortlist_adapt.reporting.decision import Decision, QueryChange
-from shortlist_server.ranking.significance import shown
 
 Values = dict[str, Any]
 
@@ -66,7 +65,7 @@ def report_html(folder: RunFolder) -> str:
         steps=_steps(folder),
         trainings=[_training(folder, kind) for kind in ("embedder", "reranker")],
         sweeps={kind: of for kind, of in _json(folder.sweep).items() if isinstance(of, Mapping) and of.get("rows")},
-        shown=shown,
+        chance=decisions.chance,
         hits=SHOWN_HITS,
     )
     return text

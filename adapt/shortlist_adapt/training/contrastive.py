@@ -6,7 +6,7 @@ Importing this module loads torch and sentence-transformers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -123,11 +123,11 @@ class ContrastiveLoss(CachedLossMixin, nn.Module):
 
     def forward(self, columns: Sequence[dict[str, Any]], labels: Tensor) -> Tensor:
         """The loss of a batch; a scalar. What ``loss`` means to a sentence-transformers trainer."""
-        columns = list(columns)
+        columns, mixin = list(columns), cast(Any, self)  # the mixin has no types
         if sum(int(column["attention_mask"].sum()) for column in columns) > self._kept_tokens:
-            return self.forward_cached(columns, labels)
+            return cast(Tensor, mixin.forward_cached(columns, labels))
         vectors = [
-            [part for part, _ in self.embed_minibatch_iter(column, with_grad=True, copy_random_state=False)]
+            [part for part, _ in mixin.embed_minibatch_iter(column, with_grad=True, copy_random_state=False)]
             for column in columns
         ]
         return self.calculate_loss(vectors, labels)

@@ -24,7 +24,7 @@ from shortlist_adapt.training import checkpoints
 from shortlist_adapt.training.batches import schedule, steps_per_epoch
 from shortlist_adapt.training.cost import count_parameters, estimate, measured_speed
 from shortlist_adapt.training.embedder_inputs import read_rows
-from shortlist_adapt.training.machine import Machine, activation_bytes, choose_machine
+from shortlist_adapt.training.machine import Machine, activation_bytes, choose_machine, threads_of
 from shortlist_adapt.training.served_texts import ServedTexts, read_base
 from shortlist_adapt.training.serving import read_serving, trained_sizes
 from shortlist_adapt.training.settings import EmbedderTraining
@@ -98,7 +98,8 @@ def train_embedder(
         return figures
     machine = choose_machine(settings)
     checkpoints.begin(target, wanted)
-    figures = _train(folder, target, found, settings, machine, progress, seed)
+    with threads_of(settings):
+        figures = _train(folder, target, found, settings, machine, progress, seed)
     folder.note_done(STEP, wanted, figures)
     return figures
 
@@ -112,16 +113,12 @@ def _train(
     progress: Progress,
     seed: int,
 ) -> Mapping[str, Any]:
-    import torch
-
     from shortlist_adapt.training.adapters import with_adapters
     from shortlist_adapt.training.callbacks import KeepsCheckpoints, ReportsProgress, resume_from, same_random_numbers
     from shortlist_adapt.training.contrastive import Collator, ContrastiveLoss
     from shortlist_adapt.training.embedder_folder import open_model, save_memory, transformer_of, write_model
     from shortlist_adapt.training.embedder_trainer import EmbedderTrainer, SavesAt, training_arguments
 
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     serving = read_serving(folder, settings)
     texts = ServedTexts(found, serving)
     model = open_model(found, machine.device)

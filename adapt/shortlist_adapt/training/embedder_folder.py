@@ -17,8 +17,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers.utils.logging import disable_progress_bar
 
 from shortlist_adapt.errors import InvalidInput
+from shortlist_adapt.training.attention import stop_attention_dropout
 from shortlist_adapt.training.served_texts import ServedTexts
 from shortlist_server.inference.embedder_layout import EmbedderLayout
 
@@ -37,6 +39,7 @@ def open_model(found: EmbedderLayout, device: str) -> SentenceTransformer:
     Raises:
         InvalidInput: sentence-transformers cannot load it.
     """
+    disable_progress_bar()  # of files read and written: the step shows its own
     arguments: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
     try:
         if (found.folder / "modules.json").is_file():
@@ -47,10 +50,7 @@ def open_model(found: EmbedderLayout, device: str) -> SentenceTransformer:
             model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device)
     except Exception as error:  # safetensors, transformers and torch each raise their own
         raise InvalidInput(f"the model in {found.folder} cannot be loaded for training: {error}") from error
-    for module in model.modules():
-        # With dropout in attention, torch has no fused kernel on a CPU: training MiniLM takes half as long without.
-        if "Attention" in type(module).__name__ and isinstance(getattr(module, "dropout", None), torch.nn.Dropout):
-            module.dropout.p = 0.0
+    stop_attention_dropout(model)
     return model
 
 

@@ -1,7 +1,9 @@
-"""What an embedder is trained on: device, number format and memory. Pure functions; any thread."""
+"""What an embedder is trained on: device, number format, threads and memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,19 @@ def choose_machine(settings: EmbedderTraining) -> Machine:
         part_tokens=part_tokens,
         gigabytes=settings.memory_gigabytes or gigabytes,
     )
+
+
+@contextmanager
+def threads_of(settings: EmbedderTraining) -> Iterator[None]:
+    """Gives torch the threads of the settings, for the duration of a ``with`` block. Loads torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def activation_bytes(found: EmbedderLayout, precision: str) -> int:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from shortlist_adapt.errors import AdaptError
 from shortlist_adapt.training.adapters import save_merged, trained_weights, with_adapters
+from shortlist_adapt.training.attention import stop_attention_dropout
 from shortlist_adapt.training.losses import listwise_cross_entropy, yes_no_likelihood
 from shortlist_adapt.training.reranker_batches import Collate, Groups, LengthBatches
 from shortlist_adapt.training.reranker_inputs import YesNoPairs
@@ -157,6 +158,7 @@ def open_trainer(setup: RerankerSetup, target: Path, callbacks: Sequence[Trainer
     settings, family = setup.settings, setup.family
     auto_class = torch_backend.DECODER if family is Family.YES_NO else torch_backend.CLASSIFIER
     model = torch_backend.load_checkpoint(auto_class, setup.folder, device="cpu", dtype="float32")
+    stop_attention_dropout(model)
     adapted = None
     if settings.lora.enabled:
         heads = [name for name in ("classifier", "score") if hasattr(model, name)]

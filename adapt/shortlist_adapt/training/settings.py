@@ -83,7 +83,7 @@ class RerankerTraining:
     negatives: int = setting(
         4, "Most negatives of a query in one step; where there are more, each epoch draws anew.", least=1
     )
-    batch_queries: int = setting(16, "Queries in one step.", least=1)
+    batch_queries: int = setting(8, "Queries in one step.", least=1)
     learning_rate: float | None = setting(
         None, "Highest learning rate. None: 5e-5 for encoders, 1e-5 for decoders, 2e-4 for adapters.", least=0
     )

@@ -105,15 +105,15 @@ def show_command(model: str, *, as_json: bool, **options: Any) -> None:
     if as_json:
         output.print_json(to_json(found))
         return
-    rows = [
+    rows: list[list[object]] = [
         ["kind", found.kind],
         ["state", _state(found)],
         ["revision", found.revision],
         ["number format", found.number_format],
         ["published", found.publish_time.isoformat(timespec="seconds") if found.publish_time else None],
         ["used by", ", ".join(found.collections)],
-        *([f"file {file.path}", f"{file.size_bytes:,} bytes, SHA-256 {file.sha256}"] for file in found.files),
     ]
+    rows += [[f"file {file.path}", f"{file.size_bytes:,} bytes, SHA-256 {file.sha256}"] for file in found.files]
     if found.problem:
         rows.append(["problem", found.problem])
     output.print_table(["property", "value"], rows, title=found.model, styles={"property": "bold"})

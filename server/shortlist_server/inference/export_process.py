@@ -9,6 +9,7 @@ model.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -125,7 +126,9 @@ def _run(load: Load[object], tell: Callable[[str], None], cancellation: Cancella
     with exporter:
         try:
             if niceness:
-                os.setpriority(os.PRIO_PROCESS, exporter.pid, niceness)
+                with contextlib.suppress(ProcessLookupError):
+                    lowered = os.getpriority(os.PRIO_PROCESS, 0) + niceness
+                    os.setpriority(os.PRIO_PROCESS, exporter.pid, lowered)
             with cancellation.calling(exporter.kill):
                 pickle.dump(load, exporter.stdin)
                 exporter.stdin.close()

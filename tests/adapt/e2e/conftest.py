@@ -24,7 +24,7 @@ _WORDS = [
 """Made-up words, so that no two documents are alike by chance."""
 
 
-def documents(count: int = 40) -> list[Document]:
+def documents(count: int = 24) -> list[Document]:
     """Documents of a title and five sentences, each with words of its own; some share words with the next one."""
     made = []
     for number in range(count):
@@ -39,33 +39,33 @@ def documents(count: int = 40) -> list[Document]:
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with the collection."""
     with server(data_dir=tmp_path_factory.mktemp("data")) as running:
         with Client(running.target) as client:
             client.create_collection(COLLECTION)
             summary = client.ingest(COLLECTION, documents()).finish()
-            assert summary.durable == 40
+            assert summary.durable == 24
         yield running.target
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(library: str) -> Iterator[Client]:
     with Client(library) as connected:
         yield connected
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of twenty judged queries; each asks for one document with two words of its text and one of its title.
+    """A folder of sixteen judged queries; each asks for one document with two words of its text and one of its title.
 
     The document beside it has the same word in its title, and is judged 0.
     """
     folder = tmp_path_factory.mktemp("judged")
     (folder / "qrels").mkdir(parents=True)
     rows, qrels = [], []
-    for number, document in enumerate(documents(20)):
+    for number, document in enumerate(documents(16)):
         words, shared = document.text.split(), document.title.split()[3]
         rows.append(json.dumps({"_id": f"j{number}", "text": f"which {words[6]} {words[20]} {shared}"}))
         qrels.append(f"j{number}\td{number}\t1")

@@ -44,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
                 seen.clear()
             self.reply(200, {})
             return
+        if not body:
+            return  # the client did not wait
         asked = json.loads(body)
         behaviours = asked["model"].split("+")
         key = json.dumps([asked["model"], asked["messages"]])
@@ -83,6 +85,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(503, {"error": {"message": "no model is loaded"}}, soon)
             case "mute" if "beekeeper" in asked["messages"][1]["content"]:
                 self.reply(503, {"error": {"message": "no model is loaded"}}, soon)
+            case "strict" if "beekeeper" in asked["messages"][1]["content"]:
+                self.reply(400, {"error": {"message": "the content filter refuses the prompt"}})
             case "wrong" if times == 1:
                 self.reply(200, completion(asked, "Certainly! Here is what you asked for."))
             case "always-wrong":

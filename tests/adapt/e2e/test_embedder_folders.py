@@ -113,6 +113,10 @@ def test_training_sees_the_servers_vectors_and_so_do_the_readers_of_what_it_writ
 
     written = tmp_path / "checkpoint"
     write_model(model, found, texts, written)
+    place = found.transformer.relative_to(found.folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (written / place / name).read_bytes() == (found.transformer / name).read_bytes()
+    assert not (written / "README.md").exists()
     again = served(written)
     assert np.abs(queries - queries_of(again, TEXTS)).max() <= 1e-6
     assert np.abs(passages - passages_of(again, TEXTS)).max() <= 1e-6
@@ -127,16 +131,6 @@ def test_training_sees_the_servers_vectors_and_so_do_the_readers_of_what_it_writ
     theirs = SentenceTransformer(str(written), device="cpu", local_files_only=True)
     assert np.abs(queries - theirs.encode_query(TEXTS)).max() <= 1e-5
     assert np.abs(passages - theirs.encode_document(TEXTS)).max() <= 1e-5
-
-
-def test_the_tokenizers_files_are_copied_as_they_are(base: Path, tmp_path: Path) -> None:
-    found = read_base(base)
-    write_model(open_model(found, "cpu"), found, ServedTexts(found), tmp_path)
-    place = found.transformer.relative_to(found.folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (tmp_path / place / name).read_bytes() == (found.transformer / name).read_bytes()
-    assert not list(tmp_path.rglob("*.bin"))
-    assert not (tmp_path / "README.md").exists()
 
 
 def test_prompts_known_by_name_alone_are_spelled_out(plain_bert: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,11 +63,11 @@ def decide(run: RunFolder, client: Client, settings: GateSettings = SETTINGS) ->
 def left_behind(client: Client) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Published models, collections, and the states of their generations."""
     names = [one.name for one in client.list_collections()]
-    states = {name: [one.state for one in client.generations(name)] for name in names}
+    states: dict[str, list[str]] = {name: [one.state for one in client.generations(name)] for name in names}
     return [one.model for one in client.list_models()], names, states
 
 
-def test_a_better_model_passes_and_waits_unused_until_it_is_published(run: RunFolder, client: Client) -> None:
+def test_a_better_model_passes_waits_unused_and_serves_once_it_is_published(run: RunFolder, client: Client) -> None:
     before = client.search("books", "ask39a")
     decide(run, client)
     decision = load(run.gate)
@@ -83,9 +82,7 @@ def test_a_better_model_passes_and_waits_unused_until_it_is_published(run: RunFo
     assert [hit.id for hit in client.search("books", "ask39a")] == [hit.id for hit in before]
     assert "passed the gate" in run.report.read_text()
 
-
-def test_publication_lets_it_serve_with_its_card_and_can_be_undone(run: RunFolder, client: Client) -> None:
-    decide(run, client)
+    # Publication lets it serve, with its card.
     published = publish(run, client, "books", PublishSettings(), Silent(), seed=SEED)
     assert published.ndcg_at_10 == pytest.approx(1.0)
     assert client.search("books", "ask39a").hits[0].id == "d39"
@@ -118,7 +115,6 @@ def test_a_gain_within_the_margin_is_refused(run: RunFolder, client: Client) -> 
     write_embedder(run.model / "embedder", knows=0.4)
     with pytest.raises(GateRefused, match=r"margin of 0\.5"):
         decide(run, client, GateSettings(tune=False, margin=0.5))
-    decide(run, client, GateSettings(tune=False, margin=0.1))
 
 
 def test_guarded_sets_that_hold_let_the_candidate_pass(run: RunFolder, client: Client, tmp_path: Path) -> None:
@@ -137,20 +133,6 @@ def test_a_guarded_set_that_falls_is_the_reason_of_a_refusal(run: RunFolder, cli
     with pytest.raises(GateRefused, match=r"the guarded set known/test falls from 1\.0000 to 0\.\d+"):
         decide(run, client, GateSettings(tune=False, guarded=(f"other={judged}",)))
     assert left_behind(client) == ([], ["books", "other"], {"books": ["serving"], "other": ["serving"]})
-
-
-def test_of_two_models_the_one_that_helps_is_kept(run: RunFolder, client: Client, tiny_cross_encoder: Path) -> None:
-    shutil.copytree(tiny_cross_encoder, run.model / "reranker")
-    decide(run, client)
-    decision = load(run.gate)
-    assert [trial.name for trial in decision.trials] == [
-        "present models",
-        "reranker",
-        "embedder",
-        "embedder and reranker",
-    ]
-    assert decision.chosen == "embedder"
-    assert left_behind(client)[0] == [decision.models[0].address]
 
 
 def test_the_settings_are_those_that_rank_best_with_the_new_model(run: RunFolder, client: Client) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ DOCUMENTS = [
         title=f"The {subject}, part {index}",
         text=f"Every {subject} learns method{index} before sunrise. Patience matters more than strength{index} there.",
     )
-    for index in range(3)
+    for index in range(2)
     for subject in SUBJECTS
 ]
 
@@ -49,7 +50,7 @@ class Lines(Silent):
 
 
 def settings(llm: ScriptedLlm, model: str = "good", **changes: Any) -> LlmSettings:
-    return LlmSettings(**({"url": llm.url, "model": model, "temperature": 0.5} | changes))
+    return LlmSettings(**{"url": llm.url, "model": model, "temperature": 0.5, **changes})
 
 
 def made(
@@ -74,7 +75,7 @@ def test_every_document_has_a_query_in_its_place_that_says_where_it_comes_from(
 ) -> None:
     drafts, figures = made(llm, tmp_path)
     assert [list(draft.positives.items()) for draft in drafts] == [[(document.id, 1)] for document in DOCUMENTS]
-    assert (figures["documents"], figures["queries"], figures["calls"]) == (18, 18, 36)
+    assert (figures["documents"], figures["queries"], figures["calls"]) == (12, 12, 24)
     first = drafts[0]
     assert first.source == "llm"
     assert first.language == ""
@@ -84,7 +85,7 @@ def test_every_document_has_a_query_in_its_place_that_says_where_it_comes_from(
     assert first.provenance["difficulty"] in {"newcomer", "informed", "expert"}
     assert first.provenance["character"]
     assert len({draft.provenance["character"] for draft in drafts}) > 5
-    assert figures["tokens"] > 36 * 100
+    assert figures["tokens"] > 24 * 100
 
 
 def test_what_is_sent_has_the_schema_the_seed_and_what_was_chosen(llm: ScriptedLlm, tmp_path: Path) -> None:
@@ -113,10 +114,10 @@ def test_the_cost_leaves_out_what_the_cache_has(llm: ScriptedLlm, tmp_path: Path
         return llm_source(settings(llm, **changes), RunFolder(tmp_path), seed=0).cost(DOCUMENTS)
 
     before = cost()
-    assert before.llm_calls == 36
-    made(llm, tmp_path, documents=9)
+    assert before.llm_calls == 24
+    made(llm, tmp_path, documents=6)
     half = cost()
-    assert (half.llm_calls, half.seconds) == (18, before.seconds / 2)
+    assert (half.llm_calls, half.seconds) == (12, before.seconds / 2)
     assert before.llm_tokens * 0.4 < half.llm_tokens < before.llm_tokens * 0.6
     assert cost(temperature=0.1) == before
     _, figures = made(llm, tmp_path)
@@ -223,22 +224,27 @@ def test_a_server_that_never_answers_ends_the_step_and_says_why(
     assert f"http://127.0.0.1:{llm.port}" in str(caught.value)
 
 
+def test_few_documents_that_get_no_answer_at_all_end_the_step(llm: ScriptedLlm, tmp_path: Path) -> None:
+    for model in ("down", "too-long"):
+        with pytest.raises(EndpointFailed, match="; 2 documents in a row got no answer"):
+            made(llm, tmp_path, model, retries=0, documents=2)
+
+
 def test_no_server_at_all_ends_the_step(llm: ScriptedLlm, tmp_path: Path) -> None:
     # Port 1 is never bound here: a connection to it is refused at once.
     with pytest.raises(EndpointFailed, match="cannot be reached"):
         made(llm, tmp_path, url="http://127.0.0.1:1/v1", retries=0)
 
 
-def test_a_document_without_an_answer_is_left_out(llm: ScriptedLlm, tmp_path: Path) -> None:
-    drafts, figures = made(llm, tmp_path, "mute", retries=0)
-    assert figures["rejected: unanswered"] == 3
-    assert len(drafts) == 15
+@pytest.mark.parametrize(("model", "reason"), [("mute", "unanswered"), ("strict", "not taken by the endpoint")])
+def test_a_document_without_an_answer_is_left_out(llm: ScriptedLlm, tmp_path: Path, model: str, reason: str) -> None:
+    drafts, figures = made(llm, tmp_path, model, retries=0)
+    assert figures[f"rejected: {reason}"] == 2
+    assert len(drafts) == 10
     assert all("beekeeper" in row["document_id"] for row in rejected(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"), [("bad-key", "refuses the key"), ("no-model", r"has no model 'no-model'")]
-)
+@pytest.mark.parametrize(("model", "message"), [("bad-key", "wants a key"), ("no-model", r"has no model 'no-model'")])
 def test_a_wrong_key_or_model_ends_the_step_at_once(llm: ScriptedLlm, tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(EndpointRefused, match=message):
         made(llm, tmp_path, model, concurrency=1)
@@ -253,8 +259,8 @@ def test_the_key_is_sent_and_stands_nowhere(llm: ScriptedLlm, tmp_path: Path, mo
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-another-service")
     with pytest.raises(EndpointRefused) as caught:
         made(llm, tmp_path / "run", "bad-key", key_file=tmp_path / "key")
-    assert "wrong key: [key]" in str(caught.value)
-    assert key not in repr(caught.getrepr(style="long", showlocals=False))
+    assert "refuses the key: wrong key: [key]" in str(caught.value)
+    assert key not in "".join(traceback.format_exception(caught.value))
     made(llm, tmp_path / "run", documents=1, key_file=tmp_path / "key")
     headers = {name.lower(): value for name, value in llm.log()[-1]["headers"].items()}
     assert headers["authorization"] == f"Bearer {key}"
@@ -281,7 +287,7 @@ def test_a_key_over_an_open_network_is_warned_of(llm: ScriptedLlm, tmp_path: Pat
 def test_the_budget_holds_and_ends_at_the_same_document_however_many_are_asked_about(
     llm: ScriptedLlm, tmp_path: Path
 ) -> None:
-    budget = 24_000
+    budget = 13_000
     ends = []
     for concurrency in (1, 3, 16):
         drafts, figures = made(
@@ -299,9 +305,9 @@ def test_the_budget_holds_and_ends_at_the_same_document_however_many_are_asked_a
 
 def test_the_end_of_the_budget_is_said(llm: ScriptedLlm, tmp_path: Path) -> None:
     lines = Lines()
-    source = llm_source(settings(llm, budget_tokens=24_000), RunFolder(tmp_path), seed=0)
+    source = llm_source(settings(llm, budget_tokens=13_000), RunFolder(tmp_path), seed=0)
     drafts = list(source.drafts(DOCUMENTS, lines))
-    assert lines.said == [f"the budget of 24,000 tokens ends after {len(drafts)} of 18 documents"]
+    assert lines.said == [f"the budget of 13,000 tokens ends after {len(drafts)} of 12 documents"]
 
 
 def test_a_budget_below_one_document_is_refused_before_any_request(llm: ScriptedLlm, tmp_path: Path) -> None:
@@ -347,12 +353,12 @@ def test_a_server_that_goes_down_and_comes_back_costs_no_answer(llm: ScriptedLlm
     answers = RunFolder(tmp_path).cache / "llm" / "answers.jsonl"
     assert answers.read_bytes().count(b"\n") == 9
     drafts: list[Draft] = []
-    for _ in range(3):
+    for _ in range(2):
         llm.reset()
         with contextlib.suppress(EndpointFailed):
             drafts, _figures = made(llm, tmp_path, "down-after-9", retries=0, concurrency=1)
     assert len(drafts) == len(DOCUMENTS)
-    assert answers.read_bytes().count(b"\n") == 36
+    assert answers.read_bytes().count(b"\n") == 24
 
 
 def test_two_runs_at_a_time_in_one_folder_are_refused(llm: ScriptedLlm, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, prompts: Path, **changes: Any) -> tuple[list[Draft], Mapping[str, int]]:
-    settings = LlmSettings(**({"prompts": prompts, "max_answer_tokens": 20} | changes))
+    settings = LlmSettings(**{"prompts": prompts, "max_answer_tokens": 20, **changes})
     source = llm_source(settings, RunFolder(folder), seed=0)
     return list(source.drafts(DOCUMENTS, Silent())), source.figures()
 
@@ -84,10 +84,7 @@ def test_other_weights_are_another_model(tiny: Path, prompts: Path, tmp_path: Pa
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"] * torch.tensor(2.0)
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    names = {
-        made(tmp_path / "run", prompts, model=str(folder), documents=1)[0][0].provenance["model"]
-        for folder in (tiny, other)
-    }
+    names = {made(tmp_path / "run", prompts, model=str(folder))[0][0].provenance["model"] for folder in (tiny, other)}
     assert len(names) == 2
 
 

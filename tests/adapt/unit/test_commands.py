@@ -136,3 +136,21 @@ def test_a_folder_without_a_run_says_how_to_begin_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["adapt", "mine", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "has no run: begin one with 'shortlist adapt run'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("mining.negatives", "'mining.negatives' is not STEP.SETTING=VALUE"),
+        ("mining.size=3", "mining.size is no setting"),
+        ("mining.negatives=many", "mining.negatives: 'many' is not of the type int"),
+        ("mining.negatives=0", "mining.negatives: 0 is not between 1 and 100"),
+    ],
+)
+def test_a_wrong_setting_of_a_run_is_named_before_the_server_is_asked(
+    tmp_path: Path, change: str, message: str
+) -> None:
+    words = ["adapt", "run", "books", "--out", str(tmp_path / "run"), "--target", "127.0.0.1:1", "--set", change]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 1
+    assert message in result.output

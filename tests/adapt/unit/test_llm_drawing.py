@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shortlist_adapt.records import CorpusDocument
@@ -14,8 +16,8 @@ BREAD = CorpusDocument(id="bread", title="Bread", text="Yeast makes the dough ri
 DOCUMENTS = [CorpusDocument(id=f"d{index}", title="", text=f"text {index}") for index in range(50)]
 
 
-def drawing(seed: int = 0, **changes: object) -> Drawing:
-    return Drawing(FILES, LlmSettings(model="m", **changes), seed)  # type: ignore[arg-type]
+def drawing(seed: int = 0, **changes: Any) -> Drawing:
+    return Drawing(FILES, LlmSettings(model="m", **changes), seed)
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_something_else() -> None:
@@ -47,8 +49,7 @@ def test_a_document_without_any_known_word_gets_people_by_chance() -> None:
 
 
 def test_all_types_languages_and_lengths_come_up() -> None:
-    settings = {"languages": ("de", "document"), "lengths": ("2-3", "8-9")}
-    drawn = [drawing(**settings).draw(document, 0) for document in DOCUMENTS]
+    drawn = [drawing(languages=("de", "document"), lengths=("2-3", "8-9")).draw(document, 0) for document in DOCUMENTS]
     assert {draw.language for draw in drawn} == {"de", "document"}
     assert {draw.words for draw in drawn} == {(2, 3), (8, 9)}
     assert {kind for draw in drawn for kind in draw.types} == set(FILES.types)

@@ -21,12 +21,10 @@ from shortlist import (
     ModelRefused,
     ModelsElsewhere,
     OutOfSpace,
-    PermissionDenied,
     PublishProgress,
     UploadProgress,
 )
 from shortlist_cli.hosting.server_process import ServerProcess
-from shortlist_server.keys import Scope, new_key
 from shortlist_server.testing import server
 
 StaticModel = Callable[..., Path]
@@ -186,6 +184,24 @@ def test_a_model_that_was_damaged_on_the_disk_does_not_keep_the_server_from_star
         assert client.search("docs", "who hunts in snow").report.degradations == ()
 
 
+def test_while_a_collection_cannot_be_read_no_model_is_deleted(tmp_path: Path, static_model: StaticModel) -> None:
+    with server(tmp_path / "data") as running, Client(running.target) as client:
+        fill(client)
+        client.publish_model("words@1", static_model())
+    database = tmp_path / "data" / "collections" / "docs" / "collection.db"
+    database.write_bytes(b"\0" * database.stat().st_size)
+    with server(tmp_path / "data") as running, Client(running.target) as client:
+        with pytest.raises(ModelInUse, match="'docs' may use model 'words@1' and cannot be read"):
+            client.delete_model("words@1")
+        assert client.publish_model("words@1").state == "loaded"
+        with pytest.raises(ModelInUse):
+            client.delete_model("words@1")
+        assert client.get_model("words@1").state == "loaded"
+        client.delete_collection("docs")
+        client.delete_model("words@1")
+        assert list(client.list_models()) == []
+
+
 def test_the_asyncio_client_publishes_as_well(tmp_path: Path, static_model: StaticModel) -> None:
     async def publish(target: str) -> list[str]:
         async with AsyncClient(target) as client:
@@ -206,27 +222,3 @@ def test_a_server_whose_models_run_on_workers_takes_none(tmp_path: Path, static_
                 list(client.list_models())
     finally:
         worker.stop()
-
-
-def test_models_belong_to_operators_of_the_whole_server(tmp_path: Path, static_model: StaticModel) -> None:
-    folder = static_model()
-    operator, writer, tenant = (
-        new_key("operator", [Scope.ADMIN]),
-        new_key("writer", [Scope.READ, Scope.WRITE]),
-        new_key("tenant", [Scope.ADMIN], ["docs"]),
-    )
-    entries = tuple(key.entry() for _, key in (operator, writer, tenant))
-    with server(tmp_path / "data", api_keys=entries) as running:
-        for secret, _ in (writer, tenant):
-            with Client(running.target, api_key=secret) as client:
-                for call in (
-                    lambda client: client.publish_model("words@1", folder),
-                    lambda client: list(client.list_models()),
-                    lambda client: client.get_model("words@1"),
-                    lambda client: client.delete_model("words@1"),
-                ):
-                    with pytest.raises(PermissionDenied):
-                        call(client)
-        with Client(running.target, api_key=operator[0]) as client:
-            client.publish_model("words@1", folder)
-            client.delete_model("words@1")

@@ -20,7 +20,7 @@ from shortlist_adapt.synthesis.llm.answers import (
 )
 from shortlist_adapt.synthesis.llm.budget import most_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
-from shortlist_adapt.synthesis.llm.chat import ChatModel, Request, Unanswered
+from shortlist_adapt.synthesis.llm.chat import ChatModel, NotTaken, Request, Unanswered
 from shortlist_adapt.synthesis.llm.drawing import Draw, Drawing, number
 from shortlist_adapt.synthesis.llm.prompts import Choice, PromptFiles
 from shortlist_adapt.synthesis.llm.screening import Reason, objection
@@ -59,8 +59,13 @@ class Outcome:
 
     @property
     def unanswered(self) -> bool:
-        """Whether the model gave no answer to a request."""
+        """Whether a request got no answer, and may get one another time."""
         return any(rejection.reason is Reason.UNANSWERED for rejection in self.rejections)
+
+    @property
+    def not_taken(self) -> bool:
+        """Whether a request will never get an answer."""
+        return any(rejection.reason is Reason.NOT_TAKEN for rejection in self.rejections)
 
     def reject(self, reason: Reason, detail: str = "") -> None:
         """Notes that the document has a query less."""
@@ -98,7 +103,7 @@ class Asking:
             except Malformed as error:
                 outcome.reject(Reason.MALFORMED, str(error))
             except Unanswered as error:
-                outcome.reject(Reason.UNANSWERED, str(error))
+                outcome.reject(Reason.NOT_TAKEN if isinstance(error, NotTaken) else Reason.UNANSWERED, str(error))
                 break
         return outcome
 

@@ -68,6 +68,10 @@ class Unanswered(Exception):
     """This request got no answer after all retries; another one may. The message gives the last failure."""
 
 
+class NotTaken(Unanswered):
+    """This request will never be answered, for instance because it is too long. The message says why."""
+
+
 class EndpointRefused(AdaptError):
     """No request will be answered: the address, the key or the model is wrong. The message says which."""
 
@@ -91,7 +95,7 @@ class ChatModel(Protocol):
         """The answer to a request.
 
         Raises:
-            Unanswered: not to this one.
+            Unanswered, NotTaken: not to this one.
             EndpointRefused: to none.
         """
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.synthesis.llm.budget import estimated_tokens
-from shortlist_adapt.synthesis.llm.chat import Answer, EndpointRefused, Request, Unanswered
+from shortlist_adapt.synthesis.llm.chat import Answer, EndpointRefused, NotTaken, Request, Unanswered
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, extra_fields
 
 NO_KEY = "none"
@@ -112,7 +112,8 @@ class Endpoint:
             async with asyncio.timeout(longest):
                 return await self._client.chat.completions.create(**fields, extra_body=self._extra or None)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise EndpointRefused(f"{self._where()} refuses the key: {self._message(error)}") from None
+            problem = "refuses the key" if self._key else "wants a key (--llm-key-file or --llm-key-variable)"
+            raise EndpointRefused(f"{self._where()} {problem}: {self._message(error)}") from None
         except openai.NotFoundError as error:
             raise EndpointRefused(
                 f"{self._where()} has no model {self._settings.model!r}, or no chat completions: {self._message(error)}"
@@ -120,7 +121,7 @@ class Endpoint:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if field := _field_to_drop(error, fields):
                 raise _FieldRefused(field) from None
-            raise Unanswered(f"{self._where()} refuses the request: {self._message(error)}") from None
+            raise NotTaken(f"{self._where()} refuses the request: {self._message(error)}") from None
         except (openai.APITimeoutError, TimeoutError):
             raise Unanswered(f"{self._where()} did not answer in {self._settings.timeout_seconds:g} seconds") from None
         except openai.APIStatusError as error:
@@ -154,9 +155,7 @@ class Endpoint:
 
     def _message(self, error: BaseException) -> str:
         """The error's text in one line, never with the key."""
-        body = getattr(error, "body", None)
-        said = body.get("message") if isinstance(body, Mapping) else None
-        text = " ".join(str(said or error).split())
+        text = " ".join(_said(error).split())
         if self._key:
             text = text.replace(self._key, "[key]")
         return text[:MAX_MESSAGE] or type(error).__name__
@@ -219,7 +218,7 @@ def sends_key_in_the_clear(settings: LlmSettings) -> bool:
 
 def _field_to_drop(error: Any, fields: Mapping[str, Any]) -> str | None:
     """The optional field that the server does not take; None if it refuses for another cause, such as a long prompt."""
-    text = f"{error.param or ''} {error}".lower()
+    text = f"{error.param or ''} {_said(error)}".lower()
     if "response_format" in fields and re.search(r"response_format|schema|grammar|guided|structured", text):
         return "response_format"
     if "max_tokens" in fields and "max_completion_tokens" in text:
@@ -227,6 +226,14 @@ def _field_to_drop(error: Any, fields: Mapping[str, Any]) -> str | None:
     if not UNKNOWN_FIELD.search(text):
         return None
     return next((name for name in OPTIONAL if name in fields and re.search(rf"\b{name}\b", text)), None)
+
+
+def _said(error: BaseException) -> str:
+    """What the server said of an error: OpenAI's ``message``, FastAPI's ``detail``, or whatever it sent."""
+    body = getattr(error, "body", None)
+    if isinstance(body, Mapping):
+        body = body.get("message") or body.get("detail") or body
+    return str(body or error)
 
 
 def _count(usage: Any, name: str, size: int) -> int:

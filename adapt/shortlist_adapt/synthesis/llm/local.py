@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist_adapt.errors import InvalidInput
-from shortlist_adapt.synthesis.llm.chat import Answer, Request, Unanswered
+from shortlist_adapt.synthesis.llm.chat import Answer, NotTaken, Request, Unanswered
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, extra_fields
 
 IDENTITY_FILES = (
@@ -39,11 +39,13 @@ class LocalModel:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
         folder = Path(settings.model)
         if not (folder / "config.json").is_file():
             raise InvalidInput(f"{folder} is not the folder of a model; to ask a server, give its URL too")
         self._name = local_name(folder)
+        logging.disable_progress_bar()  # it would break the step's own progress
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -88,7 +90,7 @@ class LocalModel:
         length = inputs["input_ids"].shape[1]
         window = getattr(self._model.config, "max_position_embeddings", None)
         if window and length + request.max_tokens > window:
-            raise Unanswered(f"the prompt of {length} tokens and the answer exceed the model's {window}")
+            raise NotTaken(f"the prompt of {length} tokens and the answer exceed the model's {window}")
         # None takes out what the checkpoint presets for sampling, which is not wanted without it.
         sampling: dict[str, Any] = (
             {"do_sample": True, "temperature": request.temperature}
@@ -134,8 +136,9 @@ class LocalModel:
         return str(rendered)
 
     def _padding(self) -> int | None:
-        padding = self._tokenizer.pad_token_id
-        return padding if padding is not None else self._tokenizer.eos_token_id
+        padding: int | None = self._tokenizer.pad_token_id
+        ending: int | None = self._tokenizer.eos_token_id
+        return ending if padding is None else padding
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

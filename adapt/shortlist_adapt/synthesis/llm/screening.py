@@ -77,6 +77,7 @@ class Reason(enum.StrEnum):
 
     NO_TEXT = "no text"
     UNANSWERED = "unanswered"
+    NOT_TAKEN = "not taken by the endpoint"
     MALFORMED = "malformed answer"
     INSTRUCTED = "instructed by the document"
     QUOTES_PROMPT = "quotes the prompt"

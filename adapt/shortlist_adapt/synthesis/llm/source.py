@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shortlist_adapt.costs import Cost
@@ -18,16 +18,14 @@ from shortlist_adapt.records import CorpusDocument
 from shortlist_adapt.synthesis.llm.asking import SOURCE, Asking, Outcome
 from shortlist_adapt.synthesis.llm.budget import TokenBudget, estimated_tokens
 from shortlist_adapt.synthesis.llm.cache import AnswerCache
-from shortlist_adapt.synthesis.llm.chat import ChatModel, EndpointFailed, Nobody
+from shortlist_adapt.synthesis.llm.chat import ChatModel, Nobody
 from shortlist_adapt.synthesis.llm.drawing import sample, shuffled
 from shortlist_adapt.synthesis.llm.endpoint import Endpoint, checked_url, read_key, sends_key_in_the_clear
 from shortlist_adapt.synthesis.llm.local import LocalModel, local_name
+from shortlist_adapt.synthesis.llm.patience import Patience
 from shortlist_adapt.synthesis.llm.prompts import read_prompts
 from shortlist_adapt.synthesis.llm.settings import LlmSettings, check
 from shortlist_adapt.synthesis.source import Draft, QuerySource
-
-MAX_UNANSWERED = 10
-"""Documents in a row without an answer, at which the step ends instead of making nothing of all the rest."""
 
 AHEAD = 4
 """Documents that wait for a place, as a multiple of those asked about: a slow answer does not hold the others up."""
@@ -152,26 +150,20 @@ class LlmSource:
         progress.begin(f"asking {model.name}", total=len(documents), unit="documents")
         asking = Asking(model, cache, self._files, self._settings, self._seed)
         outcomes: list[Outcome] = []
-        silent: list[Outcome] = []
+        patience = Patience()
         async with contextlib.aclosing(self._in_order(documents, model.parallel, asking, progress)) as coming:
             async for outcome in coming:
                 outcomes.append(outcome)
                 self._count(outcome)
                 progress.advance(note=f"{self._counts['tokens']:,} tokens")
-                if outcome.unanswered:
-                    silent.append(outcome)
-                elif outcome.calls:
-                    silent.clear()
-                if len(silent) >= MAX_UNANSWERED:
-                    raise _failure(silent)
-        if silent and not self._counts["calls"]:
-            raise _failure(silent)
+                patience.note(outcome)
+        patience.end()
         _write_rejections(self._folder / "rejected.jsonl", outcomes)
         return outcomes
 
     async def _in_order(
         self, documents: Sequence[CorpusDocument], parallel: int, asking: Asking, progress: Progress
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Asks about several documents at a time; gives outcomes in the documents' order."""
         budget = TokenBudget(self._settings.budget_tokens)
         places = asyncio.Semaphore(parallel)
@@ -214,13 +206,6 @@ class LlmSource:
         self._counts["tokens"] += outcome.tokens
         for rejection in outcome.rejections:
             self._counts[f"rejected: {rejection.reason.value}"] += 1
-
-
-def _failure(silent: Sequence[Outcome]) -> EndpointFailed:
-    return EndpointFailed(
-        f"{silent[-1].rejections[-1].detail}; {len(silent)} documents in a row got no answer. Answers are kept: run the"
-        " step again to go on"
-    )
 
 
 def _write_rejections(path: Path, outcomes: Sequence[Outcome]) -> None:

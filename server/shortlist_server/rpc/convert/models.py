@@ -60,7 +60,7 @@ def model_out(status: ModelStatus, key: ApiKey, *, with_files: bool, card: str =
     return message
 
 
-def _state(status: ModelStatus) -> model_pb2.ModelState:
+def _state(status: ModelStatus) -> model_pb2.ModelState.ValueType:
     if not status.manifest.publish_seconds:
         return model_pb2.MODEL_STATE_UPLOADING
     return model_pb2.MODEL_STATE_LOADED if status.loaded else model_pb2.MODEL_STATE_STORED

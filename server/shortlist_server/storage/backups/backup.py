@@ -27,7 +27,7 @@ from shortlist_server.storage.compaction.recovery import segment_rows
 from shortlist_server.storage.disk.data_folder import NAME
 from shortlist_server.storage.disk.files import CrashPoint, Files, new_file
 from shortlist_server.storage.disk.interruption import interruptible
-from shortlist_server.storage.disk.locking import try_lock
+from shortlist_server.storage.disk.locking import lock_folder, try_lock
 from shortlist_server.storage.layout import BACKUP_FILE, COLLECTIONS_FOLDER, DATABASE_FILE, LOCK_FILE, SEGMENTS_FOLDER
 from shortlist_server.storage.opening.identity import read_identity, start_record
 from shortlist_server.storage.reports import BackedUp, Backup, Progress
@@ -88,8 +88,15 @@ def remove_partial(folder: Path, files: Files) -> int:
 
     Backups in progress stay.
     """
+    if not folder.is_dir():
+        return 0
+    with lock_folder(folder):
+        return _remove_partial(folder, files)
+
+
+def _remove_partial(folder: Path, files: Files) -> int:
     removed = 0
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir():
         if _PARTIAL.fullmatch(path.name) and path.is_dir():
             with contextlib.suppress(OSError):
                 lock = try_lock(path / LOCK_FILE)
@@ -105,15 +112,16 @@ def remove_partial(folder: Path, files: Files) -> int:
 @contextlib.contextmanager
 def _claimed(temporary: Path, files: Files) -> Iterator[None]:
     """Makes the folder of a backup in progress and holds its lock; removes the folder if the block fails."""
-    remove_partial(temporary.parent, files)
-    try:
-        files.make_folder(temporary)
-    except FileExistsError as error:
-        name = temporary.name[1:].removesuffix(".partial")
-        raise InvalidArgument(f"a backup named {name!r} is being made", field="folder") from error
-    lock = None
-    try:
+    # Until a backup holds its lock, another one that begins would take its folder for a leftover.
+    with lock_folder(temporary.parent):
+        _remove_partial(temporary.parent, files)
+        try:
+            files.make_folder(temporary)
+        except FileExistsError as error:
+            name = temporary.name[1:].removesuffix(".partial")
+            raise InvalidArgument(f"a backup named {name!r} is being made", field="folder") from error
         lock = try_lock(temporary / LOCK_FILE)
+    try:
         yield
     except BaseException:
         files.remove_tree(temporary)

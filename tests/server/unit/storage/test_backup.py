@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,26 @@ def test_a_backup_of_all_comes_back_under_a_new_name(filled: EmbeddedStore, tmp_
     assert search_dense(restored, maker.vectors["a3"][0], 1).keys.tolist() == [key]
     restored.commit([maker.upsert("new")]).result(30)
     assert "new" not in filled.open("a").keys(["new"])
+
+
+def test_two_backups_that_begin_at_the_same_time_are_both_made(filled: EmbeddedStore, tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    files, others = filled._files, ThreadPoolExecutor(1)
+    make_folder = files.make_folder
+    second: list[Future[object]] = []
+
+    def begin_another(path: Path) -> None:
+        make_folder(path)
+        if path.name == ".one.partial":
+            # Nothing has this folder's lock yet. The other backup looks for leftovers now, or as soon as it may.
+            second.append(others.submit(filled.backup, tmp_path / "backups" / "two", ["a"]))
+            time.sleep(0.3)
+
+    files.make_folder = begin_another  # type: ignore[method-assign]
+    with others:
+        filled.backup(tmp_path / "backups" / "one", ["a"])
+        second[0].result(30)
+    assert sorted(path.name for path in (tmp_path / "backups").iterdir()) == ["one", "two"]
 
 
 def test_a_backup_is_not_opened_as_a_data_folder_which_would_change_it(filled: EmbeddedStore, tmp_path: Path) -> None:
