@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 ROUNDS ?= 20
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BENCHES := $(filter-out bars callers http2 served,$(basename $(notdir $(wildcard bench/*.py))))
 
-.PHONY: setup demo test lint type bench crash image baseline release
+.PHONY: setup demo test test-training lint type bench crash image baseline release
 
 setup: $(READY)
 
@@ -14,7 +15,10 @@ demo: $(READY)
 	$(BIN)/shortlist demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=) $(ARGS)
+	$(PYTEST) -m 'not training' $(if $(COVERAGE),--cov --cov-report=) $(ARGS)
+
+test-training: $(READY)
+	$(PYTEST) -m training tests/adapt $(ARGS)
 
 lint: type
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports && $(BIN)/codespell && $(BIN)/python scripts/unasync.py --check && $(BIN)/python scripts/contract.py && cd proto && ../$(BIN)/buf lint

@@ -42,12 +42,12 @@ async def hang_up(listen: str, port: int) -> None:
     while asyncio.get_running_loop().time() < end:
         connections = 0
         for one in _own_sockets(path, port):
-            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                _take_place(one)
-                continue
-            connections += 1
-            # Its peer may have closed it already.
+            # Its peer or gRPC may have closed it already.
             with contextlib.suppress(OSError):
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    _take_place(one)
+                    continue
+                connections += 1
                 one.shutdown(socket.SHUT_RDWR)
         if not connections:
             return

@@ -16,12 +16,22 @@ from .running_llm import ScriptedLlm, running_llm
 
 COLLECTION = "library"
 
+HERE = Path(__file__).parent
+
 _WORDS = [
     f"{first}{second}"
     for first in ("bal", "cor", "dun", "fel", "gar", "hol", "jen", "kil", "lom", "mar", "nep", "pol", "rud", "sal")
     for second in ("ad", "em", "in", "or", "us", "eth", "isk", "ox", "ay", "umb")
 ]
 """Made-up words, so that no two documents are alike by chance."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of this folder, before tests are chosen by their marks."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("training")
 
 
 def documents(count: int = 24) -> list[Document]:
