@@ -29,7 +29,7 @@ CLIENT = Path(__file__).with_name("chaos_client.py")
 BAD_EVERY = 500
 """As the client program has it."""
 
-ROUNDS = int(os.environ.get("SHORTLIST_CHAOS_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SHORTLIST_CHAOS_ROUNDS", "5"))
 DOCUMENTS = int(os.environ.get("SHORTLIST_CHAOS_DOCUMENTS", "10000"))
 
 CHAOS_SECONDS = 8.0

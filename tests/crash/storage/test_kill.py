@@ -23,7 +23,7 @@ from shortlist_server.storage.backups.manifest import read_backup
 from shortlist_server.storage.store import EmbeddedStore
 
 LOAD = Path(__file__).with_name("load.py")
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
 
 spec = importlib.util.spec_from_file_location("storage_load", LOAD)
 assert spec and spec.loader
