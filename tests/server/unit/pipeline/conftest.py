@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shortlist_server.config import Config
@@ -22,25 +23,33 @@ from shortlist_server.domain import (
     Include,
     NewGeneration,
     OverflowPolicy,
+    SearchDefaults,
+    SearchRequest,
     StoredPassage,
 )
 from shortlist_server.errors import InferenceFailed, Unavailable
 from shortlist_server.inference.base import CutText, PassageEmbedding
+from shortlist_server.inference.catalog import load_models
 from shortlist_server.inference.hashing import HashingEmbedder
 from shortlist_server.inference.loaded_models import LoadedModels
 from shortlist_server.inference.services import ScheduledEmbedder
 from shortlist_server.pipeline.collections import NewCollection, create_collection
 from shortlist_server.pipeline.ingester import Ingester
 from shortlist_server.pipeline.operations import Ack, Operation
+from shortlist_server.pipeline.plan import Plan, plan
+from shortlist_server.pipeline.reindex import portions
 from shortlist_server.pipeline.reindex.estimate import Estimator, Footprint
 from shortlist_server.pipeline.reindex.reindexer import Reindexer
 from shortlist_server.pipeline.reindex.room import Room
 from shortlist_server.pipeline.setbacks import Setbacks
 from shortlist_server.storage import footprint
 from shortlist_server.storage.base import CollectionStore
-from shortlist_server.storage.store import EmbeddedStore
+from shortlist_server.storage.store import EmbeddedStore, open_store
 
 MAX_DOCUMENT_TOKENS = 10_000
+
+Planned = Callable[..., Plan]
+"""Plans a search; see the fixture ``planned``."""
 
 
 class Engine(HashingEmbedder):
@@ -208,3 +217,50 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     yield made
     await made.close()
     made.threads.shutdown()
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Iterator[Planned]:
+    """Plans a search in a new collection with the presets given."""
+    config = Config(data_dir=tmp_path, embedders=("hashing",))
+    models, store = load_models(config), open_store(config)
+
+    def make(
+        request: SearchDefaults = SearchDefaults(),
+        presets: SearchDefaults = SearchDefaults(),
+        *,
+        text: str = "a text",
+        vector: bool = False,
+        embedder: str = "",
+        limit: int = 10,
+    ) -> Plan:
+        new = NewCollection(
+            name=f"c{len(store.names())}",
+            embedder=embedder,
+            dimension=256 if embedder == "none" else 0,
+            search_defaults=presets,
+        )
+        collection = create_collection(store, models, new)
+        values = np.ones(collection.config.dimension, dtype=np.float32) if vector else None
+        search = SearchRequest(collection=collection.name, text=text, vector=values, limit=limit, settings=request)
+        with collection.read_generation() as generation:
+            return plan(search, generation, models)
+
+    yield make
+    store.close()
+    models.close()
+
+
+def texts(count: int, first: int = 1) -> list[Document]:
+    return [Document(id=f"d{i}", text=f"text number {i} of a few") for i in range(first, first + count)]
+
+
+async def begin(bench: Bench) -> tuple[int, asyncio.Task[object]]:
+    """Makes a generation and begins to build it, without an estimate, which would embed."""
+    number = (await bench.begin_generation()).number
+    return number, asyncio.create_task(bench.reindexer.build("docs", number))
+
+
+@pytest.fixture
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portions, "PORTION_DOCUMENTS", 5)

@@ -1,7 +1,7 @@
 """What a search runs with: which level of settings decides, and what the query's own parts allow."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,39 +26,7 @@ from shortlist_server.pipeline.plan import DEFAULTS, STAGE_FIELDS, Plan, effecti
 from shortlist_server.pipeline.stages import PlannedStage, one_stage
 from shortlist_server.storage.store import open_store
 
-Planned = Callable[..., Plan]
-
-
-@pytest.fixture
-def planned(tmp_path: Path) -> Iterator[Planned]:
-    """Plans a search in a new collection with the presets given."""
-    config = Config(data_dir=tmp_path, embedders=("hashing",))
-    models, store = load_models(config), open_store(config)
-
-    def make(
-        request: SearchDefaults = SearchDefaults(),
-        presets: SearchDefaults = SearchDefaults(),
-        *,
-        text: str = "a text",
-        vector: bool = False,
-        embedder: str = "",
-        limit: int = 10,
-    ) -> Plan:
-        new = NewCollection(
-            name=f"c{len(store.names())}",
-            embedder=embedder,
-            dimension=256 if embedder == "none" else 0,
-            search_defaults=presets,
-        )
-        collection = create_collection(store, models, new)
-        values = np.ones(collection.config.dimension, dtype=np.float32) if vector else None
-        search = SearchRequest(collection=collection.name, text=text, vector=values, limit=limit, settings=request)
-        with collection.read_generation() as generation:
-            return plan(search, generation, models)
-
-    yield make
-    store.close()
-    models.close()
+from .conftest import Planned
 
 
 def test_the_request_goes_before_the_collection_and_the_collection_before_the_server(planned: Planned) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from shortlist_server.pipeline.plan import Plan, effective_defaults, merged, pla
 from shortlist_server.storage.base import Store
 from shortlist_server.storage.rows import settings
 from shortlist_server.storage.store import open_store
+
+from .conftest import Planned
 
 LATE = RerankStage(model="late-interaction", depth=100, weight=0.3)
 OTHER = RerankStage(model="other", depth=20)
@@ -75,33 +76,6 @@ def test_stages_are_stored_as_they_are(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- plans
-
-Planned = Callable[..., Plan]
-
-
-@pytest.fixture
-def planned(tmp_path: Path) -> Iterator[Planned]:
-    """Plans a search in a new collection with the presets given."""
-    config = Config(data_dir=tmp_path, embedders=("hashing",))
-    models, store = load_models(config), open_store(config)
-
-    def make(
-        request: SearchDefaults = SearchDefaults(),
-        presets: SearchDefaults = SearchDefaults(),
-        *,
-        embedder: str = "",
-        text: str = "a text",
-    ) -> Plan:
-        name = f"c{len(store.names())}"
-        new = NewCollection(name=name, embedder=embedder, dimension=4 if embedder else 0, search_defaults=presets)
-        collection = create_collection(store, models, new)
-        search = SearchRequest(collection=name, text=text, settings=request)
-        with collection.read_generation() as generation:
-            return plan(search, generation, models)
-
-    yield make
-    store.close()
-    models.close()
 
 
 def listed(*stages: RerankStage) -> SearchDefaults:
